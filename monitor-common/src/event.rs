@@ -1,0 +1,352 @@
+//! The record that a kernel program hands to userspace through the ring buffer.
+//!
+//! A record is an [`Event`] followed by `path_len` bytes of path and `text_len` bytes of text. The path is a list of
+//! names, each ended by a zero byte, from the file up to the root; the text depends on the hook (arguments, a path as
+//! the program gave it).
+
+use crate::{policy::InodeId, shared};
+
+/// How many ancestors of a process a record names.
+pub const ANCESTORS: usize = 6;
+/// Length of a command name, `TASK_COMM_LEN`.
+pub const COMM_LEN: usize = 16;
+/// Most bytes of path in a record.
+pub const PATH_MAX: usize = 2048;
+/// Most bytes of text in a record.
+pub const TEXT_MAX: usize = 1024;
+
+/// The operation that a record is about.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// A file was opened.
+    Open = 1,
+    /// The first write through an open file.
+    Write = 2,
+    /// An open file that was written to is closed; `bytes` and `count` are its totals.
+    WriteTotals = 3,
+    /// A file was cut or extended.
+    Truncate = 4,
+    /// A file was mapped shared and writable.
+    Mmap = 5,
+    /// A name was moved; the text is the other name.
+    Rename = 6,
+    /// A name of a file was removed.
+    Unlink = 7,
+    /// A directory was removed.
+    Rmdir = 8,
+    /// A directory was made.
+    Mkdir = 9,
+    /// A device, FIFO or socket was made.
+    Mknod = 10,
+    /// A hard link was made.
+    Link = 11,
+    /// A symbolic link was made; the text is its target.
+    Symlink = 12,
+    /// The mode was changed.
+    Chmod = 13,
+    /// The owner was changed.
+    Chown = 14,
+    /// The times were changed.
+    Utimes = 15,
+    /// An extended attribute was changed.
+    Xattr = 16,
+    /// A request was handed to an `io_uring`; `detail` is the opcode.
+    IoUring = 17,
+    /// A connection was asked for.
+    Connect = 18,
+    /// A datagram was sent to an address.
+    Send = 19,
+    /// A socket was bound to an address.
+    Bind = 20,
+    /// A socket began to listen.
+    Listen = 21,
+    /// A connection was accepted; the address is the peer's.
+    Accept = 22,
+    /// A socket was made; `detail` is family << 32 | type << 16 | protocol.
+    Socket = 23,
+    /// A UNIX socket was connected to.
+    UnixConnect = 24,
+    /// A program was executed; the text is its arguments.
+    Exec = 25,
+    /// A process ended.
+    Exit = 26,
+    /// A process was made; `detail` is the child's tgid.
+    Fork = 27,
+    /// uid, gid or capabilities changed; `detail` is the new effective capabilities.
+    Privilege = 28,
+    /// Another process was traced or its memory accessed; `detail` is its pid.
+    Ptrace = 29,
+    /// A signal was sent to a process outside the instance; `detail` is its pid.
+    Signal = 30,
+}
+
+impl Hook {
+    /// All hooks with the names that journals use.
+    pub const NAMES: [(&'static str, Self); 30] = [
+        ("open", Self::Open),
+        ("write", Self::Write),
+        ("write_totals", Self::WriteTotals),
+        ("truncate", Self::Truncate),
+        ("mmap", Self::Mmap),
+        ("rename", Self::Rename),
+        ("unlink", Self::Unlink),
+        ("rmdir", Self::Rmdir),
+        ("mkdir", Self::Mkdir),
+        ("mknod", Self::Mknod),
+        ("link", Self::Link),
+        ("symlink", Self::Symlink),
+        ("chmod", Self::Chmod),
+        ("chown", Self::Chown),
+        ("utimes", Self::Utimes),
+        ("xattr", Self::Xattr),
+        ("io_uring", Self::IoUring),
+        ("connect", Self::Connect),
+        ("send", Self::Send),
+        ("bind", Self::Bind),
+        ("listen", Self::Listen),
+        ("accept", Self::Accept),
+        ("socket", Self::Socket),
+        ("unix_connect", Self::UnixConnect),
+        ("exec", Self::Exec),
+        ("exit", Self::Exit),
+        ("fork", Self::Fork),
+        ("privilege", Self::Privilege),
+        ("ptrace", Self::Ptrace),
+        ("signal", Self::Signal),
+    ];
+
+    /// The hook with this number.
+    #[must_use]
+    pub fn from_raw(raw: u8) -> Option<Self> {
+        Self::NAMES.iter().map(|&(_, hook)| hook).find(|&hook| hook as u8 == raw)
+    }
+
+    /// The name that journals use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|&&(_, hook)| hook == self).map_or("unknown", |&(name, _)| name)
+    }
+}
+
+/// The path or the text did not fit.
+pub const FLAG_CUT: u32 = 1;
+/// The match was made on a name at entry, before the kernel had looked the path up.
+pub const FLAG_BY_NAME: u32 = 1 << 1;
+/// A match by name, or by no name at all, that the state of the protected file confirmed at the exit.
+pub const FLAG_CONFIRMED: u32 = 1 << 2;
+/// The system call failed; `ret` says how. Nothing was changed, so nothing was done beyond this record.
+pub const FLAG_FAILED: u32 = 1 << 3;
+/// The content had been cut by the open itself (`O_TRUNC`) before this sensor could act.
+pub const FLAG_DAMAGED: u32 = 1 << 4;
+/// The operation had taken place before this sensor could act.
+pub const FLAG_AFTER: u32 = 1 << 5;
+/// A 32-bit system call.
+pub const FLAG_COMPAT: u32 = 1 << 6;
+/// The file has no name any more.
+pub const FLAG_UNLINKED: u32 = 1 << 7;
+/// The file was known by its identity, not by its place: a hard link, or a file that was moved.
+pub const FLAG_BY_IDENTITY: u32 = 1 << 8;
+/// The open made the file.
+pub const FLAG_CREATED: u32 = 1 << 9;
+/// It came through an `io_uring`.
+pub const FLAG_IO_URING: u32 = 1 << 10;
+/// The instance only observes; without that the verdict would have been `wanted`.
+pub const FLAG_OBSERVED: u32 = 1 << 11;
+
+/// A process above the one that acted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout))]
+pub struct Ancestor {
+    /// Its tgid; 0 when there is none.
+    pub tgid: u32,
+    /// Its command name, padded with zeros.
+    pub comm: [u8; COMM_LEN],
+}
+
+/// The other end of a connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout))]
+pub struct Endpoint {
+    /// Network byte order; IPv4 as v4-mapped IPv6.
+    pub address: [u8; 16],
+    /// Host byte order.
+    pub port: u16,
+    /// Our own port, host byte order; 0 when not known.
+    pub local_port: u16,
+    /// `AF_*` as the program asked for; 0 when the record is not about the network.
+    pub family: u16,
+    /// An `IPPROTO_*` number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// Everything about one operation, from the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout))]
+pub struct Event {
+    /// `CLOCK_BOOTTIME`, nanoseconds.
+    pub time_ns: u64,
+    /// Running number on this CPU of all records, lost ones included.
+    pub sequence: u64,
+    /// cgroup v2 id of the task.
+    pub cgroup: u64,
+    /// `CLOCK_BOOTTIME` of the process's start, nanoseconds: with the tgid, its identity.
+    pub start_ns: u64,
+    /// Meaning depends on the hook.
+    pub detail: u64,
+    /// Bytes written, for totals.
+    pub bytes: u64,
+    /// How many writes, for totals.
+    pub count: u64,
+    /// Identity of the file, zero where there is none: `i_ino`.
+    pub ino: u64,
+    /// `s_dev` in the kernel's encoding.
+    pub dev: u32,
+    /// `i_generation`
+    pub generation: u32,
+    /// CPU on which the record was made.
+    pub cpu: u32,
+    /// Slot of the instance.
+    pub instance: u16,
+    /// Index of the rule, 0 for the class default.
+    pub rule: u16,
+    /// Epoch of the policy that `rule` belongs to.
+    pub epoch: u32,
+    /// `FLAG_*`
+    pub flags: u32,
+    /// Result of the system call, or 0 where the record was made before it.
+    pub ret: i32,
+    /// Number of the system call, -1 where there is none.
+    pub syscall: i32,
+    /// A [`Hook`].
+    pub hook: u8,
+    /// A [`crate::verdict::Sensor`].
+    pub sensor: u8,
+    /// What was done: a [`crate::Verdict`].
+    pub verdict: u8,
+    /// What the policy wants: a [`crate::Verdict`].
+    pub wanted: u8,
+    /// The accesses on which the verdict rests.
+    pub access: u8,
+    /// A [`crate::scope::Origin`].
+    pub origin: u8,
+    /// Bytes of path after this struct.
+    pub path_len: u16,
+    /// Bytes of text after the path.
+    pub text_len: u16,
+    /// File mode (`S_IFMT` and permission bits) of the file.
+    pub mode: u16,
+    /// Open flags (`O_*`) for opens.
+    pub open_flags: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Process.
+    pub tgid: u32,
+    /// Real uid.
+    pub uid: u32,
+    /// Real gid.
+    pub gid: u32,
+    /// Effective uid.
+    pub euid: u32,
+    /// Audit login uid, `u32::MAX` when not set.
+    pub loginuid: u32,
+    /// Command name of the thread.
+    pub comm: [u8; COMM_LEN],
+    /// From the parent up.
+    pub ancestors: [Ancestor; ANCESTORS],
+    /// The other end.
+    pub endpoint: Endpoint,
+}
+
+shared!(Ancestor = 20, Endpoint = 24, Event = 296);
+
+impl Event {
+    /// All zero.
+    pub const ZERO: Self = Self {
+        time_ns: 0,
+        sequence: 0,
+        cgroup: 0,
+        start_ns: 0,
+        detail: 0,
+        bytes: 0,
+        count: 0,
+        ino: 0,
+        dev: 0,
+        generation: 0,
+        cpu: 0,
+        instance: 0,
+        rule: 0,
+        epoch: 0,
+        flags: 0,
+        ret: 0,
+        syscall: 0,
+        hook: 0,
+        sensor: 0,
+        verdict: 0,
+        wanted: 0,
+        access: 0,
+        origin: 0,
+        path_len: 0,
+        text_len: 0,
+        mode: 0,
+        open_flags: 0,
+        tid: 0,
+        tgid: 0,
+        uid: 0,
+        gid: 0,
+        euid: 0,
+        loginuid: 0,
+        comm: [0; COMM_LEN],
+        ancestors: [Ancestor { tgid: 0, comm: [0; COMM_LEN] }; ANCESTORS],
+        endpoint: Endpoint { address: [0; 16], port: 0, local_port: 0, family: 0, protocol: 0, pad: 0 },
+    };
+
+    /// The identity of the file.
+    #[must_use]
+    pub const fn inode(&self) -> InodeId {
+        InodeId { ino: self.ino, dev: self.dev, generation: self.generation }
+    }
+}
+
+/// Counters of one CPU: records made, handed over, and lost because the ring buffer was full.
+///
+/// `produced == emitted + lost`, always.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Records that a hook wanted to hand over.
+    pub produced: u64,
+    /// Records that are in the ring buffer.
+    pub emitted: u64,
+    /// Records for which there was no room.
+    pub lost: u64,
+}
+
+/// Key of the totals of an open file.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct WriteKey {
+    /// Address of `struct file`; never leaves the machine.
+    pub file: u64,
+    /// The process.
+    pub tgid: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// What was written through an open file since its first write was recorded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteTotals {
+    /// Bytes asked to be written.
+    pub bytes: u64,
+    /// Calls.
+    pub count: u64,
+}
+
+shared!(Counters = 24, WriteKey = 16, WriteTotals = 16);

@@ -1,0 +1,112 @@
+//! One component of a path.
+
+/// Bytes of a name that take part in a comparison. Rules with longer names are refused by the parser.
+pub const NAME_LEN: usize = 64;
+
+/// One path component, padded with zeros.
+///
+/// The length is read and written through volatile accesses on purpose: a value that the compiler keeps in a
+/// register is a distinct number in every turn of a loop for the kernel's verifier, which then walks each of them;
+/// a value in memory is any number, and one walk serves all.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    bytes: [u8; NAME_LEN],
+    len: u32,
+    pad: u32,
+}
+
+crate::shared!(Name = 72);
+
+impl Name {
+    /// The empty name.
+    pub const EMPTY: Self = Self { bytes: [0; NAME_LEN], len: 0, pad: 0 };
+
+    /// A name from bytes; `None` when it is empty or longer than [`NAME_LEN`] - 1.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        if bytes.is_empty() || bytes.len() >= NAME_LEN {
+            return None;
+        }
+        let mut name = Self::EMPTY;
+        for &byte in bytes {
+            name.push(byte);
+        }
+        Some(name)
+    }
+
+    /// Length in bytes; [`NAME_LEN`] or more for a name that did not fit.
+    #[inline(always)]
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        // SAFETY: a reference to an initialised field.
+        unsafe { core::ptr::read_volatile(&raw const self.len) }
+    }
+
+    /// True for the empty name.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// True when the name did not fit and must not be compared.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        self.len() as usize >= NAME_LEN
+    }
+
+    /// Makes the name empty.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        // Words, not bytes: sixteen stores instead of sixty-four for the verifier to walk.
+        // SAFETY: the array is 64 bytes long and its alignment inside the struct is at least 4.
+        let words = unsafe { &mut *(&raw mut self.bytes).cast::<[u32; NAME_LEN / 4]>() };
+        *words = [0; NAME_LEN / 4];
+        self.set_len(0);
+    }
+
+    /// Sets the length after the bytes were written from outside.
+    #[inline(always)]
+    pub fn set_len(&mut self, len: u32) {
+        // SAFETY: a reference to a field that we own.
+        unsafe { core::ptr::write_volatile(&raw mut self.len, len) }
+    }
+
+    /// Adds a byte; counts on past the end, so that [`Name::is_truncated`] tells.
+    #[inline(always)]
+    pub fn push(&mut self, byte: u8) {
+        let len = self.len();
+        if (len as usize) < NAME_LEN - 1 {
+            self.bytes[len as usize & (NAME_LEN - 1)] = byte;
+        }
+        self.set_len(len.wrapping_add(1).min(NAME_LEN as u32));
+    }
+
+    /// The byte at `index`, modulo [`NAME_LEN`].
+    #[inline(always)]
+    #[must_use]
+    pub fn at(&self, index: u32) -> u8 {
+        self.bytes[index as usize & (NAME_LEN - 1)]
+    }
+
+    /// The padded bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; NAME_LEN] {
+        &self.bytes
+    }
+
+    /// The padded bytes, to be filled from outside; call [`Name::set_len`] after.
+    #[inline(always)]
+    pub fn bytes_mut(&mut self) -> &mut [u8; NAME_LEN] {
+        &mut self.bytes
+    }
+}
+
+impl Default for Name {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}

@@ -1,0 +1,108 @@
+//! Where the running kernel keeps what the programs read.
+//!
+//! Rust emits no CO-RE relocations, so userspace looks each field up in the kernel's BTF at start and hands the
+//! offsets in as one constant.
+
+use crate::shared;
+
+/// The kernel has no such field.
+pub const MISSING: u32 = u32::MAX;
+
+/// Declares [`Offsets`] together with the table that says where each field is found.
+macro_rules! offsets {
+    ($size:literal; $($(#[$doc:meta])* $field:ident = $strct:literal . $path:literal),+ $(,)?) => {
+        /// Byte offsets; [`MISSING`] where this kernel has no such field.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Offsets { $($(#[$doc])* #[doc = concat!("`", $strct, ".", $path, "`")] pub $field: u32),+ }
+
+        impl Offsets {
+            /// Every field missing.
+            pub const NONE: Self = Self { $($field: MISSING),+ };
+
+            /// Name of each field, the struct and the member path in which BTF knows it; alternatives are parted by `|`.
+            pub const FIELDS: &'static [(&'static str, &'static str, &'static str)] =
+                &[$((stringify!($field), $strct, $path)),+];
+
+            /// Sets a field by its place in [`Offsets::FIELDS`]; false past the end.
+            pub fn set(&mut self, index: usize, offset: u32) -> bool {
+                let fields: &mut [&mut u32] = &mut [$(&mut self.$field),+];
+                fields.get_mut(index).map(|field| **field = offset).is_some()
+            }
+        }
+
+        shared!(Offsets = $size);
+    };
+}
+
+offsets! { 268;
+    task_tgid = "task_struct"."tgid",
+    task_pid = "task_struct"."pid",
+    task_parent = "task_struct"."real_parent",
+    task_leader = "task_struct"."group_leader",
+    task_comm = "task_struct"."comm",
+    task_files = "task_struct"."files",
+    task_fs = "task_struct"."fs",
+    task_mm = "task_struct"."mm",
+    task_cred = "task_struct"."cred",
+    task_flags = "task_struct"."flags",
+    task_start = "task_struct"."start_boottime|real_start_time",
+    task_loginuid = "task_struct"."loginuid",
+    task_signal = "task_struct"."signal",
+    task_cgroups = "task_struct"."cgroups",
+    /// `TS_COMPAT` on x86
+    task_ti_status = "task_struct"."thread_info.status",
+    /// `TIF_32BIT` on arm64
+    task_ti_flags = "task_struct"."thread_info.flags",
+    signal_live = "signal_struct"."live",
+    css_set_dfl_cgroup = "css_set"."dfl_cgrp",
+    cgroup_kernfs_node = "cgroup"."kn",
+    cgroup_parent_css = "cgroup"."self.parent",
+    cgroup_self = "cgroup"."self",
+    css_cgroup = "cgroup_subsys_state"."cgroup",
+    kernfs_id = "kernfs_node"."id",
+    cred_uid = "cred"."uid",
+    cred_gid = "cred"."gid",
+    cred_euid = "cred"."euid",
+    cred_caps = "cred"."cap_effective",
+    mm_arg_start = "mm_struct"."arg_start",
+    mm_arg_end = "mm_struct"."arg_end",
+    mm_exe = "mm_struct"."exe_file",
+    fs_pwd = "fs_struct"."pwd",
+    fs_root = "fs_struct"."root",
+    files_fdt = "files_struct"."fdt",
+    fdt_max = "fdtable"."max_fds",
+    fdt_fd = "fdtable"."fd",
+    file_inode = "file"."f_inode",
+    file_path = "file"."f_path",
+    file_mode = "file"."f_mode",
+    file_flags = "file"."f_flags",
+    file_private = "file"."private_data",
+    path_mnt = "path"."mnt",
+    path_dentry = "path"."dentry",
+    dentry_parent = "dentry"."d_parent",
+    dentry_inode = "dentry"."d_inode",
+    dentry_name = "dentry"."d_name.name",
+    dentry_hash = "dentry"."d_hash.pprev",
+    inode_ino = "inode"."i_ino",
+    inode_sb = "inode"."i_sb",
+    inode_generation = "inode"."i_generation",
+    inode_mode = "inode"."i_mode",
+    inode_nlink = "inode"."i_nlink",
+    inode_uid = "inode"."i_uid",
+    inode_gid = "inode"."i_gid",
+    inode_size = "inode"."i_size",
+    sb_dev = "super_block"."s_dev",
+    mount_mnt = "mount"."mnt",
+    mount_parent = "mount"."mnt_parent",
+    mount_mountpoint = "mount"."mnt_mountpoint",
+    socket_sk = "socket"."sk",
+    sock_family = "sock"."__sk_common.skc_family",
+    sock_dport = "sock"."__sk_common.skc_dport",
+    sock_num = "sock"."__sk_common.skc_num",
+    sock_daddr = "sock"."__sk_common.skc_daddr",
+    sock_v6_daddr = "sock"."__sk_common.skc_v6_daddr",
+    sock_type = "sock"."sk_type",
+    sock_protocol = "sock"."sk_protocol",
+    unix_peer = "unix_sock"."peer",
+}

@@ -1,0 +1,283 @@
+//! A compiled policy: the keys and values of the kernel's maps.
+//!
+//! A policy's file rules become a tree of *nodes*, one for each component of each path that a rule names, from
+//! the root directory down. A node is found by the identity of a directory or file ([`InodeKey`]), or by its name
+//! under its parent's node ([`ChildKey`]), so that a file that was replaced, or is not there yet, is met as well.
+//! What a rule says about things below a directory is worked out when the policy is compiled: one node holds all
+//! that there is to know, and the kernel never climbs twice.
+//!
+//! Every key carries the policy's `epoch`. A new policy is written beside the old one under the next epoch and
+//! becomes the policy when the one word that names the current epoch changes; nobody ever meets a mixture.
+
+use crate::{Access, Verdict, name::Name, shared};
+
+/// Most instances in one policy.
+pub const MAX_INSTANCES: usize = 64;
+/// Most port ranges for one address prefix, those of the prefixes around it included.
+pub const MAX_NET_RULES: usize = 16;
+/// Bytes of a `*SUFFIX` or `PREFIX*` pattern that are compared.
+pub const PATTERN_LEN: usize = 32;
+
+/// What to do, and on whose word.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Index of the rule in the policy, from 1; 0 for the class default.
+    pub id: u16,
+    /// A [`Verdict`] as a number; 0 when no rule speaks.
+    pub verdict: u8,
+    /// A [`Verdict`] as a number: what to do where the sensor cannot deny.
+    pub fallback: u8,
+}
+
+impl Rule {
+    /// Whether a rule speaks here.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_set(&self) -> bool {
+        self.verdict != Verdict::Unset as u8
+    }
+}
+
+/// A rule for each kind of access, in the order of the bits of [`Access`].
+pub type RuleSet = [Rule; Access::COUNT];
+
+/// Identity of a file as the running kernel holds it.
+///
+/// `dev` and `ino` are those of `struct inode`, which on overlayfs and btrfs are not what `stat` reports. The
+/// generation tells a file from a later one that got the same inode number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct InodeId {
+    /// `inode->i_ino`
+    pub ino: u64,
+    /// `inode->i_sb->s_dev`, the kernel's encoding: major << 20 | minor
+    pub dev: u32,
+    /// `inode->i_generation`
+    pub generation: u32,
+}
+
+/// Finds a node by identity.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct InodeKey {
+    /// The file or directory.
+    pub id: InodeId,
+    /// The policy's epoch.
+    pub epoch: u32,
+    /// The instance whose tree is meant.
+    pub instance: u32,
+}
+
+/// Finds a node by its name in the directory of another node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChildKey {
+    /// The policy's epoch.
+    pub epoch: u32,
+    /// The directory's node; node numbers are unique in an epoch.
+    pub node: u32,
+    /// The name.
+    pub name: Name,
+}
+
+/// Finds a node's rules.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NodeKey {
+    /// The policy's epoch.
+    pub epoch: u32,
+    /// The node.
+    pub node: u32,
+}
+
+/// Some child of the node has a node of its own.
+pub const NODE_HAS_CHILDREN: u32 = 1;
+/// Name patterns apply to children of this node.
+pub const NODE_CHILD_PATTERNS: u32 = 1 << 1;
+/// Name patterns apply to everything below this node; they are kept under [`Node::patterns`].
+pub const NODE_SUBTREE_PATTERNS: u32 = 1 << 2;
+
+/// All that a policy says about one path and what is below it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// For the file or directory itself.
+    pub own: RuleSet,
+    /// For its children that have no node (`dir/*`).
+    pub children: RuleSet,
+    /// For everything below that has no node (`dir/**`), the rules of the directories above included.
+    pub below: RuleSet,
+    /// The parent's node; the root's is itself.
+    pub parent: u32,
+    /// The node under which subtree patterns are filed: this one or the nearest above that has any.
+    pub patterns: u32,
+    /// `NODE_*`
+    pub flags: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// What a [`PatternKey`] is about: the end of the name of a direct child.
+pub const PATTERN_CHILD_SUFFIX: u32 = 0;
+/// The beginning of the name of a direct child.
+pub const PATTERN_CHILD_PREFIX: u32 = 1;
+/// The end of a name anywhere below.
+pub const PATTERN_SUBTREE_SUFFIX: u32 = 2;
+/// The beginning of a name anywhere below.
+pub const PATTERN_SUBTREE_PREFIX: u32 = 3;
+
+/// Bits of a [`PatternKey`] before its bytes.
+pub const PATTERN_HEAD_BITS: u32 = 96;
+
+/// Key of a longest-prefix trie of name patterns; suffixes are filed backwards.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PatternKey {
+    /// The policy's epoch.
+    pub epoch: u32,
+    /// The directory's node.
+    pub node: u32,
+    /// `PATTERN_*`
+    pub kind: u32,
+    /// The bytes in the order of comparison, padded with zeros.
+    pub bytes: [u8; PATTERN_LEN],
+}
+
+/// Rules of one pattern, and how many bytes it compares.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pattern {
+    /// The rules.
+    pub rules: RuleSet,
+    /// Bytes compared: a longer pattern is the more specific one.
+    pub len: u32,
+}
+
+/// Which end of a connection the other party is.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The instance connects or sends; the address is the destination.
+    Egress = 0,
+    /// Somebody connects to the instance; the address is the peer's.
+    Ingress = 1,
+}
+
+/// Bits of a [`NetKey`] before the address.
+pub const NET_HEAD_BITS: u32 = 64;
+
+/// Key of the longest-prefix trie of addresses. IPv4 is filed as v4-mapped IPv6.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NetKey {
+    /// The policy's epoch.
+    pub epoch: u32,
+    /// The instance.
+    pub instance: u16,
+    /// A [`Direction`].
+    pub direction: u16,
+    /// Network byte order.
+    pub address: [u8; 16],
+}
+
+/// A rule for ports and a protocol.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetRule {
+    /// First port, host byte order.
+    pub port_first: u16,
+    /// Last port, inclusive.
+    pub port_last: u16,
+    /// An `IPPROTO_*` number; 0 for any.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+    /// What to do.
+    pub rule: Rule,
+}
+
+/// All rules for a prefix, the most specific first; those of the prefixes around it follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetRules {
+    /// How many of `rules` count.
+    pub count: u32,
+    /// The rules; the first that matches decides.
+    pub rules: [NetRule; MAX_NET_RULES],
+}
+
+/// A class of operations that has a default verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Files, but for exec.
+    Files = 0,
+    /// Outgoing traffic.
+    Egress = 1,
+    /// Incoming connections.
+    Ingress = 2,
+    /// Programs that are started.
+    Exec = 3,
+    /// A change of uid, gid or capabilities that adds privilege.
+    Privilege = 4,
+    /// ptrace, or access to another process's memory.
+    Ptrace = 5,
+    /// A signal to a process outside the instance.
+    Signal = 6,
+    /// Raw and packet sockets.
+    RawSocket = 7,
+}
+
+impl Class {
+    /// How many classes there are.
+    pub const COUNT: usize = 8;
+    /// The classes in order, with the names that policies use.
+    pub const NAMES: [(&'static str, Self); Self::COUNT] = [
+        ("files", Self::Files),
+        ("egress", Self::Egress),
+        ("ingress", Self::Ingress),
+        ("exec", Self::Exec),
+        ("privilege", Self::Privilege),
+        ("ptrace", Self::Ptrace),
+        ("signal", Self::Signal),
+        ("raw-socket", Self::RawSocket),
+    ];
+}
+
+/// What the kernel knows about an instance beside its rules.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Instance {
+    /// What to do where no rule speaks, by [`Class`].
+    pub defaults: [Rule; Class::COUNT],
+    /// 1 to carry verdicts out, 0 to log them.
+    pub enforce: u32,
+    /// 1 when the slot is in use.
+    pub used: u32,
+}
+
+/// The one word that makes a policy the policy, and how many selectors it has.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// The current epoch; 0 before the first policy.
+    pub epoch: u32,
+    /// Selectors in the current epoch's half of the array.
+    pub selectors: u32,
+}
+
+shared!(
+    Rule = 4,
+    InodeId = 16,
+    InodeKey = 24,
+    ChildKey = 80,
+    NodeKey = 8,
+    Node = 112,
+    PatternKey = 44,
+    Pattern = 36,
+    NetKey = 24,
+    NetRule = 10,
+    NetRules = 164,
+    Instance = 40,
+    Control = 8,
+);

@@ -1,0 +1,132 @@
+//! What the tracepoint sensor knows about a system call.
+//!
+//! The numbers differ from one architecture to the next and for 32-bit callers, so userspace fills a table from this
+//! description at start, and the kernel programs hold no number at all.
+
+use crate::{Access, event::Hook, shared};
+
+/// Index of the 32-bit half of the table.
+pub const COMPAT_BASE: u32 = 1024;
+/// Entries in the table.
+pub const TABLE_LEN: u32 = 2 * COMPAT_BASE;
+/// No such argument.
+pub const NO_ARG: u8 = 0xff;
+
+/// Which program handles a system call; the index of a tail call.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Handler {
+    /// Not of interest.
+    None = 0,
+    /// Exit: a file descriptor came to be.
+    Open = 1,
+    /// Entry: something is written through a descriptor.
+    Write = 2,
+    /// Entry and exit: a path is named.
+    Path = 3,
+    /// Entry: a mapping is made.
+    Mmap = 4,
+    /// Entry: a descriptor is closed.
+    Close = 5,
+    /// Exit: connect.
+    Connect = 6,
+    /// Exit: accept.
+    Accept = 7,
+    /// Exit: bind and listen.
+    Bind = 8,
+    /// Exit: socket.
+    Socket = 9,
+    /// Exit: credentials may have changed.
+    Credentials = 10,
+    /// Entry: another process is signalled or traced.
+    Process = 11,
+    /// Entry: something is sent to an address.
+    Send = 12,
+}
+
+/// One system call.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Syscall {
+    /// Handler at entry.
+    pub enter: u8,
+    /// Handler at exit.
+    pub exit: u8,
+    /// A [`Hook`], what a record calls it.
+    pub hook: u8,
+    /// [`Access`] to the first path or descriptor.
+    pub access: u8,
+    /// Argument that holds the first path's directory descriptor.
+    pub dir: u8,
+    /// Argument that holds the first path, or the descriptor.
+    pub arg: u8,
+    /// Access to the second path.
+    pub access2: u8,
+    /// Argument that holds the second path's directory descriptor.
+    pub dir2: u8,
+    /// Argument that holds the second path.
+    pub arg2: u8,
+    /// Argument that holds the flags.
+    pub flags: u8,
+    /// `SYSCALL_*`
+    pub traits: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// The length is in the argument after the next.
+pub const SYSCALL_HAS_LEN: u8 = 1;
+/// The result is a descriptor for the first path.
+pub const SYSCALL_OPENS: u8 = 1 << 1;
+
+shared!(Syscall = 12);
+
+impl Syscall {
+    /// A system call that is of no interest.
+    pub const NONE: Self = Self {
+        enter: 0,
+        exit: 0,
+        hook: 0,
+        access: 0,
+        dir: NO_ARG,
+        arg: NO_ARG,
+        access2: 0,
+        dir2: NO_ARG,
+        arg2: NO_ARG,
+        flags: NO_ARG,
+        traits: 0,
+        pad: 0,
+    };
+
+    /// A call handled at entry by descriptor `arg`.
+    #[must_use]
+    pub const fn on_fd(handler: Handler, hook: Hook, access: Access, arg: u8) -> Self {
+        Self { enter: handler as u8, hook: hook as u8, access: access.bits(), arg, ..Self::NONE }
+    }
+
+    /// A call handled at exit.
+    #[must_use]
+    pub const fn on_exit(handler: Handler, hook: Hook, arg: u8) -> Self {
+        Self { exit: handler as u8, hook: hook as u8, arg, ..Self::NONE }
+    }
+
+    /// A call that names a path, handled at entry and exit.
+    #[must_use]
+    pub const fn on_path(hook: Hook, access: Access, dir: u8, arg: u8) -> Self {
+        Self {
+            enter: Handler::Path as u8,
+            exit: Handler::Path as u8,
+            hook: hook as u8,
+            access: access.bits(),
+            dir,
+            arg,
+            ..Self::NONE
+        }
+    }
+
+    /// The same with a second path.
+    #[must_use]
+    pub const fn and_path(self, access: Access, dir: u8, arg: u8) -> Self {
+        Self { access2: access.bits(), dir2: dir, arg2: arg, ..self }
+    }
+}

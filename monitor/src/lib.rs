@@ -1,0 +1,8 @@
+//! Userspace of Flowwarden.
+//!
+//! Data enters at the kernel and leaves at a sink, and never turns back:
+//! [`policy`] is compiled and loaded by [`kernel`]; records come back through [`pipeline`] into the [`journal`].
+pub mod journal;
+pub mod kernel;
+pub mod pipeline;
+pub mod policy;
