@@ -10,11 +10,12 @@
 
 use crate::{
     Access, Verdict,
-    name::{NAME_LEN, Name},
+    name::Name,
+    opaque::Opaque,
     policy::{
         ChildKey, Class, Instance, InodeId, InodeKey, MAX_NET_RULES, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS,
         NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_PREFIX,
-        PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule,
+        PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
 };
 
@@ -60,6 +61,16 @@ pub trait TextView {
 pub struct Work {
     child: ChildKey,
     pattern: PatternKey,
+    rules: RuleSet,
+    node: Opaque<u32>,
+    depth: Opaque<u32>,
+    fresh: Opaque<u32>,
+    matched: Opaque<u32>,
+    access: Opaque<u32>,
+    verdict: Opaque<u32>,
+    fallback: Opaque<u32>,
+    rule: Opaque<u32>,
+    hits: Opaque<u32>,
 }
 
 impl Work {
@@ -67,7 +78,64 @@ impl Work {
     pub const NEW: Self = Self {
         child: ChildKey { epoch: 0, node: 0, name: Name::EMPTY },
         pattern: PatternKey { epoch: 0, node: 0, kind: 0, bytes: [0; PATTERN_LEN] },
+        rules: [Rule::NONE; Access::COUNT],
+        node: Opaque::new(0),
+        depth: Opaque::new(0),
+        fresh: Opaque::new(0),
+        matched: Opaque::new(0),
+        access: Opaque::new(0),
+        verdict: Opaque::new(0),
+        fallback: Opaque::new(0),
+        rule: Opaque::new(0),
+        hits: Opaque::new(0),
     };
+
+    /// Where the walk has come to.
+    #[inline(always)]
+    fn place(&self) -> Place {
+        Place { node: self.node.get(), depth: self.depth.get() }
+    }
+
+    #[inline(always)]
+    fn set_place(&mut self, place: Place) {
+        self.node.set(place.node);
+        self.depth.set(place.depth);
+    }
+
+    /// Forgets what was decided.
+    #[inline(always)]
+    fn begin(&mut self, access: Access) {
+        self.access.set(u32::from(access.bits()));
+        self.verdict.set(0);
+        self.fallback.set(0);
+        self.rule.set(0);
+        self.hits.set(0);
+    }
+
+    /// Takes a rule into account for one access.
+    #[inline(always)]
+    fn weigh(&mut self, rule: Rule, access: u32) {
+        let (verdict, id) = (u32::from(rule.verdict), u32::from(rule.id));
+        if verdict > self.verdict.get() {
+            self.verdict.set(verdict);
+            self.fallback.set(u32::from(rule.fallback));
+            self.rule.set(id);
+            self.hits.set(access);
+        } else if verdict == self.verdict.get() && id == self.rule.get() {
+            self.hits.set(self.hits.get() | access);
+        }
+    }
+
+    /// What was decided.
+    #[inline(always)]
+    fn decision(&self) -> Decision {
+        Decision {
+            verdict: Verdict::from_raw(self.verdict.get() as u8),
+            fallback: Verdict::from_raw(self.fallback.get() as u8),
+            rule: self.rule.get() as u16,
+            access: Access::from_bits(self.hits.get() as u8),
+        }
+    }
 }
 
 /// Whose policy is asked.
@@ -99,19 +167,6 @@ impl Decision {
     fn from_rule(rule: &Rule, access: Access) -> Self {
         Self { verdict: Verdict::from_raw(rule.verdict), fallback: Verdict::from_raw(rule.fallback), rule: rule.id, access }
     }
-
-    /// The stricter of two, their accesses joined when they agree.
-    #[inline(always)]
-    #[must_use]
-    pub fn or_stricter(self, other: Self) -> Self {
-        if other.verdict as u8 > self.verdict as u8 {
-            other
-        } else if other.verdict as u8 == self.verdict as u8 && other.rule == self.rule {
-            Self { access: self.access.union(other.access), ..self }
-        } else {
-            self
-        }
-    }
 }
 
 /// A place in the policy's tree: `depth` names below `node`.
@@ -128,58 +183,64 @@ pub struct Place {
 /// `view` climbs from the file. Answers what the policy wants for the strictest of the accesses in `access`.
 #[inline(always)]
 pub fn file<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, access: Access, work: &mut Work) -> Decision {
-    let (known, place) = locate(maps, subject, view, work);
-    let mut decision = match place {
-        Some(place) => at(maps, subject, place, access, work),
-        None => default(subject, access),
-    };
-    // A hard link, or a file that was moved, is known by identity in a place where other rules hold.
+    work.begin(access);
+    let known = locate(maps, subject, view, work);
     if let Some(node) = known {
-        decision = match place {
-            Some(place) if place.depth == 0 && place.node == node => decision,
-            _ => decision.or_stricter(own(maps, subject, node, access)),
-        };
+        // A hard link, or a file that was moved, is known by identity in a place where other rules hold.
+        gather_own(maps, subject, node, work);
+        weigh_all(subject, work);
     }
-    decision
+    if work.node.get() != NOWHERE {
+        gather(maps, subject, work);
+        weigh_all(subject, work);
+    } else if known.is_none() {
+        work.rules = [Rule::NONE; Access::COUNT];
+        weigh_all(subject, work);
+    }
+    work.decision()
 }
 
-/// Finds the place of a file or directory: the node that its identity names, if any, and its place by name.
+/// Stands for a place that no node is above of.
+const NOWHERE: u32 = u32::MAX;
+
+/// Finds a directory's place, from which [`text`] can walk on.
 #[inline(always)]
-pub fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) -> (Option<u32>, Option<Place>) {
-    let mut key = InodeKey { id: InodeId::default(), epoch: subject.epoch, instance: u32::from(subject.slot) };
-    let Some(id) = view.climb() else { return (None, None) };
-    key.id = id;
+pub fn place<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) -> Option<Place> {
+    if let Some(node) = locate(maps, subject, view, work) {
+        return Some(Place { node, depth: 0 });
+    }
+    Some(work.place()).filter(|place| place.node != NOWHERE)
+}
+
+/// Finds the node that a file's identity names, if any, and leaves its place by name in `work`.
+#[inline(always)]
+fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) -> Option<u32> {
+    work.set_place(Place { node: NOWHERE, depth: 0 });
+    let mut key = InodeKey { id: view.climb()?, epoch: subject.epoch, instance: u32::from(subject.slot) };
     let known = maps.inode(&key);
-    let mut node = 0;
-    let mut depth = 0;
     for index in 1..MAX_CLIMB {
         let Some(id) = view.climb() else { break };
         key.id = id;
-        if let Some(found) = maps.inode(&key) {
-            node = found;
-            depth = index;
+        if let Some(node) = maps.inode(&key) {
+            work.set_place(Place { node, depth: index as u32 });
             break;
         }
-    }
-    if depth == 0 {
-        // No directory above is known: the file itself may be the root.
-        return (known, known.map(|node| Place { node, depth: 0 }));
     }
     for _ in 0..MAX_DESCENT {
-        if depth == 0 || !has_flag(maps, subject, node, NODE_HAS_CHILDREN) {
+        let Place { node, depth } = work.place();
+        if depth == 0 || !has_children(maps, subject, node) {
             break;
         }
-        if !view.name(depth - 1, &mut work.child.name) {
+        if !view.name(depth as usize - 1, &mut work.child.name) {
             break;
         }
-        let Some(child) = child(maps, subject, node, work) else { break };
-        node = child;
-        depth -= 1;
+        let Some(node) = child(maps, subject, node, work) else { break };
+        work.set_place(Place { node, depth: depth - 1 });
     }
-    if depth > 0 {
+    if work.depth.get() > 0 {
         view.name(0, &mut work.child.name);
     }
-    (known, Some(Place { node, depth: depth as u32 }))
+    known
 }
 
 /// Decides about an access to a path given as text, from a directory whose place is known.
@@ -188,56 +249,63 @@ pub fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &m
 /// confirms the outcome against the file system.
 #[inline(always)]
 pub fn text<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, start: Place, path: &T, access: Access, work: &mut Work) -> Decision {
-    let place = walk(maps, subject, start, path, work);
-    at(maps, subject, place, access, work)
+    work.begin(access);
+    walk(maps, subject, start, path, work);
+    gather(maps, subject, work);
+    weigh_all(subject, work);
+    work.decision()
 }
 
-/// Walks a path given as text; the last name stays in `work`.
+/// Walks a path given as text; place and last name stay in `work`.
 #[inline(always)]
-pub fn walk<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, start: Place, path: &T, work: &mut Work) -> Place {
-    let mut place = start;
+fn walk<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, start: Place, path: &T, work: &mut Work) {
+    work.set_place(start);
     work.child.name.clear();
-    let mut fresh = true;
+    work.fresh.set(1);
     for index in 0..MAX_TEXT {
         let byte = path.at(index);
         if byte != b'/' && byte != 0 {
-            if fresh {
+            if work.fresh.get() != 0 {
                 work.child.name.clear();
-                fresh = false;
+                work.fresh.set(0);
             }
             work.child.name.push(byte);
             continue;
         }
-        if !fresh {
-            place = step(maps, subject, place, work);
-            fresh = true;
+        if work.fresh.get() == 0 {
+            step(maps, subject, work);
+            work.fresh.set(1);
         }
         if byte == 0 {
             break;
         }
     }
-    place
 }
 
 /// One name down, or up for `..`.
 #[inline(always)]
-fn step<L: Lookups>(maps: &L, subject: &Subject<'_>, place: Place, work: &mut Work) -> Place {
+fn step<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
     let len = work.child.name.len();
+    let Place { node, depth } = work.place();
     let dots = work.child.name.at(0) == b'.';
     if dots && len == 1 {
-        return place;
+        return;
     }
     if dots && len == 2 && work.child.name.at(1) == b'.' {
-        if place.depth > 0 {
-            return Place { depth: place.depth - 1, ..place };
+        if depth > 0 {
+            work.depth.set(depth - 1);
+        } else if let Some(found) = maps.node(&NodeKey { epoch: subject.epoch, node }) {
+            work.node.set(found.parent);
         }
-        let parent = maps.node(&NodeKey { epoch: subject.epoch, node: place.node }).map_or(place.node, |node| node.parent);
-        return Place { node: parent, depth: 0 };
+        return;
     }
-    if place.depth == 0 && let Some(node) = child(maps, subject, place.node, work) {
-        return Place { node, depth: 0 };
+    if depth == 0
+        && let Some(node) = child(maps, subject, node, work)
+    {
+        work.node.set(node);
+        return;
     }
-    Place { depth: place.depth + 1, ..place }
+    work.depth.set(depth.saturating_add(1));
 }
 
 /// The node of the name in `work` under `node`.
@@ -252,94 +320,127 @@ fn child<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, work: &mut Work
 }
 
 #[inline(always)]
-fn has_flag<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, flag: u32) -> bool {
-    maps.node(&NodeKey { epoch: subject.epoch, node }).is_some_and(|node| node.flags & flag != 0)
+fn has_children<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32) -> bool {
+    maps.node(&NodeKey { epoch: subject.epoch, node }).is_some_and(|node| node.flags & NODE_HAS_CHILDREN != 0)
 }
 
-/// What a node says about itself.
+/// Gathers what a node says about itself.
 #[inline(always)]
-pub fn own<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, access: Access) -> Decision {
-    let Some(node) = maps.node(&NodeKey { epoch: subject.epoch, node }) else { return default(subject, access) };
-    strictest(subject, access, [Some(&node.own), None, None, None, None, None])
-}
-
-/// What holds at a place; the last name of the path is in `work`.
-#[inline(always)]
-pub fn at<L: Lookups>(maps: &L, subject: &Subject<'_>, place: Place, access: Access, work: &mut Work) -> Decision {
-    let Some(node) = maps.node(&NodeKey { epoch: subject.epoch, node: place.node }) else { return default(subject, access) };
-    if place.depth == 0 {
-        return strictest(subject, access, [Some(&node.own), None, None, None, None, None]);
+fn gather_own<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, work: &mut Work) {
+    work.rules = [Rule::NONE; Access::COUNT];
+    if let Some(node) = maps.node(&NodeKey { epoch: subject.epoch, node }) {
+        overlay(&mut work.rules, &node.own);
     }
-    let direct = place.depth == 1;
-    let (near_suffix, near_prefix) = if direct && node.flags & NODE_CHILD_PATTERNS != 0 {
-        patterns(maps, subject, place.node, PATTERN_CHILD_SUFFIX, PATTERN_CHILD_PREFIX, work)
-    } else {
-        (None, None)
-    };
-    let (far_suffix, far_prefix) = if node.flags & NODE_SUBTREE_PATTERNS != 0 {
-        patterns(maps, subject, node.patterns, PATTERN_SUBTREE_SUFFIX, PATTERN_SUBTREE_PREFIX, work)
-    } else {
-        (None, None)
-    };
-    let children = if direct { Some(&node.children) } else { None };
-    strictest(subject, access, [near_suffix, near_prefix, children, far_suffix, far_prefix, Some(&node.below)])
 }
 
-type Rules<'a> = Option<&'a [Rule; Access::COUNT]>;
-
-/// The patterns that the name in `work` ends and begins with; the longer one first, so that it is asked first.
+/// Gathers what holds at the place in `work`, whose last name is there too.
+///
+/// The rules are laid over one another in memory, the least specific first. That keeps one reference alive at a time,
+/// which is what the compiler can still spill in a way that the verifier understands.
 #[inline(always)]
-fn patterns<'a, L: Lookups>(
-    maps: &'a L,
-    subject: &Subject<'_>,
-    node: u32,
-    suffix: u32,
-    prefix: u32,
-    work: &mut Work,
-) -> (Rules<'a>, Rules<'a>) {
-    let len = work.child.name.len();
-    let Work { child, pattern } = work;
-    pattern.epoch = subject.epoch;
-    pattern.node = node;
-    pattern.kind = prefix;
+fn gather<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
+    let Place { node, depth } = work.place();
+    if depth == 0 {
+        gather_own(maps, subject, node, work);
+        return;
+    }
+    work.rules = [Rule::NONE; Access::COUNT];
+    let key = NodeKey { epoch: subject.epoch, node };
+    let (mut flags, mut far) = (0, 0);
+    if let Some(found) = maps.node(&key) {
+        overlay(&mut work.rules, &found.below);
+        flags = found.flags;
+        far = found.patterns;
+    }
+    if flags & NODE_SUBTREE_PATTERNS != 0 {
+        patterns(maps, subject, far, PATTERN_SUBTREE_SUFFIX, PATTERN_SUBTREE_PREFIX, work);
+    }
+    if work.depth.get() == 1 {
+        if let Some(found) = maps.node(&key) {
+            overlay(&mut work.rules, &found.children);
+        }
+        if flags & NODE_CHILD_PATTERNS != 0 {
+            patterns(maps, subject, node, PATTERN_CHILD_SUFFIX, PATTERN_CHILD_PREFIX, work);
+        }
+    }
+}
+
+/// Lays the rules that speak over those that are there.
+#[inline(always)]
+fn overlay(rules: &mut RuleSet, over: &RuleSet) {
+    for bit in 0..Access::COUNT {
+        if over[bit].is_set() {
+            rules[bit] = over[bit];
+        }
+    }
+}
+
+/// Lays the patterns that the name in `work` ends or begins with over the rules there, the longer one last.
+#[inline(always)]
+fn patterns<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, suffix: u32, prefix: u32, work: &mut Work) {
+    work.matched.set(0);
+    if fill_suffix(work, subject.epoch, node, suffix)
+        && let Some(found) = maps.pattern(&work.pattern)
+    {
+        overlay(&mut work.rules, &found.rules);
+        work.matched.set(found.len);
+    }
+    fill_prefix(work, subject.epoch, node, prefix);
+    let Some(found) = maps.pattern(&work.pattern) else { return };
+    overlay(&mut work.rules, &found.rules);
+    if work.matched.get() > found.len
+        && fill_suffix(work, subject.epoch, node, suffix)
+        && let Some(found) = maps.pattern(&work.pattern)
+    {
+        overlay(&mut work.rules, &found.rules);
+    }
+}
+
+/// Makes the key of the beginning of the name.
+#[inline(always)]
+fn fill_prefix(work: &mut Work, epoch: u32, node: u32, kind: u32) {
+    let Work { child, pattern, .. } = work;
+    (pattern.epoch, pattern.node, pattern.kind) = (epoch, node, kind);
     for index in 0..PATTERN_LEN {
         pattern.bytes[index] = child.name.at(index as u32);
     }
-    let by_prefix = maps.pattern(pattern);
-    // The end of a name that did not fit is not known, so a suffix cannot be compared.
-    if len as usize >= NAME_LEN {
-        return (None, by_prefix.map(|found| &found.rules));
-    }
-    pattern.kind = suffix;
-    for index in 0..PATTERN_LEN as u32 {
-        pattern.bytes[index as usize] = if index < len { child.name.at(len - 1 - index) } else { 0 };
-    }
-    let by_suffix = maps.pattern(pattern);
-    match (by_suffix, by_prefix) {
-        (Some(end), Some(begin)) if begin.len > end.len => (Some(&begin.rules), Some(&end.rules)),
-        (end, begin) => (end.map(|found| &found.rules), begin.map(|found| &found.rules)),
-    }
 }
 
-/// For each access the first rule that speaks; of those the strictest.
+/// Makes the key of the end of the name, backwards; false for a name that did not fit, whose end is not known.
 #[inline(always)]
-fn strictest(subject: &Subject<'_>, access: Access, sources: [Rules<'_>; 6]) -> Decision {
-    let mut decision = Decision::default();
+fn fill_suffix(work: &mut Work, epoch: u32, node: u32, kind: u32) -> bool {
+    let Work { child, pattern, .. } = work;
+    if child.name.is_truncated() {
+        return false;
+    }
+    (pattern.epoch, pattern.node, pattern.kind) = (epoch, node, kind);
+    for index in 0..PATTERN_LEN as u32 {
+        // The length is read anew each time, or each comparison would narrow it and make a case of its own.
+        let len = child.name.len();
+        pattern.bytes[index as usize] = if index < len { child.name.at(len - 1 - index) } else { 0 };
+    }
+    true
+}
+
+/// Weighs what the rules in `work`, or else the class default, say about each access.
+#[inline(always)]
+fn weigh_all(subject: &Subject<'_>, work: &mut Work) {
     for bit in 0..Access::COUNT {
-        let this = Access::from_bits(1 << bit);
-        if !access.contains(this) {
+        let this = 1 << bit;
+        if work.access.get() & this == 0 {
             continue;
         }
-        let mut found = default(subject, this);
-        // From the least specific to the most, so that the last word stands.
-        for rules in sources.iter().rev().copied().flatten() {
-            if rules[bit].is_set() {
-                found = Decision::from_rule(&rules[bit], this);
+        // SAFETY: a reference to an element; volatile for the reason that [`Opaque`] gives.
+        let mut rule = unsafe { core::ptr::read_volatile(&raw const work.rules[bit]) };
+        if !rule.is_set() {
+            let class = if this == u32::from(Access::EXEC.bits()) { Class::Exec } else { Class::Files };
+            rule = subject.instance.defaults[class as usize];
+            if !rule.is_set() {
+                rule.verdict = Verdict::Allow as u8;
             }
         }
-        decision = decision.or_stricter(found);
+        work.weigh(rule, this);
     }
-    decision
 }
 
 /// What the instance does with a class of operations where no rule speaks.
@@ -348,12 +449,6 @@ fn strictest(subject: &Subject<'_>, access: Access, sources: [Rules<'_>; 6]) -> 
 pub fn class(subject: &Subject<'_>, class: Class, access: Access) -> Decision {
     let rule = &subject.instance.defaults[class as usize];
     if rule.is_set() { Decision::from_rule(rule, access) } else { Decision { verdict: Verdict::Allow, access, ..Decision::default() } }
-}
-
-#[inline(always)]
-fn default(subject: &Subject<'_>, access: Access) -> Decision {
-    let of = if access.contains(Access::EXEC) { Class::Exec } else { Class::Files };
-    class(subject, of, access)
 }
 
 /// Decides about traffic with an address.

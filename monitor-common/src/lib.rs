@@ -16,6 +16,7 @@ pub mod decide;
 pub mod event;
 pub mod name;
 pub mod offsets;
+pub mod opaque;
 pub mod policy;
 pub mod scope;
 pub mod syscall;

@@ -1,18 +1,16 @@
 //! One component of a path.
 
+use crate::opaque::Opaque;
+
 /// Bytes of a name that take part in a comparison. Rules with longer names are refused by the parser.
 pub const NAME_LEN: usize = 64;
 
 /// One path component, padded with zeros.
-///
-/// The length is read and written through volatile accesses on purpose: a value that the compiler keeps in a
-/// register is a distinct number in every turn of a loop for the kernel's verifier, which then walks each of them;
-/// a value in memory is any number, and one walk serves all.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name {
     bytes: [u8; NAME_LEN],
-    len: u32,
+    len: Opaque<u32>,
     pad: u32,
 }
 
@@ -20,7 +18,7 @@ crate::shared!(Name = 72);
 
 impl Name {
     /// The empty name.
-    pub const EMPTY: Self = Self { bytes: [0; NAME_LEN], len: 0, pad: 0 };
+    pub const EMPTY: Self = Self { bytes: [0; NAME_LEN], len: Opaque::new(0), pad: 0 };
 
     /// A name from bytes; `None` when it is empty or longer than [`NAME_LEN`] - 1.
     #[must_use]
@@ -39,8 +37,7 @@ impl Name {
     #[inline(always)]
     #[must_use]
     pub fn len(&self) -> u32 {
-        // SAFETY: a reference to an initialised field.
-        unsafe { core::ptr::read_volatile(&raw const self.len) }
+        self.len.get()
     }
 
     /// True for the empty name.
@@ -70,8 +67,7 @@ impl Name {
     /// Sets the length after the bytes were written from outside.
     #[inline(always)]
     pub fn set_len(&mut self, len: u32) {
-        // SAFETY: a reference to a field that we own.
-        unsafe { core::ptr::write_volatile(&raw mut self.len, len) }
+        self.len.set(len);
     }
 
     /// Adds a byte; counts on past the end, so that [`Name::is_truncated`] tells.

@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 268;
+offsets! { 276;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -83,6 +83,7 @@ offsets! { 268;
     dentry_parent = "dentry"."d_parent",
     dentry_inode = "dentry"."d_inode",
     dentry_name = "dentry"."d_name.name",
+    dentry_len = "dentry"."d_name.len",
     dentry_hash = "dentry"."d_hash.pprev",
     inode_ino = "inode"."i_ino",
     inode_sb = "inode"."i_sb",
@@ -94,6 +95,7 @@ offsets! { 268;
     inode_size = "inode"."i_size",
     sb_dev = "super_block"."s_dev",
     mount_mnt = "mount"."mnt",
+    mount_root = "mount"."mnt.mnt_root",
     mount_parent = "mount"."mnt_parent",
     mount_mountpoint = "mount"."mnt_mountpoint",
     socket_sk = "socket"."sk",
@@ -106,3 +108,35 @@ offsets! { 268;
     sock_protocol = "sock"."sk_protocol",
     unix_peer = "unix_sock"."peer",
 }
+
+/// Where a system call's number and arguments are in `struct pt_regs`, and how to tell a 32-bit caller.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abi {
+    /// The arguments at entry.
+    pub args: [u32; 6],
+    /// The arguments of a 32-bit caller at entry.
+    pub compat_args: [u32; 6],
+    /// The first argument at exit: arm64 puts the result where it was.
+    pub first_at_exit: u32,
+    /// The number, at exit.
+    pub number: u32,
+    /// Offset in `task_struct` of the word that tells a 32-bit caller.
+    pub compat_word: u32,
+    /// The bits of that word that are set for one; 0 when the kernel has no 32-bit calls.
+    pub compat_mask: u32,
+}
+
+impl Abi {
+    /// Nothing known.
+    pub const NONE: Self = Self {
+        args: [MISSING; 6],
+        compat_args: [MISSING; 6],
+        first_at_exit: MISSING,
+        number: MISSING,
+        compat_word: MISSING,
+        compat_mask: 0,
+    };
+}
+
+shared!(Abi = 64);

@@ -31,6 +31,9 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// No rule.
+    pub const NONE: Self = Self { id: 0, verdict: 0, fallback: 0 };
+
     /// Whether a rule speaks here.
     #[inline(always)]
     #[must_use]

@@ -1,6 +1,6 @@
 //! Which task belongs to which instance.
 
-use crate::{policy::MAX_INSTANCES, shared};
+use crate::{opaque::Opaque, policy::MAX_INSTANCES, shared};
 
 /// Most selectors in one policy.
 pub const MAX_SELECTORS: usize = 64;
@@ -96,11 +96,12 @@ pub fn selects(selector: &Selector, task: &TaskFacts<'_>) -> bool {
         return false;
     }
     if flags & SELECT_CGROUP != 0 {
-        let mut inside = false;
         for &cgroup in task.cgroups {
-            inside |= cgroup != 0 && cgroup == selector.cgroup;
+            if cgroup != 0 && cgroup == selector.cgroup {
+                return true;
+            }
         }
-        return inside;
+        return false;
     }
     true
 }
@@ -111,41 +112,65 @@ pub fn selects(selector: &Selector, task: &TaskFacts<'_>) -> bool {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ArgvMatcher {
     /// The last eight bytes of the component, the newest lowest.
-    tail: u64,
+    tail: Opaque<u64>,
     /// Bytes in the component so far.
-    len: u32,
-    /// The bytes before `tail` began with this.
-    head: u32,
+    len: Opaque<u32>,
+    /// 1 when the first eight bytes of the component were `node-red`.
+    head: Opaque<u32>,
+    /// 1 once an argument was found.
+    found: Opaque<u32>,
 }
 
 const RED_JS: u64 = u64::from_be_bytes(*b"\0\0red.js");
 const NODE_RED: u64 = u64::from_be_bytes(*b"node-red");
+const DOT_JS: u64 = u64::from_be_bytes(*b"\0\0\0\0\0.js");
+const DASH_PI: u64 = u64::from_be_bytes(*b"\0\0\0\0\0-pi");
 
 impl ArgvMatcher {
-    /// Takes the next byte; true when an argument that ended with it names Node-RED.
+    /// Before the first byte.
     #[inline(always)]
-    pub fn push(&mut self, byte: u8) -> bool {
-        match byte {
-            0 => {
-                let hit = (self.len == 6 && self.tail == RED_JS)
-                    || (self.len == 8 && self.tail == NODE_RED)
-                    || (self.len == 11 && self.head == 1 && matches!(self.tail as u32 & 0x00ff_ffff, 0x2e_6a73 | 0x2d_7069));
-                *self = Self::default();
-                hit
+    pub fn reset(&mut self) {
+        self.found.set(0);
+        self.next();
+    }
+
+    #[inline(always)]
+    fn next(&mut self) {
+        self.tail.set(0);
+        self.len.set(0);
+        self.head.set(0);
+    }
+
+    /// Takes the next byte.
+    #[inline(always)]
+    pub fn push(&mut self, byte: u8) {
+        if byte == 0 {
+            let (tail, len) = (self.tail.get(), self.len.get());
+            let ending = tail & 0x00ff_ffff;
+            if (len == 6 && tail == RED_JS)
+                || (len == 8 && tail == NODE_RED)
+                || (len == 11 && self.head.get() != 0 && (ending == DOT_JS || ending == DASH_PI))
+            {
+                self.found.set(1);
             }
-            b'/' => {
-                *self = Self::default();
-                false
-            }
-            _ => {
-                self.tail = self.tail << 8 | u64::from(byte);
-                self.len = self.len.saturating_add(1);
-                if self.len == 8 {
-                    self.head = u32::from(self.tail == NODE_RED);
-                }
-                false
+            self.next();
+        } else if byte == b'/' {
+            self.next();
+        } else {
+            let tail = self.tail.get() << 8 | u64::from(byte);
+            self.tail.set(tail);
+            self.len.set(self.len.get().wrapping_add(1));
+            if self.len.get() == 8 && tail == NODE_RED {
+                self.head.set(1);
             }
         }
+    }
+
+    /// Whether an argument that has ended names Node-RED.
+    #[inline(always)]
+    #[must_use]
+    pub fn found(&self) -> bool {
+        self.found.get() != 0
     }
 }
 
@@ -155,7 +180,8 @@ mod tests {
 
     fn names_node_red(argv: &[u8]) -> bool {
         let mut matcher = ArgvMatcher::default();
-        argv.iter().fold(false, |hit, &byte| hit | matcher.push(byte))
+        argv.iter().for_each(|&byte| matcher.push(byte));
+        matcher.found()
     }
 
     #[test]

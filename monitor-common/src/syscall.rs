@@ -76,8 +76,10 @@ pub struct Syscall {
 
 /// The length is in the argument after the next.
 pub const SYSCALL_HAS_LEN: u8 = 1;
-/// The result is a descriptor for the first path.
-pub const SYSCALL_OPENS: u8 = 1 << 1;
+/// The flags argument points to a structure that begins with 64 bits of flags (`openat2`).
+pub const SYSCALL_FLAGS_IN_STRUCT: u8 = 1 << 1;
+/// The call has no flags argument and always truncates (`creat`).
+pub const SYSCALL_TRUNCATES: u8 = 1 << 2;
 
 shared!(Syscall = 12);
 

@@ -1,1 +1,7 @@
-//! TODO
+//! Everything that touches the running kernel: what it can do, where it keeps things, loading and attaching.
+
+pub mod abi;
+pub mod btf;
+pub mod load;
+pub mod scan;
+pub mod table;

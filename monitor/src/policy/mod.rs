@@ -1,1 +1,2 @@
-//! TODO
+//! stub
+pub mod compile;

@@ -1,0 +1,126 @@
+//! Open files and inodes.
+
+use aya_ebpf::{cty::c_int};
+use monitor_common::{Access, policy::InodeId};
+
+use super::{offset, pointer, read, task};
+
+/// `FMODE_READ`, `FMODE_WRITE`, `FMODE_EXEC`, `FMODE_PATH` and `FMODE_CREATED` of include/linux/fs.h; the first two
+/// are the kernel's side of the open flags, the others have been where they are since 4.19.
+const FMODE_READ: u32 = 1;
+const FMODE_WRITE: u32 = 1 << 1;
+const FMODE_PATH: u32 = 1 << 14;
+const FMODE_CREATED: u32 = 1 << 20;
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFREG: u16 = 0o100_000;
+
+/// Address of a `struct file`.
+#[derive(Clone, Copy)]
+pub(crate) struct File(pub(crate) u64);
+
+impl File {
+    /// The file behind a descriptor of the current task.
+    #[inline(always)]
+    pub(crate) fn from_fd(fd: c_int) -> Option<Self> {
+        if fd < 0 {
+            return None;
+        }
+        let files = pointer(task::current(), offset!(task_files))?;
+        let table = pointer(files, offset!(files_fdt))?;
+        if fd as u32 >= read::<u32>(table, offset!(fdt_max))? {
+            return None;
+        }
+        let array = pointer(table, offset!(fdt_fd))?;
+        pointer(array + fd as u64 * 8, 0).map(Self)
+    }
+
+    /// `f_mode`
+    #[inline(always)]
+    pub(crate) fn mode(self) -> Option<u32> {
+        read(self.0, offset!(file_mode))
+    }
+
+    /// The accesses that the open asked for, and whether it made the file.
+    ///
+    /// Content that goes into a file that did not exist before is part of its creation.
+    #[inline(always)]
+    pub(crate) fn opened_for(self) -> Option<(Access, u32)> {
+        let mode = self.mode()?;
+        if mode & FMODE_PATH != 0 {
+            return Some((Access::NONE, 0));
+        }
+        let created = mode & FMODE_CREATED != 0;
+        let mut access = Access::NONE;
+        if mode & FMODE_READ != 0 && !created {
+            access = access.union(Access::READ);
+        }
+        if created {
+            access = access.union(Access::CREATE);
+        } else if mode & FMODE_WRITE != 0 {
+            access = access.union(Access::WRITE);
+        }
+        Some((access, u32::from(created)))
+    }
+
+    /// Whether it can be written through.
+    #[inline(always)]
+    pub(crate) fn is_writable(self) -> bool {
+        self.mode().is_some_and(|mode| mode & FMODE_WRITE != 0)
+    }
+
+    /// Its inode.
+    #[inline(always)]
+    pub(crate) fn inode(self) -> Option<Inode> {
+        pointer(self.0, offset!(file_inode)).map(Inode)
+    }
+
+    /// Addresses of its dentry and of the `struct mount`.
+    #[inline(always)]
+    pub(crate) fn dentry_and_mount(self) -> Option<(u64, u64)> {
+        path_at(self.0 + u64::from(offset!(file_path)))
+    }
+}
+
+/// Dentry and `struct mount` of a `struct path`.
+#[inline(always)]
+pub(crate) fn path_at(path: u64) -> Option<(u64, u64)> {
+    let dentry = pointer(path, offset!(path_dentry))?;
+    let mount = pointer(path, offset!(path_mnt))?;
+    Some((dentry, mount - u64::from(offset!(mount_mnt))))
+}
+
+/// Address of a `struct inode`.
+#[derive(Clone, Copy)]
+pub(crate) struct Inode(pub(crate) u64);
+
+impl Inode {
+    /// Its identity.
+    #[inline(always)]
+    pub(crate) fn id(self) -> Option<InodeId> {
+        let sb = pointer(self.0, offset!(inode_sb))?;
+        Some(InodeId {
+            ino: read(self.0, offset!(inode_ino))?,
+            dev: read(sb, offset!(sb_dev))?,
+            generation: read(self.0, offset!(inode_generation))?,
+        })
+    }
+
+    /// `i_mode`
+    #[inline(always)]
+    pub(crate) fn mode(self) -> u16 {
+        read(self.0, offset!(inode_mode)).unwrap_or(0)
+    }
+
+    /// `i_nlink`
+    #[inline(always)]
+    pub(crate) fn links(self) -> u32 {
+        read(self.0, offset!(inode_nlink)).unwrap_or(0)
+    }
+
+    /// Whether it is a regular file.
+    #[inline(always)]
+    pub(crate) fn is_regular(self) -> bool {
+        self.mode() & S_IFMT == S_IFREG
+    }
+}

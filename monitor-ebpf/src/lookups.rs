@@ -1,0 +1,58 @@
+//! The decision's look-ups, answered from BPF maps.
+
+use aya_ebpf::maps::lpm_trie::Key;
+use monitor_common::{
+    decide::{Lookups, Subject},
+    policy::{
+        ChildKey, InodeKey, MAX_INSTANCES, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey, PATTERN_HEAD_BITS, PATTERN_LEN, Pattern,
+        PatternKey,
+    },
+};
+
+use crate::maps::{CHILDREN, CONTROL, INODES, INSTANCES, NETS, NODES, PATTERNS};
+
+/// The policy in the kernel's maps.
+pub(crate) struct Maps;
+
+impl Lookups for Maps {
+    #[inline(always)]
+    fn inode(&self, key: &InodeKey) -> Option<u32> {
+        // SAFETY: entries of an epoch are not changed while the epoch is current.
+        unsafe { INODES.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn child(&self, key: &ChildKey) -> Option<u32> {
+        // SAFETY: as above.
+        unsafe { CHILDREN.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn node(&self, key: &NodeKey) -> Option<&Node> {
+        // SAFETY: as above.
+        unsafe { NODES.get(key) }
+    }
+
+    #[inline(always)]
+    fn pattern(&self, key: &PatternKey) -> Option<&Pattern> {
+        PATTERNS.get(&Key::new(PATTERN_HEAD_BITS + 8 * PATTERN_LEN as u32, *key))
+    }
+
+    #[inline(always)]
+    fn net(&self, key: &NetKey) -> Option<&NetRules> {
+        NETS.get(&Key::new(NET_HEAD_BITS + 128, *key))
+    }
+}
+
+/// The current policy's word on the instance in `slot`; `None` before there is a policy.
+#[inline(always)]
+pub(crate) fn subject(slot: u16) -> Option<Subject<'static>> {
+    let control = CONTROL.get(0)?;
+    let epoch = control.epoch;
+    let half = (epoch & 1) * MAX_INSTANCES as u32;
+    let instance = INSTANCES.get(half + (u32::from(slot) & (MAX_INSTANCES as u32 - 1)))?;
+    if epoch == 0 || instance.used == 0 {
+        return None;
+    }
+    Some(Subject { epoch, slot, instance })
+}

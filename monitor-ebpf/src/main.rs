@@ -1,0 +1,24 @@
+//! Flowwarden's kernel programs.
+//!
+//! A hook gathers facts about one operation, asks the one decision and hands a record over. It touches maps and the
+//! current task, nothing else.
+#![no_std]
+#![no_main]
+#![expect(clippy::inline_always, reason = "the verifier of old kernels follows no calls that pass pointers to maps")]
+
+mod emit;
+mod facts;
+mod hooks;
+mod lookups;
+mod maps;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Unreachable: the verifier refuses a program that could get here.
+    loop {}
+}
+
+/// Helpers such as `bpf_probe_read_kernel` want a GPL-compatible program.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,120 @@
+//! Every map in one place.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+};
+use monitor_common::{
+    decide::{MAX_CLIMB, MAX_TEXT, Work},
+    event::{Counters, Event, PATH_MAX, TEXT_MAX, WriteKey, WriteTotals},
+    policy::{ChildKey, Control, Instance, InodeId, InodeKey, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey},
+    opaque::Opaque,
+    scope::{ArgvMatcher, MAX_CGROUP_DEPTH, MAX_SELECTORS, Selector, TaskLabel},
+    syscall::{Syscall, TABLE_LEN},
+};
+
+/// Processes in scope, by tgid.
+#[map]
+pub(crate) static TASKS: HashMap<u32, TaskLabel> = HashMap::with_max_entries(32_768, 0);
+
+/// The current epoch. One entry.
+#[map]
+pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// Instances; the lower half for even epochs, the upper half for odd ones.
+#[map]
+pub(crate) static INSTANCES: Array<Instance> = Array::with_max_entries(2 * MAX_INSTANCES as u32, 0);
+
+/// Selectors, halved like [`INSTANCES`].
+#[map]
+pub(crate) static SELECTORS: Array<Selector> = Array::with_max_entries(2 * MAX_SELECTORS as u32, 0);
+
+/// Nodes by identity.
+#[map]
+pub(crate) static INODES: HashMap<InodeKey, u32> = HashMap::with_max_entries(65_536, 1);
+
+/// Nodes by name.
+#[map]
+pub(crate) static CHILDREN: HashMap<ChildKey, u32> = HashMap::with_max_entries(65_536, 1);
+
+/// Rules of nodes.
+#[map]
+pub(crate) static NODES: HashMap<NodeKey, Node> = HashMap::with_max_entries(65_536, 1);
+
+/// Name patterns.
+#[map]
+pub(crate) static PATTERNS: LpmTrie<PatternKey, Pattern> = LpmTrie::with_max_entries(16_384, 1);
+
+/// Addresses.
+#[map]
+pub(crate) static NETS: LpmTrie<NetKey, NetRules> = LpmTrie::with_max_entries(65_536, 1);
+
+/// System calls by number; the upper half for 32-bit callers.
+#[map]
+pub(crate) static SYSCALLS: Array<Syscall> = Array::with_max_entries(TABLE_LEN, 0);
+
+/// Programs for system calls: the lower half at entry, the upper half at exit, each by [`monitor_common::syscall::Handler`].
+#[map]
+pub(crate) static HANDLERS: ProgramArray = ProgramArray::with_max_entries(2 * HANDLERS_HALF, 0);
+
+/// Index of the first handler at exit.
+pub(crate) const HANDLERS_HALF: u32 = 16;
+
+/// Records on their way to userspace.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
+
+/// What became of the records. One entry.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// Totals of open files whose first write was recorded.
+#[map]
+pub(crate) static WRITES: LruHashMap<WriteKey, WriteTotals> = LruHashMap::with_max_entries(8_192, 0);
+
+/// Answer of the `identify` program. One entry.
+#[map]
+pub(crate) static IDENTITY: Array<InodeId> = Array::with_max_entries(1, 0);
+
+/// Working memory of one hook: too big for the stack of 512 bytes.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// The record; its tail follows directly.
+    pub(crate) event: Event,
+    /// Path and text of the record, with room for one more name past the end.
+    pub(crate) tail: [u8; PATH_MAX + TEXT_MAX + 256],
+    /// Dentries climbed from a file.
+    pub(crate) dentries: [u64; MAX_CLIMB],
+    /// A path as the program gave it.
+    pub(crate) text: [u8; MAX_TEXT],
+    /// For the decision.
+    pub(crate) work: Work,
+    /// Bytes of path so far.
+    pub(crate) len: Opaque<u32>,
+    /// A value on its way through memory, see [`Scratch::launder`].
+    pub(crate) value: Opaque<u32>,
+    /// cgroups of a task.
+    pub(crate) cgroups: [u64; MAX_CGROUP_DEPTH],
+    /// For the program's arguments.
+    pub(crate) argv: ArgvMatcher,
+}
+
+/// Hooks run with preemption off and never inside one another on a CPU, so one per CPU is enough.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The scratch memory of this CPU.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: the value of a per-CPU array lives as long as the map; nothing else on this CPU uses it meanwhile.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+impl Scratch {
+    /// Passes a value through memory, so that the verifier forgets on which way it came to be.
+    #[inline(always)]
+    pub(crate) fn launder(&mut self, value: u32) -> u32 {
+        self.value.set(value);
+        self.value.get()
+    }
+}

@@ -1,0 +1,337 @@
+//! Loading the programs, attaching them, and keeping the policy in their maps.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd as _},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
+    programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+};
+use monitor_common::{
+    event::Counters,
+    offsets::{Abi, Offsets},
+    policy::{ChildKey, Control, Instance, InodeId, InodeKey, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey},
+    scope::{MAX_SELECTORS, Selector, TaskLabel},
+    syscall::{Handler, Syscall},
+};
+use rustix::fs::{Mode, OFlags};
+
+use super::{abi, btf, btf::Btf, table};
+use crate::policy::compile::Compiled;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowwarden.bpf.o"));
+
+/// First handler at exit, as in the kernel's `maps.rs`.
+const HANDLERS_HALF: u32 = 16;
+
+/// Why the kernel side could not be brought up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// No BTF, or none that can be read.
+    #[error(transparent)]
+    Btf(#[from] btf::BtfError),
+    /// A field that every program needs is not where it is expected.
+    #[error("this kernel's BTF lacks {}; it is not supported, please report its version", .0.join(", "))]
+    Fields(Vec<String>),
+    /// The object was refused as a whole.
+    #[error("the kernel programs cannot be loaded: {0}")]
+    Object(#[from] aya::EbpfError),
+    /// One program was refused.
+    #[error("kernel program {name}: {source}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// The cause.
+        source: ProgramError,
+    },
+    /// A map was refused or ran full.
+    #[error("kernel map {name}: {source}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// The cause.
+        source: MapError,
+    },
+    /// The object does not hold what it should.
+    #[error("the kernel object has no {0}: it was built from another version; rebuild with `cargo xtask build`")]
+    Absent(&'static str),
+    /// A file could not be opened to ask for its identity.
+    #[error("{path}: {source}")]
+    Identify {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The cgroup to attach to cannot be opened.
+    #[error("{path}: {source}; is cgroup v2 mounted?")]
+    Cgroup {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+type Result<T, E = KernelError> = std::result::Result<T, E>;
+
+/// A hook that does not run here, and why.
+#[derive(Clone, Debug)]
+pub struct Degraded {
+    /// The hook or system call.
+    pub hook: String,
+    /// The reason in words.
+    pub why: String,
+}
+
+/// The handler of system calls and the program that it is.
+const HANDLERS: &[(u32, &str)] = &[
+    (HANDLERS_HALF + Handler::Open as u32, "open_exit"),
+];
+
+/// Programs on other raw tracepoints, and the tracepoint each belongs to. Order matters: the scope comes first.
+const SCOPE: &[(&str, &str)] = &[
+    ("process_fork", "sched_process_fork"),
+    ("process_exec", "sched_process_exec"),
+    ("exec", "sched_process_exec"),
+    ("process_exit", "sched_process_exit"),
+];
+const SYSCALLS: &[(&str, &str)] = &[("sys_enter", "sys_enter"), ("sys_exit", "sys_exit")];
+
+/// The programs and maps in the kernel. Dropping it detaches everything.
+pub struct Kernel {
+    ebpf: Ebpf,
+    tasks: HashMap<MapData, u32, TaskLabel>,
+    /// The programs are reachable by tail call only while this is open.
+    _handlers: ProgramArray<MapData>,
+    epoch: u32,
+    degraded: Vec<Degraded>,
+}
+
+impl Kernel {
+    /// Loads every program that this kernel takes; attaches none.
+    pub fn load() -> Result<Self> {
+        let (offsets, abi, lacking) = layout()?;
+        let mut ebpf = EbpfLoader::new()
+            // The programs need no relocation, and the parsed types would stay in memory.
+            .btf(None)
+            .override_global("OFFSETS", &offsets, true)
+            .override_global("ABI", &abi, true)
+            .load(OBJECT)?;
+        let mut degraded: Vec<_> =
+            lacking.into_iter().map(|field| Degraded { hook: field.clone(), why: format!("this kernel has no {field}") }).collect();
+        let mut handlers: ProgramArray<MapData> = take(&mut ebpf, "HANDLERS")?;
+        for &(index, name) in HANDLERS {
+            let program = raw_tracepoint(&mut ebpf, name)?;
+            match program.load() {
+                Ok(()) => {
+                    let fd = program.fd().map_err(|source| KernelError::Program { name, source })?;
+                    handlers.set(index, fd, 0).map_err(|source| KernelError::Map { name: "HANDLERS", source })?;
+                }
+                Err(source) => degraded.push(Degraded { hook: name.to_owned(), why: KernelError::Program { name, source }.to_string() }),
+            }
+        }
+        let identify = raw_tracepoint(&mut ebpf, "identify")?;
+        identify.load().map_err(|source| KernelError::Program { name: "identify", source })?;
+        let mut syscalls: Array<_, Syscall> = open(&mut ebpf, "SYSCALLS")?;
+        for (index, _, syscall) in table::entries() {
+            syscalls.set(index, syscall, 0).map_err(|source| KernelError::Map { name: "SYSCALLS", source })?;
+        }
+        let tasks = take(&mut ebpf, "TASKS")?;
+        Ok(Self { ebpf, tasks, _handlers: handlers, epoch: 0, degraded })
+    }
+
+    /// What does not run here.
+    #[must_use]
+    pub fn degraded(&self) -> &[Degraded] {
+        &self.degraded
+    }
+
+    /// The ring buffer; once.
+    pub fn events(&mut self) -> Result<RingBuf<MapData>> {
+        take(&mut self.ebpf, "EVENTS")
+    }
+
+    /// Asks the kernel for the identity of a file. `None` when it does not exist. Does not follow a symbolic link.
+    pub fn identify(&mut self, path: &Path) -> Result<Option<InodeId>> {
+        let file = match rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+            Err(errno) => return Err(KernelError::Identify { path: path.to_owned(), source: errno.into() }),
+        };
+        let program = raw_tracepoint(&mut self.ebpf, "identify")?;
+        let mut options = RawTracePointRunOptions::new();
+        options.args[0] = u64::from(file.as_fd().as_raw_fd().unsigned_abs());
+        program.test_run(options).map_err(|source| KernelError::Program { name: "identify", source })?;
+        let map: Array<_, InodeId> = open(&mut self.ebpf, "IDENTITY")?;
+        let id = map.get(&0, 0).map_err(|source| KernelError::Map { name: "IDENTITY", source })?;
+        Ok((id != InodeId::default()).then_some(id))
+    }
+
+    /// Attaches what decides who is in scope.
+    pub fn attach_scope(&mut self) -> Result<()> {
+        self.attach_raw(SCOPE)
+    }
+
+    /// Attaches the programs on system calls.
+    pub fn attach_syscalls(&mut self) -> Result<()> {
+        self.attach_raw(SYSCALLS)
+    }
+
+    fn attach_raw(&mut self, programs: &[(&'static str, &'static str)]) -> Result<()> {
+        for &(name, tracepoint) in programs {
+            let program = raw_tracepoint(&mut self.ebpf, name)?;
+            program.load().and_then(|()| program.attach(tracepoint)).map_err(|source| KernelError::Program { name, source })?;
+        }
+        Ok(())
+    }
+
+    /// The epoch that a new policy is to be compiled for.
+    #[must_use]
+    pub fn next_epoch(&self) -> u32 {
+        self.epoch.checked_add(1).unwrap_or(2)
+    }
+
+    /// Puts a policy in force: all of it or none.
+    pub fn install(&mut self, policy: &Compiled) -> Result<()> {
+        let epoch = self.next_epoch();
+        if let Err(error) = self.write(policy, epoch) {
+            // What was written belongs to an epoch that never came.
+            self.forget(epoch);
+            return Err(error);
+        }
+        let control = Control { epoch, selectors: u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX) };
+        let mut map: Array<_, Control> = open(&mut self.ebpf, "CONTROL")?;
+        map.set(0, control, 0).map_err(|source| KernelError::Map { name: "CONTROL", source })?;
+        let old = std::mem::replace(&mut self.epoch, epoch);
+        if old != 0 {
+            self.forget(old);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, policy: &Compiled, epoch: u32) -> Result<()> {
+        let mut inodes: HashMap<_, InodeKey, u32> = open(&mut self.ebpf, "INODES")?;
+        for (key, node) in &policy.inodes {
+            inodes.insert(key, node, 0).map_err(|source| KernelError::Map { name: "INODES", source })?;
+        }
+        let mut children: HashMap<_, ChildKey, u32> = open(&mut self.ebpf, "CHILDREN")?;
+        for (key, node) in &policy.children {
+            children.insert(key, node, 0).map_err(|source| KernelError::Map { name: "CHILDREN", source })?;
+        }
+        let mut nodes: HashMap<_, NodeKey, Node> = open(&mut self.ebpf, "NODES")?;
+        for (key, node) in &policy.nodes {
+            nodes.insert(key, node, 0).map_err(|source| KernelError::Map { name: "NODES", source })?;
+        }
+        let mut patterns: LpmTrie<_, PatternKey, Pattern> = open(&mut self.ebpf, "PATTERNS")?;
+        for (key, bits, pattern) in &policy.patterns {
+            patterns.insert(&Key::new(*bits, *key), pattern, 0).map_err(|source| KernelError::Map { name: "PATTERNS", source })?;
+        }
+        let mut nets: LpmTrie<_, NetKey, NetRules> = open(&mut self.ebpf, "NETS")?;
+        for (key, bits, rules) in &policy.nets {
+            nets.insert(&Key::new(*bits, *key), rules, 0).map_err(|source| KernelError::Map { name: "NETS", source })?;
+        }
+        let half = epoch & 1;
+        let mut instances: Array<_, Instance> = open(&mut self.ebpf, "INSTANCES")?;
+        for slot in 0..MAX_INSTANCES {
+            let instance = policy.instances.iter().find(|(used, _)| usize::from(*used) == slot).map(|&(_, instance)| instance);
+            instances
+                .set(half * MAX_INSTANCES as u32 + slot as u32, instance.unwrap_or_default(), 0)
+                .map_err(|source| KernelError::Map { name: "INSTANCES", source })?;
+        }
+        let mut selectors: Array<_, Selector> = open(&mut self.ebpf, "SELECTORS")?;
+        for index in 0..MAX_SELECTORS {
+            let selector = policy.selectors.get(index).copied().unwrap_or_default();
+            selectors
+                .set(half * MAX_SELECTORS as u32 + index as u32, selector, 0)
+                .map_err(|source| KernelError::Map { name: "SELECTORS", source })?;
+        }
+        Ok(())
+    }
+
+    /// Removes every entry of an epoch. An entry that stays behind is never looked at, so errors do no harm.
+    fn forget(&mut self, epoch: u32) {
+        fn clear<K: aya::Pod, V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str, of: impl Fn(&K) -> u32, epoch: u32) {
+            let Ok(mut map) = open::<HashMap<_, K, V>>(ebpf, name) else { return };
+            let old: Vec<K> = map.keys().flatten().filter(|key| of(key) == epoch).collect();
+            for key in old {
+                let _ = map.remove(&key);
+            }
+        }
+        fn clear_trie<K: aya::Pod, V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str, of: impl Fn(&K) -> u32, epoch: u32) {
+            let Ok(mut map) = open::<LpmTrie<_, K, V>>(ebpf, name) else { return };
+            let old: Vec<Key<K>> = map.keys().flatten().filter(|key| of(&key.data()) == epoch).collect();
+            for key in old {
+                let _ = map.remove(&key);
+            }
+        }
+        clear::<InodeKey, u32>(&mut self.ebpf, "INODES", |key| key.epoch, epoch);
+        clear::<ChildKey, u32>(&mut self.ebpf, "CHILDREN", |key| key.epoch, epoch);
+        clear::<NodeKey, Node>(&mut self.ebpf, "NODES", |key| key.epoch, epoch);
+        clear_trie::<PatternKey, Pattern>(&mut self.ebpf, "PATTERNS", |key| key.epoch, epoch);
+        clear_trie::<NetKey, NetRules>(&mut self.ebpf, "NETS", |key| key.epoch, epoch);
+    }
+
+    /// Marks a process as belonging to an instance.
+    pub fn label(&mut self, tgid: u32, label: TaskLabel) -> Result<()> {
+        self.tasks.insert(tgid, label, 0).map_err(|source| KernelError::Map { name: "TASKS", source })
+    }
+
+    /// The processes in scope.
+    pub fn labels(&self) -> Vec<(u32, TaskLabel)> {
+        self.tasks.iter().flatten().collect()
+    }
+
+    /// Takes a process out of scope.
+    pub fn forget_task(&mut self, tgid: u32) {
+        let _ = self.tasks.remove(&tgid);
+    }
+
+    /// What became of the records, CPU by CPU.
+    pub fn counters(&mut self) -> Result<Vec<Counters>> {
+        let map: PerCpuArray<_, Counters> = open(&mut self.ebpf, "COUNTERS")?;
+        let values = map.get(&0, 0).map_err(|source| KernelError::Map { name: "COUNTERS", source })?;
+        Ok(values.iter().copied().collect())
+    }
+}
+
+/// The running kernel's layout and the optional fields that it lacks.
+fn layout() -> Result<(Offsets, Abi, Vec<String>)> {
+    let btf = Btf::read(Path::new(btf::VMLINUX))?;
+    let (offsets, missing) = btf.resolve();
+    let (optional, required): (Vec<_>, Vec<_>) = missing.into_iter().partition(|field| OPTIONAL.contains(&field.as_str()));
+    if !required.is_empty() {
+        return Err(KernelError::Fields(required));
+    }
+    let abi = abi::resolve(&btf).map_err(KernelError::Fields)?;
+    Ok((offsets, abi, optional))
+}
+
+/// Fields without which the guard still works: by architecture or configuration they may be absent.
+const OPTIONAL: &[&str] = &["task_struct.loginuid", "task_struct.thread_info.status", "task_struct.thread_info.flags", "unix_sock.peer"];
+
+fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut RawTracePoint> {
+    let program = ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
+    program.try_into().map_err(|source| KernelError::Program { name, source })
+}
+
+fn open<'a, M>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<M>
+where
+    M: TryFrom<&'a mut aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf.map_mut(name).ok_or(KernelError::Absent(name))?;
+    map.try_into().map_err(|source| KernelError::Map { name, source })
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M>
+where
+    M: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(KernelError::Absent(name))?;
+    map.try_into().map_err(|source| KernelError::Map { name, source })
+}
