@@ -11,7 +11,7 @@
 use crate::{
     Access, Verdict,
     name::Name,
-    opaque::Opaque,
+    opaque::{Opaque, wipe},
     policy::{
         ChildKey, Class, Instance, InodeId, InodeKey, MAX_NET_RULES, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS,
         NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_PREFIX,
@@ -24,7 +24,7 @@ pub const MAX_CLIMB: usize = 32;
 /// How many names are descended again from the first directory that a policy knows.
 pub const MAX_DESCENT: usize = 8;
 /// Bytes of a path given as text that are looked at.
-pub const MAX_TEXT: usize = 512;
+pub const MAX_TEXT: usize = crate::event::PENDING_TEXT;
 
 /// Where compiled policies are looked up.
 pub trait Lookups {
@@ -102,6 +102,13 @@ impl Work {
         self.depth.set(place.depth);
     }
 
+    #[inline(always)]
+    fn forget_rules(&mut self) {
+        for rule in &mut self.rules {
+            wipe(rule);
+        }
+    }
+
     /// Forgets what was decided.
     #[inline(always)]
     fn begin(&mut self, access: Access) {
@@ -169,13 +176,11 @@ impl Decision {
     }
 }
 
-/// A place in the policy's tree: `depth` names below `node`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The nearest node.
-    pub node: u32,
-    /// 0 when the place is the node itself.
-    pub depth: u32,
+/// A place in the policy's tree: `depth` names below `node`, 0 for the node itself.
+#[derive(Clone, Copy)]
+struct Place {
+    node: u32,
+    depth: u32,
 }
 
 /// Decides about an access to a file that the kernel holds.
@@ -194,7 +199,7 @@ pub fn file<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut
         gather(maps, subject, work);
         weigh_all(subject, work);
     } else if known.is_none() {
-        work.rules = [Rule::NONE; Access::COUNT];
+        work.forget_rules();
         weigh_all(subject, work);
     }
     work.decision()
@@ -203,13 +208,13 @@ pub fn file<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut
 /// Stands for a place that no node is above of.
 const NOWHERE: u32 = u32::MAX;
 
-/// Finds a directory's place, from which [`text`] can walk on.
+/// Finds a directory's place and leaves it in `work`, for [`text`] to walk on from. `None` where no rule can reach.
 #[inline(always)]
-pub fn place<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) -> Option<Place> {
+pub fn place<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) -> Option<()> {
     if let Some(node) = locate(maps, subject, view, work) {
-        return Some(Place { node, depth: 0 });
+        work.set_place(Place { node, depth: 0 });
     }
-    Some(work.place()).filter(|place| place.node != NOWHERE)
+    (work.node.get() != NOWHERE).then_some(())
 }
 
 /// Finds the node that a file's identity names, if any, and leaves its place by name in `work`.
@@ -243,14 +248,14 @@ fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P
     known
 }
 
-/// Decides about an access to a path given as text, from a directory whose place is known.
+/// Decides about an access to a path given as text, from the directory whose [`place`] was found last.
 ///
 /// The text is walked name by name as it stands; symbolic links in it are not followed, which is why a caller
 /// confirms the outcome against the file system.
 #[inline(always)]
-pub fn text<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, start: Place, path: &T, access: Access, work: &mut Work) -> Decision {
+pub fn text<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, path: &T, access: Access, work: &mut Work) -> Decision {
     work.begin(access);
-    walk(maps, subject, start, path, work);
+    walk(maps, subject, path, work);
     gather(maps, subject, work);
     weigh_all(subject, work);
     work.decision()
@@ -258,8 +263,7 @@ pub fn text<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, start: Pla
 
 /// Walks a path given as text; place and last name stay in `work`.
 #[inline(always)]
-fn walk<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, start: Place, path: &T, work: &mut Work) {
-    work.set_place(start);
+fn walk<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, path: &T, work: &mut Work) {
     work.child.name.clear();
     work.fresh.set(1);
     for index in 0..MAX_TEXT {
@@ -327,7 +331,7 @@ fn has_children<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32) -> bool 
 /// Gathers what a node says about itself.
 #[inline(always)]
 fn gather_own<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, work: &mut Work) {
-    work.rules = [Rule::NONE; Access::COUNT];
+    work.forget_rules();
     if let Some(node) = maps.node(&NodeKey { epoch: subject.epoch, node }) {
         overlay(&mut work.rules, &node.own);
     }
@@ -344,7 +348,7 @@ fn gather<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
         gather_own(maps, subject, node, work);
         return;
     }
-    work.rules = [Rule::NONE; Access::COUNT];
+    work.forget_rules();
     let key = NodeKey { epoch: subject.epoch, node };
     let (mut flags, mut far) = (0, 0);
     if let Some(found) = maps.node(&key) {

@@ -349,4 +349,31 @@ pub struct WriteTotals {
     pub count: u64,
 }
 
-shared!(Counters = 24, WriteKey = 16, WriteTotals = 16);
+/// A verdict by name at the entry of a system call that waits for the exit.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Dentry of the directory from which the path is named.
+    pub dentry: u64,
+    /// `struct mount` of that directory.
+    pub mount: u64,
+    /// A [`crate::Verdict`] as a number; 0 when nothing was decided yet.
+    pub verdict: u8,
+    /// A [`crate::Verdict`] as a number.
+    pub fallback: u8,
+    /// [`crate::Access`]
+    pub access: u8,
+    /// Which of the paths it is about, 1 or 2.
+    pub which: u8,
+    /// Index of the rule.
+    pub rule: u16,
+    /// Zero.
+    pub pad: u16,
+    /// The paths as the program gave them, each ended by a zero byte.
+    pub texts: [[u8; PENDING_TEXT]; 2],
+}
+
+/// Bytes of a path as text that are looked at and kept.
+pub const PENDING_TEXT: usize = 512;
+
+shared!(Pending = 1048, Counters = 24, WriteKey = 16, WriteTotals = 16);

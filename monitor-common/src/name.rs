@@ -1,6 +1,6 @@
 //! One component of a path.
 
-use crate::opaque::Opaque;
+use crate::opaque::{Opaque, wipe};
 
 /// Bytes of a name that take part in a comparison. Rules with longer names are refused by the parser.
 pub const NAME_LEN: usize = 64;
@@ -57,11 +57,7 @@ impl Name {
     /// Makes the name empty.
     #[inline(always)]
     pub fn clear(&mut self) {
-        // Words, not bytes: sixteen stores instead of sixty-four for the verifier to walk.
-        // SAFETY: the array is 64 bytes long and its alignment inside the struct is at least 4.
-        let words = unsafe { &mut *(&raw mut self.bytes).cast::<[u32; NAME_LEN / 4]>() };
-        *words = [0; NAME_LEN / 4];
-        self.set_len(0);
+        wipe(self);
     }
 
     /// Sets the length after the bytes were written from outside.
@@ -77,7 +73,7 @@ impl Name {
         if (len as usize) < NAME_LEN - 1 {
             self.bytes[len as usize & (NAME_LEN - 1)] = byte;
         }
-        self.set_len(len.wrapping_add(1).min(NAME_LEN as u32));
+        self.set_len(len.wrapping_add(1));
     }
 
     /// The byte at `index`, modulo [`NAME_LEN`].

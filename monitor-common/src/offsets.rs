@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 276;
+offsets! { 360;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -107,6 +107,27 @@ offsets! { 276;
     sock_type = "sock"."sk_type",
     sock_protocol = "sock"."sk_protocol",
     unix_peer = "unix_sock"."peer",
+    unix_path = "unix_sock"."path",
+    sock_common = "sock"."__sk_common",
+    uring_opcode = "io_kiocb"."opcode",
+    uring_fd = "io_kiocb"."cqe.fd",
+    uring_command = "io_kiocb"."cmd",
+    uring_open_name = "io_open"."filename",
+    uring_open_dir = "io_open"."dfd",
+    uring_open_flags = "io_open"."how.flags",
+    uring_unlink_name = "io_unlink"."filename",
+    uring_unlink_dir = "io_unlink"."dfd",
+    uring_rename_old = "io_rename"."oldpath",
+    uring_rename_old_dir = "io_rename"."old_dfd",
+    uring_rename_new = "io_rename"."newpath",
+    uring_rename_new_dir = "io_rename"."new_dfd",
+    uring_link_old = "io_link"."oldpath",
+    uring_link_old_dir = "io_link"."old_dfd",
+    uring_link_new = "io_link"."newpath",
+    uring_link_new_dir = "io_link"."new_dfd",
+    uring_mkdir_name = "io_mkdir"."filename",
+    uring_mkdir_dir = "io_mkdir"."dfd",
+    filename_name = "filename"."name",
 }
 
 /// Where a system call's number and arguments are in `struct pt_regs`, and how to tell a 32-bit caller.

@@ -31,3 +31,16 @@ impl<T: Copy> Opaque<T> {
         unsafe { core::ptr::write_volatile(&raw mut self.0, value) }
     }
 }
+
+/// Fills plain old data with zeros, word by word.
+///
+/// An ordinary assignment becomes a call of `memset`, which in a kernel program is a loop over single bytes.
+#[inline(always)]
+pub fn wipe<T: Copy>(value: &mut T) {
+    const { assert!(size_of::<T>() % 4 == 0 && align_of::<T>() >= 4) };
+    let words = (&raw mut *value).cast::<u32>();
+    for index in 0..size_of::<T>() / 4 {
+        // SAFETY: within the value, which is aligned for words; the types that are wiped have no invalid bit patterns.
+        unsafe { core::ptr::write_volatile(words.add(index), 0) };
+    }
+}

@@ -19,7 +19,7 @@ pub const MAX_NET_RULES: usize = 16;
 pub const PATTERN_LEN: usize = 32;
 
 /// What to do, and on whose word.
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     /// Index of the rule in the policy, from 1; 0 for the class default.
@@ -195,7 +195,7 @@ pub struct NetRule {
     /// An `IPPROTO_*` number; 0 for any.
     pub protocol: u8,
     /// Zero.
-    pub pad: u8,
+    pub pad: [u8; 3],
     /// What to do.
     pub rule: Rule,
 }
@@ -267,7 +267,12 @@ pub struct Control {
     pub epoch: u32,
     /// Selectors in the current epoch's half of the array.
     pub selectors: u32,
+    /// `CONTROL_*`
+    pub flags: u32,
 }
+
+/// The cgroup programs are attached: the tracepoints leave Internet sockets to them.
+pub const CONTROL_CGROUP: u32 = 1;
 
 shared!(
     Rule = 4,
@@ -279,8 +284,8 @@ shared!(
     PatternKey = 44,
     Pattern = 36,
     NetKey = 24,
-    NetRule = 10,
-    NetRules = 164,
+    NetRule = 12,
+    NetRules = 196,
     Instance = 40,
-    Control = 8,
+    Control = 12,
 );

@@ -20,28 +20,32 @@ pub enum Handler {
     None = 0,
     /// Exit: a file descriptor came to be.
     Open = 1,
-    /// Entry: something is written through a descriptor.
-    Write = 2,
+    /// Entry: something is done to a file through a descriptor. Exit: it was written to.
+    Descriptor = 2,
     /// Entry and exit: a path is named.
     Path = 3,
+    /// Entry: the second path of such a call; reached from [`Handler::PathWalk`].
+    SecondPath = 4,
     /// Entry: a mapping is made.
-    Mmap = 4,
+    Mmap = 5,
     /// Entry: a descriptor is closed.
-    Close = 5,
-    /// Exit: connect.
-    Connect = 6,
-    /// Exit: accept.
-    Accept = 7,
-    /// Exit: bind and listen.
-    Bind = 8,
-    /// Exit: socket.
-    Socket = 9,
+    Close = 6,
+    /// Exit: a socket was connected.
+    Connect = 7,
+    /// Exit: a connection was accepted.
+    Accept = 8,
+    /// Exit: a socket listens.
+    Listen = 9,
+    /// Exit: a socket was made.
+    Socket = 10,
     /// Exit: credentials may have changed.
-    Credentials = 10,
+    Credentials = 11,
     /// Entry: another process is signalled or traced.
-    Process = 11,
-    /// Entry: something is sent to an address.
-    Send = 12,
+    Process = 12,
+    /// The walk along a path as text; reached from [`Handler::Path`] and [`Handler::SecondPath`].
+    PathWalk = 13,
+    /// The same for an `io_uring` request.
+    UringWalk = 14,
 }
 
 /// One system call.
@@ -74,8 +78,8 @@ pub struct Syscall {
     pub pad: u8,
 }
 
-/// The length is in the argument after the next.
-pub const SYSCALL_HAS_LEN: u8 = 1;
+/// The first argument is not the pid of a process but a request, and the pid comes after it (`ptrace`).
+pub const SYSCALL_PID_SECOND: u8 = 1;
 /// The flags argument points to a structure that begins with 64 bits of flags (`openat2`).
 pub const SYSCALL_FLAGS_IN_STRUCT: u8 = 1 << 1;
 /// The call has no flags argument and always truncates (`creat`).

@@ -1,15 +1,13 @@
 //! Handing a record over, and carrying the verdict out.
 
 use aya_ebpf::{
-    helpers::{
-        generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_ringbuf_output, bpf_send_signal},
-        bpf_get_current_comm,
-    },
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str, bpf_ringbuf_output, bpf_send_signal},
 };
 use monitor_common::{
     Verdict,
     decide::{Decision, Subject},
-    event::{ANCESTORS, Ancestor, COMM_LEN, Event, FLAG_CUT, FLAG_OBSERVED, FLAG_UNLINKED, Hook, PATH_MAX, TEXT_MAX},
+    event::{ANCESTORS, Ancestor, COMM_LEN, Event, FLAG_CUT, FLAG_OBSERVED, FLAG_UNLINKED, Hook, PATH_MAX, PENDING_TEXT, TEXT_MAX},
+    opaque::wipe,
     scope::TaskLabel,
     verdict::Sensor,
 };
@@ -31,7 +29,7 @@ impl<'a> Record<'a> {
     #[inline(always)]
     pub(crate) fn new(scratch: &'a mut Scratch, hook: Hook, sensor: Sensor, label: &TaskLabel, slot: u16, epoch: u32) -> Self {
         let event = &mut scratch.event;
-        *event = Event::ZERO;
+        wipe(event);
         event.hook = hook as u8;
         event.sensor = sensor as u8;
         event.instance = slot;
@@ -50,7 +48,7 @@ impl<'a> Record<'a> {
             event.euid = read(cred, offset!(cred_euid)).unwrap_or(u32::MAX);
         }
         event.cgroup = task::cgroup_of(current).unwrap_or(0);
-        event.comm = bpf_get_current_comm().unwrap_or([0; COMM_LEN]);
+        event.comm = read(current, offset!(task_comm)).unwrap_or([0; COMM_LEN]);
         if let Some(leader) = pointer(current, offset!(task_leader)) {
             event.start_ns = read(leader, offset!(task_start)).unwrap_or(0);
             let mut above = leader;
@@ -121,6 +119,29 @@ impl<'a> Record<'a> {
         self.scratch.event.text_len = len.min(TEXT_MAX) as u16;
     }
 
+    /// Adds the paths that a program gave, each ended by a zero byte.
+    #[inline(always)]
+    pub(crate) fn texts(&mut self, texts: &[[u8; PENDING_TEXT]; 2]) {
+        const _: () = assert!(2 * PENDING_TEXT <= TEXT_MAX);
+        self.text(|to| {
+            // SAFETY: both fit: the destination holds TEXT_MAX bytes, and each copy is of PENDING_TEXT at the most.
+            unsafe {
+                let len = bpf_probe_read_kernel_str(to.cast(), PENDING_TEXT as u32, texts[0].as_ptr().cast());
+                let at = if len > 0 { len as usize & (PENDING_TEXT - 1) } else { 0 };
+                let more = bpf_probe_read_kernel_str(to.add(at).cast(), PENDING_TEXT as u32, texts[1].as_ptr().cast());
+                at + if more > 0 { more as usize & (2 * PENDING_TEXT - 1) } else { 0 }
+            }
+        });
+    }
+
+    /// The same with the paths in the scratch memory.
+    #[inline(always)]
+    pub(crate) fn own_texts(&mut self) {
+        let texts = &raw const self.scratch.pending.texts;
+        // SAFETY: another part of the scratch memory than the one that is written to.
+        self.texts(unsafe { &*texts });
+    }
+
     /// Hands the record over as it is, with a verdict that is no decision's.
     #[inline(always)]
     pub(crate) fn send(self) {
@@ -157,6 +178,15 @@ impl<'a> Record<'a> {
             event.flags |= FLAG_OBSERVED;
         }
         self.send();
+    }
+
+    /// The same, and kills the current process when that is the verdict. For tracepoints.
+    #[inline(always)]
+    pub(crate) fn carry_out(self, decision: &Decision, done: Verdict, enforce: bool) {
+        self.send_decision(decision, done, enforce);
+        if matches!(done, Verdict::Kill) {
+            kill();
+        }
     }
 }
 

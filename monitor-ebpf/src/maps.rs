@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use monitor_common::{
-    decide::{MAX_CLIMB, MAX_TEXT, Work},
-    event::{Counters, Event, PATH_MAX, TEXT_MAX, WriteKey, WriteTotals},
+    decide::{MAX_CLIMB, Work},
+    event::{Counters, Event, PATH_MAX, Pending, TEXT_MAX, WriteKey, WriteTotals},
     policy::{ChildKey, Control, Instance, InodeId, InodeKey, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey},
     opaque::Opaque,
     scope::{ArgvMatcher, MAX_CGROUP_DEPTH, MAX_SELECTORS, Selector, TaskLabel},
@@ -72,6 +72,10 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entrie
 #[map]
 pub(crate) static WRITES: LruHashMap<WriteKey, WriteTotals> = LruHashMap::with_max_entries(8_192, 0);
 
+/// Verdicts by name between entry and exit, by thread.
+#[map]
+pub(crate) static PENDING: LruHashMap<u64, Pending> = LruHashMap::with_max_entries(2_048, 0);
+
 /// Answer of the `identify` program. One entry.
 #[map]
 pub(crate) static IDENTITY: Array<InodeId> = Array::with_max_entries(1, 0);
@@ -85,8 +89,14 @@ pub(crate) struct Scratch {
     pub(crate) tail: [u8; PATH_MAX + TEXT_MAX + 256],
     /// Dentries climbed from a file.
     pub(crate) dentries: [u64; MAX_CLIMB],
-    /// A path as the program gave it.
-    pub(crate) text: [u8; MAX_TEXT],
+    /// A verdict by name and the paths that it is about.
+    pub(crate) pending: Pending,
+    /// Dentry and `struct mount` of the directory that the path in work starts at; zero when there is nothing to walk.
+    pub(crate) start: (u64, u64),
+    /// Which of the paths is in work, 0 or 1.
+    pub(crate) which: Opaque<u32>,
+    /// An `io_uring` request that names a path: opcode, open flags, access.
+    pub(crate) request: [u32; 3],
     /// For the decision.
     pub(crate) work: Work,
     /// Bytes of path so far.

@@ -90,6 +90,12 @@ pub(crate) fn path_at(path: u64) -> Option<(u64, u64)> {
     Some((dentry, mount - u64::from(offset!(mount_mnt))))
 }
 
+/// The inode of a dentry.
+#[inline(always)]
+pub(crate) fn inode_at(dentry: u64) -> Option<Inode> {
+    pointer(dentry, offset!(dentry_inode)).map(Inode)
+}
+
 /// Address of a `struct inode`.
 #[derive(Clone, Copy)]
 pub(crate) struct Inode(pub(crate) u64);

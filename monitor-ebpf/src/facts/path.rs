@@ -2,17 +2,20 @@
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use monitor_common::{
-    decide::{MAX_CLIMB, PathView},
-    event::PATH_MAX,
+    decide::{MAX_CLIMB, PathView, TextView},
+    event::{PATH_MAX, PENDING_TEXT},
     name::{NAME_LEN, Name},
     opaque::Opaque,
     policy::InodeId,
 };
 
-use super::{file::Inode, offset, pointer, read};
+use super::{
+    file::{File, Inode, path_at},
+    offset, pointer, read, task,
+};
 
 /// How many mounts may lie on one directory.
-const MAX_STACKED: usize = 4;
+const MAX_STACKED: usize = 2;
 
 /// Climbs from a dentry to the root of the mount namespace.
 ///
@@ -69,6 +72,29 @@ impl PathView for Climb<'_> {
     #[inline(always)]
     fn name(&mut self, index: usize, name: &mut Name) -> bool {
         name_of(self.seen[index & (MAX_CLIMB - 1)], name)
+    }
+}
+
+/// `AT_FDCWD`
+pub(crate) const AT_FDCWD: i32 = -100;
+
+/// Dentry and `struct mount` of the directory that a path starts at.
+#[inline(always)]
+pub(crate) fn start(dir: i32, absolute: u32) -> Option<(u64, u64)> {
+    if absolute == 0 && dir != AT_FDCWD {
+        return File::from_fd(dir)?.dentry_and_mount();
+    }
+    let fs = pointer(task::current(), offset!(task_fs))?;
+    path_at(fs + u64::from(if absolute != 0 { offset!(fs_root) } else { offset!(fs_pwd) }))
+}
+
+/// One of the texts of a verdict by name.
+pub(crate) struct Text<'a>(pub(crate) &'a [u8; PENDING_TEXT]);
+
+impl TextView for Text<'_> {
+    #[inline(always)]
+    fn at(&self, index: usize) -> u8 {
+        self.0[index & (PENDING_TEXT - 1)]
     }
 }
 

@@ -5,7 +5,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_user, macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
-    Access, Verdict, decide,
+    Access, decide,
     event::{Hook, TEXT_MAX},
     verdict::Sensor,
 };
@@ -46,9 +46,6 @@ fn handle() -> Option<()> {
         let ret = unsafe { bpf_probe_read_user(to.cast(), len & (TEXT_MAX as u32 - 1), start as *const _) };
         if ret < 0 { 0 } else { len as usize }
     });
-    record.send_decision(&decision, done, subject.instance.enforce != 0);
-    if matches!(done, Verdict::Kill) {
-        emit::kill();
-    }
+    record.carry_out(&decision, done, subject.instance.enforce != 0);
     Some(())
 }

@@ -4,20 +4,19 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
-    Access, Verdict, decide,
+    Access,
     event::{FLAG_CREATED, FLAG_DAMAGED, Hook},
     syscall::{SYSCALL_FLAGS_IN_STRUCT, SYSCALL_TRUNCATES},
 };
 
+use super::judge_file;
 use crate::{
-    emit::{self, Record},
-    facts::{call::Call, file::File, path::Climb, read_user},
-    lookups::Maps,
+    facts::{call::Call, file::File, read_user},
     maps,
 };
 
 /// `O_TRUNC`, the same on every architecture that we run on.
-const O_TRUNC: u32 = 0o1000;
+pub(super) const O_TRUNC: u32 = 0o1000;
 
 #[raw_tracepoint]
 fn open_exit(ctx: RawTracePointContext) -> i32 {
@@ -36,33 +35,17 @@ fn handle(ctx: &RawTracePointContext) -> Option<()> {
     if access.is_empty() {
         return None;
     }
-    let place = file.dentry_and_mount()?;
     let scratch = maps::scratch()?;
-    let access = Access::from_bits(scratch.launder(u32::from(access.bits())) as u8);
     let created = scratch.launder(created);
-    let mut view = Climb::new(place, &mut scratch.dentries);
-    let decision = decide::file(&Maps, &call.subject, &mut view, access, &mut scratch.work);
-    let done = emit::outcome(&call.subject, &decision, scratch);
-    if (done as u8) < Verdict::Log as u8 {
-        return None;
-    }
-    let mut record = Record::of_call(scratch, &call, Hook::Open);
-    let flags = open_flags(&call);
-    let event = record.event();
-    event.open_flags = flags;
-    if created != 0 {
-        event.flags |= FLAG_CREATED;
-    } else if flags & O_TRUNC != 0 && access.contains(Access::WRITE) {
-        event.flags |= FLAG_DAMAGED;
-    }
-    if let Some(inode) = file.inode() {
-        record.inode(inode);
-    }
-    record.path(place);
-    record.send_decision(&decision, done, call.subject.instance.enforce != 0);
-    if matches!(done, Verdict::Kill) {
-        emit::kill();
-    }
+    judge_file(scratch, &call, Hook::Open, file, access, |event| {
+        let flags = open_flags(&call);
+        event.open_flags = flags;
+        if created != 0 {
+            event.flags |= FLAG_CREATED;
+        } else if flags & O_TRUNC != 0 && event.access & Access::WRITE.bits() != 0 {
+            event.flags |= FLAG_DAMAGED;
+        }
+    })?;
     Some(())
 }
 

@@ -10,12 +10,12 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
-    programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::{CgroupAttachMode, Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use monitor_common::{
     event::Counters,
     offsets::{Abi, Offsets},
-    policy::{ChildKey, Control, Instance, InodeId, InodeKey, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey},
+    policy::{CONTROL_CGROUP, ChildKey, Control, Instance, InodeId, InodeKey, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey},
     scope::{MAX_SELECTORS, Selector, TaskLabel},
     syscall::{Handler, Syscall},
 };
@@ -92,6 +92,21 @@ pub struct Degraded {
 /// The handler of system calls and the program that it is.
 const HANDLERS: &[(u32, &str)] = &[
     (HANDLERS_HALF + Handler::Open as u32, "open_exit"),
+    (Handler::Descriptor as u32, "descriptor_enter"),
+    (HANDLERS_HALF + Handler::Descriptor as u32, "descriptor_exit"),
+    (Handler::Path as u32, "path_enter"),
+    (Handler::SecondPath as u32, "path_enter_second"),
+    (Handler::PathWalk as u32, "path_walk"),
+    (Handler::UringWalk as u32, "io_uring_walk"),
+    (HANDLERS_HALF + Handler::Path as u32, "path_exit"),
+    (Handler::Mmap as u32, "mmap_enter"),
+    (Handler::Close as u32, "close_enter"),
+    (HANDLERS_HALF + Handler::Connect as u32, "connect_exit"),
+    (HANDLERS_HALF + Handler::Accept as u32, "accept_exit"),
+    (HANDLERS_HALF + Handler::Listen as u32, "listen_exit"),
+    (HANDLERS_HALF + Handler::Socket as u32, "socket_exit"),
+    (HANDLERS_HALF + Handler::Credentials as u32, "credentials_exit"),
+    (Handler::Process as u32, "process_enter"),
 ];
 
 /// Programs on other raw tracepoints, and the tracepoint each belongs to. Order matters: the scope comes first.
@@ -99,9 +114,20 @@ const SCOPE: &[(&str, &str)] = &[
     ("process_fork", "sched_process_fork"),
     ("process_exec", "sched_process_exec"),
     ("exec", "sched_process_exec"),
+    ("exec_privilege", "sched_process_exec"),
     ("process_exit", "sched_process_exit"),
 ];
 const SYSCALLS: &[(&str, &str)] = &[("sys_enter", "sys_enter"), ("sys_exit", "sys_exit")];
+
+/// Programs on tracepoints that a kernel may lack.
+const EXTRA: &[(&str, &str)] = &[
+    ("io_uring_write", "io_uring_submit_req"),
+    ("io_uring_path", "io_uring_submit_req"),
+    ("io_uring_path_second", "io_uring_submit_req"),
+];
+
+/// Programs on Internet sockets.
+const CGROUP: &[&str] = &["connect4", "connect6", "sendmsg4", "sendmsg6", "sock_create"];
 
 /// The programs and maps in the kernel. Dropping it detaches everything.
 pub struct Kernel {
@@ -110,6 +136,7 @@ pub struct Kernel {
     /// The programs are reachable by tail call only while this is open.
     _handlers: ProgramArray<MapData>,
     epoch: u32,
+    flags: u32,
     degraded: Vec<Degraded>,
 }
 
@@ -143,7 +170,7 @@ impl Kernel {
             syscalls.set(index, syscall, 0).map_err(|source| KernelError::Map { name: "SYSCALLS", source })?;
         }
         let tasks = take(&mut ebpf, "TASKS")?;
-        Ok(Self { ebpf, tasks, _handlers: handlers, epoch: 0, degraded })
+        Ok(Self { ebpf, tasks, _handlers: handlers, epoch: 0, flags: 0, degraded })
     }
 
     /// What does not run here.
@@ -178,9 +205,56 @@ impl Kernel {
         self.attach_raw(SCOPE)
     }
 
-    /// Attaches the programs on system calls.
+    /// Attaches the programs on system calls, and those on `io_uring` where there is one.
     pub fn attach_syscalls(&mut self) -> Result<()> {
+        for &(name, tracepoint) in EXTRA {
+            if let Err(error) = self.attach_raw(&[(name, tracepoint)]) {
+                self.degraded.push(Degraded { hook: name.to_owned(), why: error.to_string() });
+            }
+        }
         self.attach_raw(SYSCALLS)
+    }
+
+    /// Attaches the programs that can refuse traffic to a cgroup v2 directory; what is not below it is not watched.
+    ///
+    /// All or none: half of them would leave a way open that the tracepoints no longer watch.
+    pub fn attach_cgroup(&mut self, path: &Path) -> Result<()> {
+        let cgroup = File::open(path).map_err(|source| KernelError::Cgroup { path: path.to_owned(), source })?;
+        for &name in CGROUP {
+            let program = self.ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
+            let attached = match program {
+                Program::CgroupSockAddr(program) => {
+                    program.load().and_then(|()| program.attach(&cgroup, CgroupAttachMode::AllowMultiple).map(drop))
+                }
+                Program::CgroupSock(program) => {
+                    program.load().and_then(|()| program.attach(&cgroup, CgroupAttachMode::AllowMultiple).map(drop))
+                }
+                _ => return Err(KernelError::Absent(name)),
+            };
+            if let Err(source) = attached {
+                for &name in CGROUP {
+                    match self.ebpf.program_mut(name) {
+                        Some(Program::CgroupSockAddr(program)) => drop(program.unload()),
+                        Some(Program::CgroupSock(program)) => drop(program.unload()),
+                        _ => {}
+                    }
+                }
+                return Err(KernelError::Program { name, source });
+            }
+        }
+        self.flags |= CONTROL_CGROUP;
+        Ok(())
+    }
+
+    /// Notes a hook that does not run, for the record.
+    pub fn degrade(&mut self, hook: &str, why: String) {
+        self.degraded.push(Degraded { hook: hook.to_owned(), why });
+    }
+
+    /// Whether traffic can be refused.
+    #[must_use]
+    pub fn can_deny_network(&self) -> bool {
+        self.flags & CONTROL_CGROUP != 0
     }
 
     fn attach_raw(&mut self, programs: &[(&'static str, &'static str)]) -> Result<()> {
@@ -205,7 +279,7 @@ impl Kernel {
             self.forget(epoch);
             return Err(error);
         }
-        let control = Control { epoch, selectors: u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX) };
+        let control = Control { epoch, selectors: u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX), flags: self.flags };
         let mut map: Array<_, Control> = open(&mut self.ebpf, "CONTROL")?;
         map.set(0, control, 0).map_err(|source| KernelError::Map { name: "CONTROL", source })?;
         let old = std::mem::replace(&mut self.epoch, epoch);
@@ -304,7 +378,9 @@ impl Kernel {
 fn layout() -> Result<(Offsets, Abi, Vec<String>)> {
     let btf = Btf::read(Path::new(btf::VMLINUX))?;
     let (offsets, missing) = btf.resolve();
-    let (optional, required): (Vec<_>, Vec<_>) = missing.into_iter().partition(|field| OPTIONAL.contains(&field.as_str()));
+    let (optional, required): (Vec<_>, Vec<_>) = missing.into_iter().partition(|field| {
+        OPTIONAL.contains(&field.as_str()) || OPTIONAL_STRUCTS.iter().any(|strct| field.starts_with(strct))
+    });
     if !required.is_empty() {
         return Err(KernelError::Fields(required));
     }
@@ -313,7 +389,10 @@ fn layout() -> Result<(Offsets, Abi, Vec<String>)> {
 }
 
 /// Fields without which the guard still works: by architecture or configuration they may be absent.
-const OPTIONAL: &[&str] = &["task_struct.loginuid", "task_struct.thread_info.status", "task_struct.thread_info.flags", "unix_sock.peer"];
+const OPTIONAL: &[&str] = &["task_struct.loginuid", "task_struct.thread_info.status", "task_struct.thread_info.flags"];
+
+/// Structs whose fields are optional as a whole: `io_uring` is younger than the oldest kernel that we run on.
+const OPTIONAL_STRUCTS: &[&str] = &["io_kiocb.", "io_open.", "io_unlink.", "io_rename.", "io_link.", "io_mkdir.", "unix_sock."];
 
 fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut RawTracePoint> {
     let program = ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;

@@ -7,20 +7,119 @@ use std::str::FromStr as _;
 use monitor_common::{
     Access,
     event::Hook,
-    syscall::{COMPAT_BASE, Handler, NO_ARG, SYSCALL_FLAGS_IN_STRUCT, SYSCALL_TRUNCATES, Syscall},
+    syscall::{COMPAT_BASE, Handler, NO_ARG, SYSCALL_FLAGS_IN_STRUCT, SYSCALL_PID_SECOND, SYSCALL_TRUNCATES, Syscall},
 };
 
 const fn open(flags: u8, traits: u8, dir: u8, arg: u8) -> Syscall {
     Syscall { flags, traits, dir, ..Syscall::on_exit(Handler::Open, Hook::Open, arg) }
 }
 
+/// A call that writes through the descriptor in argument `arg`.
+const fn write(arg: u8) -> Syscall {
+    Syscall { exit: Handler::Descriptor as u8, ..Syscall::on_fd(Handler::Descriptor, Hook::Write, Access::WRITE, arg) }
+}
+
+/// A call that changes an attribute through the descriptor in the first argument.
+const fn attr_fd(hook: Hook) -> Syscall {
+    Syscall::on_fd(Handler::Descriptor, hook, Access::ATTR, 0)
+}
+
+const fn path(hook: Hook, access: Access, dir: u8, arg: u8) -> Syscall {
+    Syscall::on_path(hook, access, dir, arg)
+}
+
+/// A rename replaces what is at the new name, or makes it.
+const RENAMED_TO: Access = Access::RENAME.union(Access::CREATE);
+
+const fn process(hook: Hook, traits: u8, flags: u8) -> Syscall {
+    Syscall { flags, traits, ..Syscall::on_fd(Handler::Process, hook, Access::NONE, 0) }
+}
+
 /// All calls of interest. A name that an architecture does not have is left out there.
 pub const CALLS: &[(&str, Syscall)] = &[
+    // A descriptor comes to be.
     ("open", open(1, 0, NO_ARG, 0)),
     ("openat", open(2, 0, 0, 1)),
     ("openat2", open(2, SYSCALL_FLAGS_IN_STRUCT, 0, 1)),
     ("creat", open(NO_ARG, SYSCALL_TRUNCATES, NO_ARG, 0)),
     ("open_by_handle_at", open(2, 0, NO_ARG, NO_ARG)),
+    // Something is done through one.
+    ("write", write(0)),
+    ("pwrite64", write(0)),
+    ("writev", write(0)),
+    ("pwritev", write(0)),
+    ("pwritev2", write(0)),
+    ("sendfile", write(0)),
+    ("sendfile64", write(0)),
+    ("splice", write(2)),
+    ("copy_file_range", write(2)),
+    ("ftruncate", Syscall::on_fd(Handler::Descriptor, Hook::Truncate, Access::WRITE, 0)),
+    ("ftruncate64", Syscall::on_fd(Handler::Descriptor, Hook::Truncate, Access::WRITE, 0)),
+    ("fallocate", Syscall::on_fd(Handler::Descriptor, Hook::Truncate, Access::WRITE, 0)),
+    ("fchmod", attr_fd(Hook::Chmod)),
+    ("fchown", attr_fd(Hook::Chown)),
+    ("fchown32", attr_fd(Hook::Chown)),
+    ("fsetxattr", attr_fd(Hook::Xattr)),
+    ("fremovexattr", attr_fd(Hook::Xattr)),
+    ("mmap", Syscall::on_fd(Handler::Mmap, Hook::Mmap, Access::WRITE, 4)),
+    ("mmap2", Syscall::on_fd(Handler::Mmap, Hook::Mmap, Access::WRITE, 4)),
+    ("close", Syscall::on_fd(Handler::Close, Hook::WriteTotals, Access::NONE, 0)),
+    // A path is named.
+    ("truncate", path(Hook::Truncate, Access::WRITE, NO_ARG, 0)),
+    ("truncate64", path(Hook::Truncate, Access::WRITE, NO_ARG, 0)),
+    ("rename", path(Hook::Rename, Access::RENAME, NO_ARG, 0).and_path(RENAMED_TO, NO_ARG, 1)),
+    ("renameat", path(Hook::Rename, Access::RENAME, 0, 1).and_path(RENAMED_TO, 2, 3)),
+    ("renameat2", path(Hook::Rename, Access::RENAME, 0, 1).and_path(RENAMED_TO, 2, 3)),
+    ("unlink", path(Hook::Unlink, Access::DELETE, NO_ARG, 0)),
+    ("unlinkat", path(Hook::Unlink, Access::DELETE, 0, 1)),
+    ("rmdir", path(Hook::Rmdir, Access::DELETE, NO_ARG, 0)),
+    ("mkdir", path(Hook::Mkdir, Access::CREATE, NO_ARG, 0)),
+    ("mkdirat", path(Hook::Mkdir, Access::CREATE, 0, 1)),
+    ("mknod", path(Hook::Mknod, Access::CREATE, NO_ARG, 0)),
+    ("mknodat", path(Hook::Mknod, Access::CREATE, 0, 1)),
+    ("link", path(Hook::Link, Access::LINK, NO_ARG, 0).and_path(Access::CREATE, NO_ARG, 1)),
+    ("linkat", path(Hook::Link, Access::LINK, 0, 1).and_path(Access::CREATE, 2, 3)),
+    ("symlink", path(Hook::Symlink, Access::CREATE, NO_ARG, 1)),
+    ("symlinkat", path(Hook::Symlink, Access::CREATE, 1, 2)),
+    ("chmod", path(Hook::Chmod, Access::ATTR, NO_ARG, 0)),
+    ("fchmodat", path(Hook::Chmod, Access::ATTR, 0, 1)),
+    ("fchmodat2", path(Hook::Chmod, Access::ATTR, 0, 1)),
+    ("chown", path(Hook::Chown, Access::ATTR, NO_ARG, 0)),
+    ("lchown", path(Hook::Chown, Access::ATTR, NO_ARG, 0)),
+    ("chown32", path(Hook::Chown, Access::ATTR, NO_ARG, 0)),
+    ("lchown32", path(Hook::Chown, Access::ATTR, NO_ARG, 0)),
+    ("fchownat", path(Hook::Chown, Access::ATTR, 0, 1)),
+    ("utime", path(Hook::Utimes, Access::ATTR, NO_ARG, 0)),
+    ("utimes", path(Hook::Utimes, Access::ATTR, NO_ARG, 0)),
+    ("futimesat", path(Hook::Utimes, Access::ATTR, 0, 1)),
+    ("utimensat", path(Hook::Utimes, Access::ATTR, 0, 1)),
+    ("utimensat_time64", path(Hook::Utimes, Access::ATTR, 0, 1)),
+    ("setxattr", path(Hook::Xattr, Access::ATTR, NO_ARG, 0)),
+    ("lsetxattr", path(Hook::Xattr, Access::ATTR, NO_ARG, 0)),
+    ("removexattr", path(Hook::Xattr, Access::ATTR, NO_ARG, 0)),
+    ("lremovexattr", path(Hook::Xattr, Access::ATTR, NO_ARG, 0)),
+    // Sockets. The cgroup programs see what these cannot stop.
+    ("connect", Syscall::on_exit(Handler::Connect, Hook::Connect, 0)),
+    ("accept", Syscall::on_exit(Handler::Accept, Hook::Accept, 0)),
+    ("accept4", Syscall::on_exit(Handler::Accept, Hook::Accept, 0)),
+    ("listen", Syscall::on_exit(Handler::Listen, Hook::Listen, 0)),
+    ("socket", Syscall::on_exit(Handler::Socket, Hook::Socket, 0)),
+    // Credentials.
+    ("setuid", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
+    ("setreuid", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
+    ("setresuid", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
+    ("setfsuid", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
+    ("setuid32", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
+    ("setreuid32", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
+    ("setresuid32", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
+    ("capset", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
+    ("unshare", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
+    // Other processes.
+    ("kill", process(Hook::Signal, 0, 1)),
+    ("tgkill", process(Hook::Signal, 0, 2)),
+    ("ptrace", process(Hook::Ptrace, SYSCALL_PID_SECOND, NO_ARG)),
+    ("process_vm_readv", process(Hook::Ptrace, 0, NO_ARG)),
+    ("process_vm_writev", process(Hook::Ptrace, 0, NO_ARG)),
 ];
 
 /// Index in the kernel's table, name and description of each call that this machine has.

@@ -1,0 +1,204 @@
+//! Requests handed to an `io_uring`: they open, write and rename with no system call of their own.
+//!
+//! `io_uring_submit_req(req)` runs before the request does. Writes are judged by their descriptor; what names a path
+//! is judged by the kernel's own copy of the name, which the program can no longer change.
+
+use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::raw_tracepoint, programs::RawTracePointContext};
+use monitor_common::{
+    Access, Verdict, decide,
+    event::{FLAG_BY_NAME, FLAG_DAMAGED, FLAG_IO_URING, Hook, PENDING_TEXT},
+    syscall::Handler,
+    verdict::Sensor,
+};
+
+use super::open::O_TRUNC;
+use crate::{
+    emit::{self, Record},
+    facts::{
+        call,
+        file::File,
+        offset,
+        path::{self, Climb, Text},
+        pointer, read,
+    },
+    lookups::{self, Maps},
+    maps::{self, HANDLERS},
+};
+
+/// Opcodes of include/uapi/linux/io_uring.h.
+const WRITEV: u8 = 2;
+const WRITE_FIXED: u8 = 5;
+const FALLOCATE: u8 = 17;
+const OPENAT: u8 = 18;
+const WRITE: u8 = 23;
+const OPENAT2: u8 = 28;
+const RENAMEAT: u8 = 35;
+const UNLINKAT: u8 = 36;
+const MKDIRAT: u8 = 37;
+const LINKAT: u8 = 39;
+const FTRUNCATE: u8 = 55;
+
+/// `O_ACCMODE`
+const O_ACCMODE: u32 = 3;
+
+/// A descriptor is written through.
+#[raw_tracepoint(tracepoint = "io_uring_submit_req")]
+fn io_uring_write(ctx: RawTracePointContext) -> i32 {
+    let _ = write(&ctx);
+    0
+}
+
+#[inline(always)]
+fn write(ctx: &RawTracePointContext) -> Option<()> {
+    let label = call::label()?;
+    let request: u64 = ctx.arg(0);
+    let opcode: u8 = read(request, offset!(uring_opcode))?;
+    if !matches!(opcode, WRITEV | WRITE_FIXED | WRITE | FALLOCATE | FTRUNCATE) {
+        return None;
+    }
+    let subject = lookups::subject(label.instance)?;
+    let file = File::from_fd(read(request, offset!(uring_fd))?)?;
+    let inode = file.inode()?;
+    if !inode.is_regular() {
+        return None;
+    }
+    let place = file.dentry_and_mount()?;
+    let scratch = maps::scratch()?;
+    let mut view = Climb::new(place, &mut scratch.dentries);
+    let decision = decide::file(&Maps, &subject, &mut view, Access::WRITE, &mut scratch.work);
+    let done = emit::outcome(&subject, &decision, scratch);
+    if (done as u8) < Verdict::Log as u8 {
+        return None;
+    }
+    let mut record = Record::new(scratch, Hook::IoUring, Sensor::Tracepoint, label, label.instance, subject.epoch);
+    record.inode(inode);
+    record.event().detail = u64::from(opcode);
+    record.event().flags |= FLAG_IO_URING;
+    record.path(place);
+    record.carry_out(&decision, done, subject.instance.enforce != 0);
+    Some(())
+}
+
+/// A path is named.
+#[raw_tracepoint(tracepoint = "io_uring_submit_req")]
+fn io_uring_path(ctx: RawTracePointContext) -> i32 {
+    let _ = path(&ctx);
+    0
+}
+
+/// The other path of a rename or a link.
+#[raw_tracepoint(tracepoint = "io_uring_submit_req")]
+fn io_uring_path_second(ctx: RawTracePointContext) -> i32 {
+    let _ = second(&ctx);
+    0
+}
+
+#[inline(always)]
+fn path(ctx: &RawTracePointContext) -> Option<()> {
+    let request: u64 = ctx.arg(0);
+    call::label()?;
+    let opcode: u8 = read(request, offset!(uring_opcode))?;
+    let command = request + u64::from(offset!(uring_command));
+    let mut flags = 0_u32;
+    let (name, dir, access) = match opcode {
+        OPENAT | OPENAT2 => {
+            flags = read::<u64>(command, offset!(uring_open_flags))? as u32;
+            let mut access = match flags & O_ACCMODE {
+                0 => Access::READ,
+                1 => Access::WRITE,
+                _ => Access::READ.union(Access::WRITE),
+            };
+            if flags & O_TRUNC != 0 {
+                access = access.union(Access::WRITE);
+            }
+            (offset!(uring_open_name), offset!(uring_open_dir), access)
+        }
+        UNLINKAT => (offset!(uring_unlink_name), offset!(uring_unlink_dir), Access::DELETE),
+        RENAMEAT => (offset!(uring_rename_old), offset!(uring_rename_old_dir), Access::RENAME),
+        LINKAT => (offset!(uring_link_old), offset!(uring_link_old_dir), Access::LINK),
+        MKDIRAT => (offset!(uring_mkdir_name), offset!(uring_mkdir_dir), Access::CREATE),
+        _ => return None,
+    };
+    prepare(ctx, opcode, command, (name, dir), access, flags)
+}
+
+#[inline(always)]
+fn second(ctx: &RawTracePointContext) -> Option<()> {
+    let request: u64 = ctx.arg(0);
+    call::label()?;
+    let opcode: u8 = read(request, offset!(uring_opcode))?;
+    let command = request + u64::from(offset!(uring_command));
+    let (name, dir, access) = match opcode {
+        RENAMEAT => (offset!(uring_rename_new), offset!(uring_rename_new_dir), Access::RENAME.union(Access::CREATE)),
+        LINKAT => (offset!(uring_link_new), offset!(uring_link_new_dir), Access::CREATE),
+        _ => return None,
+    };
+    prepare(ctx, opcode, command, (name, dir), access, 0)
+}
+
+/// Finds where the path starts and goes on with the walk, in a program of its own.
+#[inline(always)]
+fn prepare(
+    ctx: &RawTracePointContext,
+    opcode: u8,
+    command: u64,
+    (name, dir): (u32, u32),
+    access: Access,
+    flags: u32,
+) -> Option<()> {
+    let scratch = maps::scratch()?;
+    scratch.request = [u32::from(opcode), flags, u32::from(access.bits())];
+    let (name, dir) = (scratch.launder(name), scratch.launder(dir));
+    let subject = lookups::subject(call::label()?.instance)?;
+    let text = pointer(pointer(command, name)?, offset!(filename_name))?;
+    let dir: i32 = read(command, dir)?;
+    let [first, other] = &mut scratch.pending.texts;
+    other[0] = 0;
+    // SAFETY: the destination is as long as is said.
+    let len = unsafe { bpf_probe_read_kernel_str(first.as_mut_ptr().cast(), PENDING_TEXT as u32, text as *const _) };
+    if len <= 1 {
+        return None;
+    }
+    let absolute = u32::from(first[0] == b'/');
+    let absolute = scratch.launder(absolute);
+    scratch.start = path::start(dir, absolute)?;
+    let mut view = Climb::new(scratch.start, &mut scratch.dentries);
+    decide::place(&Maps, &subject, &mut view, &mut scratch.work)?;
+    // SAFETY: the array holds programs of this type only.
+    unsafe { HANDLERS.tail_call(ctx, Handler::UringWalk as u32) };
+    Some(())
+}
+
+/// Walks along the path and carries the verdict out.
+#[raw_tracepoint]
+fn io_uring_walk(_ctx: RawTracePointContext) -> i32 {
+    let _ = walk();
+    0
+}
+
+#[inline(always)]
+fn walk() -> Option<()> {
+    let scratch = maps::scratch()?;
+    let label = call::label()?;
+    let subject = lookups::subject(label.instance)?;
+    let [opcode, flags, access] = scratch.request;
+    let text = Text(&scratch.pending.texts[0]);
+    let decision = decide::text(&Maps, &subject, &text, Access::from_bits(access as u8), &mut scratch.work);
+    let done = emit::outcome(&subject, &decision, scratch);
+    if (done as u8) < Verdict::Log as u8 {
+        return None;
+    }
+    let start = scratch.start;
+    let mut record = Record::new(scratch, Hook::IoUring, Sensor::Tracepoint, label, label.instance, subject.epoch);
+    let event = record.event();
+    event.detail = u64::from(opcode);
+    event.open_flags = flags;
+    event.flags |= FLAG_IO_URING | FLAG_BY_NAME;
+    if flags & O_TRUNC != 0 {
+        event.flags |= FLAG_DAMAGED;
+    }
+    record.path(start);
+    record.own_texts();
+    record.carry_out(&decision, done, subject.instance.enforce != 0);
+    Some(())
+}

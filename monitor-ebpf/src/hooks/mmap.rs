@@ -1,0 +1,38 @@
+//! A file is mapped shared and writable: what is stored there reaches the file with no further call.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use monitor_common::{Access, event::Hook};
+
+use super::judge_file;
+use crate::{
+    facts::{call::Call, file::File},
+    maps,
+};
+
+/// `PROT_WRITE`
+const PROT_WRITE: u64 = 2;
+/// `MAP_SHARED`, also part of `MAP_SHARED_VALIDATE`.
+const MAP_SHARED: u64 = 1;
+/// `MAP_ANONYMOUS`
+const MAP_ANONYMOUS: u64 = 0x20;
+
+#[raw_tracepoint]
+fn mmap_enter(ctx: RawTracePointContext) -> i32 {
+    let _ = handle(&ctx);
+    0
+}
+
+#[inline(always)]
+fn handle(ctx: &RawTracePointContext) -> Option<()> {
+    let call = Call::enter(ctx)?;
+    let (protection, flags) = (call.arg(2)?, call.arg(3)?);
+    if protection & PROT_WRITE == 0 || flags & MAP_SHARED == 0 || flags & MAP_ANONYMOUS != 0 {
+        return None;
+    }
+    let file = File::from_fd(call.arg(4)? as i32)?;
+    if !file.inode()?.is_regular() {
+        return None;
+    }
+    judge_file(maps::scratch()?, &call, Hook::Mmap, file, Access::WRITE, |_| ())?;
+    Some(())
+}

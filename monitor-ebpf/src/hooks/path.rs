@@ -1,0 +1,177 @@
+//! A path is named: rename, unlink, rmdir, mkdir, mknod, link, symlink, truncate, chmod, chown, utimes, setxattr.
+//!
+//! This sensor sees only the name, at the entry, before the kernel looks it up. The name is walked through the policy's
+//! tree from the identity of the directory that it starts at; the verdict waits for the exit, which tells whether
+//! anything happened.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_user_str},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use monitor_common::{
+    Access, Verdict, decide,
+    decide::Decision,
+    event::{FLAG_AFTER, FLAG_BY_NAME, FLAG_FAILED, Hook, PENDING_TEXT, Pending},
+    syscall::{Handler, NO_ARG},
+};
+
+use crate::{
+    emit::{self, Record},
+    facts::{
+        call::Call,
+        path::{self, AT_FDCWD, Climb, Text},
+    },
+    lookups::Maps,
+    maps::{self, HANDLERS, PENDING, Scratch},
+};
+
+const EPERM: i64 = -1;
+const EACCES: i64 = -13;
+const EROFS: i64 = -30;
+
+/// Finds where the first path starts. The walk along it is a program of its own, and so is the second path: each is
+/// small enough for the verifier.
+#[raw_tracepoint]
+fn path_enter(ctx: RawTracePointContext) -> i32 {
+    if let Some(scratch) = maps::scratch() {
+        scratch.pending.verdict = 0;
+        scratch.pending.texts[1][0] = 0;
+    }
+    let _ = enter(&ctx, 0);
+    // SAFETY: the array holds programs of this type only.
+    unsafe { HANDLERS.tail_call(&ctx, Handler::PathWalk as u32) };
+    0
+}
+
+/// Finds where the second path starts.
+#[raw_tracepoint]
+fn path_enter_second(ctx: RawTracePointContext) -> i32 {
+    let _ = enter(&ctx, 1);
+    // SAFETY: as above.
+    unsafe { HANDLERS.tail_call(&ctx, Handler::PathWalk as u32) };
+    0
+}
+
+#[inline(always)]
+fn enter(ctx: &RawTracePointContext, which: u32) -> Option<()> {
+    let scratch = maps::scratch()?;
+    scratch.which.set(which);
+    scratch.start = (0, 0);
+    let call = Call::enter(ctx)?;
+    let spec = call.spec;
+    let (dir, arg) = if which == 0 { (spec.dir, spec.arg) } else { (spec.dir2, spec.arg2) };
+    let address = call.arg(arg)?;
+    let dir = call.arg(dir).map_or(AT_FDCWD, |fd| fd as i32);
+    let dir = scratch.launder(dir as u32) as i32;
+    let text = &mut scratch.pending.texts[which as usize];
+    // SAFETY: the destination is as long as is said; the helper checks the source.
+    let len = unsafe { bpf_probe_read_user_str(text.as_mut_ptr().cast(), PENDING_TEXT as u32, address as *const _) };
+    if len <= 1 {
+        // Nothing there, or the empty path, which stands for the descriptor itself.
+        text[0] = 0;
+        if dir < 0 {
+            return None;
+        }
+    }
+    let absolute = u32::from(text[0] == b'/');
+    let absolute = scratch.launder(absolute);
+    let start = path::start(dir, absolute)?;
+    let mut view = Climb::new(start, &mut scratch.dentries);
+    decide::place(&Maps, &call.subject, &mut view, &mut scratch.work)?;
+    scratch.start = start;
+    Some(())
+}
+
+/// Walks along a path, decides, and goes on with the second path after the first.
+#[raw_tracepoint]
+fn path_walk(ctx: RawTracePointContext) -> i32 {
+    let second = walk(&ctx).unwrap_or(false);
+    if second {
+        // SAFETY: as above.
+        unsafe { HANDLERS.tail_call(&ctx, Handler::SecondPath as u32) };
+    }
+    0
+}
+
+#[inline(always)]
+fn walk(ctx: &RawTracePointContext) -> Option<bool> {
+    let call = Call::enter(ctx)?;
+    let scratch = maps::scratch()?;
+    let which = scratch.which.get() & 1;
+    let access = if which == 0 { call.spec.access } else { call.spec.access2 };
+    let access = scratch.launder(u32::from(access)) as u8;
+    if scratch.start.0 != 0 {
+        let text = Text(&scratch.pending.texts[which as usize]);
+        let decision = decide::text(&Maps, &call.subject, &text, Access::from_bits(access), &mut scratch.work);
+        remember(scratch, &decision, which);
+    }
+    Some(which == 0 && call.spec.arg2 != NO_ARG)
+}
+
+/// Keeps the stricter of the verdicts on the paths of a call until its exit.
+#[inline(always)]
+fn remember(scratch: &mut Scratch, decision: &Decision, which: u32) {
+    let Scratch { pending, start, .. } = scratch;
+    if decision.verdict as u8 > pending.verdict {
+        pending.verdict = decision.verdict as u8;
+        pending.fallback = decision.fallback as u8;
+        pending.access = decision.access.bits();
+        pending.rule = decision.rule;
+        pending.which = which as u8 + 1;
+        (pending.dentry, pending.mount) = *start;
+    }
+    if pending.verdict > Verdict::Allow as u8 {
+        let _ = PENDING.insert(bpf_get_current_pid_tgid(), &*pending, 0);
+    }
+}
+
+#[raw_tracepoint]
+fn path_exit(ctx: RawTracePointContext) -> i32 {
+    let _ = exit(&ctx);
+    0
+}
+
+#[inline(always)]
+fn exit(ctx: &RawTracePointContext) -> Option<()> {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: the entry is this thread's own and stays until it is removed below.
+    let pending = unsafe { PENDING.get(thread) }?;
+    let call = Call::exit(ctx)?;
+    let scratch = maps::scratch()?;
+    let done = report(scratch, &call, pending);
+    let _ = PENDING.remove(thread);
+    if matches!(done, Some(Verdict::Kill)) {
+        emit::kill();
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdict> {
+    let refused = matches!(call.ret, EPERM | EACCES | EROFS);
+    if call.ret < 0 && !refused {
+        return None;
+    }
+    let decision = Decision {
+        verdict: Verdict::from_raw(pending.verdict),
+        fallback: Verdict::from_raw(pending.fallback),
+        rule: pending.rule,
+        access: Access::from_bits(pending.access),
+    };
+    let mut done = emit::outcome(&call.subject, &decision, scratch);
+    // What the system itself refused has done no harm: the attempt is told, nobody is killed for it.
+    let refused = scratch.launder(u32::from(refused)) != 0;
+    if refused {
+        done = Verdict::from_raw(scratch.launder(Verdict::Log as u32) as u8);
+    }
+    let mut record = Record::of_call(scratch, call, Hook::Rename);
+    let event = record.event();
+    event.hook = call.spec.hook;
+    event.detail = u64::from(pending.which);
+    event.flags |= FLAG_BY_NAME | if refused { FLAG_FAILED } else { FLAG_AFTER };
+    record.path((pending.dentry, pending.mount));
+    record.texts(&pending.texts);
+    record.send_decision(&decision, done, call.subject.instance.enforce != 0);
+    Some(done)
+}

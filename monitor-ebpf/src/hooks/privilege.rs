@@ -1,0 +1,57 @@
+//! uid, gid or capabilities changed in a way that adds privilege: at the exit of the system calls that change them, and
+//! when a setuid program is executed.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use monitor_common::{
+    Access, Verdict, decide,
+    event::Hook,
+    policy::Class,
+    verdict::Sensor,
+};
+
+use crate::{
+    emit::{self, Record},
+    facts::{call, task},
+    lookups, maps,
+    maps::TASKS,
+};
+
+#[raw_tracepoint]
+fn credentials_exit(_ctx: RawTracePointContext) -> i32 {
+    let _ = handle();
+    0
+}
+
+/// Attached after the `exec` hook.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+fn exec_privilege(_ctx: RawTracePointContext) -> i32 {
+    let _ = handle();
+    0
+}
+
+#[inline(always)]
+fn handle() -> Option<()> {
+    let label = call::label()?;
+    let (euid, caps) = task::privilege(task::current())?;
+    let gained = (euid == 0 && label.euid != 0) || caps & !label.caps != 0;
+    let stored = TASKS.get_ptr_mut(task::ids().0)?;
+    // SAFETY: the entry is this process's own.
+    unsafe {
+        (*stored).euid = euid;
+        (*stored).caps = caps;
+    }
+    if !gained {
+        return None;
+    }
+    let subject = lookups::subject(label.instance)?;
+    let decision = decide::class(&subject, Class::Privilege, Access::NONE);
+    let scratch = maps::scratch()?;
+    let done = emit::outcome(&subject, &decision, scratch);
+    if (done as u8) < Verdict::Log as u8 {
+        return None;
+    }
+    let mut record = Record::new(scratch, Hook::Privilege, Sensor::Tracepoint, label, label.instance, subject.epoch);
+    record.event().detail = caps;
+    record.carry_out(&decision, done, subject.instance.enforce != 0);
+    Some(())
+}

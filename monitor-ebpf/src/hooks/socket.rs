@@ -1,0 +1,165 @@
+//! Sockets as the tracepoints see them: accepted connections, listeners, UNIX sockets by path, packet sockets; and
+//! Internet connections where no cgroup program can be attached.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use monitor_common::{
+    Access, decide,
+    event::{Endpoint, FLAG_AFTER, Hook},
+    policy::{CONTROL_CGROUP, Class, Direction, NetKey},
+};
+
+use super::{judge, judge_place};
+use crate::{
+    facts::{
+        call::Call,
+        file::{File, path_at},
+        offset, pointer, read,
+    },
+    lookups::Maps,
+    maps::{self, CONTROL},
+};
+
+pub(super) const AF_UNIX: u16 = 1;
+pub(super) const AF_INET: u16 = 2;
+pub(super) const AF_INET6: u16 = 10;
+const AF_PACKET: u64 = 17;
+pub(super) const SOCK_RAW: u64 = 3;
+const SOCK_TYPE_MASK: u64 = 0xf;
+const EINPROGRESS: i64 = -115;
+
+/// Whether Internet sockets are left to the cgroup programs.
+#[inline(always)]
+fn left_to_cgroup() -> bool {
+    CONTROL.get(0).is_some_and(|control| control.flags & CONTROL_CGROUP != 0)
+}
+
+/// The `struct sock` behind a descriptor.
+#[inline(always)]
+fn sock(fd: i32) -> Option<u64> {
+    let socket = pointer(File::from_fd(fd)?.0, offset!(file_private))?;
+    pointer(socket, offset!(socket_sk))
+}
+
+/// The peer of an Internet socket.
+#[inline(always)]
+fn peer(sock: u64) -> Option<Endpoint> {
+    let family: u16 = read(sock, offset!(sock_family))?;
+    let address = match family {
+        AF_INET => decide::map_v4(read(sock, offset!(sock_daddr))?),
+        AF_INET6 => read(sock, offset!(sock_v6_daddr))?,
+        _ => return None,
+    };
+    Some(Endpoint {
+        address,
+        port: u16::from_be(read(sock, offset!(sock_dport))?),
+        local_port: read(sock, offset!(sock_num))?,
+        family,
+        protocol: read::<u16>(sock, offset!(sock_protocol))? as u8,
+        pad: 0,
+    })
+}
+
+#[inline(always)]
+fn judge_peer(call: &Call, hook: Hook, direction: Direction, peer: &Endpoint) -> Option<()> {
+    let key = NetKey { epoch: call.subject.epoch, instance: call.subject.slot, direction: direction as u16, address: peer.address };
+    // A rule for incoming connections names our port, one for outgoing ones the other's.
+    let port = if matches!(direction, Direction::Ingress) { peer.local_port } else { peer.port };
+    let decision = decide::net(&Maps, &call.subject, &key, port, peer.protocol);
+    judge(maps::scratch()?, call, hook, &decision, |event| {
+        event.endpoint = *peer;
+        event.flags |= FLAG_AFTER;
+    });
+    Some(())
+}
+
+/// `accept`, `accept4`: the peer comes from the socket, since Node passes no buffer for it.
+#[raw_tracepoint]
+fn accept_exit(ctx: RawTracePointContext) -> i32 {
+    let _ = accept(&ctx);
+    0
+}
+
+#[inline(always)]
+fn accept(ctx: &RawTracePointContext) -> Option<()> {
+    let call = Call::exit(ctx)?;
+    let peer = peer(sock(i32::try_from(call.ret).ok()?)?)?;
+    judge_peer(&call, Hook::Accept, Direction::Ingress, &peer)
+}
+
+/// `connect`: UNIX sockets by the identity of the file that they are bound to.
+#[raw_tracepoint]
+fn connect_exit(ctx: RawTracePointContext) -> i32 {
+    let _ = connect(&ctx);
+    0
+}
+
+#[inline(always)]
+fn connect(ctx: &RawTracePointContext) -> Option<()> {
+    let call = Call::exit(ctx)?;
+    if call.ret < 0 && call.ret != EINPROGRESS {
+        return None;
+    }
+    let sock = sock(call.arg(0)? as i32)?;
+    if read::<u16>(sock, offset!(sock_family))? != AF_UNIX {
+        if left_to_cgroup() {
+            return None;
+        }
+        let peer = peer(sock)?;
+        return judge_peer(&call, Hook::Connect, Direction::Egress, &peer);
+    }
+    let other = pointer(sock, offset!(unix_peer))?;
+    let place = path_at(other + u64::from(offset!(unix_path)))?;
+    let scratch = maps::scratch()?;
+    judge_place(scratch, &call, Hook::UnixConnect, place, Access::WRITE, |event| {
+        event.endpoint.family = AF_UNIX;
+        event.flags |= FLAG_AFTER;
+    })?;
+    Some(())
+}
+
+/// `listen`: told where incoming connections are told at all.
+#[raw_tracepoint]
+fn listen_exit(ctx: RawTracePointContext) -> i32 {
+    let _ = listen(&ctx);
+    0
+}
+
+#[inline(always)]
+fn listen(ctx: &RawTracePointContext) -> Option<()> {
+    let call = Call::exit(ctx)?;
+    if call.ret < 0 {
+        return None;
+    }
+    let peer = peer(sock(call.arg(0)? as i32)?)?;
+    let decision = decide::class(&call.subject, Class::Ingress, Access::NONE);
+    judge(maps::scratch()?, &call, Hook::Listen, &decision, |event| event.endpoint = peer);
+    Some(())
+}
+
+/// `socket`: packet sockets, which no cgroup program sees; raw ones where there is none.
+#[raw_tracepoint]
+fn socket_exit(ctx: RawTracePointContext) -> i32 {
+    let _ = socket(&ctx);
+    0
+}
+
+#[inline(always)]
+fn socket(ctx: &RawTracePointContext) -> Option<()> {
+    let call = Call::exit(ctx)?;
+    if call.ret < 0 {
+        return None;
+    }
+    let (family, kind, protocol) = (call.arg(0)?, call.arg(1)? & SOCK_TYPE_MASK, call.arg(2)?);
+    let internet = family == u64::from(AF_INET) || family == u64::from(AF_INET6);
+    let raw = internet && kind == SOCK_RAW && !left_to_cgroup();
+    if family != AF_PACKET && !raw {
+        return None;
+    }
+    let decision = decide::class(&call.subject, Class::RawSocket, Access::NONE);
+    judge(maps::scratch()?, &call, Hook::Socket, &decision, |event| {
+        event.detail = family << 32 | kind << 16 | (protocol & 0xffff);
+        event.endpoint.family = family as u16;
+        event.flags |= FLAG_AFTER;
+    });
+    Some(())
+}
