@@ -1,0 +1,141 @@
+//! A policy as a person means it.
+
+use std::path::PathBuf;
+
+use monitor_common::{
+    Access, Verdict,
+    policy::{Class, Direction},
+};
+
+/// Where in the file something stands: line and column from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct At {
+    /// Line.
+    pub line: usize,
+    /// Column in characters.
+    pub column: usize,
+}
+
+/// A whole policy.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// Verdicts are carried out, not only logged.
+    pub enforce: bool,
+    /// The instances.
+    pub instances: Vec<InstancePolicy>,
+}
+
+/// What holds for one Node-RED instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstancePolicy {
+    /// Its name, unique in the policy.
+    pub name: String,
+    /// Any of these makes a task belong to it.
+    pub select: Vec<Select>,
+    /// Where its flows and settings are; absolute.
+    pub user_dir: PathBuf,
+    /// What is done where no rule speaks, by [`Class`].
+    pub defaults: [Verdict; Class::COUNT],
+    /// Rules for files and programs.
+    pub files: Vec<FileRule>,
+    /// Rules for addresses.
+    pub nets: Vec<NetRule>,
+    /// Where it stands.
+    pub at: At,
+}
+
+/// One way for a task to belong to an instance; all parts that are given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Select {
+    /// By user name.
+    pub user: Option<String>,
+    /// By uid.
+    pub uid: Option<u32>,
+    /// By systemd unit.
+    pub unit: Option<String>,
+    /// By container id or the beginning of it.
+    pub container: Option<String>,
+    /// By cgroup path below the mount.
+    pub cgroup: Option<String>,
+    /// node with an argument that names Node-RED.
+    pub exec: bool,
+    /// Where it stands.
+    pub at: At,
+}
+
+impl Select {
+    /// Nothing but a user is named.
+    #[must_use]
+    pub fn by_user_alone(&self) -> bool {
+        !self.exec && self.unit.is_none() && self.container.is_none() && self.cgroup.is_none()
+    }
+}
+
+/// What a rule does, beside what it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// Stable name, unique in the instance.
+    pub id: String,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What to do where the sensor cannot deny.
+    pub fallback: Verdict,
+    /// Where it stands.
+    pub at: At,
+}
+
+/// Which names below a directory are meant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Names {
+    /// The path itself.
+    Itself,
+    /// `dir/*`
+    Children,
+    /// `dir/**`
+    Below,
+    /// `dir/*SUFFIX`
+    ChildSuffix(String),
+    /// `dir/PREFIX*`
+    ChildPrefix(String),
+    /// `dir/**/*SUFFIX`
+    BelowSuffix(String),
+    /// `dir/**/PREFIX*`
+    BelowPrefix(String),
+}
+
+/// A rule for files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRule {
+    /// The literal part of the path, absolute and without `.` or `..`.
+    pub path: PathBuf,
+    /// What below it is meant.
+    pub names: Names,
+    /// The accesses that it speaks about.
+    pub access: Access,
+    /// What it does.
+    pub action: Action,
+}
+
+/// An address range: an IPv6 prefix, IPv4 as v4-mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Prefix {
+    /// Network byte order.
+    pub address: [u8; 16],
+    /// 0 to 128.
+    pub bits: u8,
+}
+
+/// A rule for addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetRule {
+    /// Outgoing or incoming.
+    pub direction: Direction,
+    /// The addresses.
+    pub prefixes: Vec<Prefix>,
+    /// First and last port; all ports when there is none.
+    pub ports: Vec<(u16, u16)>,
+    /// An `IPPROTO_*` number, 0 for any.
+    pub protocol: u8,
+    /// What it does.
+    pub action: Action,
+}

@@ -1,0 +1,674 @@
+//! TOML to [`Policy`]: strict, with line and column for everything that is wrong.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::{Component, Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use monitor_common::{
+    Access, Verdict,
+    decide::map_v4,
+    name::NAME_LEN,
+    policy::{Class, Direction, MAX_INSTANCES, PATTERN_LEN},
+    scope::MAX_SELECTORS,
+};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    Fault,
+    model::{Action, At, FileRule, InstancePolicy, Names, NetRule, Policy, Prefix, Select},
+};
+
+/// Deepest path that a rule can name, in components.
+const MAX_DEPTH: usize = 24;
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+/// Parses a policy. Every fault that can be found in one pass comes back.
+pub fn parse(text: &str) -> Result<Policy, Vec<Fault>> {
+    let mut reader = Reader { text, faults: Vec::new() };
+    let root = match DeTable::parse(text) {
+        Ok(root) => root,
+        Err(error) => {
+            reader.fault(error.span().map_or(0, |span| span.start), error.message());
+            return Err(reader.faults);
+        }
+    };
+    let policy = reader.policy(root.get_ref());
+    reader.faults.sort_by_key(|fault| (fault.line, fault.column));
+    if reader.faults.is_empty() { Ok(policy) } else { Err(reader.faults) }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    faults: Vec<Fault>,
+}
+
+/// A table whose keys are taken one by one; what is left at the end is unknown.
+struct Table<'a, 'i> {
+    table: &'a DeTable<'i>,
+    known: Vec<&'static str>,
+    at: usize,
+}
+
+impl<'a, 'i> Table<'a, 'i> {
+    fn new(table: &'a DeTable<'i>, at: usize) -> Self {
+        Self { table, known: Vec::new(), at }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<&'a Value<'i>> {
+        self.known.push(key);
+        self.table.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
+    }
+}
+
+impl Reader<'_> {
+    fn at(&self, offset: usize) -> At {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line = before.rfind('\n').map_or(0, |newline| newline + 1);
+        At { line: before.matches('\n').count() + 1, column: before[line..].chars().count() + 1 }
+    }
+
+    fn fault(&mut self, offset: usize, what: impl Into<String>) {
+        let At { line, column } = self.at(offset);
+        self.faults.push(Fault { line, column, what: what.into() });
+    }
+
+    /// Complains about keys that nobody took.
+    fn finish(&mut self, table: &Table<'_, '_>) {
+        for (name, _) in table.table {
+            let key = name.get_ref().as_ref();
+            if !table.known.contains(&key) {
+                let hint = suggest(key, table.known.iter().copied());
+                self.fault(name.span().start, format!("unknown key `{key}`{hint}"));
+            }
+        }
+    }
+
+    fn string<'v>(&mut self, value: &'v Value<'_>, what: &str) -> Option<&'v str> {
+        let text = value.get_ref().as_str();
+        if text.is_none() {
+            self.fault(value.span().start, format!("{what} must be a string, not {}", value.get_ref().type_str()));
+        }
+        text
+    }
+
+    fn required<'v, 'i>(&mut self, table: &mut Table<'v, 'i>, key: &'static str) -> Option<&'v Value<'i>> {
+        let value = table.take(key);
+        if value.is_none() {
+            self.fault(table.at, format!("`{key}` is missing"));
+        }
+        value
+    }
+
+    /// A string or an array of strings.
+    fn strings<'v>(&mut self, value: &'v Value<'_>, what: &str) -> Vec<(&'v str, usize)> {
+        match value.get_ref() {
+            DeValue::String(text) => vec![(text.as_ref(), value.span().start)],
+            DeValue::Array(array) => {
+                if array.is_empty() {
+                    self.fault(value.span().start, format!("{what} is empty: a rule about nothing; remove it"));
+                }
+                array.iter().filter_map(|item| Some((self.string(item, what)?, item.span().start))).collect()
+            }
+            other => {
+                self.fault(value.span().start, format!("{what} must be a string or an array of strings, not {}", other.type_str()));
+                Vec::new()
+            }
+        }
+    }
+
+    fn tables<'v, 'i>(&mut self, value: Option<&'v Value<'i>>, key: &str) -> Vec<(&'v DeTable<'i>, usize)> {
+        let Some(value) = value else { return Vec::new() };
+        let Some(array) = value.get_ref().as_array() else {
+            self.fault(value.span().start, format!("`{key}` must be an array of tables"));
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for item in array {
+            match item.get_ref().as_table() {
+                Some(table) => tables.push((table, item.span().start)),
+                None => self.fault(item.span().start, format!("`{key}` must hold tables, not {}", item.get_ref().type_str())),
+            }
+        }
+        tables
+    }
+
+    fn policy(&mut self, root: &DeTable<'_>) -> Policy {
+        let mut table = Table::new(root, 0);
+        if let Some(version) = self.required(&mut table, "version")
+            && version.get_ref().as_integer().map(toml::de::DeInteger::as_str) != Some("1")
+        {
+            self.fault(version.span().start, "this guard reads version = 1 only");
+        }
+        let enforce = match table.take("mode").and_then(|mode| Some((self.string(mode, "`mode`")?, mode.span().start))) {
+            None | Some(("observe", _)) => false,
+            Some(("enforce", _)) => true,
+            Some((other, at)) => {
+                self.fault(at, format!("`mode` is \"observe\" or \"enforce\", not \"{other}\""));
+                false
+            }
+        };
+        let mut policy = Policy { enforce, instances: Vec::new() };
+        let mut names = BTreeSet::new();
+        for (instance, at) in self.tables(table.take("instance"), "instance") {
+            if let Some(instance) = self.instance(instance, at) {
+                if !names.insert(instance.name.clone()) {
+                    self.fault(at, format!("there are two instances called \"{}\"; give each its own name", instance.name));
+                }
+                policy.instances.push(instance);
+            }
+        }
+        if policy.instances.is_empty() && self.faults.is_empty() {
+            self.fault(0, "no [[instance]]: there is nothing to guard");
+        }
+        if policy.instances.len() > MAX_INSTANCES {
+            self.fault(0, format!("{} instances; at most {MAX_INSTANCES} fit in one policy", policy.instances.len()));
+        }
+        let selectors: usize = policy.instances.iter().map(|instance| instance.select.len()).sum();
+        if selectors > MAX_SELECTORS {
+            self.fault(0, format!("{selectors} selectors; at most {MAX_SELECTORS} fit in one policy"));
+        }
+        self.finish(&table);
+        policy
+    }
+
+    fn instance(&mut self, table: &DeTable<'_>, at: usize) -> Option<InstancePolicy> {
+        let mut table = Table::new(table, at);
+        let name = self.required(&mut table, "name").and_then(|value| self.name(value));
+        let user_dir = self.required(&mut table, "user-dir").and_then(|value| {
+            let text = self.string(value, "`user-dir`")?;
+            if !Path::new(text).is_absolute() {
+                self.fault(value.span().start, format!("`user-dir` must be absolute; \"{text}\" is not"));
+                return None;
+            }
+            self.plain_path(Path::new(text), value.span().start)
+        });
+        let select_at = table.take("select");
+        if select_at.is_none() {
+            self.fault(at, "`select` is missing: say which processes belong to the instance, e.g. select = [{ unit = \"nodered.service\" }]");
+        }
+        let select: Vec<_> = self.tables(select_at, "select").into_iter().filter_map(|(select, at)| self.select(select, at)).collect();
+        let defaults = self.defaults(table.take("default"));
+        let mut instance = InstancePolicy {
+            name: name.unwrap_or_default(),
+            select,
+            user_dir: user_dir.unwrap_or_else(|| PathBuf::from("/")),
+            defaults,
+            files: Vec::new(),
+            nets: Vec::new(),
+            at: self.at(at),
+        };
+        let mut ids = BTreeSet::new();
+        for (index, (rule, at)) in self.tables(table.take("files"), "files").into_iter().enumerate() {
+            self.file_rule(rule, at, &mut instance, &mut ids, index, None);
+        }
+        for (index, (rule, at)) in self.tables(table.take("exec"), "exec").into_iter().enumerate() {
+            self.file_rule(rule, at, &mut instance, &mut ids, index, Some(Access::EXEC));
+        }
+        for (key, end, direction) in [("egress", "to", Direction::Egress), ("ingress", "from", Direction::Ingress)] {
+            for (index, (rule, at)) in self.tables(table.take(key), key).into_iter().enumerate() {
+                if let Some(rule) = self.net_rule(rule, at, (key, end, direction), &mut ids, index) {
+                    instance.nets.push(rule);
+                }
+            }
+        }
+        self.finish(&table);
+        Some(instance)
+    }
+
+    fn name(&mut self, value: &Value<'_>) -> Option<String> {
+        let text = self.string(value, "`name`")?;
+        if text.is_empty() || text.len() > 64 || text.chars().any(char::is_control) {
+            self.fault(value.span().start, "`name` must have 1 to 64 printable characters");
+        }
+        Some(text.to_owned())
+    }
+
+    fn select(&mut self, table: &DeTable<'_>, at: usize) -> Option<Select> {
+        let mut table = Table::new(table, at);
+        let mut select = Select { at: self.at(at), ..Select::default() };
+        let mut text = |reader: &mut Self, key: &'static str| {
+            let value = table.take(key)?;
+            let text = reader.string(value, &format!("`{key}`"))?;
+            if text.is_empty() {
+                reader.fault(value.span().start, format!("`{key}` is empty"));
+            }
+            Some(text.to_owned())
+        };
+        select.user = text(self, "user");
+        select.unit = text(self, "unit");
+        select.container = text(self, "container");
+        select.cgroup = text(self, "cgroup");
+        let exec = text(self, "exec");
+        if let Some(exec) = exec {
+            select.exec = true;
+            if exec != "node-red" {
+                self.fault(at, format!("`exec` knows \"node-red\" only (node with an argument that names red.js or node-red), not \"{exec}\""));
+            }
+        }
+        if let Some(uid) = table.take("uid") {
+            select.uid = uid.get_ref().as_integer().and_then(|number| u32::from_str_radix(number.as_str(), number.radix()).ok());
+            if select.uid.is_none_or(|uid| uid == u32::MAX) {
+                self.fault(uid.span().start, "`uid` must be a number from 0 to 4294967294");
+            }
+        }
+        self.finish(&table);
+        if select.user.is_some() && select.uid.is_some() {
+            self.fault(at, "`user` and `uid` in one selector: name one of them");
+        }
+        let cgroups = [&select.unit, &select.container, &select.cgroup].into_iter().flatten().count();
+        if cgroups > 1 {
+            self.fault(at, "`unit`, `container` and `cgroup` each name a cgroup: use one of them in a selector");
+        }
+        if cgroups == 0 && !select.exec && select.user.is_none() && select.uid.is_none() {
+            self.fault(at, "an empty selector selects nothing; name a user, uid, unit, container, cgroup or exec");
+            return None;
+        }
+        Some(select)
+    }
+
+    fn defaults(&mut self, value: Option<&Value<'_>>) -> [Verdict; Class::COUNT] {
+        let mut defaults = [Verdict::Allow; Class::COUNT];
+        let Some(value) = value else { return defaults };
+        let Some(table) = value.get_ref().as_table() else {
+            self.fault(value.span().start, "`default` must be a table, e.g. default = { egress = \"log\" }");
+            return defaults;
+        };
+        let mut table = Table::new(table, value.span().start);
+        for (name, class) in Class::NAMES {
+            if let Some(value) = table.take(name)
+                && let Some(verdict) = self.verdict(value)
+            {
+                defaults[class as usize] = verdict;
+            }
+        }
+        self.finish(&table);
+        defaults
+    }
+
+    fn verdict(&mut self, value: &Value<'_>) -> Option<Verdict> {
+        let text = self.string(value, "a verdict")?;
+        let verdict = Verdict::by_name(text);
+        if verdict.is_none() {
+            let hint = suggest(text, ["allow", "log", "deny", "kill"].into_iter());
+            self.fault(value.span().start, format!("\"{text}\" is no verdict: allow, log, deny or kill{hint}"));
+        }
+        verdict
+    }
+
+    /// What a rule does; every kind of rule has it.
+    fn action(&mut self, table: &mut Table<'_, '_>, kind: &str, ids: &mut BTreeSet<String>, index: usize) -> Option<Action> {
+        let verdict = self.required(table, "verdict").and_then(|value| self.verdict(value));
+        let mut fallback = Verdict::Unset;
+        if let Some(value) = table.take("fallback")
+            && let Some(wanted) = self.verdict(value)
+        {
+            if verdict != Some(Verdict::Deny) {
+                self.fault(value.span().start, "`fallback` says what to do where a sensor cannot deny; it goes with verdict = \"deny\" only");
+            } else if !matches!(wanted, Verdict::Log | Verdict::Kill) {
+                self.fault(value.span().start, "`fallback` is \"log\" or \"kill\"");
+            }
+            fallback = wanted;
+        }
+        let id = match table.take("id") {
+            None => format!("{kind}-{}", index + 1),
+            Some(value) => {
+                let text = self.string(value, "`id`")?;
+                if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
+                    self.fault(value.span().start, "`id` may hold lower-case letters, digits and `-`");
+                }
+                text.to_owned()
+            }
+        };
+        if !ids.insert(id.clone()) {
+            self.fault(table.at, format!("two rules with the id \"{id}\" in one instance"));
+        }
+        Some(Action { id, verdict: verdict?, fallback, at: self.at(table.at) })
+    }
+
+    fn file_rule(
+        &mut self,
+        table: &DeTable<'_>,
+        at: usize,
+        instance: &mut InstancePolicy,
+        ids: &mut BTreeSet<String>,
+        index: usize,
+        fixed: Option<Access>,
+    ) {
+        let mut table = Table::new(table, at);
+        let (path, paths) = (table.take("path"), table.take("paths"));
+        let mut texts = Vec::new();
+        match (path, paths) {
+            (Some(path), None) => texts.extend(self.string(path, "`path`").map(|text| (text, path.span().start))),
+            (None, Some(paths)) => texts = self.strings(paths, "`paths`"),
+            (None, None) => self.fault(at, "`path` is missing"),
+            (Some(_), Some(paths)) => self.fault(paths.span().start, "`path` and `paths` in one rule: use one of them"),
+        }
+        let access = match fixed {
+            Some(access) => access,
+            None => self.required(&mut table, "access").map_or(Access::NONE, |value| self.access(value)),
+        };
+        let action = self.action(&mut table, if fixed.is_some() { "exec" } else { "files" }, ids, index);
+        self.finish(&table);
+        let Some(action) = action else { return };
+        for (text, at) in texts {
+            if let Some((path, names)) = self.pattern(text, &instance.user_dir, at) {
+                instance.files.push(FileRule { path, names, access, action: action.clone() });
+            }
+        }
+    }
+
+    fn access(&mut self, value: &Value<'_>) -> Access {
+        let mut access = Access::NONE;
+        for (text, at) in self.strings(value, "`access`") {
+            if text == "all" {
+                access = Access::ALL;
+            } else if let Some(one) = Access::by_name(text) {
+                access = access.union(one);
+            } else {
+                let hint = suggest(text, Access::NAMES.into_iter().map(|(name, _)| name));
+                self.fault(at, format!("\"{text}\" is no access: read, write, create, delete, rename, link, attr, exec or all{hint}"));
+            }
+        }
+        access
+    }
+
+    /// Splits a path of a rule into its literal part and what is meant below it.
+    fn pattern(&mut self, text: &str, user_dir: &Path, at: usize) -> Option<(PathBuf, Names)> {
+        let whole = if text.starts_with('/') { PathBuf::from(text) } else { user_dir.join(text) };
+        let whole = whole.to_str()?.to_owned();
+        let (dir, last) = whole.rsplit_once('/')?;
+        let (dir, below) = match dir.strip_suffix("/**") {
+            Some(dir) => (dir, true),
+            None => (dir, false),
+        };
+        if dir.contains(['*', '?', '[']) || last.contains(['?', '[']) {
+            self.fault(at, format!("\"{text}\": wildcards are `dir/*`, `dir/**`, and one `*` at the beginning or end of the last name"));
+            return None;
+        }
+        let names = match (last, below) {
+            ("**", false) | ("*", true) => Names::Below,
+            ("*", false) => Names::Children,
+            (name, below) => {
+                let suffix = name.strip_prefix('*');
+                let prefix = name.strip_suffix('*');
+                match (suffix, prefix, below) {
+                    (None, None, false) if !name.contains('*') => return Some((self.plain_path(Path::new(&whole), at)?, Names::Itself)),
+                    (Some(literal), None, below) if !literal.contains('*') => {
+                        self.pattern_fits(text, literal, at)?;
+                        if below { Names::BelowSuffix(literal.to_owned()) } else { Names::ChildSuffix(literal.to_owned()) }
+                    }
+                    (None, Some(literal), below) if !literal.contains('*') => {
+                        self.pattern_fits(text, literal, at)?;
+                        if below { Names::BelowPrefix(literal.to_owned()) } else { Names::ChildPrefix(literal.to_owned()) }
+                    }
+                    (None, None, true) if !name.contains('*') => {
+                        self.fault(at, format!("\"{text}\": a whole name at any depth cannot be matched; write `**/*{name}`"));
+                        return None;
+                    }
+                    _ => {
+                        self.fault(at, format!("\"{text}\": one `*` at the beginning or the end of the last name, no more"));
+                        return None;
+                    }
+                }
+            }
+        };
+        let dir = if dir.is_empty() { "/" } else { dir };
+        Some((self.plain_path(Path::new(dir), at)?, names))
+    }
+
+    fn pattern_fits(&mut self, text: &str, literal: &str, at: usize) -> Option<()> {
+        if literal.len() > PATTERN_LEN {
+            self.fault(at, format!("\"{text}\": at most {PATTERN_LEN} bytes beside the `*` are compared"));
+            return None;
+        }
+        Some(())
+    }
+
+    /// Refuses what cannot be a path in the tree: `..`, names that do not fit, too many of them.
+    fn plain_path(&mut self, path: &Path, at: usize) -> Option<PathBuf> {
+        let mut plain = PathBuf::from("/");
+        for component in path.components() {
+            match component {
+                Component::RootDir | Component::CurDir => {}
+                Component::Normal(name) if name.len() < NAME_LEN => plain.push(name),
+                Component::Normal(name) => {
+                    self.fault(at, format!("the name \"{}\" is longer than {} bytes", name.display(), NAME_LEN - 1));
+                    return None;
+                }
+                Component::ParentDir | Component::Prefix(_) => {
+                    self.fault(at, format!("\"{}\": `..` is not followed; write the path out", path.display()));
+                    return None;
+                }
+            }
+        }
+        if path.as_os_str().as_encoded_bytes().contains(&0) {
+            self.fault(at, "a path cannot hold a zero byte");
+            return None;
+        }
+        if plain.components().count() > MAX_DEPTH {
+            self.fault(at, format!("more than {MAX_DEPTH} directories deep"));
+            return None;
+        }
+        Some(plain)
+    }
+
+    fn net_rule(
+        &mut self,
+        table: &DeTable<'_>,
+        at: usize,
+        (kind, end, direction): (&str, &'static str, Direction),
+        ids: &mut BTreeSet<String>,
+        index: usize,
+    ) -> Option<NetRule> {
+        let mut table = Table::new(table, at);
+        let mut prefixes = Vec::new();
+        if let Some(value) = self.required(&mut table, end) {
+            for (text, at) in self.strings(value, &format!("`{end}`")) {
+                self.prefixes(text, at, &mut prefixes);
+            }
+        }
+        let mut ports = Vec::new();
+        if let Some(value) = table.take("ports") {
+            self.ports(value, &mut ports);
+        }
+        let protocol = match table.take("protocol").and_then(|value| Some((self.string(value, "`protocol`")?, value.span().start))) {
+            None | Some(("any", _)) => 0,
+            Some(("tcp", _)) => 6,
+            Some(("udp", _)) => 17,
+            Some((other, at)) => {
+                self.fault(at, format!("`protocol` is \"tcp\", \"udp\" or \"any\", not \"{other}\""));
+                0
+            }
+        };
+        let action = self.action(&mut table, kind, ids, index);
+        self.finish(&table);
+        Some(NetRule { direction, prefixes, ports, protocol, action: action? })
+    }
+
+    fn prefixes(&mut self, text: &str, at: usize, prefixes: &mut Vec<Prefix>) {
+        if let Some(&(_, group)) = GROUPS.iter().find(|&&(name, _)| name == text) {
+            prefixes.extend(group.iter().filter_map(|cidr| cidr.parse().ok()).map(prefix));
+            return;
+        }
+        if let Ok(net) = text.parse::<IpNet>() {
+            if net.network() != net.addr() {
+                self.fault(at, format!("\"{text}\" has bits beyond its prefix; did you mean \"{}\"?", net.trunc()));
+            }
+            prefixes.push(prefix(net));
+        } else if let Ok(address) = text.parse::<IpAddr>() {
+            prefixes.push(prefix(IpNet::from(address)));
+        } else {
+            let hint = suggest(text, GROUPS.iter().map(|&(name, _)| name));
+            self.fault(at, format!("\"{text}\" is no address, CIDR or group (any, loopback, private, link-local, metadata){hint}"));
+        }
+    }
+
+    fn ports(&mut self, value: &Value<'_>, ports: &mut Vec<(u16, u16)>) {
+        let items = match value.get_ref() {
+            DeValue::Array(array) => array.iter().collect(),
+            _ => vec![value],
+        };
+        for item in items {
+            let range = match item.get_ref() {
+                DeValue::Integer(number) => u16::from_str_radix(number.as_str(), number.radix()).ok().map(|port| (port, port)),
+                DeValue::String(text) => match text.split_once('-') {
+                    Some((first, last)) => first.trim().parse().ok().zip(last.trim().parse().ok()),
+                    None => text.trim().parse().ok().map(|port| (port, port)),
+                },
+                _ => None,
+            };
+            match range {
+                Some((first, last)) if first <= last => ports.push((first, last)),
+                _ => self.fault(item.span().start, "a port is a number up to 65535, a range \"FIRST-LAST\""),
+            }
+        }
+    }
+}
+
+/// Groups of addresses that have a name.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("any", &["::/0"]),
+    ("loopback", &["127.0.0.0/8", "::1/128"]),
+    ("private", &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]),
+    ("link-local", &["169.254.0.0/16", "fe80::/10"]),
+    ("metadata", &["169.254.169.254/32", "fd00:ec2::254/128"]),
+];
+
+/// A prefix of the one tree: IPv4 as v4-mapped IPv6.
+fn prefix(net: IpNet) -> Prefix {
+    match net.trunc() {
+        IpNet::V4(net) => Prefix { address: map_v4(net.addr().octets()), bits: 96 + net.prefix_len() },
+        IpNet::V6(net) => Prefix { address: net.addr().octets(), bits: net.prefix_len() },
+    }
+}
+
+/// `; did you mean ...?` when a known word is near.
+fn suggest(text: &str, known: impl Iterator<Item = &'static str>) -> String {
+    known
+        .map(|word| (distance(text, word), word))
+        .filter(|&(distance, word)| distance <= 2 && distance < word.len())
+        .min()
+        .map(|(_, word)| format!("; did you mean `{word}`?"))
+        .unwrap_or_default()
+}
+
+/// Edit distance, for words.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate().take(64) {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, &y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEAD: &str = "version = 1\nmode = \"enforce\"\n[[instance]]\nname = \"a\"\nselect = [{ uid = 1001 }]\nuser-dir = \"/ud\"\n";
+
+    fn faults(rest: &str) -> Vec<Fault> {
+        parse(&format!("{HEAD}{rest}")).unwrap_err()
+    }
+
+    fn rule(path: &str) -> FileRule {
+        let text = format!("{HEAD}[[instance.files]]\npath = \"{path}\"\naccess = [\"write\"]\nverdict = \"kill\"\n");
+        parse(&text).unwrap().instances.remove(0).files.remove(0)
+    }
+
+    #[test]
+    fn patterns_are_split_into_a_literal_part_and_names() {
+        for (text, path, names) in [
+            ("settings.js", "/ud/settings.js", Names::Itself),
+            ("/etc/shadow", "/etc/shadow", Names::Itself),
+            ("lib/*", "/ud/lib", Names::Children),
+            ("node_modules/**", "/ud/node_modules", Names::Below),
+            ("*.pem", "/ud", Names::ChildSuffix(".pem".into())),
+            ("**/*.pem", "/ud", Names::BelowSuffix(".pem".into())),
+            ("/root/.ssh/id_*", "/root/.ssh", Names::ChildPrefix("id_".into())),
+            ("/**", "/", Names::Below),
+        ] {
+            let rule = rule(text);
+            assert_eq!((rule.path.to_str().unwrap(), &rule.names), (path, &names), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_fault_has_its_line_its_column_and_a_mend() {
+        let found = faults("[[instance.files]]\npath = \"x\"\n  acess = [\"write\"]\naccess = [\"write\"]\nverdict = \"kill\"\n");
+        assert_eq!(found, [Fault { line: 9, column: 3, what: "unknown key `acess`; did you mean `access`?".into() }]);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (rest, part) in [
+            ("[[instance.files]]\npath = \"a/../b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "`..` is not followed"),
+            ("[[instance.files]]\npath = \"a*b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "one `*`"),
+            ("[[instance.files]]\npath = \"*/b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "wildcards are"),
+            ("[[instance.files]]\npath = \"b\"\naccess = [\"wirte\"]\nverdict = \"kill\"\n", "did you mean `write`"),
+            ("[[instance.files]]\npath = \"b\"\naccess = []\nverdict = \"kill\"\n", "is empty"),
+            ("[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kil\"\n", "did you mean `kill`"),
+            ("[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kill\"\nfallback = \"log\"\n", "goes with verdict"),
+            ("[[instance.egress]]\nto = [\"10.0.0.1/8\"]\nverdict = \"deny\"\n", "did you mean \"10.0.0.0/8\""),
+            ("[[instance.egress]]\nto = [\"10.0.0.300\"]\nverdict = \"deny\"\n", "is no address"),
+            ("[[instance.egress]]\nto = [\"any\"]\nports = [\"9-1\"]\nverdict = \"deny\"\n", "a port is"),
+            ("[[instance.egress]]\nto = [\"any\"]\nprotocol = \"icmp\"\nverdict = \"deny\"\n", "`protocol` is"),
+            ("[[instance.egress]]\nto = [\"any\"]\n", "`verdict` is missing"),
+            ("default = { egres = \"log\" }\n", "did you mean `egress`"),
+        ] {
+            let found = faults(rest);
+            assert!(found.iter().any(|fault| fault.what.contains(part)), "{rest}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn instances_are_checked_as_a_whole() {
+        assert!(parse("version = 1\n").unwrap_err()[0].what.contains("no [[instance]]"));
+        assert!(parse("version = 2\n[[instance]]\n").unwrap_err().iter().any(|fault| fault.what.contains("version = 1 only")));
+        let twice = format!("{HEAD}{}", HEAD.split_once("[[").map(|(_, rest)| format!("[[{rest}")).unwrap());
+        assert!(parse(&twice).unwrap_err().iter().any(|fault| fault.what.contains("two instances")));
+        let relative = HEAD.replace("/ud", "ud");
+        assert!(parse(&relative).unwrap_err().iter().any(|fault| fault.what.contains("must be absolute")));
+    }
+
+    #[test]
+    fn every_fault_of_a_file_is_told_at_once() {
+        let found = faults("colour = 1\n[[instance.files]]\npath = \"x\"\naccess = [\"rite\"]\nverdict = \"stop\"\n");
+        assert_eq!(found.len(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn v4_is_filed_as_v4_mapped() {
+        let text = format!("{HEAD}[[instance.egress]]\nto = [\"203.0.113.0/24\"]\nports = [\"443\", 80, \"8000-8100\"]\nverdict = \"deny\"\n");
+        let rule = parse(&text).unwrap().instances.remove(0).nets.remove(0);
+        assert_eq!(rule.prefixes, [Prefix { address: map_v4([203, 0, 113, 0]), bits: 120 }]);
+        assert_eq!(rule.ports, [(443, 443), (80, 80), (8000, 8100)]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC*") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn no_policy_like_text_makes_it_panic(rest in "(\\[\\[instance\\.(files|egress|exec)\\]\\]\n|(path|to|access|verdict|ports|id) = (\"[a-z*/.0-9-]{0,12}\"|\\[(\"[a-z*/.:0-9]{0,9}\",?)*\\]|[0-9]{1,6})\n){0,12}") {
+            let _ = parse(&format!("{HEAD}{rest}"));
+        }
+    }
+}
