@@ -4,8 +4,8 @@ use aya_ebpf::maps::lpm_trie::Key;
 use monitor_common::{
     decide::{Lookups, Subject},
     policy::{
-        ChildKey, InodeKey, MAX_INSTANCES, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey, PATTERN_HEAD_BITS, PATTERN_LEN, Pattern,
-        PatternKey,
+        ChildKey, InodeKey, MAX_INSTANCES, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey, PATTERN_HEAD_BITS,
+        PATTERN_LEN, Pattern, PatternKey,
     },
 };
 

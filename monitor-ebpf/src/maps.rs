@@ -7,8 +7,11 @@ use aya_ebpf::{
 use monitor_common::{
     decide::{MAX_CLIMB, Work},
     event::{Counters, Event, PATH_MAX, Pending, TEXT_MAX, WriteKey, WriteTotals},
-    policy::{ChildKey, Control, Instance, InodeId, InodeKey, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey},
     opaque::Opaque,
+    policy::{
+        ChildKey, Control, InodeId, InodeKey, Instance, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey, Pattern,
+        PatternKey,
+    },
     scope::{ArgvMatcher, MAX_CGROUP_DEPTH, MAX_SELECTORS, Selector, TaskLabel},
     syscall::{Syscall, TABLE_LEN},
 };

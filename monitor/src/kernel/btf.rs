@@ -185,7 +185,9 @@ impl Btf {
     fn offsets(&self, questions: &[(&str, &str)]) -> Vec<Option<u32>> {
         let mut answers = vec![None; questions.len()];
         for &at in self.types.iter().skip(1) {
-            let Some(ty) = self.type_at(at as usize).filter(|ty| ty.kind == KIND_STRUCT && ty.count > 0) else { continue };
+            let Some(ty) = self.type_at(at as usize).filter(|ty| ty.kind == KIND_STRUCT && ty.count > 0) else {
+                continue;
+            };
             let name = self.string(ty.name);
             if name.is_empty() {
                 continue;
@@ -241,7 +243,8 @@ mod tests {
     fn sample() -> Vec<u8> {
         let strings = b"\0int\0outer\0a\0b\0c\0d\0inner\0e\0f\0";
         let name = |of: &[u8]| {
-            strings.windows(of.len() + 1).position(|window| &window[..of.len()] == of && window[of.len()] == 0).unwrap() as u32
+            strings.windows(of.len() + 1).position(|window| &window[..of.len()] == of && window[of.len()] == 0).unwrap()
+                as u32
         };
         let mut types: Vec<u32> = vec![name(b"int"), 1 << 24, 4, 32];
         let composite = |kind: u32, named: u32, size: u32, members: &[(u32, u32, u32)]| {
@@ -252,7 +255,12 @@ mod tests {
         types.extend(composite(KIND_STRUCT, 0, 8, &[(name(b"b"), 1, 0), (name(b"c"), 1, 32)])); // 2
         types.extend(composite(KIND_UNION, 0, 8, &[(0, 2, 0), (name(b"d"), 1, 0)])); // 3
         types.extend(composite(KIND_STRUCT, name(b"inner"), 8, &[(name(b"f"), 1, 32)])); // 4
-        types.extend(composite(KIND_STRUCT, name(b"outer"), 24, &[(name(b"a"), 1, 0), (0, 3, 64), (name(b"e"), 4, 128)])); // 5
+        types.extend(composite(
+            KIND_STRUCT,
+            name(b"outer"),
+            24,
+            &[(name(b"a"), 1, 0), (0, 3, 64), (name(b"e"), 4, 128)],
+        )); // 5
         let types: Vec<u8> = types.into_iter().flat_map(u32::to_ne_bytes).collect();
         let mut bytes = Vec::from(MAGIC.to_ne_bytes());
         bytes.extend([1, 0]);

@@ -137,23 +137,33 @@ pub fn entries() -> Vec<(u32, &'static str, Syscall)> {
     entries
 }
 
-#[cfg(target_arch = "x86_64")]
-use syscalls::{x86::Sysno as CompatSysno, x86_64::Sysno as NativeSysno};
 #[cfg(target_arch = "aarch64")]
 use syscalls::{aarch64::Sysno as NativeSysno, arm::Sysno as CompatSysno};
+#[cfg(target_arch = "x86_64")]
+use syscalls::{x86::Sysno as CompatSysno, x86_64::Sysno as NativeSysno};
 
 fn native(name: &str) -> Option<u32> {
-    NativeSysno::from_str(name).ok().and_then(|sysno| u32::try_from(sysno.id()).ok()).filter(|&number| number < COMPAT_BASE)
+    NativeSysno::from_str(name)
+        .ok()
+        .and_then(|sysno| u32::try_from(sysno.id()).ok())
+        .filter(|&number| number < COMPAT_BASE)
 }
 
 fn compat(name: &str) -> Option<u32> {
-    CompatSysno::from_str(name).ok().and_then(|sysno| u32::try_from(sysno.id()).ok()).filter(|&number| number < COMPAT_BASE)
+    CompatSysno::from_str(name)
+        .ok()
+        .and_then(|sysno| u32::try_from(sysno.id()).ok())
+        .filter(|&number| number < COMPAT_BASE)
 }
 
 /// The name of a system call as the running architecture numbers it.
 #[must_use]
 pub fn name(number: u32, is_compat: bool) -> Option<&'static str> {
-    if is_compat { CompatSysno::new(number as usize).map(|sysno| sysno.name()) } else { NativeSysno::new(number as usize).map(|sysno| sysno.name()) }
+    if is_compat {
+        CompatSysno::new(number as usize).map(|sysno| sysno.name())
+    } else {
+        NativeSysno::new(number as usize).map(|sysno| sysno.name())
+    }
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@ use monitor_common::{
     Access, Verdict,
     name::Name,
     policy::{
-        ChildKey, Direction, Instance, InodeId, InodeKey, MAX_NET_RULES, NET_HEAD_BITS, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN,
-        NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS,
-        PATTERN_LEN, PATTERN_SUBTREE_PREFIX, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
+        ChildKey, Direction, InodeId, InodeKey, Instance, MAX_NET_RULES, NET_HEAD_BITS, NODE_CHILD_PATTERNS,
+        NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX,
+        PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN, PATTERN_SUBTREE_PREFIX, PATTERN_SUBTREE_SUFFIX, Pattern,
+        PatternKey, Rule, RuleSet,
     },
     scope::{SELECT_CGROUP, SELECT_EXEC, SELECT_UID, Selector},
 };
@@ -63,7 +64,13 @@ pub struct Compiled {
 pub type Identify<'a> = &'a mut dyn FnMut(&Path) -> Option<InodeId>;
 
 /// Compiles a policy. `slots` gives each instance the place that running processes are marked with.
-pub fn compile(policy: &Policy, epoch: u32, slots: &BTreeMap<String, u16>, host: &dyn Host, identify: Identify<'_>) -> Result<Compiled, Fault> {
+pub fn compile(
+    policy: &Policy,
+    epoch: u32,
+    slots: &BTreeMap<String, u16>,
+    host: &dyn Host,
+    identify: Identify<'_>,
+) -> Result<Compiled, Fault> {
     let mut compiled = Compiled::default();
     let mut next_node = 1;
     for instance in &policy.instances {
@@ -91,7 +98,9 @@ pub fn compile(policy: &Policy, epoch: u32, slots: &BTreeMap<String, u16>, host:
             }
             selector.flags |= SELECT_CGROUP;
             // A unit that does not run has no cgroup yet: nothing to select until it does.
-            compiled.selectors.extend(host.cgroups(select).into_iter().map(|(_, cgroup)| Selector { cgroup, ..selector }));
+            compiled
+                .selectors
+                .extend(host.cgroups(select).into_iter().map(|(_, cgroup)| Selector { cgroup, ..selector }));
         }
     }
     compiled.selectors.truncate(monitor_common::scope::MAX_SELECTORS);
@@ -99,7 +108,8 @@ pub fn compile(policy: &Policy, epoch: u32, slots: &BTreeMap<String, u16>, host:
 }
 
 fn instance_of(instance: &InstancePolicy, enforce: bool) -> Instance {
-    let defaults = instance.defaults.map(|verdict| Rule { id: 0, verdict: verdict as u8, fallback: Verdict::Unset as u8 });
+    let defaults =
+        instance.defaults.map(|verdict| Rule { id: 0, verdict: verdict as u8, fallback: Verdict::Unset as u8 });
     Instance { defaults, enforce: u32::from(enforce), used: 1 }
 }
 
@@ -124,7 +134,11 @@ fn sentence(rule: &FileRule) -> String {
 
 /// The stricter of two rules of the same weight; the earlier one when they agree.
 fn stricter(old: Rule, new: Rule) -> Rule {
-    if !old.is_set() || new.verdict > old.verdict || (new.verdict == old.verdict && new.id < old.id && new.is_set()) { new } else { old }
+    if !old.is_set() || new.verdict > old.verdict || (new.verdict == old.verdict && new.id < old.id && new.is_set()) {
+        new
+    } else {
+        old
+    }
 }
 
 fn set(rules: &mut RuleSet, access: Access, rule: Rule) {
@@ -306,8 +320,15 @@ impl Tree {
                 flags |= NODE_SUBTREE_PATTERNS;
             }
             let far = if far_nodes[index] == 0 { 0 } else { number(far_index(far_nodes[index])) };
-            let node =
-                Node { own, children: branch.star, below: branch.below, parent: number(parent), patterns: far, flags, pad: 0 };
+            let node = Node {
+                own,
+                children: branch.star,
+                below: branch.below,
+                parent: number(parent),
+                patterns: far,
+                flags,
+                pad: 0,
+            };
             compiled.nodes.push((NodeKey { epoch, node: number(index) }, node));
             if let Some(id) = id {
                 compiled.inodes.push((InodeKey { id, epoch, instance: u32::from(slot) }, number(index)));
@@ -370,15 +391,22 @@ fn fill_patterns(own: &mut RuleSet, suffixes: &Patterns, prefixes: &Patterns, na
 impl Compiled {
     fn rule(&mut self, instance: &InstancePolicy, action: &Action, sentence: String) -> Result<u16, Fault> {
         self.rules.push(RuleInfo { instance: instance.name.clone(), id: action.id.clone(), sentence });
-        u16::try_from(self.rules.len())
-            .map_err(|_| Fault { line: action.at.line, column: action.at.column, what: "more than 65535 rules in one policy".to_owned() })
+        u16::try_from(self.rules.len()).map_err(|_| Fault {
+            line: action.at.line,
+            column: action.at.column,
+            what: "more than 65535 rules in one policy".to_owned(),
+        })
     }
 
     fn nets(&mut self, instance: &InstancePolicy, epoch: u32, slot: u16) -> Result<(), Fault> {
         let mut by_prefix: HashMap<(u16, Prefix), Vec<NetRule>> = HashMap::new();
         for rule in &instance.nets {
             let end = if matches!(rule.direction, Direction::Egress) { "traffic to" } else { "connections from" };
-            let index = self.rule(instance, &rule.action, format!("{end} {} ranges: {}", rule.prefixes.len(), rule.action.verdict.name()))?;
+            let index = self.rule(
+                instance,
+                &rule.action,
+                format!("{end} {} ranges: {}", rule.prefixes.len(), rule.action.verdict.name()),
+            )?;
             let ports = if rule.ports.is_empty() { vec![(0, u16::MAX)] } else { rule.ports.clone() };
             for &prefix in &rule.prefixes {
                 let rules = by_prefix.entry((rule.direction as u16, prefix)).or_default();
@@ -393,7 +421,9 @@ impl Compiled {
         }
         for rules in by_prefix.values_mut() {
             // The narrower the more specific; of the same width the stricter.
-            rules.sort_by_key(|rule| (rule.port_last - rule.port_first, rule.protocol == 0, u8::MAX - rule.rule.verdict, rule.rule.id));
+            rules.sort_by_key(|rule| {
+                (rule.port_last - rule.port_first, rule.protocol == 0, u8::MAX - rule.rule.verdict, rule.rule.id)
+            });
         }
         for (&(direction, prefix), own) in &by_prefix {
             let mut all = own.clone();
@@ -426,7 +456,6 @@ fn masked(address: [u8; 16], bits: u8) -> [u8; 16] {
     let mask = if bits == 0 { 0 } else { u128::MAX << (128 - u32::from(bits)) };
     (all & mask).to_be_bytes()
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -482,15 +511,19 @@ mod tests {
         fn pattern(&self, key: &PatternKey) -> Option<&Pattern> {
             self.patterns
                 .iter()
-                .filter(|(known, bits, _)| (known.epoch, known.node, known.kind) == (key.epoch, key.node, key.kind)
-                    && same_bits(&known.bytes, &key.bytes, bits - PATTERN_HEAD_BITS))
+                .filter(|(known, bits, _)| {
+                    (known.epoch, known.node, known.kind) == (key.epoch, key.node, key.kind)
+                        && same_bits(&known.bytes, &key.bytes, bits - PATTERN_HEAD_BITS)
+                })
                 .max_by_key(|(_, bits, _)| *bits)
                 .map(|(_, _, pattern)| pattern)
         }
         fn net(&self, key: &NetKey) -> Option<&NetRules> {
             self.nets
                 .iter()
-                .filter(|(known, bits, _)| known.direction == key.direction && same_bits(&known.address, &key.address, bits - NET_HEAD_BITS))
+                .filter(|(known, bits, _)| {
+                    known.direction == key.direction && same_bits(&known.address, &key.address, bits - NET_HEAD_BITS)
+                })
                 .max_by_key(|(_, bits, _)| *bits)
                 .map(|(_, _, rules)| rules)
         }
@@ -504,14 +537,21 @@ mod tests {
     }
 
     fn id_of(path: &Path) -> InodeId {
-        let ino = path.as_os_str().as_encoded_bytes().iter().fold(7_u64, |sum, &byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let ino = path
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(7_u64, |sum, &byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
         InodeId { ino, dev: 1, generation: 1 }
     }
 
     impl View {
         fn new(path: &Path) -> Self {
             let ids = path.ancestors().map(id_of).collect();
-            let names = path.ancestors().map(|path| path.file_name().map_or(b"/".to_vec(), |name| name.as_encoded_bytes().to_vec())).collect();
+            let names = path
+                .ancestors()
+                .map(|path| path.file_name().map_or(b"/".to_vec(), |name| name.as_encoded_bytes().to_vec()))
+                .collect();
             Self { ids, names, next: 0 }
         }
     }
@@ -578,7 +618,8 @@ mod tests {
     }
 
     fn file(tables: &Tables, path: &str, access: Access) -> (Verdict, u16) {
-        let decision = decide::file(tables, &tables.subject(), &mut View::new(Path::new(path)), access, &mut Work::NEW.clone());
+        let decision =
+            decide::file(tables, &tables.subject(), &mut View::new(Path::new(path)), access, &mut Work::NEW.clone());
         (decision.verdict, decision.rule)
     }
 
@@ -597,7 +638,11 @@ mod tests {
 
     #[test]
     fn the_most_specific_rule_wins_whatever_the_order() {
-        let rules = [rule("\"**\"", "\"read\"", "log"), rule("\"certs/**\"", "\"read\"", "kill"), rule("\"certs/own.pem\"", "\"read\"", "allow")];
+        let rules = [
+            rule("\"**\"", "\"read\"", "log"),
+            rule("\"certs/**\"", "\"read\"", "kill"),
+            rule("\"certs/own.pem\"", "\"read\"", "allow"),
+        ];
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
             let tables = compiled(&order.map(|index| rules[index].clone()).concat(), &[]);
             assert_eq!(file(&tables, "/h/ud/flows.json", Access::READ).0, Verdict::Log);
@@ -664,7 +709,14 @@ mod tests {
     #[test]
     fn text_is_walked_as_it_stands() {
         let tables = compiled(&rule("\"settings.js\"", "\"delete\"", "kill"), &[]);
-        for path in ["settings.js", "./settings.js", "lib/../settings.js", "/h/ud/settings.js", "//h//ud/./settings.js", "../ud/settings.js"] {
+        for path in [
+            "settings.js",
+            "./settings.js",
+            "lib/../settings.js",
+            "/h/ud/settings.js",
+            "//h//ud/./settings.js",
+            "../ud/settings.js",
+        ] {
             let from = if path.starts_with('/') { "/" } else { "/h/ud" };
             assert_eq!(text(&tables, from, path, Access::DELETE), Verdict::Kill, "{path}");
         }

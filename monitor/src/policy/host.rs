@@ -145,7 +145,11 @@ fn passwd() -> Vec<Passwd> {
     text.lines()
         .filter_map(|line| {
             let fields: Vec<_> = line.split(':').collect();
-            Some(Passwd { name: (*fields.first()?).to_owned(), uid: fields.get(2)?.parse().ok()?, shell: (*fields.get(6)?).to_owned() })
+            Some(Passwd {
+                name: (*fields.first()?).to_owned(),
+                uid: fields.get(2)?.parse().ok()?,
+                shell: (*fields.get(6)?).to_owned(),
+            })
         })
         .collect()
 }
@@ -193,7 +197,12 @@ pub fn refuse(policy: &Policy, host: &dyn Host) -> Vec<Fault> {
 /// A policy that those whom it restrains can change is none.
 #[must_use]
 pub fn writable(path: &Path, policy: &Policy, host: &dyn Host) -> Vec<Fault> {
-    let watched: Vec<_> = policy.instances.iter().flat_map(|instance| &instance.select).filter_map(|select| uid_of(select, host)).collect();
+    let watched: Vec<_> = policy
+        .instances
+        .iter()
+        .flat_map(|instance| &instance.select)
+        .filter_map(|select| uid_of(select, host))
+        .collect();
     let mut faults = Vec::new();
     for (index, place) in path.ancestors().enumerate() {
         let Some((owner, mode)) = host.owner(place) else { continue };
@@ -243,13 +252,19 @@ fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fau
         if !host.can_deny_files()
             && let Some(instead) = cannot(rule.action.verdict, rule.action.fallback)
         {
-            warnings.push(fault(rule.action.at, format!("rule {}: no sensor here can deny file accesses; it {instead}", rule.action.id)));
+            warnings.push(fault(
+                rule.action.at,
+                format!("rule {}: no sensor here can deny file accesses; it {instead}", rule.action.id),
+            ));
         }
     }
     for rule in &instance.nets {
         let can = host.can_deny_network() && rule.direction as u16 == 0;
         if !can && let Some(instead) = cannot(rule.action.verdict, rule.action.fallback) {
-            warnings.push(fault(rule.action.at, format!("rule {}: no sensor here can deny this traffic; it {instead}", rule.action.id)));
+            warnings.push(fault(
+                rule.action.at,
+                format!("rule {}: no sensor here can deny this traffic; it {instead}", rule.action.id),
+            ));
         }
     }
 }
@@ -294,7 +309,8 @@ mod tests {
     }
 
     fn policy(select: &str, rest: &str) -> Policy {
-        parse(&format!("version = 1\n[[instance]]\nname = \"a\"\nuser-dir = \"/ud\"\nselect = [{select}]\n{rest}")).unwrap()
+        parse(&format!("version = 1\n[[instance]]\nname = \"a\"\nuser-dir = \"/ud\"\nselect = [{select}]\n{rest}"))
+            .unwrap()
     }
 
     fn refused(select: &str) -> String {

@@ -117,7 +117,10 @@ impl Reader<'_> {
                 array.iter().filter_map(|item| Some((self.string(item, what)?, item.span().start))).collect()
             }
             other => {
-                self.fault(value.span().start, format!("{what} must be a string or an array of strings, not {}", other.type_str()));
+                self.fault(
+                    value.span().start,
+                    format!("{what} must be a string or an array of strings, not {}", other.type_str()),
+                );
                 Vec::new()
             }
         }
@@ -133,7 +136,8 @@ impl Reader<'_> {
         for item in array {
             match item.get_ref().as_table() {
                 Some(table) => tables.push((table, item.span().start)),
-                None => self.fault(item.span().start, format!("`{key}` must hold tables, not {}", item.get_ref().type_str())),
+                None => self
+                    .fault(item.span().start, format!("`{key}` must hold tables, not {}", item.get_ref().type_str())),
             }
         }
         tables
@@ -146,7 +150,8 @@ impl Reader<'_> {
         {
             self.fault(version.span().start, "this guard reads version = 1 only");
         }
-        let enforce = match table.take("mode").and_then(|mode| Some((self.string(mode, "`mode`")?, mode.span().start))) {
+        let enforce = match table.take("mode").and_then(|mode| Some((self.string(mode, "`mode`")?, mode.span().start)))
+        {
             None | Some(("observe", _)) => false,
             Some(("enforce", _)) => true,
             Some((other, at)) => {
@@ -159,7 +164,10 @@ impl Reader<'_> {
         for (instance, at) in self.tables(table.take("instance"), "instance") {
             if let Some(instance) = self.instance(instance, at) {
                 if !names.insert(instance.name.clone()) {
-                    self.fault(at, format!("there are two instances called \"{}\"; give each its own name", instance.name));
+                    self.fault(
+                        at,
+                        format!("there are two instances called \"{}\"; give each its own name", instance.name),
+                    );
                 }
                 policy.instances.push(instance);
             }
@@ -193,7 +201,8 @@ impl Reader<'_> {
         if select_at.is_none() {
             self.fault(at, "`select` is missing: say which processes belong to the instance, e.g. select = [{ unit = \"nodered.service\" }]");
         }
-        let select: Vec<_> = self.tables(select_at, "select").into_iter().filter_map(|(select, at)| self.select(select, at)).collect();
+        let select: Vec<_> =
+            self.tables(select_at, "select").into_iter().filter_map(|(select, at)| self.select(select, at)).collect();
         let defaults = self.defaults(table.take("default"));
         let mut instance = InstancePolicy {
             name: name.unwrap_or_default(),
@@ -253,7 +262,8 @@ impl Reader<'_> {
             }
         }
         if let Some(uid) = table.take("uid") {
-            select.uid = uid.get_ref().as_integer().and_then(|number| u32::from_str_radix(number.as_str(), number.radix()).ok());
+            select.uid =
+                uid.get_ref().as_integer().and_then(|number| u32::from_str_radix(number.as_str(), number.radix()).ok());
             if select.uid.is_none_or(|uid| uid == u32::MAX) {
                 self.fault(uid.span().start, "`uid` must be a number from 0 to 4294967294");
             }
@@ -303,14 +313,23 @@ impl Reader<'_> {
     }
 
     /// What a rule does; every kind of rule has it.
-    fn action(&mut self, table: &mut Table<'_, '_>, kind: &str, ids: &mut BTreeSet<String>, index: usize) -> Option<Action> {
+    fn action(
+        &mut self,
+        table: &mut Table<'_, '_>,
+        kind: &str,
+        ids: &mut BTreeSet<String>,
+        index: usize,
+    ) -> Option<Action> {
         let verdict = self.required(table, "verdict").and_then(|value| self.verdict(value));
         let mut fallback = Verdict::Unset;
         if let Some(value) = table.take("fallback")
             && let Some(wanted) = self.verdict(value)
         {
             if verdict != Some(Verdict::Deny) {
-                self.fault(value.span().start, "`fallback` says what to do where a sensor cannot deny; it goes with verdict = \"deny\" only");
+                self.fault(
+                    value.span().start,
+                    "`fallback` says what to do where a sensor cannot deny; it goes with verdict = \"deny\" only",
+                );
             } else if !matches!(wanted, Verdict::Log | Verdict::Kill) {
                 self.fault(value.span().start, "`fallback` is \"log\" or \"kill\"");
             }
@@ -320,7 +339,9 @@ impl Reader<'_> {
             None => format!("{kind}-{}", index + 1),
             Some(value) => {
                 let text = self.string(value, "`id`")?;
-                if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
+                if text.is_empty()
+                    || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+                {
                     self.fault(value.span().start, "`id` may hold lower-case letters, digits and `-`");
                 }
                 text.to_owned()
@@ -373,7 +394,12 @@ impl Reader<'_> {
                 access = access.union(one);
             } else {
                 let hint = suggest(text, Access::NAMES.into_iter().map(|(name, _)| name));
-                self.fault(at, format!("\"{text}\" is no access: read, write, create, delete, rename, link, attr, exec or all{hint}"));
+                self.fault(
+                    at,
+                    format!(
+                        "\"{text}\" is no access: read, write, create, delete, rename, link, attr, exec or all{hint}"
+                    ),
+                );
             }
         }
         access
@@ -389,7 +415,12 @@ impl Reader<'_> {
             None => (dir, false),
         };
         if dir.contains(['*', '?', '[']) || last.contains(['?', '[']) {
-            self.fault(at, format!("\"{text}\": wildcards are `dir/*`, `dir/**`, and one `*` at the beginning or end of the last name"));
+            self.fault(
+                at,
+                format!(
+                    "\"{text}\": wildcards are `dir/*`, `dir/**`, and one `*` at the beginning or end of the last name"
+                ),
+            );
             return None;
         }
         let names = match (last, below) {
@@ -399,21 +430,37 @@ impl Reader<'_> {
                 let suffix = name.strip_prefix('*');
                 let prefix = name.strip_suffix('*');
                 match (suffix, prefix, below) {
-                    (None, None, false) if !name.contains('*') => return Some((self.plain_path(Path::new(&whole), at)?, Names::Itself)),
+                    (None, None, false) if !name.contains('*') => {
+                        return Some((self.plain_path(Path::new(&whole), at)?, Names::Itself));
+                    }
                     (Some(literal), None, below) if !literal.contains('*') => {
                         self.pattern_fits(text, literal, at)?;
-                        if below { Names::BelowSuffix(literal.to_owned()) } else { Names::ChildSuffix(literal.to_owned()) }
+                        if below {
+                            Names::BelowSuffix(literal.to_owned())
+                        } else {
+                            Names::ChildSuffix(literal.to_owned())
+                        }
                     }
                     (None, Some(literal), below) if !literal.contains('*') => {
                         self.pattern_fits(text, literal, at)?;
-                        if below { Names::BelowPrefix(literal.to_owned()) } else { Names::ChildPrefix(literal.to_owned()) }
+                        if below {
+                            Names::BelowPrefix(literal.to_owned())
+                        } else {
+                            Names::ChildPrefix(literal.to_owned())
+                        }
                     }
                     (None, None, true) if !name.contains('*') => {
-                        self.fault(at, format!("\"{text}\": a whole name at any depth cannot be matched; write `**/*{name}`"));
+                        self.fault(
+                            at,
+                            format!("\"{text}\": a whole name at any depth cannot be matched; write `**/*{name}`"),
+                        );
                         return None;
                     }
                     _ => {
-                        self.fault(at, format!("\"{text}\": one `*` at the beginning or the end of the last name, no more"));
+                        self.fault(
+                            at,
+                            format!("\"{text}\": one `*` at the beginning or the end of the last name, no more"),
+                        );
                         return None;
                     }
                 }
@@ -478,7 +525,10 @@ impl Reader<'_> {
         if let Some(value) = table.take("ports") {
             self.ports(value, &mut ports);
         }
-        let protocol = match table.take("protocol").and_then(|value| Some((self.string(value, "`protocol`")?, value.span().start))) {
+        let protocol = match table
+            .take("protocol")
+            .and_then(|value| Some((self.string(value, "`protocol`")?, value.span().start)))
+        {
             None | Some(("any", _)) => 0,
             Some(("tcp", _)) => 6,
             Some(("udp", _)) => 17,
@@ -506,7 +556,10 @@ impl Reader<'_> {
             prefixes.push(prefix(IpNet::from(address)));
         } else {
             let hint = suggest(text, GROUPS.iter().map(|&(name, _)| name));
-            self.fault(at, format!("\"{text}\" is no address, CIDR or group (any, loopback, private, link-local, metadata){hint}"));
+            self.fault(
+                at,
+                format!("\"{text}\" is no address, CIDR or group (any, loopback, private, link-local, metadata){hint}"),
+            );
         }
     }
 
@@ -517,7 +570,9 @@ impl Reader<'_> {
         };
         for item in items {
             let range = match item.get_ref() {
-                DeValue::Integer(number) => u16::from_str_radix(number.as_str(), number.radix()).ok().map(|port| (port, port)),
+                DeValue::Integer(number) => {
+                    u16::from_str_radix(number.as_str(), number.radix()).ok().map(|port| (port, port))
+                }
                 DeValue::String(text) => match text.split_once('-') {
                     Some((first, last)) => first.trim().parse().ok().zip(last.trim().parse().ok()),
                     None => text.trim().parse().ok().map(|port| (port, port)),
@@ -580,7 +635,8 @@ mod tests {
 
     use super::*;
 
-    const HEAD: &str = "version = 1\nmode = \"enforce\"\n[[instance]]\nname = \"a\"\nselect = [{ uid = 1001 }]\nuser-dir = \"/ud\"\n";
+    const HEAD: &str =
+        "version = 1\nmode = \"enforce\"\n[[instance]]\nname = \"a\"\nselect = [{ uid = 1001 }]\nuser-dir = \"/ud\"\n";
 
     fn faults(rest: &str) -> Vec<Fault> {
         parse(&format!("{HEAD}{rest}")).unwrap_err()
@@ -610,20 +666,28 @@ mod tests {
 
     #[test]
     fn a_fault_has_its_line_its_column_and_a_mend() {
-        let found = faults("[[instance.files]]\npath = \"x\"\n  acess = [\"write\"]\naccess = [\"write\"]\nverdict = \"kill\"\n");
+        let found = faults(
+            "[[instance.files]]\npath = \"x\"\n  acess = [\"write\"]\naccess = [\"write\"]\nverdict = \"kill\"\n",
+        );
         assert_eq!(found, [Fault { line: 9, column: 3, what: "unknown key `acess`; did you mean `access`?".into() }]);
     }
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
         for (rest, part) in [
-            ("[[instance.files]]\npath = \"a/../b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "`..` is not followed"),
+            (
+                "[[instance.files]]\npath = \"a/../b\"\naccess = [\"write\"]\nverdict = \"kill\"\n",
+                "`..` is not followed",
+            ),
             ("[[instance.files]]\npath = \"a*b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "one `*`"),
             ("[[instance.files]]\npath = \"*/b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "wildcards are"),
             ("[[instance.files]]\npath = \"b\"\naccess = [\"wirte\"]\nverdict = \"kill\"\n", "did you mean `write`"),
             ("[[instance.files]]\npath = \"b\"\naccess = []\nverdict = \"kill\"\n", "is empty"),
             ("[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kil\"\n", "did you mean `kill`"),
-            ("[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kill\"\nfallback = \"log\"\n", "goes with verdict"),
+            (
+                "[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kill\"\nfallback = \"log\"\n",
+                "goes with verdict",
+            ),
             ("[[instance.egress]]\nto = [\"10.0.0.1/8\"]\nverdict = \"deny\"\n", "did you mean \"10.0.0.0/8\""),
             ("[[instance.egress]]\nto = [\"10.0.0.300\"]\nverdict = \"deny\"\n", "is no address"),
             ("[[instance.egress]]\nto = [\"any\"]\nports = [\"9-1\"]\nverdict = \"deny\"\n", "a port is"),
@@ -639,7 +703,12 @@ mod tests {
     #[test]
     fn instances_are_checked_as_a_whole() {
         assert!(parse("version = 1\n").unwrap_err()[0].what.contains("no [[instance]]"));
-        assert!(parse("version = 2\n[[instance]]\n").unwrap_err().iter().any(|fault| fault.what.contains("version = 1 only")));
+        assert!(
+            parse("version = 2\n[[instance]]\n")
+                .unwrap_err()
+                .iter()
+                .any(|fault| fault.what.contains("version = 1 only"))
+        );
         let twice = format!("{HEAD}{}", HEAD.split_once("[[").map(|(_, rest)| format!("[[{rest}")).unwrap());
         assert!(parse(&twice).unwrap_err().iter().any(|fault| fault.what.contains("two instances")));
         let relative = HEAD.replace("/ud", "ud");
@@ -654,7 +723,9 @@ mod tests {
 
     #[test]
     fn v4_is_filed_as_v4_mapped() {
-        let text = format!("{HEAD}[[instance.egress]]\nto = [\"203.0.113.0/24\"]\nports = [\"443\", 80, \"8000-8100\"]\nverdict = \"deny\"\n");
+        let text = format!(
+            "{HEAD}[[instance.egress]]\nto = [\"203.0.113.0/24\"]\nports = [\"443\", 80, \"8000-8100\"]\nverdict = \"deny\"\n"
+        );
         let rule = parse(&text).unwrap().instances.remove(0).nets.remove(0);
         assert_eq!(rule.prefixes, [Prefix { address: map_v4([203, 0, 113, 0]), bits: 120 }]);
         assert_eq!(rule.ports, [(443, 443), (80, 80), (8000, 8100)]);
