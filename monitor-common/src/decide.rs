@@ -171,7 +171,7 @@ pub struct Decision {
 
 impl Decision {
     #[inline(always)]
-    fn from_rule(rule: &Rule, access: Access) -> Self {
+    fn from_rule(rule: Rule, access: Access) -> Self {
         Self {
             verdict: Verdict::from_raw(rule.verdict),
             fallback: Verdict::from_raw(rule.fallback),
@@ -468,7 +468,7 @@ fn weigh_all(subject: &Subject<'_>, work: &mut Work) {
 #[inline(always)]
 #[must_use]
 pub fn class(subject: &Subject<'_>, class: Class, access: Access) -> Decision {
-    let rule = &subject.instance.defaults[class as usize];
+    let rule = subject.instance.defaults[class as usize];
     if rule.is_set() {
         Decision::from_rule(rule, access)
     } else {
@@ -491,7 +491,7 @@ pub fn net<L: Lookups>(maps: &L, subject: &Subject<'_>, key: &NetKey, port: u16,
             let port_fits = port >= rule.port_first && port <= rule.port_last;
             let protocol_fits = rule.protocol == 0 || protocol == 0 || rule.protocol == protocol;
             if port_fits && protocol_fits {
-                return Decision::from_rule(&rule.rule, Access::NONE);
+                return Decision::from_rule(rule.rule, Access::NONE);
             }
         }
     }

@@ -35,12 +35,12 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn pattern(&self, key: &PatternKey) -> Option<&Pattern> {
-        PATTERNS.get(&Key::new(PATTERN_HEAD_BITS + 8 * PATTERN_LEN as u32, *key))
+        PATTERNS.get(Key::new(PATTERN_HEAD_BITS + 8 * PATTERN_LEN as u32, *key))
     }
 
     #[inline(always)]
     fn net(&self, key: &NetKey) -> Option<&NetRules> {
-        NETS.get(&Key::new(NET_HEAD_BITS + 128, *key))
+        NETS.get(Key::new(NET_HEAD_BITS + 128, *key))
     }
 }
 

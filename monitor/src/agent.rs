@@ -8,7 +8,10 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use monitor_common::{policy::InodeId, scope::Selector};
+use monitor_common::{
+    policy::{InodeId, MAX_INSTANCES},
+    scope::Selector,
+};
 use serde_json::{Map, Value, json};
 use tokio::{
     io::unix::AsyncFd,
@@ -32,7 +35,7 @@ use crate::{
         compile::{Compiled, RuleInfo, compile},
         host::System,
         model::Policy,
-        preset,
+        preset::{self, Found},
     },
 };
 
@@ -129,6 +132,8 @@ pub struct Agent {
     selectors: Vec<Selector>,
     reported_lost: u64,
     colour: bool,
+    /// The instances that the embedded policy is for; no use with a policy file.
+    found: Vec<Found>,
 }
 
 impl std::fmt::Debug for Agent {
@@ -139,12 +144,13 @@ impl std::fmt::Debug for Agent {
 
 impl Agent {
     /// Brings everything up; on an error nothing stays behind.
-    pub async fn start(options: Options) -> Result<(Self, RingBuf<MapData>), AgentError> {
+    pub fn start(options: Options) -> Result<(Self, RingBuf<MapData>), AgentError> {
         if !rustix::process::geteuid().is_root() {
             return Err(AgentError::NotRoot);
         }
         let mut host = System::new();
-        let policy = read_policy(&options, &host).await?;
+        let mut found = Vec::new();
+        let policy = read_policy(&options, &host, &mut found)?;
         let journal = Journal::open(&options.journal)?;
         let mut kernel = Kernel::load()?;
         let events = kernel.events()?;
@@ -167,6 +173,7 @@ impl Agent {
             selectors: Vec::new(),
             reported_lost: 0,
             colour,
+            found,
         };
         agent.apply(policy)?;
         agent.kernel.attach_scope()?;
@@ -187,12 +194,11 @@ impl Agent {
             eprintln!("flowwarden: {} does not run here: {}", degraded.hook, first_line(&degraded.why));
         }
         let mode = if self.policy.enforce { "enforce" } else { "observe" };
-        let instances: Vec<_> = self.policy.instances.iter().map(|instance| instance.name.as_str()).collect();
         let degraded: Vec<_> =
             self.kernel.degraded().iter().map(|it| json!({ "hook": it.hook, "why": first_line(&it.why) })).collect();
         let details = Map::from_iter([
             ("mode".to_owned(), Value::from(mode)),
-            ("instances".to_owned(), json!(instances)),
+            ("instances".to_owned(), self.instance_names().into()),
             (
                 "sensors".to_owned(),
                 json!(if self.kernel.can_deny_network() { vec!["tracepoint", "cgroup"] } else { vec!["tracepoint"] }),
@@ -201,14 +207,23 @@ impl Agent {
             ("processes".to_owned(), json!(self.kernel.labels().len())),
             ("epoch".to_owned(), json!(self.kernel.epoch())),
         ]);
-        self.pipeline.lifecycle(Stage::Start, "Flowwarden started", details)?;
-        say(&format!(
-            "ready: {mode}, instances {}, {} processes in scope, journal {}",
-            instances.join(", "),
-            self.kernel.labels().len(),
-            self.pipeline.journal_path().display()
-        ));
+        self.pipeline.lifecycle(Stage::Start, "Flowwarden started", &details)?;
+        let journal = self.pipeline.journal_path().display();
+        say(&if self.policy.instances.is_empty() {
+            format!("ready: no Node-RED runs on this machine; waiting for one (Ctrl-C ends), journal {journal}")
+        } else {
+            let processes = self.kernel.labels().len();
+            format!(
+                "ready: {mode}, instances {}, {processes} processes in scope, journal {journal}",
+                self.instance_names()
+            )
+        });
         Ok(())
+    }
+
+    fn instance_names(&self) -> String {
+        let names: Vec<_> = self.policy.instances.iter().map(|instance| instance.name.as_str()).collect();
+        names.join(", ")
     }
 
     /// Compiles a policy and puts it in force, all or nothing.
@@ -275,6 +290,16 @@ impl Agent {
 
     /// Recompiles when a file that rules rest on was replaced, came or went, or a cgroup did.
     fn refresh(&mut self) -> Result<(), AgentError> {
+        if self.options.config.is_none() && adopt(&mut self.found, &self.host) {
+            let mut policy = embedded(&self.found)?;
+            policy.enforce = self.options.enforce.unwrap_or(policy.enforce);
+            self.apply(policy)?;
+            self.label_running()?;
+            let names = self.instance_names();
+            say(&format!("found a new Node-RED; instances now: {names}"));
+            let details = Map::from_iter([("instances".to_owned(), names.into())]);
+            return Ok(self.pipeline.lifecycle(Stage::Reload, "A new instance was found", &details)?);
+        }
         let mut changed = false;
         for (path, old) in &self.watched {
             changed |= self.kernel.identify(path)? != *old;
@@ -316,14 +341,14 @@ impl Agent {
             ]);
             let message = format!("{new} records were lost: the ring buffer was full");
             say(&message);
-            self.pipeline.lifecycle(Stage::Loss, &message, details)?;
+            self.pipeline.lifecycle(Stage::Loss, &message, &details)?;
         }
         Ok(())
     }
 
     /// Reads the policy again; the old one stays in force when the new one is wrong.
-    async fn reload(&mut self) -> Result<(), AgentError> {
-        let outcome = match read_policy(&self.options, &self.host).await {
+    fn reload(&mut self) -> Result<(), AgentError> {
+        let outcome = match read_policy(&self.options, &self.host, &mut self.found) {
             Ok(policy) => self.apply(policy),
             Err(error) => Err(error),
         };
@@ -332,7 +357,7 @@ impl Agent {
                 self.label_running()?;
                 say("reload: the new policy is in force");
                 let details = Map::from_iter([("epoch".to_owned(), self.kernel.epoch().into())]);
-                self.pipeline.lifecycle(Stage::Reload, "The new policy is in force", details)?;
+                self.pipeline.lifecycle(Stage::Reload, "The new policy is in force", &details)?;
             }
             Err(error) => {
                 say(&format!("reload: refused, the old policy stays in force: {error}"));
@@ -340,7 +365,7 @@ impl Agent {
                 self.pipeline.lifecycle(
                     Stage::Error,
                     "The new policy was refused; the old one stays in force",
-                    details,
+                    &details,
                 )?;
             }
         }
@@ -348,7 +373,7 @@ impl Agent {
     }
 
     /// Takes what is in the ring buffer.
-    fn drain(&mut self, events: &mut RingBuf<MapData>) -> Result<(), AgentError> {
+    fn drain(&mut self, events: &mut RingBuf<MapData>) {
         let mut count = 0;
         while let Some(item) = events.next() {
             match self.pipeline.record(&item, &self.names) {
@@ -365,7 +390,6 @@ impl Agent {
             }
         }
         self.settle();
-        Ok(())
     }
 
     fn settle(&mut self) {
@@ -390,7 +414,7 @@ impl Agent {
             tokio::select! {
                 guard = events.readable_mut() => {
                     let mut guard = guard.map_err(io("the ring buffer"))?;
-                    self.drain(guard.get_inner_mut())?;
+                    self.drain(guard.get_inner_mut());
                     guard.clear_ready();
                 }
                 _ = flush.tick() => {
@@ -404,14 +428,14 @@ impl Agent {
                     }
                     self.report_loss()?;
                 }
-                _ = hangup.recv() => self.reload().await?,
+                _ = hangup.recv() => self.reload()?,
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }
         }
-        self.drain(events.get_mut())?;
+        self.drain(events.get_mut());
         self.report_loss()?;
-        self.pipeline.lifecycle(Stage::Stop, "Flowwarden stopped", Map::new())?;
+        self.pipeline.lifecycle(Stage::Stop, "Flowwarden stopped", &Map::new())?;
         if let Some(path) = &self.options.pid_file {
             let _ = std::fs::remove_file(path);
         }
@@ -420,31 +444,42 @@ impl Agent {
     }
 }
 
-/// Reads the policy file, or makes the embedded policy for what runs; waits until something does.
-async fn read_policy(options: &Options, host: &System) -> Result<Policy, AgentError> {
-    let mut policy = match &options.config {
-        Some(path) => {
-            let (policy, warnings) = policy::read(path, host)?;
-            for warning in &warnings {
-                eprintln!("flowwarden: warning: {}", Located(path, warning));
-            }
-            policy
+/// Reads the policy file; without one makes the embedded policy for the instances that are known and those that run.
+fn read_policy(options: &Options, host: &System, found: &mut Vec<Found>) -> Result<Policy, AgentError> {
+    let mut policy = if let Some(path) = &options.config {
+        let (policy, warnings) = policy::read(path, host)?;
+        for warning in &warnings {
+            eprintln!("flowwarden: warning: {}", Located(path, warning));
         }
-        None => {
-            let mut found = instance::discover(&host.cgroup_mount);
-            if found.is_empty() {
-                say("no Node-RED runs on this machine; waiting for one (Ctrl-C ends)");
-            }
-            while found.is_empty() {
-                tokio::time::sleep(REFRESH).await;
-                found = instance::discover(&host.cgroup_mount);
-            }
-            let path = PathBuf::from("embedded policy");
-            preset::policy(&found, false).map_err(|faults| PolicyError::Faulty { path, faults })?
-        }
+        policy
+    } else {
+        adopt(found, host);
+        embedded(found)?
     };
     policy.enforce = options.enforce.unwrap_or(policy.enforce);
     Ok(policy)
+}
+
+/// Adds the instances that run and are not known yet; true when there are any. One that stopped stays known.
+fn adopt(found: &mut Vec<Found>, host: &System) -> bool {
+    let known = found.len();
+    for mut new in instance::discover(&host.cgroup_mount) {
+        let is_known = found.iter().any(|old| old.user_dir == new.user_dir && old.select.uid == new.select.uid);
+        if !is_known && found.len() < MAX_INSTANCES {
+            new.name = format!("node-red-{}", found.len() + 1);
+            found.push(new);
+        }
+    }
+    found.len() > known
+}
+
+/// The embedded policy for these instances; one about nothing when there are none.
+fn embedded(found: &[Found]) -> Result<Policy, AgentError> {
+    if found.is_empty() {
+        return Ok(Policy::default());
+    }
+    let path = PathBuf::from("embedded policy");
+    Ok(preset::policy(found, false).map_err(|faults| PolicyError::Faulty { path, faults })?)
 }
 
 /// The slot of each instance: the one it had, or a free one.
@@ -458,8 +493,8 @@ fn slots(old: &BTreeMap<String, u16>, policy: &Policy) -> BTreeMap<String, u16> 
         if !slots.contains_key(&instance.name) {
             // A slot that was just given up is not taken: processes may still carry its mark.
             let taken = |slot: &u16| slots.values().chain(old.values()).any(|used| used == slot);
-            let free = (0..monitor_common::policy::MAX_INSTANCES as u16).find(|slot| !taken(slot));
-            let fallback = (0..).find(|slot| !slots.values().any(|used| used == slot));
+            let free = (0..u16::try_from(MAX_INSTANCES).unwrap_or(u16::MAX)).find(|slot| !taken(slot));
+            let fallback = (0..u16::MAX).find(|slot| !slots.values().any(|used| used == slot));
             if let Some(slot) = free.or(fallback) {
                 slots.insert(instance.name.clone(), slot);
             }
@@ -484,10 +519,8 @@ mod tests {
     use crate::policy::parse::parse;
 
     fn policy(names: &[&str]) -> Policy {
-        let instances: String = names
-            .iter()
-            .map(|name| format!("[[instance]]\nname = \"{name}\"\nselect = [{{ uid = 9 }}]\nuser-dir = \"/u\"\n"))
-            .collect();
+        let instance = |name| format!("[[instance]]\nname = \"{name}\"\nselect = [{{ uid = 9 }}]\nuser-dir = \"/u\"\n");
+        let instances = names.iter().map(instance).collect::<Vec<_>>().concat();
         parse(&format!("version = 1\n{instances}")).unwrap()
     }
 

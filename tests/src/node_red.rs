@@ -232,6 +232,10 @@ impl NodeRed {
         for line in ["Started flows"].into_iter().chain(flow.ready()) {
             self.console.wait_for(mark, line, wait::PATIENCE)?;
         }
+        if flow.ready().is_some() {
+            // `udp out` says that it is ready a moment before it takes messages.
+            wait::pause(Duration::from_millis(300))?;
+        }
         Ok(())
     }
 

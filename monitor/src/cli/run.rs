@@ -45,17 +45,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")?;
-    runtime.block_on(async {
-        let waiting = async {
-            tokio::signal::ctrl_c().await.ok();
-        };
-        let (agent, events) = tokio::select! {
-            started = Agent::start(options) => started?,
-            () = waiting => return Ok(()),
-        };
-        fs::write(&arguments.pid_file, std::process::id().to_string())
-            .with_context(|| format!("{}: the pid cannot be written", arguments.pid_file.display()))?;
-        agent.run(events).await?;
-        Ok(())
-    })
+    let _runtime = runtime.enter();
+    let (agent, events) = Agent::start(options)?;
+    fs::write(&arguments.pid_file, std::process::id().to_string())
+        .with_context(|| format!("{}: the pid cannot be written", arguments.pid_file.display()))?;
+    runtime.block_on(agent.run(events))?;
+    Ok(())
 }

@@ -164,13 +164,13 @@ mod tests {
         }
     }
 
-    fn said(event: Event, path: &[u8], text: &[u8], exec: &[(u32, &[u8])]) -> String {
+    fn said(event: &Event, path: &[u8], text: &[u8], exec: &[(u32, &[u8])]) -> String {
         let mut enricher = Enricher::new("/sys/fs/cgroup".into());
         for &(tgid, path) in exec {
             let event = Event { hook: Hook::Exec as u8, sensor: 1, tgid, ..Event::ZERO };
             enricher.observe(&decode(&bytes(event, path, b"")).unwrap());
         }
-        let record = decode(&bytes(event, path, text)).unwrap();
+        let record = decode(&bytes(*event, path, text)).unwrap();
         sentence(&enricher.enrich(record, &Plain))
     }
 
@@ -183,7 +183,7 @@ mod tests {
             port: 443,
             ..Endpoint::default()
         };
-        let sentence = said(event, b"", b"", &[(812, b"curl\0bin\0usr\0"), (640, b"node\0bin\0")]);
+        let sentence = said(&event, b"", b"", &[(812, b"curl\0bin\0usr\0"), (640, b"node\0bin\0")]);
         assert_eq!(
             sentence,
             "instance plant-a: child curl (pid 812 <- node 640) tried to connect 203.0.113.9:443: denied by rule egress-default"
@@ -194,7 +194,7 @@ mod tests {
     fn a_long_path_is_cut_in_the_middle() {
         let long = [b"a".repeat(400), b"\0".to_vec()].concat();
         let event = Event { hook: Hook::Open as u8, sensor: 1, verdict: 2, ..Event::ZERO };
-        let sentence = said(event, &long, b"", &[]);
+        let sentence = said(&event, &long, b"", &[]);
         assert!(sentence.contains('…') && sentence.chars().count() < 300, "{sentence}");
     }
 
@@ -203,7 +203,7 @@ mod tests {
         fn no_name_reaches_the_terminal_as_a_command(path in prop::collection::vec(1..=255_u8, 0..200), hook in 1..31_u8) {
             let path = [path, vec![0]].concat();
             let event = Event { hook, sensor: 1, verdict: 4, ..Event::ZERO };
-            let sentence = said(event, &path, b"a\0\x1b[2J\0", &[(0, b"\x1b]0;x\x07\0")]);
+            let sentence = said(&event, &path, b"a\0\x1b[2J\0", &[(0, b"\x1b]0;x\x07\0")]);
             prop_assert!(!sentence.chars().any(char::is_control), "{sentence:?}");
         }
     }

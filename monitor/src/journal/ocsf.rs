@@ -72,8 +72,7 @@ fn class(event: &Event, hook: Hook) -> (u32, u32, &'static str) {
         Hook::Chown | Hook::Utimes | Hook::Xattr => (FILE, 6, "Set Attributes"),
         Hook::Chmod => (FILE, 7, "Set Security"),
         Hook::IoUring | Hook::UnixConnect => (FILE, 99, "Other"),
-        Hook::Connect => (NETWORK, 1, "Open"),
-        Hook::Accept => (NETWORK, 1, "Open"),
+        Hook::Connect | Hook::Accept => (NETWORK, 1, "Open"),
         Hook::Send => (NETWORK, 6, "Traffic"),
         Hook::Listen => (NETWORK, 7, "Listen"),
         Hook::Bind | Hook::Socket => (NETWORK, 99, "Other"),
@@ -128,7 +127,7 @@ pub fn render(enriched: &Enriched, sentence: &str) -> Value {
 
 /// An event about the guard itself.
 #[must_use]
-pub fn lifecycle(stage: Stage, message: &str, details: Map<String, Value>) -> Value {
+pub fn lifecycle(stage: Stage, message: &str, details: &Map<String, Value>) -> Value {
     let (activity, name, severity) = match stage {
         Stage::Start => (3, "Start", 1),
         Stage::Stop => (4, "Stop", 1),
@@ -154,7 +153,7 @@ pub fn lifecycle(stage: Stage, message: &str, details: Map<String, Value>) -> Va
 
 fn now_ms() -> i64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    i64::from(time.tv_sec).saturating_mul(1000).saturating_add(i64::from(time.tv_nsec) / 1_000_000)
+    time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000)
 }
 
 fn product() -> Value {
@@ -380,7 +379,7 @@ mod tests {
             sensor: 1,
             verdict: verdict as u8,
             wanted: Verdict::Kill as u8,
-            flags: u32::MAX & !FLAG_BY_NAME,
+            flags: !FLAG_BY_NAME,
             access: 0xff,
             tgid: 812,
             ino: 5,
@@ -432,7 +431,7 @@ mod tests {
     #[test]
     fn the_guards_own_events_are_valid() {
         for stage in [Stage::Start, Stage::Stop, Stage::Reload, Stage::Loss, Stage::Error] {
-            valid(&lifecycle(stage, "x", Map::from_iter([("lost".to_owned(), 3.into())])));
+            valid(&lifecycle(stage, "x", &Map::from_iter([("lost".to_owned(), 3.into())])));
         }
     }
 }

@@ -236,6 +236,7 @@ fn body_size(kind: u32, count: usize) -> Option<usize> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "a few bytes")]
 mod tests {
     use super::*;
 
@@ -295,7 +296,7 @@ mod tests {
         let whole = sample();
         for len in 0..whole.len() {
             if let Ok(btf) = Btf::parse(whole[..len].to_vec()) {
-                btf.resolve();
+                let _ = btf.resolve();
             }
         }
         assert!(Btf::parse(whole[..40].to_vec()).is_err());

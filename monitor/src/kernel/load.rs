@@ -343,20 +343,19 @@ impl Kernel {
             nets.insert(&Key::new(*bits, *key), rules, 0)
                 .map_err(|source| KernelError::Map { name: "NETS", source })?;
         }
-        let half = epoch & 1;
         let mut instances: Array<_, Instance> = open(&mut self.ebpf, "INSTANCES")?;
         for slot in 0..MAX_INSTANCES {
             let instance =
                 policy.instances.iter().find(|(used, _)| usize::from(*used) == slot).map(|&(_, instance)| instance);
             instances
-                .set(half * MAX_INSTANCES as u32 + slot as u32, instance.unwrap_or_default(), 0)
+                .set(half_index(epoch, MAX_INSTANCES, slot), instance.unwrap_or_default(), 0)
                 .map_err(|source| KernelError::Map { name: "INSTANCES", source })?;
         }
         let mut selectors: Array<_, Selector> = open(&mut self.ebpf, "SELECTORS")?;
         for index in 0..MAX_SELECTORS {
             let selector = policy.selectors.get(index).copied().unwrap_or_default();
             selectors
-                .set(half * MAX_SELECTORS as u32 + index as u32, selector, 0)
+                .set(half_index(epoch, MAX_SELECTORS, index), selector, 0)
                 .map_err(|source| KernelError::Map { name: "SELECTORS", source })?;
         }
         Ok(())
@@ -396,6 +395,7 @@ impl Kernel {
     }
 
     /// The processes in scope.
+    #[must_use]
     pub fn labels(&self) -> Vec<(u32, TaskLabel)> {
         self.tasks.iter().flatten().collect()
     }
@@ -411,6 +411,12 @@ impl Kernel {
         let values = map.get(&0, 0).map_err(|source| KernelError::Map { name: "COUNTERS", source })?;
         Ok(values.iter().copied().collect())
     }
+}
+
+/// Index in an array whose lower half is for even epochs and whose upper half is for odd ones.
+fn half_index(epoch: u32, half: usize, index: usize) -> u32 {
+    let from = if epoch.is_multiple_of(2) { 0 } else { half };
+    u32::try_from(from + index).unwrap_or(u32::MAX)
 }
 
 /// An error with all its causes, each told once.

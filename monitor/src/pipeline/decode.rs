@@ -199,7 +199,7 @@ pub(crate) mod tests {
         #[test]
         fn no_tail_makes_it_panic(hook in 1..31_u8, flags: u32, detail in 0..4_u64, path in prop::collection::vec(any::<u8>(), 0..80), text in prop::collection::vec(any::<u8>(), 0..80)) {
             let event = Event { hook, sensor: 1, flags, detail, ..Event::ZERO };
-            let record = decode(&super::tests::bytes(event, &path, &text)).unwrap();
+            let record = decode(&bytes(event, &path, &text)).unwrap();
             prop_assert!(record.path.is_empty() || record.path.starts_with(b"/"));
         }
     }

@@ -231,7 +231,7 @@ fn boot_offset_ns() -> i64 {
     use rustix::time::{ClockId, clock_gettime};
     let ns = |id| {
         let time = clock_gettime(id);
-        i64::from(time.tv_sec).saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+        time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
     };
     ns(ClockId::Realtime).saturating_sub(ns(ClockId::Boottime))
 }
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn a_fork_storm_takes_no_more_memory_than_the_bound() {
         let mut enricher = Enricher::new("/sys/fs/cgroup".into());
-        for tgid in 0..3 * MAX_PROCESSES as u32 {
+        for tgid in 0..u32::try_from(3 * MAX_PROCESSES).unwrap() {
             enricher.observe(&record(Hook::Exec, tgid, 0, b"sh\0bin\0", b"sh\0"));
         }
         assert_eq!(enricher.programs.len(), MAX_PROCESSES);

@@ -63,7 +63,7 @@ impl Pipeline {
         &mut self,
         stage: ocsf::Stage,
         message: &str,
-        details: serde_json::Map<String, serde_json::Value>,
+        details: &serde_json::Map<String, serde_json::Value>,
     ) -> Result<(), PipelineError> {
         Ok(self.journal.append(ocsf::lifecycle(stage, message, details), Durability::Now)?)
     }

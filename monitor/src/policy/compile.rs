@@ -189,15 +189,14 @@ impl Tree {
         let mut at = 0;
         for name in path.iter().skip(1) {
             let bytes = name.as_encoded_bytes();
-            at = match self.branches[at].children.get(bytes) {
-                Some(&child) => child,
-                None => {
-                    let new = self.branches.len();
-                    let path = self.branches[at].path.join(name);
-                    self.branches.push(Branch { path, parent: at, ..Branch::default() });
-                    self.branches[at].children.insert(bytes.to_owned(), new);
-                    new
-                }
+            at = if let Some(&child) = self.branches[at].children.get(bytes) {
+                child
+            } else {
+                let new = self.branches.len();
+                let path = self.branches[at].path.join(name);
+                self.branches.push(Branch { path, parent: at, ..Branch::default() });
+                self.branches[at].children.insert(bytes.to_owned(), new);
+                new
             };
         }
         at

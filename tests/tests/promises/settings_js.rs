@@ -68,7 +68,10 @@ fn tidy(scene: &mut Scene) -> Result<()> {
     if moved.exists() {
         scene.node_red.stop()?;
         let home = scene.node_red.home();
-        std::fs::remove_dir_all(home.user_dir())?;
+        // A Node-RED that was killed in between has put nothing in its place.
+        if home.user_dir().exists() {
+            std::fs::remove_dir_all(home.user_dir())?;
+        }
         std::fs::rename(moved, home.user_dir())?;
     }
     for name in ["alias.js", "symlink.js", "new.js"] {
