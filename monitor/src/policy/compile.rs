@@ -12,10 +12,10 @@ use monitor_common::{
     Access, Verdict,
     name::Name,
     policy::{
-        ChildKey, Direction, InodeId, InodeKey, Instance, MAX_NET_RULES, NET_HEAD_BITS, NODE_CHILD_PATTERNS,
-        NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX,
-        PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN, PATTERN_SUBTREE_PREFIX, PATTERN_SUBTREE_SUFFIX, Pattern,
-        PatternKey, Rule, RuleSet,
+        ChildKey, Direction, InodeId, InodeKey, Instance, MAX_NET_RULES, MAX_WATCHES, NET_HEAD_BITS,
+        NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey,
+        PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN, PATTERN_SUBTREE_PREFIX,
+        PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
     scope::{SELECT_CGROUP, SELECT_EXEC, SELECT_UID, Selector},
 };
@@ -54,6 +54,8 @@ pub struct Compiled {
     pub instances: Vec<(u16, Instance)>,
     /// Selectors.
     pub selectors: Vec<Selector>,
+    /// Paths whose state the kernel looks at around calls that name paths: slot of the instance, node, path.
+    pub watches: Vec<(u16, u32, PathBuf)>,
     /// Rules by index, from 1.
     pub rules: Vec<RuleInfo>,
     /// Paths whose identity the nodes rest on, with the one they had.
@@ -103,6 +105,9 @@ pub fn compile(
                 .extend(host.cgroups(select).into_iter().map(|(_, cgroup)| Selector { cgroup, ..selector }));
         }
     }
+    // The deepest are the ones that rules name; the directories above them come after. There is room for so many.
+    compiled.watches.sort_by_key(|(_, _, path)| std::cmp::Reverse(path.components().count()));
+    compiled.watches.truncate(MAX_WATCHES);
     compiled.selectors.truncate(monitor_common::scope::MAX_SELECTORS);
     Ok(compiled)
 }
@@ -331,6 +336,12 @@ impl Tree {
             compiled.nodes.push((NodeKey { epoch, node: number(index) }, node));
             if let Some(id) = id {
                 compiled.inodes.push((InodeKey { id, epoch, instance: u32::from(slot) }, number(index)));
+            }
+            let changes = Access::from_bits(!(Access::READ.bits() | Access::EXEC.bits() | Access::CREATE.bits()));
+            let restrained =
+                |(bit, rule): (usize, &Rule)| changes.bits() & 1 << bit != 0 && rule.verdict > Verdict::Allow as u8;
+            if id.is_some() && (branch.held.is_set() || branch.own.iter().enumerate().any(restrained)) {
+                compiled.watches.push((slot, number(index), branch.path.clone()));
             }
             compiled.watched.push((branch.path.clone(), id));
             for (name, &child) in &branch.children {

@@ -4,6 +4,7 @@
 //! and a guard sees the whole machine.
 
 mod egress;
+mod evidence;
 mod keys;
 mod negative;
 mod race;
