@@ -110,6 +110,12 @@ impl Record {
         self.0.pointer("/dst_endpoint/port")?.as_u64()
     }
 
+    /// A text by its JSON pointer; empty when there is none.
+    #[must_use]
+    pub fn pointer_text(&self, pointer: &str) -> &str {
+        self.text(pointer)
+    }
+
     /// A number by its JSON pointer.
     #[must_use]
     pub fn number(&self, pointer: &str) -> Option<u64> {

@@ -5,6 +5,7 @@
 
 mod egress;
 mod evidence;
+mod hooks;
 mod keys;
 mod negative;
 mod race;
