@@ -430,7 +430,10 @@ impl Agent {
             tokio::select! {
                 guard = events.readable_mut() => {
                     let mut guard = guard.map_err(io("the ring buffer"))?;
-                    if !self.drain(guard.get_inner_mut()) {
+                    if self.drain(guard.get_inner_mut()) {
+                        // Without a pause the runtime would never look for signals and timers.
+                        tokio::task::yield_now().await;
+                    } else {
                         guard.clear_ready();
                     }
                 }
