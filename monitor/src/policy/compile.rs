@@ -324,7 +324,7 @@ impl Tree {
                     bytes[..literal.len()].copy_from_slice(literal);
                     let len = u32::try_from(literal.len()).unwrap_or_default();
                     let key = PatternKey { epoch, node: number(index), kind, bytes };
-                    compiled.patterns.push((key, PATTERN_HEAD_BITS + 8 * len, Pattern { rules: *rules, len }));
+                    compiled.patterns.push((key, PATTERN_HEAD_BITS + 8 * len, Pattern { rules: *rules, ranks: [u16::try_from(len).unwrap_or(u16::MAX); Access::COUNT] }));
                 }
             }
             self.branches[index] = branch;
