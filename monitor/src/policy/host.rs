@@ -25,8 +25,8 @@ pub trait Host {
     fn owner(&self, path: &Path) -> Option<(u32, u32)>;
     /// Whether a path exists, not following a link.
     fn exists(&self, path: &Path) -> bool;
-    /// The path with every symbolic link in it resolved; `None` when it does not exist.
-    fn resolve(&self, path: &Path) -> Option<PathBuf>;
+    /// Where a symbolic link points, as it stands; `None` for what is none.
+    fn link(&self, path: &Path) -> Option<PathBuf>;
     /// Whether traffic can be refused here.
     fn can_deny_network(&self) -> bool;
     /// Whether an access to a file can be refused here.
@@ -121,8 +121,8 @@ impl Host for System {
         fs::symlink_metadata(path).is_ok()
     }
 
-    fn resolve(&self, path: &Path) -> Option<PathBuf> {
-        fs::canonicalize(path).ok()
+    fn link(&self, path: &Path) -> Option<PathBuf> {
+        fs::read_link(path).ok()
     }
 
     fn can_deny_network(&self) -> bool {
@@ -282,7 +282,7 @@ mod tests {
         fn exists(&self, path: &Path) -> bool {
             path == Path::new("/ud")
         }
-        fn resolve(&self, _: &Path) -> Option<PathBuf> {
+        fn link(&self, _: &Path) -> Option<PathBuf> {
             None
         }
         fn can_deny_network(&self) -> bool {

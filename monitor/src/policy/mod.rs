@@ -17,7 +17,8 @@ use std::{
 use model::Policy;
 
 /// One thing that is wrong with a policy file, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {what}")]
 pub struct Fault {
     /// From 1; 0 when it is about the file as a whole.
     pub line: usize,
