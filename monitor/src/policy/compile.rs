@@ -681,7 +681,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::{model::Select, parse::parse};
+    use crate::policy::{host::CanDeny, model::Select, parse::parse};
 
     /// The map entries in ordinary maps.
     struct Tables {
@@ -807,11 +807,8 @@ mod tests {
         fn link(&self, path: &Path) -> Option<PathBuf> {
             LINKS.iter().find(|(link, _)| Path::new(link) == path).map(|(_, target)| PathBuf::from(target))
         }
-        fn can_deny_network(&self) -> bool {
-            true
-        }
-        fn can_deny_files(&self) -> bool {
-            true
+        fn can_deny(&self) -> CanDeny {
+            CanDeny::default()
         }
     }
 
@@ -1016,11 +1013,8 @@ mod tests {
         fn link(&self, _: &Path) -> Option<PathBuf> {
             None
         }
-        fn can_deny_network(&self) -> bool {
-            true
-        }
-        fn can_deny_files(&self) -> bool {
-            true
+        fn can_deny(&self) -> CanDeny {
+            CanDeny::default()
         }
     }
 
