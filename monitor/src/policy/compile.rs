@@ -9,9 +9,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    error::Error,
-    ffi::OsString,
-    net::{Ipv4Addr, Ipv6Addr},
+    ffi::{OsStr, OsString},
+    fmt::{self, Write as _},
+    net::Ipv6Addr,
     path::{Component, Path, PathBuf},
 };
 
@@ -35,22 +35,6 @@ use super::{
 /// Most symbolic links that are followed in one path, as in the kernel.
 const MAX_LINKS: usize = 40;
 
-/// Why a policy cannot be put into the kernel's terms.
-#[derive(Debug, thiserror::Error)]
-pub enum CompileError {
-    /// The policy asks for something that does not fit.
-    #[error(transparent)]
-    Fault(#[from] Fault),
-    /// The kernel did not say which file a path is. Guessing that there is none would leave it unprotected.
-    #[error("{path}: cannot be identified: {source}")]
-    Identify {
-        /// The path.
-        path: PathBuf,
-        /// The cause.
-        source: Box<dyn Error + Send + Sync>,
-    },
-}
-
 /// A rule as records name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleInfo {
@@ -64,22 +48,6 @@ pub struct RuleInfo {
     pub verdict: Verdict,
     /// What it is about.
     pub class: Class,
-}
-
-/// A path that a rule names. When another file, or none, is found there, the policy is to be compiled anew.
-///
-/// Whoever makes a protected file goes on to set its mode and times: wait until it is closed and quiet for a while
-/// before compiling, or the first start of Node-RED is taken for an attack on its own settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watched {
-    /// Slot of the instance.
-    pub slot: u16,
-    /// The path's node.
-    pub node: u32,
-    /// The path.
-    pub path: PathBuf,
-    /// What was there.
-    pub id: Option<InodeId>,
 }
 
 /// Everything that goes into the kernel's maps, and what is needed to read records of this epoch.
@@ -101,12 +69,18 @@ pub struct Compiled {
     pub selectors: Vec<Selector>,
     /// Rules by index, from 1.
     pub rules: Vec<RuleInfo>,
-    /// Paths on whose identity the nodes rest.
-    pub watched: Vec<Watched>,
+    /// Paths on whose identity the nodes rest, with the one they had. When another file, or none, is found there, the
+    /// policy is to be compiled anew.
+    ///
+    /// Whoever makes a protected file goes on to set its mode and times: wait until it is closed and quiet for a while
+    /// before compiling, or the first start of Node-RED is taken for an attack on its own settings.
+    pub watched: Vec<(PathBuf, Option<InodeId>)>,
 }
 
 /// Finds out the identity of a file, not following a link in its last name; `None` when it does not exist.
-pub type Identify<'a> = &'a mut dyn FnMut(&Path) -> Result<Option<InodeId>, Box<dyn Error + Send + Sync>>;
+///
+/// When finding out fails, what was compiled must not be used: a file that counts as not there is less protected.
+pub type Identify<'a> = &'a mut dyn FnMut(&Path) -> Option<InodeId>;
 
 /// Compiles a policy. `slots` gives each instance the place that running processes are marked with.
 pub fn compile(
@@ -115,7 +89,7 @@ pub fn compile(
     slots: &BTreeMap<String, u16>,
     host: &dyn Host,
     identify: Identify<'_>,
-) -> Result<Compiled, CompileError> {
+) -> Result<Compiled, Fault> {
     let mut compiled = Compiled::default();
     let mut next_node = 1;
     let mut taken = BTreeSet::new();
@@ -130,7 +104,7 @@ pub fn compile(
             let index = compiled.rule(instance, &rule.action, class, file_sentence(rule))?;
             tree.add(rule, rule_of(&rule.action, index), host);
         }
-        tree.emit(&mut compiled, epoch, slot, &mut next_node, host, identify)?;
+        tree.emit(&mut compiled, epoch, slot, &mut next_node, host, identify);
         compiled.nets(instance, epoch, slot)?;
         compiled.instances.push((slot, instance_of(instance, policy.enforce)));
         compiled.selectors(instance, slot, host)?;
@@ -174,11 +148,11 @@ fn net_sentence(rule: &model::NetRule) -> String {
     let shown: Vec<_> = rule.prefixes.iter().take(4).map(ToString::to_string).collect();
     text += &shown.join(", ");
     if rule.prefixes.len() > shown.len() {
-        text += &format!(" and {} more", rule.prefixes.len() - shown.len());
+        let _ = write!(text, " and {} more", rule.prefixes.len() - shown.len());
     }
     let ports: Vec<_> = rule.ports.iter().map(|&(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") }).collect();
     if !ports.is_empty() {
-        text += &format!(" port {}", ports.join(", "));
+        let _ = write!(text, " port {}", ports.join(", "));
     }
     text += match rule.protocol {
         6 => " over TCP",
@@ -188,10 +162,10 @@ fn net_sentence(rule: &model::NetRule) -> String {
     format!("{text}: {}", rule.action.verdict.name())
 }
 
-impl std::fmt::Display for Prefix {
-    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Prefix {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Ipv6Addr::from(self.address).to_ipv4_mapped() {
-            Some(address) if self.bits >= 96 => write!(to, "{}/{}", Ipv4Addr::from(address), self.bits - 96),
+            Some(address) if self.bits >= 96 => write!(to, "{address}/{}", self.bits - 96),
             _ if self.bits == 0 => to.write_str("any address"),
             _ => write!(to, "{}/{}", Ipv6Addr::from(self.address), self.bits),
         }
@@ -402,7 +376,7 @@ impl Tree {
                 }
             }
         }
-        let name = branch.path.file_name().map(|name| name.as_encoded_bytes()).unwrap_or_default();
+        let name = branch.path.file_name().map(OsStr::as_encoded_bytes).unwrap_or_default();
         let mut general = if index == 0 { RuleSet::default() } else { self.general(branch.parent, name) };
         // What is protected below speaks as loudly as what is said about places in general, but not against a rule for
         // this very path.
@@ -440,7 +414,7 @@ impl Tree {
         next_node: &mut u32,
         host: &dyn Host,
         identify: Identify<'_>,
-    ) -> Result<(), CompileError> {
+    ) {
         let first = *next_node;
         let number = |index: usize| first + u32::try_from(index).unwrap_or(u32::MAX);
         let mut identities: BTreeMap<(u32, u64, u32), Vec<usize>> = BTreeMap::new();
@@ -449,7 +423,7 @@ impl Tree {
         for index in 0..self.branches.len() {
             let Branch { path, parent, .. } = &self.branches[index];
             let alias = index != 0 && (self.branches[*parent].alias || host.link(&self.branches[*parent].path).is_some());
-            let id = identify(path).map_err(|source| CompileError::Identify { path: path.clone(), source })?;
+            let id = identify(path);
             self.branches[index].alias = alias;
             if let Some(id) = id.filter(|_| !alias) {
                 identities.entry((id.dev, id.ino, id.generation)).or_default().push(index);
@@ -489,7 +463,7 @@ impl Tree {
                     compiled.children.push((ChildKey { epoch, node: number(index), name }, number(child)));
                 }
             }
-            compiled.watched.push(Watched { slot, node: number(index), path: branch.path.clone(), id: ids[index] });
+            compiled.watched.push((branch.path.clone(), ids[index]));
             nodes.push(node);
         }
         let mut extra = self.branches.len();
@@ -526,7 +500,6 @@ impl Tree {
         }
         compiled.nodes.extend(nodes.into_iter().enumerate().map(|(index, node)| (NodeKey { epoch, node: number(index) }, node)));
         *next_node = number(extra);
-        Ok(())
     }
 }
 
@@ -818,7 +791,7 @@ mod tests {
         ))
         .unwrap();
         let slots = BTreeMap::from([("a".to_owned(), 0)]);
-        let mut identify = |path: &Path| Ok((!missing.iter().any(|gone| path == Path::new(gone))).then(|| id_of(path)));
+        let mut identify = |path: &Path| (!missing.iter().any(|gone| path == Path::new(gone))).then(|| id_of(path));
         Tables::new(compile(&policy, EPOCH, &slots, &Everything, &mut identify).unwrap())
     }
 
@@ -946,10 +919,10 @@ mod tests {
         assert_eq!(text(&tables, "/", "loop/key", Access::READ), Verdict::Kill);
     }
 
-    fn try_compile(select: &str, rules: &str, slots: &[(&str, u16)], host: &dyn Host) -> Result<Compiled, CompileError> {
+    fn try_compile(select: &str, rules: &str, slots: &[(&str, u16)], host: &dyn Host) -> Result<Compiled, Fault> {
         let text = format!("version = 1\n[[instance]]\nname = \"a\"\nselect = [{select}]\nuser-dir = \"/h/ud\"\n{rules}");
         let slots = slots.iter().map(|&(name, slot)| (name.to_owned(), slot)).collect();
-        compile(&parse(&text).unwrap(), EPOCH, &slots, host, &mut |path| Ok(Some(id_of(path))))
+        compile(&parse(&text).unwrap(), EPOCH, &slots, host, &mut |path| Some(id_of(path)))
     }
 
     #[test]
@@ -958,7 +931,7 @@ mod tests {
             let body = [rule("\"a.json\"", "\"write\"", a), rule("\"b.js\"", "\"write\"", b)].concat();
             let policy = parse(&format!("version = 1\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 9 }}]\nuser-dir = \"/h/ud\"\n{body}")).unwrap();
             let one = |path: &Path| if path.ends_with("b.js") { Path::new("/h/ud/a.json").to_owned() } else { path.to_owned() };
-            let mut identify = |path: &Path| Ok(Some(id_of(&one(path))));
+            let mut identify = |path: &Path| Some(id_of(&one(path)));
             let tables = Tables::new(compile(&policy, EPOCH, &BTreeMap::from([("a".to_owned(), 0)]), &Everything, &mut identify).unwrap());
             for path in ["/h/ud/a.json", "/h/ud/b.js", "/elsewhere/c"] {
                 let mut view = View::new(Path::new(path));
@@ -967,15 +940,6 @@ mod tests {
                 assert_eq!(decision.verdict, Verdict::Kill, "{path}");
             }
         }
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_identified_is_an_error() {
-        let policy = parse(&format!("version = 1\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 9 }}]\nuser-dir = \"/h/ud\"\n{}", rule("\"x\"", "\"read\"", "kill"))).unwrap();
-        let slots = BTreeMap::from([("a".to_owned(), 0)]);
-        let mut identify = |path: &Path| if path.ends_with("x") { Err("denied".into()) } else { Ok(Some(id_of(path))) };
-        let error = compile(&policy, EPOCH, &slots, &Everything, &mut identify).unwrap_err();
-        assert_eq!(error.to_string(), "/h/ud/x: cannot be identified: denied");
     }
 
     #[test]
@@ -1202,12 +1166,11 @@ mod tests {
             port in prop::sample::select(vec![1_u16, 3, 4, 9, 10]),
             protocol in prop::sample::select(vec![6_u8, 17]),
         ) {
-            let body: String = rules
-                .iter()
-                .map(|(to, ports, protocol, verdict)| {
-                    format!("[[instance.egress]]\nto = [\"{to}\"]\n{ports}{protocol}verdict = \"{}\"\n", Verdict::from_raw(*verdict).name())
-                })
-                .collect();
+            let mut body = String::new();
+            for (to, ports, protocol, verdict) in &rules {
+                let verdict = Verdict::from_raw(*verdict).name();
+                body += &["[[instance.egress]]\nto = [\"", to, "\"]\n", ports, protocol, "verdict = \"", verdict, "\"\n"].concat();
+            }
             let tables = compiled(&body, &[]);
             let policy = parse(&format!("version = 1\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 9 }}]\nuser-dir = \"/h/ud\"\n{body}")).unwrap();
             let address = match address.parse().unwrap() {

@@ -22,14 +22,8 @@ pub trait Host {
     /// uid of a user.
     fn uid(&self, user: &str) -> Option<u32>;
     /// A user with this uid who can log in, and the shell.
-    fn login(&self, uid: u32) -> Option<(String, String)> {
-        let shells = fs::read_to_string("/etc/shells").ok();
-        passwd().into_iter().filter(|entry| entry.uid == uid).find_map(|entry| {
-            let shell = login_shell(&entry.shell, shells.as_deref())?.to_owned();
-            Some((entry.name, shell))
-        })
-    }
-
+    fn login(&self, uid: u32) -> Option<(String, String)>;
+    /// Directories of cgroup v2 that a selector names, with their ids.
     fn cgroups(&self, select: &Select) -> Vec<(PathBuf, u64)>;
     /// Owner and mode of a file, not following a link.
     fn owner(&self, path: &Path) -> Option<(u32, u32)>;
@@ -57,15 +51,15 @@ pub struct CanDeny {
 pub struct System {
     /// Where cgroup v2 is mounted.
     pub cgroup_mount: PathBuf,
-    /// What the sensors that run can refuse. Before they run: the cgroup programs, which most kernels have.
-    pub can_deny: CanDeny,
+    /// Whether traffic can be refused. Before the sensors run: yes, as on most kernels.
+    pub deny_network: bool,
 }
 
 impl System {
     /// This machine, with cgroup v2 where it is mounted.
     #[must_use]
     pub fn new() -> Self {
-        Self { cgroup_mount: cgroup_mount().unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")), can_deny: CanDeny { network: true, ..CanDeny::default() } }
+        Self { cgroup_mount: cgroup_mount().unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")), deny_network: true }
     }
 }
 
@@ -104,10 +98,11 @@ impl Host for System {
     }
 
     fn login(&self, uid: u32) -> Option<(String, String)> {
-        passwd()
-            .into_iter()
-            .find(|entry| entry.uid == uid && !NO_LOGIN.contains(&entry.shell.rsplit('/').next().unwrap_or_default()))
-            .map(|entry| (entry.name, entry.shell))
+        let shells = fs::read_to_string("/etc/shells").ok();
+        passwd().into_iter().filter(|entry| entry.uid == uid).find_map(|entry| {
+            let shell = login_shell(&entry.shell, shells.as_deref())?.to_owned();
+            Some((entry.name, shell))
+        })
     }
 
     fn cgroups(&self, select: &Select) -> Vec<(PathBuf, u64)> {
@@ -154,7 +149,7 @@ impl Host for System {
     }
 
     fn can_deny(&self) -> CanDeny {
-        self.can_deny
+        CanDeny { network: self.deny_network, ..CanDeny::default() }
     }
 }
 
@@ -325,12 +320,10 @@ mod tests {
         fn owner(&self, path: &Path) -> Option<(u32, u32)> {
             Some(match path.to_str()? {
                 "/etc/own/policy.toml" => (990, 0o600),
-                "/etc/dir" => (991, 0o755),
-                "/ud" => (991, 0o755),
-                "/etc/link/policy.toml" => (0, 0o777),
+                "/etc/dir" | "/ud" => (991, 0o755),
                 "/etc/group.toml" => (0, 0o664),
                 "/tmp/open.toml" => (0, 0o1666),
-                "/etc/open" => (0, 0o777),
+                "/etc/open" | "/etc/link/policy.toml" => (0, 0o777),
                 "/tmp" => (0, 0o1777),
                 _ => (0, 0o755),
             })

@@ -75,26 +75,25 @@ pub fn read(path: &Path, host: &dyn host::Host) -> Result<(Policy, Vec<Fault>), 
     let real = fs::canonicalize(path).map_err(unreadable)?;
     // Once opened, the text that is judged is the text that is used, whatever happens to the name.
     let text = fs::read_to_string(&real).map_err(unreadable)?;
-    let faulty = |faults| PolicyError::Faulty { path: path.to_owned(), faults };
-    let policy = parse::parse(&text).map_err(faulty)?;
+    let refused = |faults| PolicyError::Faulty { path: path.to_owned(), faults };
+    let policy = parse::parse(&text).map_err(refused)?;
     let mut faults = host::refuse(&policy, host);
     faults.extend(host::writable(&[&named, &real], &policy, host));
-    if faults.is_empty() { faults.extend(fits(&policy, host).err()) }
+    if faults.is_empty() {
+        faults.extend(fits(&policy, host).err());
+    }
     if faults.is_empty() {
         let warnings = host::warn(&policy, host);
         Ok((policy, warnings))
     } else {
-        Err(faulty(faults))
+        Err(refused(faults))
     }
 }
 
 /// Whether the policy fits into the kernel's tables, whatever the files are.
 fn fits(policy: &Policy, host: &dyn host::Host) -> Result<(), Fault> {
     let slots = policy.instances.iter().map(|instance| instance.name.clone()).zip(0..).collect();
-    match compile::compile(policy, 1, &slots, host, &mut |_| Ok(None)) {
-        Ok(_) | Err(compile::CompileError::Identify { .. }) => Ok(()),
-        Err(compile::CompileError::Fault(fault)) => Err(fault),
-    }
+    compile::compile(policy, 1, &slots, host, &mut |_| None).map(drop)
 }
 
 /// What `flowwarden check FILE` says.
@@ -240,6 +239,18 @@ mod tests {
     fn the_machine_itself_answers() {
         let system = host::System::new();
         assert_eq!(system.uid("root"), Some(0));
+        // Whoever passwd lists with a shell that /etc/shells lists, and nobody else.
+        for line in fs::read_to_string("/etc/passwd").unwrap().lines() {
+            let fields: Vec<_> = line.split(':').collect();
+            let [name, uid, shell] = [fields[0], fields[2], fields[6]];
+            if shell.ends_with("/nologin") || shell.ends_with("/false") {
+                assert_ne!(system.login(uid.parse().unwrap()).map(|(user, _)| user).as_deref(), Some(name));
+            }
+        }
+        let listed = fs::read_to_string("/etc/shells").is_ok_and(|shells| shells.contains("/bin/bash\n"));
+        if listed && fs::read_to_string("/etc/passwd").unwrap().contains("root:x:0:0:root:/root:/bin/bash\n") {
+            assert_eq!(system.login(0), Some(("root".to_owned(), "/bin/bash".to_owned())));
+        }
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("x");
         fs::write(&file, "").unwrap();

@@ -54,19 +54,19 @@ struct Reader<'a> {
 
 /// A table whose keys are taken one by one; what is left at the end is unknown.
 struct Table<'a, 'i> {
-    table: &'a DeTable<'i>,
+    keys: &'a DeTable<'i>,
     known: Vec<&'static str>,
     at: usize,
 }
 
 impl<'a, 'i> Table<'a, 'i> {
-    fn new(table: &'a DeTable<'i>, at: usize) -> Self {
-        Self { table, known: Vec::new(), at }
+    fn new(keys: &'a DeTable<'i>, at: usize) -> Self {
+        Self { keys, known: Vec::new(), at }
     }
 
     fn take(&mut self, key: &'static str) -> Option<&'a Value<'i>> {
         self.known.push(key);
-        self.table.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
+        self.keys.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
     }
 }
 
@@ -90,7 +90,7 @@ impl<'a> Reader<'a> {
 
     /// Complains about keys that nobody took.
     fn finish(&mut self, table: &Table<'_, '_>) {
-        for (name, _) in table.table {
+        for (name, _) in table.keys {
             let key = name.get_ref().as_ref();
             if !table.known.contains(&key) {
                 let hint = suggest(key, table.known.iter().copied());
@@ -166,12 +166,11 @@ impl<'a> Reader<'a> {
         let mut policy = Policy { enforce, instances: Vec::new() };
         let mut names = BTreeSet::new();
         for (instance, at) in self.tables(table.take("instance"), "instance") {
-            if let Some(instance) = self.instance(instance, at) {
-                if !names.insert(instance.name.clone()) {
-                    self.fault(at, format!("there are two instances called \"{}\"; give each its own name", instance.name));
-                }
-                policy.instances.push(instance);
+            let instance = self.instance(instance, at);
+            if !names.insert(instance.name.clone()) {
+                self.fault(at, format!("there are two instances called \"{}\"; give each its own name", instance.name));
             }
+            policy.instances.push(instance);
         }
         if policy.instances.is_empty() && self.faults.is_empty() {
             self.fault(0, "no [[instance]]: there is nothing to guard");
@@ -191,7 +190,7 @@ impl<'a> Reader<'a> {
         policy
     }
 
-    fn instance(&mut self, table: &DeTable<'_>, at: usize) -> Option<InstancePolicy> {
+    fn instance(&mut self, table: &DeTable<'_>, at: usize) -> InstancePolicy {
         let mut table = Table::new(table, at);
         let name = self.required(&mut table, "name").and_then(|value| self.name(value));
         let user_dir = self.required(&mut table, "user-dir").and_then(|value| {
@@ -222,7 +221,7 @@ impl<'a> Reader<'a> {
             nets: Vec::new(),
             at: self.at(at),
         };
-        let mut ids = self.given_ids(table.table);
+        let mut ids = self.given_ids(table.keys);
         for (index, (rule, at)) in self.tables(table.take("files"), "files").into_iter().enumerate() {
             self.file_rule(rule, at, &mut instance, &mut ids, index, None);
         }
@@ -237,7 +236,7 @@ impl<'a> Reader<'a> {
             }
         }
         self.finish(&table);
-        Some(instance)
+        instance
     }
 
     fn name(&mut self, value: &Value<'_>) -> Option<String> {
