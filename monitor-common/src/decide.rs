@@ -13,9 +13,9 @@ use crate::{
     name::Name,
     opaque::{Opaque, wipe},
     policy::{
-        ChildKey, Class, Instance, InodeId, InodeKey, MAX_NET_RULES, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS,
-        NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_PREFIX,
-        PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
+        ChildKey, Class, InodeId, InodeKey, Instance, MAX_NET_RULES, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN,
+        NODE_SUBTREE_PATTERNS, NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX,
+        PATTERN_LEN, PATTERN_SUBTREE_PREFIX, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
 };
 
@@ -171,8 +171,13 @@ pub struct Decision {
 
 impl Decision {
     #[inline(always)]
-    fn from_rule(rule: &Rule, access: Access) -> Self {
-        Self { verdict: Verdict::from_raw(rule.verdict), fallback: Verdict::from_raw(rule.fallback), rule: rule.id, access }
+    fn from_rule(rule: Rule, access: Access) -> Self {
+        Self {
+            verdict: Verdict::from_raw(rule.verdict),
+            fallback: Verdict::from_raw(rule.fallback),
+            rule: rule.id,
+            access,
+        }
     }
 }
 
@@ -187,7 +192,13 @@ struct Place {
 ///
 /// `view` climbs from the file. Answers what the policy wants for the strictest of the accesses in `access`.
 #[inline(always)]
-pub fn file<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, access: Access, work: &mut Work) -> Decision {
+pub fn file<L: Lookups, P: PathView>(
+    maps: &L,
+    subject: &Subject<'_>,
+    view: &mut P,
+    access: Access,
+    work: &mut Work,
+) -> Decision {
     work.begin(access);
     let known = locate(maps, subject, view, work);
     if let Some(node) = known {
@@ -253,7 +264,13 @@ fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P
 /// The text is walked name by name as it stands; symbolic links in it are not followed, which is why a caller
 /// confirms the outcome against the file system.
 #[inline(always)]
-pub fn text<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, path: &T, access: Access, work: &mut Work) -> Decision {
+pub fn text<L: Lookups, T: TextView>(
+    maps: &L,
+    subject: &Subject<'_>,
+    path: &T,
+    access: Access,
+    work: &mut Work,
+) -> Decision {
     work.begin(access);
     walk(maps, subject, path, work);
     gather(maps, subject, work);
@@ -459,8 +476,12 @@ fn weigh_all(subject: &Subject<'_>, work: &mut Work) {
 #[inline(always)]
 #[must_use]
 pub fn class(subject: &Subject<'_>, class: Class, access: Access) -> Decision {
-    let rule = &subject.instance.defaults[class as usize];
-    if rule.is_set() { Decision::from_rule(rule, access) } else { Decision { verdict: Verdict::Allow, access, ..Decision::default() } }
+    let rule = subject.instance.defaults[class as usize];
+    if rule.is_set() {
+        Decision::from_rule(rule, access)
+    } else {
+        Decision { verdict: Verdict::Allow, access, ..Decision::default() }
+    }
 }
 
 /// Decides about traffic with an address.
@@ -478,7 +499,7 @@ pub fn net<L: Lookups>(maps: &L, subject: &Subject<'_>, key: &NetKey, port: u16,
             let port_fits = port >= rule.port_first && port <= rule.port_last;
             let protocol_fits = rule.protocol == 0 || protocol == 0 || rule.protocol == protocol;
             if port_fits && protocol_fits {
-                return Decision::from_rule(&rule.rule, Access::NONE);
+                return Decision::from_rule(rule.rule, Access::NONE);
             }
         }
     }

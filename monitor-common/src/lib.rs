@@ -7,6 +7,10 @@
 //! * what does a policy look like once it is compiled to map entries: [`policy`], [`scope`];
 //! * what is done with an access: [`decide`], the only place where a verdict is made.
 #![no_std]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "kernel and userspace pass small numbers in fields of fixed width"
+)]
 
 #[cfg(test)]
 extern crate std;

@@ -37,7 +37,7 @@ impl<T: Copy> Opaque<T> {
 /// An ordinary assignment becomes a call of `memset`, which in a kernel program is a loop over single bytes.
 #[inline(always)]
 pub fn wipe<T: Copy>(value: &mut T) {
-    const { assert!(size_of::<T>() % 4 == 0 && align_of::<T>() >= 4) };
+    const { assert!(size_of::<T>().is_multiple_of(4) && align_of::<T>() >= 4) };
     let words = (&raw mut *value).cast::<u32>();
     for index in 0..size_of::<T>() / 4 {
         // SAFETY: within the value, which is aligned for words; the types that are wiped have no invalid bit patterns.

@@ -180,7 +180,9 @@ mod tests {
 
     fn names_node_red(argv: &[u8]) -> bool {
         let mut matcher = ArgvMatcher::default();
-        argv.iter().for_each(|&byte| matcher.push(byte));
+        for &byte in argv {
+            matcher.push(byte);
+        }
         matcher.found()
     }
 

@@ -1,12 +1,15 @@
 //! Handing a record over, and carrying the verdict out.
 
-use aya_ebpf::{
-    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str, bpf_ringbuf_output, bpf_send_signal},
+use aya_ebpf::helpers::generated::{
+    bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_probe_read_kernel_str, bpf_ringbuf_output, bpf_send_signal,
 };
 use monitor_common::{
     Verdict,
     decide::{Decision, Subject},
-    event::{ANCESTORS, Ancestor, COMM_LEN, Event, FLAG_CUT, FLAG_OBSERVED, FLAG_UNLINKED, Hook, PATH_MAX, PENDING_TEXT, TEXT_MAX},
+    event::{
+        ANCESTORS, Ancestor, COMM_LEN, Event, FLAG_CUT, FLAG_OBSERVED, FLAG_UNLINKED, Hook, PATH_MAX, PENDING_TEXT,
+        TEXT_MAX,
+    },
     opaque::wipe,
     scope::TaskLabel,
     verdict::Sensor,
@@ -27,7 +30,14 @@ pub(crate) struct Record<'a> {
 impl<'a> Record<'a> {
     /// Begins a record about the current task.
     #[inline(always)]
-    pub(crate) fn new(scratch: &'a mut Scratch, hook: Hook, sensor: Sensor, label: &TaskLabel, slot: u16, epoch: u32) -> Self {
+    pub(crate) fn new(
+        scratch: &'a mut Scratch,
+        hook: Hook,
+        sensor: Sensor,
+        label: &TaskLabel,
+        slot: u16,
+        epoch: u32,
+    ) -> Self {
         let event = &mut scratch.event;
         wipe(event);
         event.hook = hook as u8;
@@ -58,7 +68,8 @@ impl<'a> Record<'a> {
                     break;
                 }
                 let Some(tgid) = task::tgid(parent) else { break };
-                event.ancestors[index] = Ancestor { tgid, comm: read(parent, offset!(task_comm)).unwrap_or([0; COMM_LEN]) };
+                event.ancestors[index] =
+                    Ancestor { tgid, comm: read(parent, offset!(task_comm)).unwrap_or([0; COMM_LEN]) };
                 if tgid <= 1 {
                     break;
                 }
@@ -158,7 +169,9 @@ impl<'a> Record<'a> {
         let text = if text > TEXT_MAX { TEXT_MAX } else { text };
         let len = size_of::<Event>() + path + text;
         // SAFETY: the tail follows the event in the scratch memory, which is longer than `len` can be.
-        let ret = unsafe { bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), (&raw mut *self.scratch).cast(), len as u64, 0) };
+        let ret = unsafe {
+            bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), (&raw mut *self.scratch).cast(), len as u64, 0)
+        };
         if ret < 0 {
             counters.lost += 1;
         } else {

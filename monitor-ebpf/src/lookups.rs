@@ -4,8 +4,8 @@ use aya_ebpf::maps::lpm_trie::Key;
 use monitor_common::{
     decide::{Lookups, Subject},
     policy::{
-        ChildKey, InodeKey, MAX_INSTANCES, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey, PATTERN_HEAD_BITS, PATTERN_LEN, Pattern,
-        PatternKey,
+        ChildKey, InodeKey, MAX_INSTANCES, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey, PATTERN_HEAD_BITS,
+        PATTERN_LEN, Pattern, PatternKey,
     },
 };
 
@@ -35,12 +35,12 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn pattern(&self, key: &PatternKey) -> Option<&Pattern> {
-        PATTERNS.get(&Key::new(PATTERN_HEAD_BITS + 8 * PATTERN_LEN as u32, *key))
+        PATTERNS.get(Key::new(PATTERN_HEAD_BITS + 8 * PATTERN_LEN as u32, *key))
     }
 
     #[inline(always)]
     fn net(&self, key: &NetKey) -> Option<&NetRules> {
-        NETS.get(&Key::new(NET_HEAD_BITS + 128, *key))
+        NETS.get(Key::new(NET_HEAD_BITS + 128, *key))
     }
 }
 

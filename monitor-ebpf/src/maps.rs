@@ -7,8 +7,12 @@ use aya_ebpf::{
 use monitor_common::{
     decide::{MAX_CLIMB, Work},
     event::{Counters, Event, PATH_MAX, Pending, TEXT_MAX, WriteKey, WriteTotals},
-    policy::{ChildKey, Control, Instance, InodeId, InodeKey, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey},
+    name::Name,
     opaque::Opaque,
+    policy::{
+        ChildKey, Control, InodeId, InodeKey, Instance, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey, Pattern,
+        PatternKey,
+    },
     scope::{ArgvMatcher, MAX_CGROUP_DEPTH, MAX_SELECTORS, Selector, TaskLabel},
     syscall::{Syscall, TABLE_LEN},
 };
@@ -105,6 +109,8 @@ pub(crate) struct Scratch {
     pub(crate) value: Opaque<u32>,
     /// cgroups of a task.
     pub(crate) cgroups: [u64; MAX_CGROUP_DEPTH],
+    /// A name.
+    pub(crate) name: Name,
     /// For the program's arguments.
     pub(crate) argv: ArgvMatcher,
 }

@@ -1,7 +1,10 @@
 //! Userspace of Flowwarden.
 //!
-//! Data enters at the kernel and leaves at a sink, and never turns back:
-//! [`policy`] is compiled and loaded by [`kernel`]; records come back through [`pipeline`] into the [`journal`].
+//! Data enters at the kernel and leaves at a sink, and never turns back: [`policy`] is compiled and loaded by
+//! [`kernel`]; records come back through the [`pipeline`] into the [`journal`]; [`agent`] turns the wheel.
+
+pub mod agent;
+pub mod instance;
 pub mod journal;
 pub mod kernel;
 pub mod pipeline;

@@ -1,6 +1,6 @@
 //! Open files and inodes.
 
-use aya_ebpf::{cty::c_int};
+use aya_ebpf::cty::c_int;
 use monitor_common::{Access, policy::InodeId};
 
 use super::{offset, pointer, read, task};

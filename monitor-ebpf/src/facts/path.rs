@@ -105,7 +105,8 @@ pub(crate) fn name_of(dentry: u64, name: &mut Name) -> bool {
     let Some(text) = pointer(dentry, offset!(dentry_name)) else { return false };
     let Some(len) = read::<u32>(dentry, offset!(dentry_len)) else { return false };
     // SAFETY: the destination is as long as is said.
-    let read = unsafe { bpf_probe_read_kernel_str(name.bytes_mut().as_mut_ptr().cast(), NAME_LEN as u32, text as *const _) };
+    let read =
+        unsafe { bpf_probe_read_kernel_str(name.bytes_mut().as_mut_ptr().cast(), NAME_LEN as u32, text as *const _) };
     name.set_len(len.min(NAME_LEN as u32));
     read > 0
 }
@@ -134,7 +135,8 @@ pub(crate) fn write_names((mut dentry, mut mount): (u64, u64), tail: &mut [u8], 
             return false;
         }
         // SAFETY: `at` is below PATH_MAX and the memory goes on for 256 bytes after that.
-        let read = unsafe { bpf_probe_read_kernel_str(tail.as_mut_ptr().add(at as usize).cast(), 256, text as *const _) };
+        let read =
+            unsafe { bpf_probe_read_kernel_str(tail.as_mut_ptr().add(at as usize).cast(), 256, text as *const _) };
         if read <= 0 {
             return false;
         }

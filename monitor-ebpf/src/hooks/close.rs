@@ -1,10 +1,7 @@
 //! A descriptor is closed: the totals of a file whose first write was recorded are told.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use monitor_common::{
-    Verdict,
-    event::Hook,
-};
+use monitor_common::{Verdict, event::Hook};
 
 use super::descriptor::totals_key;
 use crate::{

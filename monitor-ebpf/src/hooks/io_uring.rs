@@ -25,7 +25,7 @@ use crate::{
     maps::{self, HANDLERS},
 };
 
-/// Opcodes of include/uapi/linux/io_uring.h.
+/// Opcodes, `enum io_uring_op`.
 const WRITEV: u8 = 2;
 const WRITE_FIXED: u8 = 5;
 const FALLOCATE: u8 = 17;

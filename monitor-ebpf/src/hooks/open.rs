@@ -56,5 +56,9 @@ fn open_flags(call: &Call) -> u32 {
         return O_TRUNC;
     }
     let Some(flags) = call.arg(call.spec.flags) else { return 0 };
-    if call.spec.traits & SYSCALL_FLAGS_IN_STRUCT != 0 { read_user::<u64>(flags).unwrap_or(0) as u32 } else { flags as u32 }
+    if call.spec.traits & SYSCALL_FLAGS_IN_STRUCT != 0 {
+        read_user::<u64>(flags).unwrap_or(0) as u32
+    } else {
+        flags as u32
+    }
 }

@@ -122,7 +122,8 @@ fn remember(scratch: &mut Scratch, decision: &Decision, which: u32) {
         (pending.dentry, pending.mount) = *start;
     }
     if pending.verdict > Verdict::Allow as u8 {
-        let _ = PENDING.insert(bpf_get_current_pid_tgid(), &*pending, 0);
+        let stored: &Pending = pending;
+        let _ = PENDING.insert(bpf_get_current_pid_tgid(), stored, 0);
     }
 }
 

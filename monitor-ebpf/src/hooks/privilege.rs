@@ -2,12 +2,7 @@
 //! when a setuid program is executed.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use monitor_common::{
-    Access, Verdict, decide,
-    event::Hook,
-    policy::Class,
-    verdict::Sensor,
-};
+use monitor_common::{Access, Verdict, decide, event::Hook, policy::Class, verdict::Sensor};
 
 use crate::{
     emit::{self, Record},

@@ -1,10 +1,6 @@
 //! Who is in scope: marks processes when they are made, when they execute a program, and forgets them when they end.
 
-use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user,
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{helpers::generated::bpf_probe_read_user, macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
     event::Hook,
     name::Name,
@@ -41,7 +37,8 @@ fn fork(ctx: &RawTracePointContext) -> Option<()> {
     let inherited = TaskLabel { origin: Origin::Inherited as u8, kill: 0, ..*label };
     TASKS.insert(child, inherited, 0).ok()?;
     let subject = lookups::subject(label.instance)?;
-    let mut record = Record::new(maps::scratch()?, Hook::Fork, Sensor::Tracepoint, label, label.instance, subject.epoch);
+    let mut record =
+        Record::new(maps::scratch()?, Hook::Fork, Sensor::Tracepoint, label, label.instance, subject.epoch);
     record.event().detail = u64::from(child);
     record.send();
     Some(())
@@ -82,7 +79,8 @@ fn enter_by_exec() -> Option<()> {
     let mm = pointer(current, offset!(task_mm))?;
     let file = File(pointer(mm, offset!(mm_exe))?);
     let argv = (read::<u64>(mm, offset!(mm_arg_start))?, read::<u64>(mm, offset!(mm_arg_end))?);
-    let node_red = is_node(file.dentry_and_mount()?.0, &mut scratch.tail) && names_node_red(argv, &mut scratch.argv, &mut scratch.tail);
+    let node_red = is_node(file.dentry_and_mount()?.0, &mut scratch.name)
+        && names_node_red(argv, &mut scratch.argv, &mut scratch.tail);
     let node_red = scratch.launder(u32::from(node_red)) != 0;
     let instance = select(node_red, &mut scratch.cgroups)?;
     let (euid, caps) = task::privilege(current)?;
@@ -92,9 +90,7 @@ fn enter_by_exec() -> Option<()> {
 
 /// Whether the program's file is called node or nodejs.
 #[inline(always)]
-fn is_node(dentry: u64, room: &mut [u8]) -> bool {
-    // SAFETY: the memory is longer than a name and not in use yet; any bytes are a valid name.
-    let name = unsafe { &mut *room.as_mut_ptr().cast::<Name>() };
+fn is_node(dentry: u64, name: &mut Name) -> bool {
     if !name_of(dentry, name) {
         return false;
     }

@@ -61,7 +61,12 @@ fn peer(sock: u64) -> Option<Endpoint> {
 
 #[inline(always)]
 fn judge_peer(call: &Call, hook: Hook, direction: Direction, peer: &Endpoint) -> Option<()> {
-    let key = NetKey { epoch: call.subject.epoch, instance: call.subject.slot, direction: direction as u16, address: peer.address };
+    let key = NetKey {
+        epoch: call.subject.epoch,
+        instance: call.subject.slot,
+        direction: direction as u16,
+        address: peer.address,
+    };
     // A rule for incoming connections names our port, one for outgoing ones the other's.
     let port = if matches!(direction, Direction::Ingress) { peer.local_port } else { peer.port };
     let decision = decide::net(&Maps, &call.subject, &key, port, peer.protocol);

@@ -4,7 +4,7 @@ use monitor_common::offsets::{Abi, MISSING};
 
 use super::btf::Btf;
 
-/// `TS_COMPAT` of arch/x86/include/asm/thread_info.h, `TIF_32BIT` of arch/arm64/include/asm/thread_info.h.
+/// `TS_COMPAT` and `TIF_32BIT` of the architectures' `asm/thread_info.h`.
 #[cfg(target_arch = "x86_64")]
 const COMPAT: (&str, u32) = ("thread_info.status", 0x2);
 #[cfg(target_arch = "aarch64")]

@@ -185,7 +185,9 @@ impl Btf {
     fn offsets(&self, questions: &[(&str, &str)]) -> Vec<Option<u32>> {
         let mut answers = vec![None; questions.len()];
         for &at in self.types.iter().skip(1) {
-            let Some(ty) = self.type_at(at as usize).filter(|ty| ty.kind == KIND_STRUCT && ty.count > 0) else { continue };
+            let Some(ty) = self.type_at(at as usize).filter(|ty| ty.kind == KIND_STRUCT && ty.count > 0) else {
+                continue;
+            };
             let name = self.string(ty.name);
             if name.is_empty() {
                 continue;
@@ -234,6 +236,7 @@ fn body_size(kind: u32, count: usize) -> Option<usize> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "a few bytes")]
 mod tests {
     use super::*;
 
@@ -241,7 +244,8 @@ mod tests {
     fn sample() -> Vec<u8> {
         let strings = b"\0int\0outer\0a\0b\0c\0d\0inner\0e\0f\0";
         let name = |of: &[u8]| {
-            strings.windows(of.len() + 1).position(|window| &window[..of.len()] == of && window[of.len()] == 0).unwrap() as u32
+            strings.windows(of.len() + 1).position(|window| &window[..of.len()] == of && window[of.len()] == 0).unwrap()
+                as u32
         };
         let mut types: Vec<u32> = vec![name(b"int"), 1 << 24, 4, 32];
         let composite = |kind: u32, named: u32, size: u32, members: &[(u32, u32, u32)]| {
@@ -252,7 +256,12 @@ mod tests {
         types.extend(composite(KIND_STRUCT, 0, 8, &[(name(b"b"), 1, 0), (name(b"c"), 1, 32)])); // 2
         types.extend(composite(KIND_UNION, 0, 8, &[(0, 2, 0), (name(b"d"), 1, 0)])); // 3
         types.extend(composite(KIND_STRUCT, name(b"inner"), 8, &[(name(b"f"), 1, 32)])); // 4
-        types.extend(composite(KIND_STRUCT, name(b"outer"), 24, &[(name(b"a"), 1, 0), (0, 3, 64), (name(b"e"), 4, 128)])); // 5
+        types.extend(composite(
+            KIND_STRUCT,
+            name(b"outer"),
+            24,
+            &[(name(b"a"), 1, 0), (0, 3, 64), (name(b"e"), 4, 128)],
+        )); // 5
         let types: Vec<u8> = types.into_iter().flat_map(u32::to_ne_bytes).collect();
         let mut bytes = Vec::from(MAGIC.to_ne_bytes());
         bytes.extend([1, 0]);
@@ -287,7 +296,7 @@ mod tests {
         let whole = sample();
         for len in 0..whole.len() {
             if let Ok(btf) = Btf::parse(whole[..len].to_vec()) {
-                btf.resolve();
+                let _ = btf.resolve();
             }
         }
         assert!(Btf::parse(whole[..40].to_vec()).is_err());

@@ -15,7 +15,10 @@ use aya::{
 use monitor_common::{
     event::Counters,
     offsets::{Abi, Offsets},
-    policy::{CONTROL_CGROUP, ChildKey, Control, Instance, InodeId, InodeKey, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey},
+    policy::{
+        CONTROL_CGROUP, ChildKey, Control, InodeId, InodeKey, Instance, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey,
+        Pattern, PatternKey,
+    },
     scope::{MAX_SELECTORS, Selector, TaskLabel},
     syscall::{Handler, Syscall},
 };
@@ -150,8 +153,10 @@ impl Kernel {
             .override_global("OFFSETS", &offsets, true)
             .override_global("ABI", &abi, true)
             .load(OBJECT)?;
-        let mut degraded: Vec<_> =
-            lacking.into_iter().map(|field| Degraded { hook: field.clone(), why: format!("this kernel has no {field}") }).collect();
+        let mut degraded: Vec<_> = lacking
+            .into_iter()
+            .map(|field| Degraded { hook: field.clone(), why: format!("this kernel has no {field}") })
+            .collect();
         let mut handlers: ProgramArray<MapData> = take(&mut ebpf, "HANDLERS")?;
         for &(index, name) in HANDLERS {
             let program = raw_tracepoint(&mut ebpf, name)?;
@@ -160,7 +165,8 @@ impl Kernel {
                     let fd = program.fd().map_err(|source| KernelError::Program { name, source })?;
                     handlers.set(index, fd, 0).map_err(|source| KernelError::Map { name: "HANDLERS", source })?;
                 }
-                Err(source) => degraded.push(Degraded { hook: name.to_owned(), why: KernelError::Program { name, source }.to_string() }),
+                Err(source) => degraded
+                    .push(Degraded { hook: name.to_owned(), why: chain(&KernelError::Program { name, source }) }),
             }
         }
         let identify = raw_tracepoint(&mut ebpf, "identify")?;
@@ -209,7 +215,7 @@ impl Kernel {
     pub fn attach_syscalls(&mut self) -> Result<()> {
         for &(name, tracepoint) in EXTRA {
             if let Err(error) = self.attach_raw(&[(name, tracepoint)]) {
-                self.degraded.push(Degraded { hook: name.to_owned(), why: error.to_string() });
+                self.degraded.push(Degraded { hook: name.to_owned(), why: chain(&error) });
             }
         }
         self.attach_raw(SYSCALLS)
@@ -217,17 +223,17 @@ impl Kernel {
 
     /// Attaches the programs that can refuse traffic to a cgroup v2 directory; what is not below it is not watched.
     ///
-    /// All or none: half of them would leave a way open that the tracepoints no longer watch.
+    /// A link always stands beside those of others, so no mode is asked for. All or none: half of them would leave a way open that the tracepoints no longer watch.
     pub fn attach_cgroup(&mut self, path: &Path) -> Result<()> {
         let cgroup = File::open(path).map_err(|source| KernelError::Cgroup { path: path.to_owned(), source })?;
         for &name in CGROUP {
             let program = self.ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
             let attached = match program {
                 Program::CgroupSockAddr(program) => {
-                    program.load().and_then(|()| program.attach(&cgroup, CgroupAttachMode::AllowMultiple).map(drop))
+                    program.load().and_then(|()| program.attach(&cgroup, CgroupAttachMode::Single).map(drop))
                 }
                 Program::CgroupSock(program) => {
-                    program.load().and_then(|()| program.attach(&cgroup, CgroupAttachMode::AllowMultiple).map(drop))
+                    program.load().and_then(|()| program.attach(&cgroup, CgroupAttachMode::Single).map(drop))
                 }
                 _ => return Err(KernelError::Absent(name)),
             };
@@ -246,6 +252,20 @@ impl Kernel {
         Ok(())
     }
 
+    /// Loads the programs that can refuse traffic, attaching none, to find out whether this kernel takes them.
+    pub fn try_cgroup(&mut self) -> Result<()> {
+        for &name in CGROUP {
+            let program = self.ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
+            let loaded = match program {
+                Program::CgroupSockAddr(program) => program.load(),
+                Program::CgroupSock(program) => program.load(),
+                _ => return Err(KernelError::Absent(name)),
+            };
+            loaded.map_err(|source| KernelError::Program { name, source })?;
+        }
+        Ok(())
+    }
+
     /// Notes a hook that does not run, for the record.
     pub fn degrade(&mut self, hook: &str, why: String) {
         self.degraded.push(Degraded { hook: hook.to_owned(), why });
@@ -260,7 +280,10 @@ impl Kernel {
     fn attach_raw(&mut self, programs: &[(&'static str, &'static str)]) -> Result<()> {
         for &(name, tracepoint) in programs {
             let program = raw_tracepoint(&mut self.ebpf, name)?;
-            program.load().and_then(|()| program.attach(tracepoint)).map_err(|source| KernelError::Program { name, source })?;
+            program
+                .load()
+                .and_then(|()| program.attach(tracepoint))
+                .map_err(|source| KernelError::Program { name, source })?;
         }
         Ok(())
     }
@@ -271,6 +294,12 @@ impl Kernel {
         self.epoch.checked_add(1).unwrap_or(2)
     }
 
+    /// The epoch of the policy in force.
+    #[must_use]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// Puts a policy in force: all of it or none.
     pub fn install(&mut self, policy: &Compiled) -> Result<()> {
         let epoch = self.next_epoch();
@@ -279,7 +308,8 @@ impl Kernel {
             self.forget(epoch);
             return Err(error);
         }
-        let control = Control { epoch, selectors: u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX), flags: self.flags };
+        let control =
+            Control { epoch, selectors: u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX), flags: self.flags };
         let mut map: Array<_, Control> = open(&mut self.ebpf, "CONTROL")?;
         map.set(0, control, 0).map_err(|source| KernelError::Map { name: "CONTROL", source })?;
         let old = std::mem::replace(&mut self.epoch, epoch);
@@ -304,25 +334,28 @@ impl Kernel {
         }
         let mut patterns: LpmTrie<_, PatternKey, Pattern> = open(&mut self.ebpf, "PATTERNS")?;
         for (key, bits, pattern) in &policy.patterns {
-            patterns.insert(&Key::new(*bits, *key), pattern, 0).map_err(|source| KernelError::Map { name: "PATTERNS", source })?;
+            patterns
+                .insert(&Key::new(*bits, *key), pattern, 0)
+                .map_err(|source| KernelError::Map { name: "PATTERNS", source })?;
         }
         let mut nets: LpmTrie<_, NetKey, NetRules> = open(&mut self.ebpf, "NETS")?;
         for (key, bits, rules) in &policy.nets {
-            nets.insert(&Key::new(*bits, *key), rules, 0).map_err(|source| KernelError::Map { name: "NETS", source })?;
+            nets.insert(&Key::new(*bits, *key), rules, 0)
+                .map_err(|source| KernelError::Map { name: "NETS", source })?;
         }
-        let half = epoch & 1;
         let mut instances: Array<_, Instance> = open(&mut self.ebpf, "INSTANCES")?;
         for slot in 0..MAX_INSTANCES {
-            let instance = policy.instances.iter().find(|(used, _)| usize::from(*used) == slot).map(|&(_, instance)| instance);
+            let instance =
+                policy.instances.iter().find(|(used, _)| usize::from(*used) == slot).map(|&(_, instance)| instance);
             instances
-                .set(half * MAX_INSTANCES as u32 + slot as u32, instance.unwrap_or_default(), 0)
+                .set(half_index(epoch, MAX_INSTANCES, slot), instance.unwrap_or_default(), 0)
                 .map_err(|source| KernelError::Map { name: "INSTANCES", source })?;
         }
         let mut selectors: Array<_, Selector> = open(&mut self.ebpf, "SELECTORS")?;
         for index in 0..MAX_SELECTORS {
             let selector = policy.selectors.get(index).copied().unwrap_or_default();
             selectors
-                .set(half * MAX_SELECTORS as u32 + index as u32, selector, 0)
+                .set(half_index(epoch, MAX_SELECTORS, index), selector, 0)
                 .map_err(|source| KernelError::Map { name: "SELECTORS", source })?;
         }
         Ok(())
@@ -337,7 +370,12 @@ impl Kernel {
                 let _ = map.remove(&key);
             }
         }
-        fn clear_trie<K: aya::Pod, V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str, of: impl Fn(&K) -> u32, epoch: u32) {
+        fn clear_trie<K: aya::Pod, V: aya::Pod>(
+            ebpf: &mut Ebpf,
+            name: &'static str,
+            of: impl Fn(&K) -> u32,
+            epoch: u32,
+        ) {
             let Ok(mut map) = open::<LpmTrie<_, K, V>>(ebpf, name) else { return };
             let old: Vec<Key<K>> = map.keys().flatten().filter(|key| of(&key.data()) == epoch).collect();
             for key in old {
@@ -357,6 +395,7 @@ impl Kernel {
     }
 
     /// The processes in scope.
+    #[must_use]
     pub fn labels(&self) -> Vec<(u32, TaskLabel)> {
         self.tasks.iter().flatten().collect()
     }
@@ -372,6 +411,27 @@ impl Kernel {
         let values = map.get(&0, 0).map_err(|source| KernelError::Map { name: "COUNTERS", source })?;
         Ok(values.iter().copied().collect())
     }
+}
+
+/// Index in an array whose lower half is for even epochs and whose upper half is for odd ones.
+fn half_index(epoch: u32, half: usize, index: usize) -> u32 {
+    let from = if epoch.is_multiple_of(2) { 0 } else { half };
+    u32::try_from(from + index).unwrap_or(u32::MAX)
+}
+
+/// An error with all its causes, each told once.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// The running kernel's layout and the optional fields that it lacks.
@@ -392,7 +452,8 @@ fn layout() -> Result<(Offsets, Abi, Vec<String>)> {
 const OPTIONAL: &[&str] = &["task_struct.loginuid", "task_struct.thread_info.status", "task_struct.thread_info.flags"];
 
 /// Structs whose fields are optional as a whole: `io_uring` is younger than the oldest kernel that we run on.
-const OPTIONAL_STRUCTS: &[&str] = &["io_kiocb.", "io_open.", "io_unlink.", "io_rename.", "io_link.", "io_mkdir.", "unix_sock."];
+const OPTIONAL_STRUCTS: &[&str] =
+    &["io_kiocb.", "io_open.", "io_unlink.", "io_rename.", "io_link.", "io_mkdir.", "unix_sock."];
 
 fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut RawTracePoint> {
     let program = ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;

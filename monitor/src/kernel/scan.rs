@@ -45,7 +45,11 @@ pub fn process(tgid: u32, cgroup_mount: &Path) -> Option<Process> {
     let mut uids = field("Uid")?.split_whitespace().map_while(|uid| uid.parse().ok());
     let cmdline = fs::read(base.join("cmdline")).unwrap_or_default();
     let executable = fs::read_link(base.join("exe")).ok();
-    let is_node = executable.as_deref().and_then(Path::file_name).and_then(OsStr::to_str).is_some_and(|name| matches!(name, "node" | "nodejs"));
+    let is_node = executable
+        .as_deref()
+        .and_then(Path::file_name)
+        .and_then(OsStr::to_str)
+        .is_some_and(|name| matches!(name, "node" | "nodejs"));
     Some(Process {
         tgid,
         parent: field("PPid")?.parse().ok()?,
@@ -119,7 +123,16 @@ mod tests {
     use super::*;
 
     fn fake(tgid: u32, parent: u32, uid: u32) -> Process {
-        Process { tgid, parent, uid, euid: uid, caps: 0, cgroups: [0; MAX_CGROUP_DEPTH], is_node_red: false, is_kernel: false }
+        Process {
+            tgid,
+            parent,
+            uid,
+            euid: uid,
+            caps: 0,
+            cgroups: [0; MAX_CGROUP_DEPTH],
+            is_node_red: false,
+            is_kernel: false,
+        }
     }
 
     #[test]

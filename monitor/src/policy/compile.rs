@@ -19,9 +19,10 @@ use monitor_common::{
     Access, Verdict,
     name::Name,
     policy::{
-        ChildKey, Class, Direction, Instance, InodeId, InodeKey, MAX_INSTANCES, MAX_NET_RULES, NET_HEAD_BITS, NODE_CHILD_PATTERNS,
-        NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX,
-        PATTERN_HEAD_BITS, PATTERN_LEN, PATTERN_SUBTREE_PREFIX, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
+        ChildKey, Class, Direction, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_NET_RULES, NET_HEAD_BITS,
+        NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey,
+        PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN, PATTERN_SUBTREE_PREFIX,
+        PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
     scope::{MAX_SELECTORS, SELECT_CGROUP, SELECT_EXEC, SELECT_UID, Selector},
 };
@@ -94,8 +95,10 @@ pub fn compile(
     let mut next_node = 1;
     let mut taken = BTreeSet::new();
     for instance in &policy.instances {
-        let slot = slots.get(&instance.name).copied().filter(|&slot| usize::from(slot) < MAX_INSTANCES && taken.insert(slot));
-        let slot = slot.ok_or_else(|| instance.fault(format!("instance \"{}\" has no slot of its own", instance.name)))?;
+        let slot =
+            slots.get(&instance.name).copied().filter(|&slot| usize::from(slot) < MAX_INSTANCES && taken.insert(slot));
+        let slot =
+            slot.ok_or_else(|| instance.fault(format!("instance \"{}\" has no slot of its own", instance.name)))?;
         let mut tree = Tree::new();
         // The user directory can be moved like any other, rules or no rules.
         tree.branch(&instance.user_dir);
@@ -119,7 +122,8 @@ impl InstancePolicy {
 }
 
 fn instance_of(instance: &InstancePolicy, enforce: bool) -> Instance {
-    let defaults = instance.defaults.map(|verdict| Rule { id: 0, verdict: verdict as u8, fallback: Verdict::Unset as u8 });
+    let defaults =
+        instance.defaults.map(|verdict| Rule { id: 0, verdict: verdict as u8, fallback: Verdict::Unset as u8 });
     Instance { defaults, enforce: u32::from(enforce), used: 1 }
 }
 
@@ -144,13 +148,18 @@ fn file_sentence(rule: &FileRule) -> String {
 }
 
 fn net_sentence(rule: &model::NetRule) -> String {
-    let mut text = String::from(if matches!(rule.direction, Direction::Egress) { "traffic to " } else { "connections from " });
+    let mut text =
+        String::from(if matches!(rule.direction, Direction::Egress) { "traffic to " } else { "connections from " });
     let shown: Vec<_> = rule.prefixes.iter().take(4).map(ToString::to_string).collect();
     text += &shown.join(", ");
     if rule.prefixes.len() > shown.len() {
         let _ = write!(text, " and {} more", rule.prefixes.len() - shown.len());
     }
-    let ports: Vec<_> = rule.ports.iter().map(|&(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") }).collect();
+    let ports: Vec<_> = rule
+        .ports
+        .iter()
+        .map(|&(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+        .collect();
     if !ports.is_empty() {
         let _ = write!(text, " port {}", ports.join(", "));
     }
@@ -246,7 +255,12 @@ struct Ways {
 
 /// Follows the symbolic links in a path, one by one; names that do not exist yet are taken as they are.
 fn ways(path: &Path, host: &dyn Host) -> Ways {
-    let names = |path: &Path| path.components().filter(|part| !matches!(part, Component::RootDir | Component::CurDir)).map(|part| part.as_os_str().to_owned()).collect();
+    let names = |path: &Path| {
+        path.components()
+            .filter(|part| !matches!(part, Component::RootDir | Component::CurDir))
+            .map(|part| part.as_os_str().to_owned())
+            .collect()
+    };
     let mut found = Ways { paths: vec![path.to_owned()], links: Vec::new() };
     let mut rest: VecDeque<OsString> = names(path);
     let mut real = PathBuf::from("/");
@@ -318,7 +332,8 @@ impl Tree {
     fn add_at(&mut self, path: &Path, rule: &FileRule, action: Rule) {
         let at = self.branch(path);
         let Branch { own, star, below, patterns, .. } = &mut self.branches[at];
-        let mut pattern = |kind: u32, literal: Vec<u8>| set(patterns[kind as usize].entry(literal).or_default(), rule.access, action);
+        let mut pattern =
+            |kind: u32, literal: Vec<u8>| set(patterns[kind as usize].entry(literal).or_default(), rule.access, action);
         match &rule.names {
             Names::Itself => set(own, rule.access, action),
             Names::Children => set(star, rule.access, action),
@@ -422,7 +437,8 @@ impl Tree {
         let mut ids = Vec::with_capacity(self.branches.len());
         for index in 0..self.branches.len() {
             let Branch { path, parent, .. } = &self.branches[index];
-            let alias = index != 0 && (self.branches[*parent].alias || host.link(&self.branches[*parent].path).is_some());
+            let alias =
+                index != 0 && (self.branches[*parent].alias || host.link(&self.branches[*parent].path).is_some());
             let id = identify(path);
             self.branches[index].alias = alias;
             if let Some(id) = id.filter(|_| !alias) {
@@ -432,7 +448,12 @@ impl Tree {
         }
         let mut nodes: Vec<Node> = Vec::with_capacity(self.branches.len());
         for (index, branch) in self.branches.iter().enumerate() {
-            let mut node = Node { own: self.own(index, ids[index].is_some()), children: branch.star, parent: number(branch.parent), ..Node::default() };
+            let mut node = Node {
+                own: self.own(index, ids[index].is_some()),
+                children: branch.star,
+                parent: number(branch.parent),
+                ..Node::default()
+            };
             self.chain(index).for_each(|above| fill(&mut node.below, &above.below));
             if !branch.children.is_empty() {
                 node.flags |= NODE_HAS_CHILDREN;
@@ -441,7 +462,8 @@ impl Tree {
                 node.flags |= NODE_CHILD_PATTERNS;
             }
             // A nearer `/**` speaks before patterns from farther up, so it too makes a new set.
-            let patterns_above = self.chain(index).any(|above| above.patterns[2..].iter().any(|patterns| !patterns.is_empty()));
+            let patterns_above =
+                self.chain(index).any(|above| above.patterns[2..].iter().any(|patterns| !patterns.is_empty()));
             let new_set = speaks(&branch.below) || branch.patterns[2..].iter().any(|patterns| !patterns.is_empty());
             if patterns_above {
                 node.flags |= NODE_SUBTREE_PATTERNS;
@@ -478,7 +500,11 @@ impl Tree {
             let mut node = nodes[main];
             for &other in others {
                 let other = &nodes[other];
-                for (mine, theirs) in [(&mut node.own, &other.own), (&mut node.children, &other.children), (&mut node.below, &other.below)] {
+                for (mine, theirs) in [
+                    (&mut node.own, &other.own),
+                    (&mut node.children, &other.children),
+                    (&mut node.below, &other.below),
+                ] {
                     mine.iter_mut().zip(theirs).for_each(|(mine, &theirs)| *mine = stricter(*mine, theirs));
                 }
                 node.flags |= other.flags & NODE_HAS_CHILDREN;
@@ -498,7 +524,9 @@ impl Tree {
             nodes.push(node);
             extra += 1;
         }
-        compiled.nodes.extend(nodes.into_iter().enumerate().map(|(index, node)| (NodeKey { epoch, node: number(index) }, node)));
+        compiled
+            .nodes
+            .extend(nodes.into_iter().enumerate().map(|(index, node)| (NodeKey { epoch, node: number(index) }, node)));
         *next_node = number(extra);
     }
 }
@@ -537,11 +565,26 @@ fn fill_patterns(own: &mut RuleSet, suffixes: &Patterns, prefixes: &Patterns, na
 }
 
 impl Compiled {
-    fn rule(&mut self, instance: &InstancePolicy, action: &Action, class: Class, sentence: String) -> Result<u16, Fault> {
+    fn rule(
+        &mut self,
+        instance: &InstancePolicy,
+        action: &Action,
+        class: Class,
+        sentence: String,
+    ) -> Result<u16, Fault> {
         let Action { id, verdict, at, .. } = action;
-        self.rules.push(RuleInfo { instance: instance.name.clone(), id: id.clone(), sentence, verdict: *verdict, class });
-        u16::try_from(self.rules.len())
-            .map_err(|_| Fault { line: at.line, column: at.column, what: "more than 65535 rules in one policy".to_owned() })
+        self.rules.push(RuleInfo {
+            instance: instance.name.clone(),
+            id: id.clone(),
+            sentence,
+            verdict: *verdict,
+            class,
+        });
+        u16::try_from(self.rules.len()).map_err(|_| Fault {
+            line: at.line,
+            column: at.column,
+            what: "more than 65535 rules in one policy".to_owned(),
+        })
     }
 
     fn patterns(&mut self, epoch: u32, node: u32, kind: usize, patterns: &RankedPatterns) {
@@ -575,10 +618,13 @@ impl Compiled {
             } else {
                 selector.flags |= SELECT_CGROUP;
                 // A unit that does not run has no cgroup yet: nothing to select until it does.
-                self.selectors.extend(host.cgroups(select).into_iter().map(|(_, cgroup)| Selector { cgroup, ..selector }));
+                self.selectors
+                    .extend(host.cgroups(select).into_iter().map(|(_, cgroup)| Selector { cgroup, ..selector }));
             }
             if self.selectors.len() > MAX_SELECTORS {
-                return Err(fault(format!("more than {MAX_SELECTORS} selectors and cgroups in all; name a cgroup above several")));
+                return Err(fault(format!(
+                    "more than {MAX_SELECTORS} selectors and cgroups in all; name a cgroup above several"
+                )));
             }
         }
         Ok(())
@@ -645,7 +691,6 @@ fn masked(address: [u8; 16], bits: u8) -> [u8; 16] {
     (all & mask).to_be_bytes()
 }
 
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -700,15 +745,19 @@ mod tests {
         fn pattern(&self, key: &PatternKey) -> Option<&Pattern> {
             self.patterns
                 .iter()
-                .filter(|(known, bits, _)| (known.epoch, known.node, known.kind) == (key.epoch, key.node, key.kind)
-                    && same_bits(&known.bytes, &key.bytes, bits - PATTERN_HEAD_BITS))
+                .filter(|(known, bits, _)| {
+                    (known.epoch, known.node, known.kind) == (key.epoch, key.node, key.kind)
+                        && same_bits(&known.bytes, &key.bytes, bits - PATTERN_HEAD_BITS)
+                })
                 .max_by_key(|(_, bits, _)| *bits)
                 .map(|(_, _, pattern)| pattern)
         }
         fn net(&self, key: &NetKey) -> Option<&NetRules> {
             self.nets
                 .iter()
-                .filter(|(known, bits, _)| known.direction == key.direction && same_bits(&known.address, &key.address, bits - NET_HEAD_BITS))
+                .filter(|(known, bits, _)| {
+                    known.direction == key.direction && same_bits(&known.address, &key.address, bits - NET_HEAD_BITS)
+                })
                 .max_by_key(|(_, bits, _)| *bits)
                 .map(|(_, _, rules)| rules)
         }
@@ -722,14 +771,21 @@ mod tests {
     }
 
     fn id_of(path: &Path) -> InodeId {
-        let ino = path.as_os_str().as_encoded_bytes().iter().fold(7_u64, |sum, &byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let ino = path
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(7_u64, |sum, &byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
         InodeId { ino, dev: 1, generation: 1 }
     }
 
     impl View {
         fn new(path: &Path) -> Self {
             let ids = path.ancestors().map(id_of).collect();
-            let names = path.ancestors().map(|path| path.file_name().map_or(b"/".to_vec(), |name| name.as_encoded_bytes().to_vec())).collect();
+            let names = path
+                .ancestors()
+                .map(|path| path.file_name().map_or(b"/".to_vec(), |name| name.as_encoded_bytes().to_vec()))
+                .collect();
             Self { ids, names, next: 0 }
         }
     }
@@ -757,7 +813,8 @@ mod tests {
     const EPOCH: u32 = 3;
 
     /// Symbolic links of the machine in the tests.
-    const LINKS: &[(&str, &str)] = &[("/link", "/hop"), ("/hop", "x/../real"), ("/h/ud/linked.js", "../etc/real.js"), ("/loop", "/loop")];
+    const LINKS: &[(&str, &str)] =
+        &[("/link", "/hop"), ("/hop", "x/../real"), ("/h/ud/linked.js", "../etc/real.js"), ("/loop", "/loop")];
 
     struct Everything;
 
@@ -796,7 +853,8 @@ mod tests {
     }
 
     fn file(tables: &Tables, path: &str, access: Access) -> (Verdict, u16) {
-        let decision = decide::file(tables, &tables.subject(), &mut View::new(Path::new(path)), access, &mut Work::NEW.clone());
+        let decision =
+            decide::file(tables, &tables.subject(), &mut View::new(Path::new(path)), access, &mut Work::NEW.clone());
         (decision.verdict, decision.rule)
     }
 
@@ -815,7 +873,11 @@ mod tests {
 
     #[test]
     fn the_most_specific_rule_wins_whatever_the_order() {
-        let rules = [rule("\"**\"", "\"read\"", "log"), rule("\"certs/**\"", "\"read\"", "kill"), rule("\"certs/own.pem\"", "\"read\"", "allow")];
+        let rules = [
+            rule("\"**\"", "\"read\"", "log"),
+            rule("\"certs/**\"", "\"read\"", "kill"),
+            rule("\"certs/own.pem\"", "\"read\"", "allow"),
+        ];
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
             let tables = compiled(&order.map(|index| rules[index].clone()).concat(), &[]);
             assert_eq!(file(&tables, "/h/ud/flows.json", Access::READ).0, Verdict::Log);
@@ -874,16 +936,23 @@ mod tests {
 
     #[test]
     fn a_milder_rule_below_does_not_soften_the_hold_on_a_directory() {
-        let tables = compiled(&[rule("\"**\"", "\"rename\"", "kill"), rule("\"lib/x\"", "\"write\"", "log")].concat(), &[]);
+        let tables =
+            compiled(&[rule("\"**\"", "\"rename\"", "kill"), rule("\"lib/x\"", "\"write\"", "log")].concat(), &[]);
         assert_eq!(file(&tables, "/h/ud/lib", Access::RENAME).0, Verdict::Kill);
         // But a rule for the directory itself is the last word.
-        let tables = compiled(&[rule("\"lib\"", "\"rename\"", "allow"), rule("\"lib/x\"", "\"write\"", "kill")].concat(), &[]);
+        let tables =
+            compiled(&[rule("\"lib\"", "\"rename\"", "allow"), rule("\"lib/x\"", "\"write\"", "kill")].concat(), &[]);
         assert_eq!(file(&tables, "/h/ud/lib", Access::RENAME).0, Verdict::Allow);
     }
 
     #[test]
     fn a_file_that_is_not_there_keeps_what_does_not_hinder_its_making() {
-        let rules = [rule("\"x\"", "\"read\", \"write\"", "kill"), rule("\"y\"", "\"write\"", "allow"), rule("\"**\"", "\"write\"", "deny")].concat();
+        let rules = [
+            rule("\"x\"", "\"read\", \"write\"", "kill"),
+            rule("\"y\"", "\"write\"", "allow"),
+            rule("\"**\"", "\"write\"", "deny"),
+        ]
+        .concat();
         let tables = compiled(&rules, &["/h/ud/x", "/h/ud/y"]);
         assert_eq!(file(&tables, "/h/ud/x", Access::READ).0, Verdict::Kill);
         assert_eq!(file(&tables, "/h/ud/x", Access::WRITE).0, Verdict::Deny);
@@ -920,7 +989,8 @@ mod tests {
     }
 
     fn try_compile(select: &str, rules: &str, slots: &[(&str, u16)], host: &dyn Host) -> Result<Compiled, Fault> {
-        let text = format!("version = 1\n[[instance]]\nname = \"a\"\nselect = [{select}]\nuser-dir = \"/h/ud\"\n{rules}");
+        let text =
+            format!("version = 1\n[[instance]]\nname = \"a\"\nselect = [{select}]\nuser-dir = \"/h/ud\"\n{rules}");
         let slots = slots.iter().map(|&(name, slot)| (name.to_owned(), slot)).collect();
         compile(&parse(&text).unwrap(), EPOCH, &slots, host, &mut |path| Some(id_of(path)))
     }
@@ -929,14 +999,22 @@ mod tests {
     fn of_two_names_of_one_file_the_stricter_rule_holds() {
         for (a, b) in [("allow", "kill"), ("kill", "allow")] {
             let body = [rule("\"a.json\"", "\"write\"", a), rule("\"b.js\"", "\"write\"", b)].concat();
-            let policy = parse(&format!("version = 1\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 9 }}]\nuser-dir = \"/h/ud\"\n{body}")).unwrap();
-            let one = |path: &Path| if path.ends_with("b.js") { Path::new("/h/ud/a.json").to_owned() } else { path.to_owned() };
+            let policy = parse(&format!(
+                "version = 1\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 9 }}]\nuser-dir = \"/h/ud\"\n{body}"
+            ))
+            .unwrap();
+            let one = |path: &Path| {
+                if path.ends_with("b.js") { Path::new("/h/ud/a.json").to_owned() } else { path.to_owned() }
+            };
             let mut identify = |path: &Path| Some(id_of(&one(path)));
-            let tables = Tables::new(compile(&policy, EPOCH, &BTreeMap::from([("a".to_owned(), 0)]), &Everything, &mut identify).unwrap());
+            let tables = Tables::new(
+                compile(&policy, EPOCH, &BTreeMap::from([("a".to_owned(), 0)]), &Everything, &mut identify).unwrap(),
+            );
             for path in ["/h/ud/a.json", "/h/ud/b.js", "/elsewhere/c"] {
                 let mut view = View::new(Path::new(path));
                 view.ids[0] = id_of(Path::new("/h/ud/a.json"));
-                let decision = decide::file(&tables, &tables.subject(), &mut view, Access::WRITE, &mut Work::NEW.clone());
+                let decision =
+                    decide::file(&tables, &tables.subject(), &mut view, Access::WRITE, &mut Work::NEW.clone());
                 assert_eq!(decision.verdict, Verdict::Kill, "{path}");
             }
         }
@@ -990,13 +1068,20 @@ mod tests {
         let compiled = try_compile("{ uid = 7, exec = \"node-red\" }", "", &[("a", 5)], &Strange).unwrap();
         assert_eq!(compiled.selectors, [Selector { cgroup: 0, uid: 7, instance: 5, flags: SELECT_UID | SELECT_EXEC }]);
         // A unit that does not run selects nobody, not everybody.
-        assert!(try_compile("{ uid = 7, unit = \"x.service\" }", "", &[("a", 0)], &Everything).unwrap().selectors.is_empty());
+        assert!(
+            try_compile("{ uid = 7, unit = \"x.service\" }", "", &[("a", 0)], &Everything)
+                .unwrap()
+                .selectors
+                .is_empty()
+        );
     }
 
     #[test]
     fn too_many_ports_are_refused_with_the_range_they_are_about() {
         let ports = |count: u16| (1..=count).map(|port| (port * 2).to_string()).collect::<Vec<_>>().join(", ");
-        let rules = |count| format!("[[instance.egress]]\nto = [\"10.0.0.0/8\"]\nports = [{}]\nverdict = \"log\"\n", ports(count));
+        let rules = |count| {
+            format!("[[instance.egress]]\nto = [\"10.0.0.0/8\"]\nports = [{}]\nverdict = \"log\"\n", ports(count))
+        };
         assert!(try_compile("{ uid = 9 }", &rules(16), &[("a", 0)], &Everything).is_ok());
         let inner = "[[instance.egress]]\nto = [\"10.1.0.0/16\"]\nports = [9]\nverdict = \"log\"\n";
         let error = try_compile("{ uid = 9 }", &(rules(16) + inner), &[("a", 0)], &Everything).unwrap_err().to_string();
@@ -1004,7 +1089,10 @@ mod tests {
         // A rule for every port leaves no room for those of the ranges around it, and needs none.
         let inner = "[[instance.egress]]\nto = [\"10.1.0.0/16\"]\nverdict = \"log\"\n";
         let compiled = try_compile("{ uid = 9 }", &(rules(16) + inner), &[("a", 0)], &Everything).unwrap();
-        assert_eq!(compiled.nets.iter().map(|(_, bits, rules)| (bits - NET_HEAD_BITS, rules.count)).collect::<Vec<_>>(), [(104, 16), (112, 1)]);
+        assert_eq!(
+            compiled.nets.iter().map(|(_, bits, rules)| (bits - NET_HEAD_BITS, rules.count)).collect::<Vec<_>>(),
+            [(104, 16), (112, 1)]
+        );
     }
 
     #[test]
@@ -1012,18 +1100,29 @@ mod tests {
         let rules = rule("\"/**/*.pem\"", "\"read\"", "kill")
             + "[[instance.egress]]\nto = [\"10.0.0.0/8\", \"any\", \"::1\"]\nports = [53, \"1-9\"]\nprotocol = \"udp\"\nverdict = \"deny\"\n[[instance.exec]]\npath = \"/usr/bin/curl\"\nverdict = \"log\"\n";
         let compiled = try_compile("{ uid = 9 }", &rules, &[("a", 0)], &Everything).unwrap();
-        let told: Vec<_> = compiled.rules.iter().map(|rule| (rule.id.as_str(), rule.class, rule.sentence.as_str())).collect();
-        assert_eq!(told, [
-            ("files-1", Class::Files, "read of /**/*.pem: kill"),
-            ("exec-1", Class::Exec, "exec of /usr/bin/curl: log"),
-            ("egress-1", Class::Egress, "traffic to 10.0.0.0/8, any address, ::1/128 port 53, 1-9 over UDP: deny"),
-        ]);
+        let told: Vec<_> =
+            compiled.rules.iter().map(|rule| (rule.id.as_str(), rule.class, rule.sentence.as_str())).collect();
+        assert_eq!(
+            told,
+            [
+                ("files-1", Class::Files, "read of /**/*.pem: kill"),
+                ("exec-1", Class::Exec, "exec of /usr/bin/curl: log"),
+                ("egress-1", Class::Egress, "traffic to 10.0.0.0/8, any address, ::1/128 port 53, 1-9 over UDP: deny"),
+            ]
+        );
     }
 
     #[test]
     fn text_is_walked_as_it_stands() {
         let tables = compiled(&rule("\"settings.js\"", "\"delete\"", "kill"), &[]);
-        for path in ["settings.js", "./settings.js", "lib/../settings.js", "/h/ud/settings.js", "//h//ud/./settings.js", "../ud/settings.js"] {
+        for path in [
+            "settings.js",
+            "./settings.js",
+            "lib/../settings.js",
+            "/h/ud/settings.js",
+            "//h//ud/./settings.js",
+            "../ud/settings.js",
+        ] {
             let from = if path.starts_with('/') { "/" } else { "/h/ud" };
             assert_eq!(text(&tables, from, path, Access::DELETE), Verdict::Kill, "{path}");
         }
@@ -1099,7 +1198,8 @@ mod tests {
         // What is protected below holds the directories above it.
         let changes = [Access::WRITE, Access::CREATE, Access::DELETE, Access::RENAME];
         let held = rules.iter().filter(|rule| changes.iter().any(|&change| rule.access.contains(change)));
-        let held = held.filter(|rule| rule.path.starts_with(path) && (rule.names != Names::Itself || rule.path != path));
+        let held =
+            held.filter(|rule| rule.path.starts_with(path) && (rule.names != Names::Itself || rule.path != path));
         let held = held.map(|rule| rule.action.verdict).filter(|verdict| *verdict > Verdict::Allow).max();
         best.map(|(_, verdict)| verdict).max(held).unwrap_or(Verdict::Allow)
     }
@@ -1113,12 +1213,25 @@ mod tests {
     /// Directories of two names, three deep, and every kind of pattern; literals that contain each other.
     fn rules() -> impl Strategy<Value = String> {
         let names = prop::sample::select(vec![
-            "", "/*", "/**", "/*.x", "/*.y.x", "/*x", "/p*", "/pa*", "/**/*.x", "/**/*.y.x", "/**/*x", "/**/p*", "/**/pa*",
+            "",
+            "/*",
+            "/**",
+            "/*.x",
+            "/*.y.x",
+            "/*x",
+            "/p*",
+            "/pa*",
+            "/**/*.x",
+            "/**/*.y.x",
+            "/**/*x",
+            "/**/p*",
+            "/**/pa*",
         ]);
-        let one = ("(/(a|b|pa\\.y\\.x)){0,3}", names, accesses(), 1..5_u8).prop_map(|(path, names, access, verdict)| {
-            let access: Vec<_> = access.iter().map(|access| format!("{access:?}")).collect();
-            rule(&format!("\"/h/ud{path}{names}\""), &access.join(", "), Verdict::from_raw(verdict).name())
-        });
+        let one =
+            ("(/(a|b|pa\\.y\\.x)){0,3}", names, accesses(), 1..5_u8).prop_map(|(path, names, access, verdict)| {
+                let access: Vec<_> = access.iter().map(|access| format!("{access:?}")).collect();
+                rule(&format!("\"/h/ud{path}{names}\""), &access.join(", "), Verdict::from_raw(verdict).name())
+            });
         prop::collection::vec(one, 1..8).prop_map(|rules| rules.concat())
     }
 

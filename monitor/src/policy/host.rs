@@ -164,7 +164,11 @@ fn passwd() -> Vec<Passwd> {
     text.lines()
         .filter_map(|line| {
             let fields: Vec<_> = line.split(':').collect();
-            Some(Passwd { name: (*fields.first()?).to_owned(), uid: fields.get(2)?.parse().ok()?, shell: (*fields.get(6)?).to_owned() })
+            Some(Passwd {
+                name: (*fields.first()?).to_owned(),
+                uid: fields.get(2)?.parse().ok()?,
+                shell: (*fields.get(6)?).to_owned(),
+            })
         })
         .collect()
 }
@@ -215,11 +219,13 @@ pub fn refuse(policy: &Policy, host: &dyn Host) -> Vec<Fault> {
 /// changes the policy as well.
 #[must_use]
 pub fn writable(paths: &[&Path], policy: &Policy, host: &dyn Host) -> Vec<Fault> {
-    let selected = policy.instances.iter().flat_map(|instance| &instance.select).filter_map(|select| uid_of(select, host));
+    let selected =
+        policy.instances.iter().flat_map(|instance| &instance.select).filter_map(|select| uid_of(select, host));
     // A unit or container does not tell its user, but the owner of the user directory does.
     let owners = policy.instances.iter().filter_map(|instance| Some(host.owner(&instance.user_dir)?.0));
     let watched: BTreeSet<_> = selected.chain(owners).filter(|&uid| uid != 0).collect();
-    let places: BTreeSet<_> = paths.iter().flat_map(|path| path.ancestors()).filter(|place| !place.as_os_str().is_empty()).collect();
+    let places: BTreeSet<_> =
+        paths.iter().flat_map(|path| path.ancestors()).filter(|place| !place.as_os_str().is_empty()).collect();
     let mut faults = Vec::new();
     for place in places {
         let Some((owner, mode)) = host.owner(place) else { continue };
@@ -268,13 +274,19 @@ fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fau
     let mut told = BTreeSet::new();
     let mut cannot = |action: &Action, what: &str| {
         if action.verdict == Verdict::Deny && told.insert(action.id.clone()) {
-            let instead = if action.fallback == Verdict::Kill { "kills instead, as `fallback` says" } else { "logs instead; fallback = \"kill\" would stop it" };
-            warnings.push(fault(action.at, format!("rule {}: no sensor here can deny {what}; it {instead}", action.id)));
+            let instead = if action.fallback == Verdict::Kill {
+                "kills instead, as `fallback` says"
+            } else {
+                "logs instead; fallback = \"kill\" would stop it"
+            };
+            warnings
+                .push(fault(action.at, format!("rule {}: no sensor here can deny {what}; it {instead}", action.id)));
         }
     };
     for rule in &instance.files {
         let exec_only = rule.access == Access::EXEC;
-        let deniable = if exec_only { can.exec } else { can.files && (can.exec || !rule.access.contains(Access::EXEC)) };
+        let deniable =
+            if exec_only { can.exec } else { can.files && (can.exec || !rule.access.contains(Access::EXEC)) };
         if !deniable {
             cannot(&rule.action, if exec_only { "the start of a program" } else { "this access to files" });
         }
@@ -295,7 +307,10 @@ fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fau
             Class::Ingress | Class::Privilege | Class::Ptrace | Class::Signal => false,
         };
         if instance.defaults[class as usize] == Verdict::Deny && !deniable {
-            warnings.push(fault(instance.at, format!("default {name} = \"deny\": no sensor here can deny it; it logs instead")));
+            warnings.push(fault(
+                instance.at,
+                format!("default {name} = \"deny\": no sensor here can deny it; it logs instead"),
+            ));
         }
     }
 }
@@ -340,7 +355,8 @@ mod tests {
     }
 
     fn policy(select: &str, rest: &str) -> Policy {
-        parse(&format!("version = 1\n[[instance]]\nname = \"a\"\nuser-dir = \"/ud\"\nselect = [{select}]\n{rest}")).unwrap()
+        parse(&format!("version = 1\n[[instance]]\nname = \"a\"\nuser-dir = \"/ud\"\nselect = [{select}]\n{rest}"))
+            .unwrap()
     }
 
     fn refused(select: &str) -> String {
@@ -368,10 +384,20 @@ mod tests {
         assert!(refused(&["/etc/open/policy.toml"]).contains("/etc/open can be written"));
         assert!(refused(&["/etc/group.toml"]).contains("can be written by group"));
         assert!(refused(&["/tmp/open.toml"]).contains("can be written"), "sticky means nothing for a file");
-        assert!(refused(&["/etc/dir/policy.toml"]).contains("belongs to uid 991"), "the owner of the user directory is watched");
-        assert!(refused(&["/etc/open/link.toml", "/etc/flowwarden/policy.toml"]).contains("/etc/open"), "the link counts too");
+        assert!(
+            refused(&["/etc/dir/policy.toml"]).contains("belongs to uid 991"),
+            "the owner of the user directory is watched"
+        );
+        assert!(
+            refused(&["/etc/open/link.toml", "/etc/flowwarden/policy.toml"]).contains("/etc/open"),
+            "the link counts too"
+        );
         assert_eq!(refused(&["/etc/flowwarden/policy.toml"]), "");
-        assert_eq!(refused(&["/etc/link/policy.toml", "/etc/flowwarden/policy.toml"]), "", "the mode of a link says nothing");
+        assert_eq!(
+            refused(&["/etc/link/policy.toml", "/etc/flowwarden/policy.toml"]),
+            "",
+            "the mode of a link says nothing"
+        );
         assert_eq!(refused(&["/tmp/policy.toml"]), "");
     }
 
@@ -389,23 +415,52 @@ mod tests {
 
     #[test]
     fn what_the_kernel_cannot_deny_is_said() {
-        let file = |access: &str, fallback: &str| format!("[[instance.files]]\nid = \"r\"\npaths = [\"x\", \"y\"]\naccess = [{access:?}]\nverdict = \"deny\"\n{fallback}");
+        let file = |access: &str, fallback: &str| {
+            format!(
+                "[[instance.files]]\nid = \"r\"\npaths = [\"x\", \"y\"]\naccess = [{access:?}]\nverdict = \"deny\"\n{fallback}"
+            )
+        };
         let net = |key: &str, end: &str| format!("[[instance.{key}]]\n{end} = [\"any\"]\nverdict = \"deny\"\n");
         let told = |rules: &str| -> Vec<String> {
             let warnings = warn(&policy("{ uid = 990 }", rules), &Fake).into_iter().map(|fault| fault.what);
             warnings.filter(|what| what.contains("no sensor")).collect()
         };
-        assert_eq!(told(&file("read", "fallback = \"kill\"\n")), ["rule r: no sensor here can deny this access to files; it kills instead, as `fallback` says"]);
-        assert_eq!(told(&file("exec", "")), ["rule r: no sensor here can deny the start of a program; it logs instead; fallback = \"kill\" would stop it"]);
+        assert_eq!(
+            told(&file("read", "fallback = \"kill\"\n")),
+            ["rule r: no sensor here can deny this access to files; it kills instead, as `fallback` says"]
+        );
+        assert_eq!(
+            told(&file("exec", "")),
+            [
+                "rule r: no sensor here can deny the start of a program; it logs instead; fallback = \"kill\" would stop it"
+            ]
+        );
         assert_eq!(told(&net("egress", "to")), [""; 0]);
-        assert_eq!(told(&net("ingress", "from")), ["rule ingress-1: no sensor here can deny incoming connections; it logs instead; fallback = \"kill\" would stop it"]);
-        assert_eq!(told("default = { files = \"deny\", egress = \"deny\" }\n"), ["default files = \"deny\": no sensor here can deny it; it logs instead"]);
+        assert_eq!(
+            told(&net("ingress", "from")),
+            [
+                "rule ingress-1: no sensor here can deny incoming connections; it logs instead; fallback = \"kill\" would stop it"
+            ]
+        );
+        assert_eq!(
+            told("default = { files = \"deny\", egress = \"deny\" }\n"),
+            ["default files = \"deny\": no sensor here can deny it; it logs instead"]
+        );
     }
 
     #[test]
     fn what_is_not_there_is_said() {
         let rules = "[[instance.files]]\npaths = [\"x\", \"y/**\"]\naccess = [\"read\"]\nverdict = \"kill\"\n";
-        let told: Vec<_> = warn(&policy("{ unit = \"u.service\" }", rules), &Fake).into_iter().map(|fault| (fault.line, fault.what)).collect();
-        assert_eq!(told, [(5, "u.service does not run: no cgroup of that name (yet)".to_owned()), (6, "/ud/x does not exist (yet)".to_owned())]);
+        let told: Vec<_> = warn(&policy("{ unit = \"u.service\" }", rules), &Fake)
+            .into_iter()
+            .map(|fault| (fault.line, fault.what))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (5, "u.service does not run: no cgroup of that name (yet)".to_owned()),
+                (6, "/ud/x does not exist (yet)".to_owned())
+            ]
+        );
     }
 }

@@ -125,9 +125,15 @@ impl fmt::Display for Report {
         match &self.policy {
             Err(error) => write!(to, "{error}"),
             Ok(policy) => {
-                let rules: usize = policy.instances.iter().map(|instance| instance.files.len() + instance.nets.len()).sum();
+                let rules: usize =
+                    policy.instances.iter().map(|instance| instance.files.len() + instance.nets.len()).sum();
                 let mode = if policy.enforce { "enforce" } else { "observe" };
-                write!(to, "{}: usable, mode {mode}, instances {}, rules {rules}", self.path.display(), policy.instances.len())
+                write!(
+                    to,
+                    "{}: usable, mode {mode}, instances {}, rules {rules}",
+                    self.path.display(),
+                    policy.instances.len()
+                )
             }
         }
     }
@@ -180,7 +186,8 @@ mod tests {
         }
     }
 
-    const GOOD: &str = "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ user = \"nodered\" }]\nuser-dir = \"/ud\"\n";
+    const GOOD: &str =
+        "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ user = \"nodered\" }]\nuser-dir = \"/ud\"\n";
 
     #[test]
     fn a_report_reads_like_a_compiler() {
@@ -192,14 +199,22 @@ mod tests {
         assert!(report.is_usable());
         assert_eq!(
             report.to_string(),
-            format!("{shown}:2:1: warning: user-dir /ud does not exist (yet)\n{shown}: usable, mode observe, instances 1, rules 0")
+            format!(
+                "{shown}:2:1: warning: user-dir /ud does not exist (yet)\n{shown}: usable, mode observe, instances 1, rules 0"
+            )
         );
         fs::write(&file, format!("{GOOD}acess = 1\nmode = 2\n").replace("nodered", "nobody-here")).unwrap();
         let report = check(&file, &Clean);
         assert!(!report.is_usable());
-        assert_eq!(report.to_string(), format!("{shown}:6:1: unknown key \"acess\"\n{shown}:7:1: unknown key \"mode\""));
+        assert_eq!(
+            report.to_string(),
+            format!("{shown}:6:1: unknown key \"acess\"\n{shown}:7:1: unknown key \"mode\"")
+        );
         fs::write(&file, GOOD.replace("nodered", "nobody-here")).unwrap();
-        assert_eq!(check(&file, &Clean).to_string(), format!("{shown}:4:11: there is no user \"nobody-here\" on this machine"));
+        assert_eq!(
+            check(&file, &Clean).to_string(),
+            format!("{shown}:4:11: there is no user \"nobody-here\" on this machine")
+        );
     }
 
     #[test]

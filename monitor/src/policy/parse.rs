@@ -126,7 +126,10 @@ impl<'a> Reader<'a> {
                 array.iter().filter_map(|item| Some((self.string(item, what)?, item.span().start))).collect()
             }
             other => {
-                self.fault(value.span().start, format!("{what} must be a string or an array of strings, not {}", other.type_str()));
+                self.fault(
+                    value.span().start,
+                    format!("{what} must be a string or an array of strings, not {}", other.type_str()),
+                );
                 Vec::new()
             }
         }
@@ -142,7 +145,8 @@ impl<'a> Reader<'a> {
         for item in array {
             match item.get_ref().as_table() {
                 Some(table) => tables.push((table, item.span().start)),
-                None => self.fault(item.span().start, format!("`{key}` must hold tables, not {}", item.get_ref().type_str())),
+                None => self
+                    .fault(item.span().start, format!("`{key}` must hold tables, not {}", item.get_ref().type_str())),
             }
         }
         tables
@@ -155,7 +159,8 @@ impl<'a> Reader<'a> {
         {
             self.fault(version.span().start, "this guard reads version = 1 only");
         }
-        let enforce = match table.take("mode").and_then(|mode| Some((self.string(mode, "`mode`")?, mode.span().start))) {
+        let enforce = match table.take("mode").and_then(|mode| Some((self.string(mode, "`mode`")?, mode.span().start)))
+        {
             None | Some(("observe", _)) => false,
             Some(("enforce", _)) => true,
             Some((other, at)) => {
@@ -210,7 +215,8 @@ impl<'a> Reader<'a> {
         {
             self.fault(value.span().start, "`select` is empty: no process would belong to the instance");
         }
-        let select: Vec<_> = self.tables(select_at, "select").into_iter().filter_map(|(select, at)| self.select(select, at)).collect();
+        let select: Vec<_> =
+            self.tables(select_at, "select").into_iter().filter_map(|(select, at)| self.select(select, at)).collect();
         let defaults = self.defaults(table.take("default"));
         let mut instance = InstancePolicy {
             name: name.unwrap_or_default(),
@@ -274,7 +280,8 @@ impl<'a> Reader<'a> {
         select.cgroup = text(self, "cgroup");
         select.exec = text(self, "exec").is_some();
         if let Some(uid) = table.take("uid") {
-            select.uid = uid.get_ref().as_integer().and_then(|number| u32::from_str_radix(number.as_str(), number.radix()).ok());
+            select.uid =
+                uid.get_ref().as_integer().and_then(|number| u32::from_str_radix(number.as_str(), number.radix()).ok());
             if select.uid.is_none_or(|uid| uid == u32::MAX) {
                 self.fault(uid.span().start, "`uid` must be a number from 0 to 4294967294");
             }
@@ -326,27 +333,41 @@ impl<'a> Reader<'a> {
     /// The ids that rules of an instance give themselves.
     fn given_ids(&mut self, instance: &DeTable<'_>) -> BTreeSet<String> {
         let mut ids = BTreeSet::new();
-        let rules = ["files", "exec", "egress", "ingress"].into_iter().filter_map(|key| instance.get(key)?.get_ref().as_array());
+        let rules = ["files", "exec", "egress", "ingress"]
+            .into_iter()
+            .filter_map(|key| instance.get(key)?.get_ref().as_array());
         for rule in rules.flatten() {
             if let Some(value) = rule.get_ref().as_table().and_then(|rule| rule.get("id"))
                 && let Some(id) = value.get_ref().as_str()
                 && !ids.insert(id.to_owned())
             {
-                self.fault(value.span().start, format!("two rules with the id \"{id}\" in one instance; give each its own"));
+                self.fault(
+                    value.span().start,
+                    format!("two rules with the id \"{id}\" in one instance; give each its own"),
+                );
             }
         }
         ids
     }
 
     /// What a rule does; every kind of rule has it.
-    fn action(&mut self, table: &mut Table<'_, '_>, kind: &str, ids: &mut BTreeSet<String>, index: usize) -> Option<Action> {
+    fn action(
+        &mut self,
+        table: &mut Table<'_, '_>,
+        kind: &str,
+        ids: &mut BTreeSet<String>,
+        index: usize,
+    ) -> Option<Action> {
         let verdict = self.required(table, "verdict").and_then(|value| self.verdict(value));
         let mut fallback = Verdict::Unset;
         if let Some(value) = table.take("fallback")
             && let Some(wanted) = self.verdict(value)
         {
             if verdict != Some(Verdict::Deny) {
-                self.fault(value.span().start, "`fallback` says what to do where a sensor cannot deny; it goes with verdict = \"deny\" only");
+                self.fault(
+                    value.span().start,
+                    "`fallback` says what to do where a sensor cannot deny; it goes with verdict = \"deny\" only",
+                );
             } else if !matches!(wanted, Verdict::Log | Verdict::Kill) {
                 self.fault(value.span().start, "`fallback` is \"log\" or \"kill\"");
             }
@@ -354,7 +375,9 @@ impl<'a> Reader<'a> {
         }
         let id = if let Some(value) = table.take("id") {
             let text = self.string(value, "`id`")?;
-            if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-') {
+            if text.is_empty()
+                || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            {
                 self.fault(value.span().start, "`id` may hold lower-case letters, digits and `-`");
             }
             text.to_owned()
@@ -409,7 +432,12 @@ impl<'a> Reader<'a> {
                 access = access.union(one);
             } else {
                 let hint = suggest(text, Access::NAMES.into_iter().map(|(name, _)| name));
-                self.fault(at, format!("\"{text}\" is no access: read, write, create, delete, rename, link, attr, exec or all{hint}"));
+                self.fault(
+                    at,
+                    format!(
+                        "\"{text}\" is no access: read, write, create, delete, rename, link, attr, exec or all{hint}"
+                    ),
+                );
             }
         }
         access
@@ -433,7 +461,12 @@ impl<'a> Reader<'a> {
             None => (dir, false),
         };
         if dir.contains(['*', '?', '[']) || last.contains(['?', '[']) {
-            self.fault(at, format!("\"{text}\": wildcards are `dir/*`, `dir/**`, and one `*` at the beginning or end of the last name"));
+            self.fault(
+                at,
+                format!(
+                    "\"{text}\": wildcards are `dir/*`, `dir/**`, and one `*` at the beginning or end of the last name"
+                ),
+            );
             return None;
         }
         let names = match (last, below) {
@@ -443,21 +476,37 @@ impl<'a> Reader<'a> {
                 let suffix = name.strip_prefix('*');
                 let prefix = name.strip_suffix('*');
                 match (suffix, prefix, below) {
-                    (None, None, false) if !name.contains('*') => return Some((self.plain_path(&root.join(text), at)?, Names::Itself)),
+                    (None, None, false) if !name.contains('*') => {
+                        return Some((self.plain_path(&root.join(text), at)?, Names::Itself));
+                    }
                     (Some(literal), None, below) if !literal.contains('*') => {
                         self.pattern_fits(text, literal, at)?;
-                        if below { Names::BelowSuffix(literal.to_owned()) } else { Names::ChildSuffix(literal.to_owned()) }
+                        if below {
+                            Names::BelowSuffix(literal.to_owned())
+                        } else {
+                            Names::ChildSuffix(literal.to_owned())
+                        }
                     }
                     (None, Some(literal), below) if !literal.contains('*') => {
                         self.pattern_fits(text, literal, at)?;
-                        if below { Names::BelowPrefix(literal.to_owned()) } else { Names::ChildPrefix(literal.to_owned()) }
+                        if below {
+                            Names::BelowPrefix(literal.to_owned())
+                        } else {
+                            Names::ChildPrefix(literal.to_owned())
+                        }
                     }
                     (None, None, true) if !name.contains('*') => {
-                        self.fault(at, format!("\"{text}\": a whole name at any depth cannot be matched; write `**/*{name}`"));
+                        self.fault(
+                            at,
+                            format!("\"{text}\": a whole name at any depth cannot be matched; write `**/*{name}`"),
+                        );
                         return None;
                     }
                     _ => {
-                        self.fault(at, format!("\"{text}\": one `*` at the beginning or the end of the last name, no more"));
+                        self.fault(
+                            at,
+                            format!("\"{text}\": one `*` at the beginning or the end of the last name, no more"),
+                        );
                         return None;
                     }
                 }
@@ -521,7 +570,10 @@ impl<'a> Reader<'a> {
         if let Some(value) = table.take("ports") {
             self.ports(value, &mut ports);
         }
-        let protocol = match table.take("protocol").and_then(|value| Some((self.string(value, "`protocol`")?, value.span().start))) {
+        let protocol = match table
+            .take("protocol")
+            .and_then(|value| Some((self.string(value, "`protocol`")?, value.span().start)))
+        {
             None | Some(("any", _)) => 0,
             Some(("tcp", _)) => 6,
             Some(("udp", _)) => 17,
@@ -549,7 +601,10 @@ impl<'a> Reader<'a> {
             prefixes.push(prefix(IpNet::from(address)));
         } else {
             let hint = suggest(text, GROUPS.iter().map(|&(name, _)| name));
-            self.fault(at, format!("\"{text}\" is no address, CIDR or group (any, loopback, private, link-local, metadata){hint}"));
+            self.fault(
+                at,
+                format!("\"{text}\" is no address, CIDR or group (any, loopback, private, link-local, metadata){hint}"),
+            );
         }
     }
 
@@ -557,7 +612,10 @@ impl<'a> Reader<'a> {
         let items = match value.get_ref() {
             DeValue::Array(array) => {
                 if array.is_empty() {
-                    self.fault(value.span().start, "`ports` is empty: a rule about nothing; leave it out to mean every port");
+                    self.fault(
+                        value.span().start,
+                        "`ports` is empty: a rule about nothing; leave it out to mean every port",
+                    );
                 }
                 array.iter().collect()
             }
@@ -565,7 +623,9 @@ impl<'a> Reader<'a> {
         };
         for item in items {
             let range = match item.get_ref() {
-                DeValue::Integer(number) => u16::from_str_radix(number.as_str(), number.radix()).ok().map(|port| (port, port)),
+                DeValue::Integer(number) => {
+                    u16::from_str_radix(number.as_str(), number.radix()).ok().map(|port| (port, port))
+                }
                 DeValue::String(text) => match text.split_once('-') {
                     Some((first, last)) => first.trim().parse().ok().zip(last.trim().parse().ok()),
                     None => text.trim().parse().ok().map(|port| (port, port)),
@@ -609,8 +669,11 @@ fn wrong_unit(text: &str) -> Option<String> {
 }
 
 fn wrong_container(text: &str) -> Option<String> {
-    let id = (12..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    (!id).then(|| format!("`container` is the id or its beginning, 12 to 64 of 0-9 and a-f; \"{text}\" is not (see `docker ps`)"))
+    let id = (12..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    (!id).then(|| {
+        format!("`container` is the id or its beginning, 12 to 64 of 0-9 and a-f; \"{text}\" is not (see `docker ps`)")
+    })
 }
 
 fn wrong_cgroup(text: &str) -> Option<String> {
@@ -656,7 +719,8 @@ mod tests {
 
     use super::*;
 
-    const HEAD: &str = "version = 1\nmode = \"enforce\"\n[[instance]]\nname = \"a\"\nselect = [{ uid = 1001 }]\nuser-dir = \"/ud\"\n";
+    const HEAD: &str =
+        "version = 1\nmode = \"enforce\"\n[[instance]]\nname = \"a\"\nselect = [{ uid = 1001 }]\nuser-dir = \"/ud\"\n";
 
     fn faults(rest: &str) -> Vec<Fault> {
         parse(&format!("{HEAD}{rest}")).unwrap_err()
@@ -686,20 +750,31 @@ mod tests {
 
     #[test]
     fn a_fault_has_its_line_its_column_and_a_mend() {
-        let found = faults("[[instance.files]]\npath = \"x\"\n  acess = [\"write\"]\naccess = [\"write\"]\nverdict = \"kill\"\n");
-        assert_eq!(found, [Fault { line: 9, column: 3, what: "unknown key \"acess\"; did you mean \"access\"?".into() }]);
+        let found = faults(
+            "[[instance.files]]\npath = \"x\"\n  acess = [\"write\"]\naccess = [\"write\"]\nverdict = \"kill\"\n",
+        );
+        assert_eq!(
+            found,
+            [Fault { line: 9, column: 3, what: "unknown key \"acess\"; did you mean \"access\"?".into() }]
+        );
     }
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
         for (rest, part) in [
-            ("[[instance.files]]\npath = \"a/../b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "`..` is not followed"),
+            (
+                "[[instance.files]]\npath = \"a/../b\"\naccess = [\"write\"]\nverdict = \"kill\"\n",
+                "`..` is not followed",
+            ),
             ("[[instance.files]]\npath = \"a*b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "one `*`"),
             ("[[instance.files]]\npath = \"*/b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "wildcards are"),
             ("[[instance.files]]\npath = \"b\"\naccess = [\"wirte\"]\nverdict = \"kill\"\n", "did you mean \"write\""),
             ("[[instance.files]]\npath = \"b\"\naccess = []\nverdict = \"kill\"\n", "is empty"),
             ("[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kil\"\n", "did you mean \"kill\""),
-            ("[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kill\"\nfallback = \"log\"\n", "goes with verdict"),
+            (
+                "[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kill\"\nfallback = \"log\"\n",
+                "goes with verdict",
+            ),
             ("[[instance.egress]]\nto = [\"10.0.0.1/8\"]\nverdict = \"deny\"\n", "did you mean \"10.0.0.0/8\""),
             ("[[instance.egress]]\nto = [\"10.0.0.300\"]\nverdict = \"deny\"\n", "is no address"),
             ("[[instance.egress]]\nto = [\"any\"]\nports = [\"9-1\"]\nverdict = \"deny\"\n", "a port is"),
@@ -715,7 +790,12 @@ mod tests {
     #[test]
     fn instances_are_checked_as_a_whole() {
         assert!(parse("version = 1\n").unwrap_err()[0].what.contains("no [[instance]]"));
-        assert!(parse("version = 2\n[[instance]]\n").unwrap_err().iter().any(|fault| fault.what.contains("version = 1 only")));
+        assert!(
+            parse("version = 2\n[[instance]]\n")
+                .unwrap_err()
+                .iter()
+                .any(|fault| fault.what.contains("version = 1 only"))
+        );
         let twice = format!("{HEAD}{}", HEAD.split_once("[[").map(|(_, rest)| format!("[[{rest}")).unwrap());
         assert!(parse(&twice).unwrap_err().iter().any(|fault| fault.what.contains("two instances")));
         let relative = HEAD.replace("/ud", "ud");
@@ -730,7 +810,9 @@ mod tests {
 
     #[test]
     fn v4_is_filed_as_v4_mapped() {
-        let text = format!("{HEAD}[[instance.egress]]\nto = [\"203.0.113.0/24\"]\nports = [\"443\", 80, \"8000-8100\"]\nverdict = \"deny\"\n");
+        let text = format!(
+            "{HEAD}[[instance.egress]]\nto = [\"203.0.113.0/24\"]\nports = [\"443\", 80, \"8000-8100\"]\nverdict = \"deny\"\n"
+        );
         let rule = parse(&text).unwrap().instances.remove(0).nets.remove(0);
         assert_eq!(rule.prefixes, [Prefix { address: map_v4([203, 0, 113, 0]), bits: 120 }]);
         assert_eq!(rule.ports, [(443, 443), (80, 80), (8000, 8100)]);
@@ -740,7 +822,10 @@ mod tests {
     fn what_would_silently_mean_something_else_is_refused() {
         for (rest, part) in [
             ("[[instance.egress]]\nto = [\"any\"]\nports = []\nverdict = \"deny\"\n", "`ports` is empty"),
-            ("[[instance.files]]\npath = \"~/.ssh/id_rsa\"\naccess = [\"read\"]\nverdict = \"kill\"\n", "`~` is not expanded"),
+            (
+                "[[instance.files]]\npath = \"~/.ssh/id_rsa\"\naccess = [\"read\"]\nverdict = \"kill\"\n",
+                "`~` is not expanded",
+            ),
             ("[[instance.files]]\npath = \"\"\naccess = [\"read\"]\nverdict = \"kill\"\n", "empty path"),
             ("[[instance.files]]\npath = \"x\"\naccess = \"\"\nverdict = \"kill\"\n", "is no access"),
         ] {
@@ -767,7 +852,11 @@ mod tests {
             let found = parse(&text).unwrap_err();
             assert!(found.iter().any(|fault| fault.what.contains(part)), "{select}: {found:?}");
         }
-        for select in ["{ unit = \"nodered.service\" }", "{ container = \"0123456789ab\" }", "{ cgroup = \"/system.slice/x.service\" }"] {
+        for select in [
+            "{ unit = \"nodered.service\" }",
+            "{ container = \"0123456789ab\" }",
+            "{ cgroup = \"/system.slice/x.service\" }",
+        ] {
             parse(&HEAD.replace("{ uid = 1001 }", select)).unwrap();
         }
     }
@@ -780,7 +869,8 @@ mod tests {
 
     #[test]
     fn a_repeated_id_is_shown_where_it_stands() {
-        let rule = |id: &str| format!("[[instance.files]]\npath = \"x\"\naccess = [\"read\"]\n{id}verdict = \"kill\"\n");
+        let rule =
+            |id: &str| format!("[[instance.files]]\npath = \"x\"\naccess = [\"read\"]\n{id}verdict = \"kill\"\n");
         let found = faults(&format!("{}{}", rule("id = \"a\"\n"), rule("id = \"a\"\n")));
         assert_eq!((found.len(), found[0].line, found[0].column), (1, 15, 6), "{found:?}");
         // An id that was given is never taken by a rule that has none.
@@ -792,7 +882,9 @@ mod tests {
     #[test]
     fn wildcard_characters_in_the_user_directory_are_ordinary() {
         let text = HEAD.replace("\"/ud\"", "\"/srv/[a]*?/ud\"");
-        let policy = parse(&format!("{text}[[instance.files]]\npath = \"*.pem\"\naccess = [\"read\"]\nverdict = \"kill\"\n")).unwrap();
+        let policy =
+            parse(&format!("{text}[[instance.files]]\npath = \"*.pem\"\naccess = [\"read\"]\nverdict = \"kill\"\n"))
+                .unwrap();
         let rule = &policy.instances[0].files[0];
         assert_eq!((rule.path.to_str().unwrap(), &rule.names), ("/srv/[a]*?/ud", &Names::ChildSuffix(".pem".into())));
     }
@@ -802,12 +894,17 @@ mod tests {
         let selects = vec!["{ uid = 7 }"; MAX_SELECTORS + 1].join(", ");
         assert!(parse(&HEAD.replace("{ uid = 1001 }", &selects)).unwrap_err()[0].what.contains("65 selectors"));
         let instance = HEAD.split_once("[[").map(|(_, rest)| format!("[[{rest}")).unwrap();
-        let many: String = (0..=MAX_INSTANCES).map(|index| instance.replace("\"a\"", &format!("\"a{index}\""))).collect();
-        assert!(parse(&format!("version = 1\n{many}")).unwrap_err().iter().any(|fault| fault.what.contains("65 instances")));
+        let many: String =
+            (0..=MAX_INSTANCES).map(|index| instance.replace("\"a\"", &format!("\"a{index}\""))).collect();
+        assert!(
+            parse(&format!("version = 1\n{many}")).unwrap_err().iter().any(|fault| fault.what.contains("65 instances"))
+        );
         let long = "n".repeat(NAME_LEN);
         assert!(parse(&HEAD.replace("\"a\"", &format!("{long:?}"))).is_err());
         assert!(parse(&HEAD.replace("\"a\"", &format!("{:?}", &long[1..]))).is_ok());
-        let path = |name: &str| format!("{HEAD}[[instance.files]]\npath = {name:?}\naccess = [\"read\"]\nverdict = \"kill\"\n");
+        let path = |name: &str| {
+            format!("{HEAD}[[instance.files]]\npath = {name:?}\naccess = [\"read\"]\nverdict = \"kill\"\n")
+        };
         assert!(parse(&path(&long)).is_err());
         assert!(parse(&path(&long[1..])).is_ok());
         let paths = vec!["\"x\""; 65536].join(",");
@@ -817,7 +914,9 @@ mod tests {
 
     #[test]
     fn numbers_are_read_as_toml_writes_them() {
-        let text = format!("{HEAD}[[instance.egress]]\nto = [\"any\"]\nports = [0x1bb, 8_080, \" 1 - 2 \"]\nverdict = \"deny\"\n");
+        let text = format!(
+            "{HEAD}[[instance.egress]]\nto = [\"any\"]\nports = [0x1bb, 8_080, \" 1 - 2 \"]\nverdict = \"deny\"\n"
+        );
         assert_eq!(parse(&text).unwrap().instances[0].nets[0].ports, [(443, 443), (8080, 8080), (1, 2)]);
     }
 

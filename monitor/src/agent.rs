@@ -1,0 +1,535 @@
+//! The agent: brings the kernel side up, keeps the policy true to the file system, and carries records to the journal.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use aya::maps::{MapData, RingBuf};
+use monitor_common::{
+    policy::{InodeId, MAX_INSTANCES},
+    scope::Selector,
+};
+use serde_json::{Map, Value, json};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    instance,
+    journal::{Journal, JournalError, console, ocsf::Stage},
+    kernel::{
+        load::{Kernel, KernelError, chain},
+        scan,
+    },
+    pipeline::{
+        Pipeline, PipelineError,
+        enrich::{Enricher, Names},
+    },
+    policy::{
+        self, Fault, Located, PolicyError,
+        compile::{Compiled, RuleInfo, compile},
+        host::System,
+        model::Policy,
+        preset::{self, Found},
+    },
+};
+
+/// How often grouped lines are written out.
+const FLUSH: Duration = Duration::from_millis(50);
+/// How often files, cgroups and counters are looked at.
+const REFRESH: Duration = Duration::from_secs(1);
+/// Most records that are handled before what is urgent among them is on the disk.
+const BATCH: usize = 256;
+/// Epochs whose rule names are kept for records that are still on their way.
+const EPOCHS_KEPT: usize = 8;
+
+/// Why the agent could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Not root.
+    #[error("flowwarden run needs root: it loads kernel programs. Try: sudo flowwarden run")]
+    NotRoot,
+    /// The policy is wrong.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The policy does not compile.
+    #[error("{0}")]
+    Compile(String),
+    /// The kernel side failed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A record could not be handled.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// The runtime failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> AgentError {
+    move |source| AgentError::Io { what, source }
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The policy file; the embedded policy when there is none.
+    pub config: Option<PathBuf>,
+    /// Directory of the journal.
+    pub journal: PathBuf,
+    /// Overrules the policy's mode.
+    pub enforce: Option<bool>,
+    /// Directory in cgroup v2 below which traffic is judged.
+    pub cgroup_root: Option<PathBuf>,
+    /// Where the agent's pid is written, for `flowwarden reload`.
+    pub pid_file: Option<PathBuf>,
+}
+
+/// Names of rules and instances, by epoch.
+#[derive(Debug, Default)]
+struct NameTable {
+    rules: BTreeMap<u32, Vec<RuleInfo>>,
+    instances: BTreeMap<u16, String>,
+}
+
+impl Names for NameTable {
+    fn rule(&self, epoch: u32, index: u16) -> (String, String) {
+        let rule = usize::from(index).checked_sub(1).and_then(|index| self.rules.get(&epoch)?.get(index));
+        rule.map_or_else(
+            || ("default".to_owned(), "no rule speaks; the default of the class".to_owned()),
+            |rule| (rule.id.clone(), rule.sentence.clone()),
+        )
+    }
+
+    fn instance(&self, slot: u16) -> String {
+        self.instances.get(&slot).cloned().unwrap_or_else(|| format!("slot-{slot}"))
+    }
+}
+
+/// A running guard.
+pub struct Agent {
+    options: Options,
+    kernel: Kernel,
+    host: System,
+    pipeline: Pipeline,
+    names: NameTable,
+    policy: Policy,
+    slots: BTreeMap<String, u16>,
+    watched: Vec<(PathBuf, Option<InodeId>)>,
+    selectors: Vec<Selector>,
+    reported_lost: u64,
+    colour: bool,
+    /// The instances that the embedded policy is for; no use with a policy file.
+    found: Vec<Found>,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.debug_struct("Agent").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// Brings everything up; on an error nothing stays behind.
+    pub fn start(options: Options) -> Result<(Self, RingBuf<MapData>), AgentError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(AgentError::NotRoot);
+        }
+        let mut host = System::new();
+        let mut found = Vec::new();
+        let policy = read_policy(&options, &host, &mut found)?;
+        let journal = Journal::open(&options.journal)?;
+        let mut kernel = Kernel::load()?;
+        let events = kernel.events()?;
+        let root = options.cgroup_root.clone().unwrap_or_else(|| host.cgroup_mount.clone());
+        if let Err(error) = kernel.attach_cgroup(&root) {
+            kernel.degrade("cgroup", chain(&error));
+        }
+        host.deny_network = kernel.can_deny_network();
+        let pipeline = Pipeline::new(Enricher::new(host.cgroup_mount.clone()), journal);
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let mut agent = Self {
+            options,
+            kernel,
+            host,
+            pipeline,
+            names: NameTable::default(),
+            policy: Policy::default(),
+            slots: BTreeMap::new(),
+            watched: Vec::new(),
+            selectors: Vec::new(),
+            reported_lost: 0,
+            colour,
+            found,
+        };
+        agent.apply(policy)?;
+        agent.kernel.attach_scope()?;
+        // A process that is made while the first pass runs is met by the second.
+        agent.label_running()?;
+        agent.label_running()?;
+        agent.kernel.attach_syscalls()?;
+        // What was compiled before the programs ran may be old by now.
+        agent.refresh()?;
+        // SAFETY: no arguments that could be wrong; gives memory of the start back to the system.
+        unsafe { libc::malloc_trim(0) };
+        agent.announce()?;
+        Ok((agent, events))
+    }
+
+    fn announce(&mut self) -> Result<(), AgentError> {
+        for degraded in self.kernel.degraded() {
+            eprintln!("flowwarden: {} does not run here: {}", degraded.hook, first_line(&degraded.why));
+        }
+        let mode = if self.policy.enforce { "enforce" } else { "observe" };
+        let degraded: Vec<_> =
+            self.kernel.degraded().iter().map(|it| json!({ "hook": it.hook, "why": first_line(&it.why) })).collect();
+        let details = Map::from_iter([
+            ("mode".to_owned(), Value::from(mode)),
+            ("instances".to_owned(), self.instance_names().into()),
+            (
+                "sensors".to_owned(),
+                json!(if self.kernel.can_deny_network() { vec!["tracepoint", "cgroup"] } else { vec!["tracepoint"] }),
+            ),
+            ("degraded".to_owned(), json!(degraded)),
+            ("processes".to_owned(), json!(self.kernel.labels().len())),
+            ("epoch".to_owned(), json!(self.kernel.epoch())),
+        ]);
+        self.pipeline.lifecycle(Stage::Start, "Flowwarden started", &details)?;
+        let journal = self.pipeline.journal_path().display();
+        say(&if self.policy.instances.is_empty() {
+            format!("ready: no Node-RED runs on this machine; waiting for one (Ctrl-C ends), journal {journal}")
+        } else {
+            let processes = self.kernel.labels().len();
+            format!(
+                "ready: {mode}, instances {}, {processes} processes in scope, journal {journal}",
+                self.instance_names()
+            )
+        });
+        Ok(())
+    }
+
+    fn instance_names(&self) -> String {
+        let names: Vec<_> = self.policy.instances.iter().map(|instance| instance.name.as_str()).collect();
+        names.join(", ")
+    }
+
+    /// Compiles a policy and puts it in force, all or nothing.
+    fn apply(&mut self, policy: Policy) -> Result<(), AgentError> {
+        let slots = slots(&self.slots, &policy);
+        let compiled = self.compile(&policy, &slots)?;
+        self.kernel.install(&compiled)?;
+        let gone: BTreeSet<_> =
+            self.slots.values().copied().filter(|slot| !slots.values().any(|used| used == slot)).collect();
+        for (tgid, label) in self.kernel.labels() {
+            if gone.contains(&label.instance) {
+                self.kernel.forget_task(tgid);
+            }
+        }
+        self.names.instances = slots.iter().map(|(name, &slot)| (slot, name.clone())).collect();
+        self.names.rules.insert(self.kernel.epoch(), compiled.rules);
+        while self.names.rules.len() > EPOCHS_KEPT {
+            self.names.rules.pop_first();
+        }
+        self.slots = slots;
+        self.watched = compiled.watched;
+        self.selectors = compiled.selectors;
+        self.policy = policy;
+        Ok(())
+    }
+
+    fn compile(&mut self, policy: &Policy, slots: &BTreeMap<String, u16>) -> Result<Compiled, AgentError> {
+        let epoch = self.kernel.next_epoch();
+        let kernel = &mut self.kernel;
+        let mut failed = None;
+        let mut identify = |path: &Path| match kernel.identify(path) {
+            Ok(id) => id,
+            Err(error) => {
+                failed.get_or_insert(error);
+                None
+            }
+        };
+        let compiled = compile(policy, epoch, slots, &self.host, &mut identify);
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        compiled.map_err(|fault| AgentError::Compile(self.located(&fault)))
+    }
+
+    fn located(&self, fault: &Fault) -> String {
+        let path = self.options.config.as_deref().unwrap_or(Path::new("embedded policy"));
+        Located(path, fault).to_string()
+    }
+
+    /// Marks what already runs.
+    fn label_running(&mut self) -> Result<(), AgentError> {
+        let own = std::process::id();
+        let known: BTreeSet<_> = self.kernel.labels().into_iter().map(|(tgid, _)| tgid).collect();
+        for (tgid, label) in scan::labels(&scan::processes(&self.host.cgroup_mount), &self.selectors, own) {
+            if !known.contains(&tgid) {
+                self.kernel.label(tgid, label)?;
+                self.pipeline.enricher().seed(tgid);
+            }
+        }
+        // Started from inside an instance, the guard would have inherited its mark.
+        self.kernel.forget_task(own);
+        Ok(())
+    }
+
+    /// Recompiles when a file that rules rest on was replaced, came or went, or a cgroup did.
+    fn refresh(&mut self) -> Result<(), AgentError> {
+        if self.options.config.is_none() && adopt(&mut self.found, &self.host) {
+            let mut policy = embedded(&self.found)?;
+            policy.enforce = self.options.enforce.unwrap_or(policy.enforce);
+            self.apply(policy)?;
+            self.label_running()?;
+            let names = self.instance_names();
+            say(&format!("found a new Node-RED; instances now: {names}"));
+            let details = Map::from_iter([("instances".to_owned(), names.into())]);
+            return Ok(self.pipeline.lifecycle(Stage::Reload, "A new instance was found", &details)?);
+        }
+        let mut changed = false;
+        for (path, old) in &self.watched {
+            changed |= self.kernel.identify(path)? != *old;
+        }
+        let by_cgroup = self
+            .policy
+            .instances
+            .iter()
+            .flat_map(|instance| &instance.select)
+            .any(|select| select.unit.is_some() || select.container.is_some() || select.cgroup.is_some());
+        if !changed && !by_cgroup {
+            return Ok(());
+        }
+        let slots = self.slots.clone();
+        let policy = self.policy.clone();
+        if by_cgroup {
+            let compiled = self.compile(&policy, &slots)?;
+            if compiled.selectors == self.selectors && !changed {
+                return Ok(());
+            }
+        }
+        self.apply(policy)?;
+        self.label_running()
+    }
+
+    /// Tells about records that were lost since the last time.
+    fn report_loss(&mut self) -> Result<(), AgentError> {
+        let counters = self.kernel.counters()?;
+        let sum = |of: fn(&monitor_common::event::Counters) -> u64| counters.iter().map(of).sum::<u64>();
+        let (produced, emitted, lost) = (sum(|it| it.produced), sum(|it| it.emitted), sum(|it| it.lost));
+        if lost > self.reported_lost {
+            let new = lost - self.reported_lost;
+            self.reported_lost = lost;
+            let details = Map::from_iter([
+                ("lost".to_owned(), new.into()),
+                ("lost_total".to_owned(), lost.into()),
+                ("emitted_total".to_owned(), emitted.into()),
+                ("produced_total".to_owned(), produced.into()),
+            ]);
+            let message = format!("{new} records were lost: the ring buffer was full");
+            say(&message);
+            self.pipeline.lifecycle(Stage::Loss, &message, &details)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the policy again; the old one stays in force when the new one is wrong.
+    fn reload(&mut self) -> Result<(), AgentError> {
+        let outcome = match read_policy(&self.options, &self.host, &mut self.found) {
+            Ok(policy) => self.apply(policy),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(()) => {
+                self.label_running()?;
+                say("reload: the new policy is in force");
+                let details = Map::from_iter([("epoch".to_owned(), self.kernel.epoch().into())]);
+                self.pipeline.lifecycle(Stage::Reload, "The new policy is in force", &details)?;
+            }
+            Err(error) => {
+                say(&format!("reload: refused, the old policy stays in force: {error}"));
+                let details = Map::from_iter([("error".to_owned(), error.to_string().into())]);
+                self.pipeline.lifecycle(
+                    Stage::Error,
+                    "The new policy was refused; the old one stays in force",
+                    &details,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is in the ring buffer.
+    fn drain(&mut self, events: &mut RingBuf<MapData>) {
+        let mut count = 0;
+        while let Some(item) = events.next() {
+            match self.pipeline.record(&item, &self.names) {
+                Ok(Some((verdict, sentence))) => {
+                    say(&if self.colour { console::coloured(verdict, &sentence) } else { sentence });
+                }
+                Ok(None) => {}
+                // One bad record, or a full disk, must not end the guard: enforcement goes on in the kernel.
+                Err(error) => eprintln!("flowwarden: {error}"),
+            }
+            count += 1;
+            if count % BATCH == 0 {
+                self.settle();
+            }
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        if let Err(error) = self.pipeline.settle() {
+            eprintln!("flowwarden: {error}");
+        }
+    }
+
+    /// Runs until SIGTERM or SIGINT.
+    pub async fn run(mut self, events: RingBuf<MapData>) -> Result<(), AgentError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(io("SIGTERM"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(io("SIGINT"))?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(io("SIGHUP"))?;
+        let mut flush = interval(FLUSH);
+        let mut refresh = interval(REFRESH);
+        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // SAFETY: the ring buffer owns its map's descriptor and keeps it open for as long as it lives itself.
+        let registered = unsafe { AsyncFd::register(events) };
+        let mut events = registered.map_err(|error| io("the ring buffer")(error.into_parts().1))?;
+        loop {
+            tokio::select! {
+                guard = events.readable_mut() => {
+                    let mut guard = guard.map_err(io("the ring buffer"))?;
+                    self.drain(guard.get_inner_mut());
+                    guard.clear_ready();
+                }
+                _ = flush.tick() => {
+                    if let Err(error) = self.pipeline.tick() {
+                        eprintln!("flowwarden: {error}");
+                    }
+                }
+                _ = refresh.tick() => {
+                    if let Err(error) = self.refresh() {
+                        eprintln!("flowwarden: the policy could not be renewed, the old one stays in force: {error}");
+                    }
+                    self.report_loss()?;
+                }
+                _ = hangup.recv() => self.reload()?,
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        self.drain(events.get_mut());
+        self.report_loss()?;
+        self.pipeline.lifecycle(Stage::Stop, "Flowwarden stopped", &Map::new())?;
+        if let Some(path) = &self.options.pid_file {
+            let _ = std::fs::remove_file(path);
+        }
+        say("stopped");
+        Ok(())
+    }
+}
+
+/// Reads the policy file; without one makes the embedded policy for the instances that are known and those that run.
+fn read_policy(options: &Options, host: &System, found: &mut Vec<Found>) -> Result<Policy, AgentError> {
+    let mut policy = if let Some(path) = &options.config {
+        let (policy, warnings) = policy::read(path, host)?;
+        for warning in &warnings {
+            eprintln!("flowwarden: warning: {}", Located(path, warning));
+        }
+        policy
+    } else {
+        adopt(found, host);
+        embedded(found)?
+    };
+    policy.enforce = options.enforce.unwrap_or(policy.enforce);
+    Ok(policy)
+}
+
+/// Adds the instances that run and are not known yet; true when there are any. One that stopped stays known.
+fn adopt(found: &mut Vec<Found>, host: &System) -> bool {
+    let known = found.len();
+    for mut new in instance::discover(&host.cgroup_mount) {
+        let is_known = found.iter().any(|old| old.user_dir == new.user_dir && old.select.uid == new.select.uid);
+        if !is_known && found.len() < MAX_INSTANCES {
+            new.name = format!("node-red-{}", found.len() + 1);
+            found.push(new);
+        }
+    }
+    found.len() > known
+}
+
+/// The embedded policy for these instances; one about nothing when there are none.
+fn embedded(found: &[Found]) -> Result<Policy, AgentError> {
+    if found.is_empty() {
+        return Ok(Policy::default());
+    }
+    let path = PathBuf::from("embedded policy");
+    Ok(preset::policy(found, false).map_err(|faults| PolicyError::Faulty { path, faults })?)
+}
+
+/// The slot of each instance: the one it had, or a free one.
+fn slots(old: &BTreeMap<String, u16>, policy: &Policy) -> BTreeMap<String, u16> {
+    let mut slots: BTreeMap<_, _> = policy
+        .instances
+        .iter()
+        .filter_map(|instance| Some((instance.name.clone(), *old.get(&instance.name)?)))
+        .collect();
+    for instance in &policy.instances {
+        if !slots.contains_key(&instance.name) {
+            // A slot that was just given up is not taken: processes may still carry its mark.
+            let taken = |slot: &u16| slots.values().chain(old.values()).any(|used| used == slot);
+            let free = (0..u16::try_from(MAX_INSTANCES).unwrap_or(u16::MAX)).find(|slot| !taken(slot));
+            let fallback = (0..u16::MAX).find(|slot| !slots.values().any(|used| used == slot));
+            if let Some(slot) = free.or(fallback) {
+                slots.insert(instance.name.clone(), slot);
+            }
+        }
+    }
+    slots
+}
+
+/// Prints a line; a reader that went away is no reason to stop guarding.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn first_line(text: &str) -> &str {
+    text.split(" Verifier output").next().unwrap_or(text).lines().next().unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::parse::parse;
+
+    fn policy(names: &[&str]) -> Policy {
+        let instance = |name| format!("[[instance]]\nname = \"{name}\"\nselect = [{{ uid = 9 }}]\nuser-dir = \"/u\"\n");
+        let instances = names.iter().map(instance).collect::<Vec<_>>().concat();
+        parse(&format!("version = 1\n{instances}")).unwrap()
+    }
+
+    #[test]
+    fn an_instance_keeps_its_slot_and_a_newcomer_takes_none_that_was_in_use() {
+        let first = slots(&BTreeMap::new(), &policy(&["a", "b"]));
+        let second = slots(&first, &policy(&["b", "c"]));
+        assert_eq!(second["b"], first["b"]);
+        assert_ne!(second["c"], first["a"]);
+        assert_ne!(second["c"], second["b"]);
+    }
+}

@@ -1,0 +1,210 @@
+//! An event as a sentence that is read in one glance.
+
+use std::fmt::Write as _;
+
+use monitor_common::{
+    Access, Verdict,
+    event::{FLAG_DAMAGED, FLAG_FAILED, FLAG_OBSERVED, Hook},
+};
+
+use super::ocsf::{address, command_line};
+use crate::{kernel::table, pipeline::enrich::Enriched};
+
+/// Longest path that is shown whole, in characters.
+const MAX_SHOWN: usize = 160;
+
+/// For example: `instance plant-a: child curl (pid 812 <- node 640) tried to connect 203.0.113.9:443: denied by rule
+/// egress-default`.
+#[must_use]
+pub fn sentence(enriched: &Enriched) -> String {
+    let record = &enriched.record;
+    let event = &record.event;
+    let mut out = format!("instance {}: ", shown(enriched.instance.as_bytes()));
+    let parent = enriched.parents.first();
+    let is_child = parent.is_some_and(|parent| parent.program.is_some());
+    if is_child {
+        out.push_str("child ");
+    }
+    let _ = write!(out, "{} (pid {}", shown(enriched.name.as_bytes()), event.tgid);
+    for parent in enriched.parents.iter().take_while(|parent| parent.program.is_some()).take(3) {
+        let _ = write!(out, " <- {} {}", shown(parent.name.as_bytes()), parent.tgid);
+    }
+    let _ = write!(out, ") tried to {}: ", operation(enriched));
+    let what = match record.verdict {
+        Verdict::Kill => "killed",
+        Verdict::Deny => "denied",
+        _ if event.flags & FLAG_FAILED != 0 => "refused by the system, logged",
+        _ => "logged",
+    };
+    let _ = write!(out, "{what} by rule {}", shown(enriched.rule.as_bytes()));
+    if event.flags & FLAG_OBSERVED != 0 {
+        let _ = write!(out, " (only observing; would be: {})", record.wanted.name());
+    }
+    if event.flags & FLAG_DAMAGED != 0 {
+        out.push_str("; the content had been cut by the open itself");
+    }
+    out
+}
+
+/// What was tried.
+fn operation(enriched: &Enriched) -> String {
+    let record = &enriched.record;
+    let event = &record.event;
+    let path = shown(&record.path);
+    let access = Access::from_bits(event.access);
+    let end = || {
+        let port = if event.endpoint.port == 0 { event.endpoint.local_port } else { event.endpoint.port };
+        let address = address(event.endpoint.address);
+        if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+    };
+    let other = || record.other.as_deref().map(shown).unwrap_or_default();
+    match record.hook {
+        Hook::Open if access.contains(Access::WRITE) => format!("open {path} for writing"),
+        Hook::Open if access.contains(Access::CREATE) => format!("create {path}"),
+        Hook::Open => format!("read {path}"),
+        Hook::Write => format!("write to {path}"),
+        Hook::WriteTotals => format!("write {} bytes in {} calls to {path}", event.bytes, event.count),
+        Hook::Truncate => format!("cut {path}"),
+        Hook::Mmap => format!("map {path} writable"),
+        Hook::Rename => {
+            let (from, to) = if event.detail == 2 { (other(), path) } else { (path, other()) };
+            format!("move {from} to {to}")
+        }
+        Hook::Unlink => format!("delete {path}"),
+        Hook::Rmdir => format!("remove the directory {path}"),
+        Hook::Mkdir => format!("make the directory {path}"),
+        Hook::Mknod => format!("make the device or pipe {path}"),
+        Hook::Link => {
+            let (from, to) = if event.detail == 2 { (other(), path) } else { (path, other()) };
+            format!("link {from} as {to}")
+        }
+        Hook::Symlink => format!("make the symbolic link {path}"),
+        Hook::Chmod => format!("change the mode of {path}"),
+        Hook::Chown => format!("change the owner of {path}"),
+        Hook::Utimes => format!("change the times of {path}"),
+        Hook::Xattr => format!("change an attribute of {path}"),
+        Hook::IoUring => format!("reach {path} by io_uring (opcode {})", event.detail),
+        Hook::Connect => format!("connect {}", end()),
+        Hook::Send => format!("send to {}", end()),
+        Hook::Bind => format!("bind {}", end()),
+        Hook::Listen => format!("listen on port {}", event.endpoint.local_port),
+        Hook::Accept => format!("accept a connection from {}", end()),
+        Hook::Socket => format!("make a raw socket of family {}", event.detail >> 32),
+        Hook::UnixConnect => format!("connect to the socket {path}"),
+        Hook::Exec => format!("run {path} ({})", shown(command_line(&record.text).as_bytes())),
+        Hook::Exit => "end".to_owned(),
+        Hook::Fork => format!("start process {}", event.detail),
+        Hook::Privilege => format!("gain privilege (effective uid {}, capabilities {:#x})", event.euid, event.detail),
+        Hook::Ptrace => format!("trace or read the memory of process {}", event.detail),
+        Hook::Signal => {
+            let call =
+                u32::try_from(event.syscall).ok().and_then(|number| table::name(number, false)).unwrap_or("kill");
+            format!("signal process {} ({call})", event.detail)
+        }
+    }
+}
+
+/// Bytes that a terminal may be shown: control characters, escapes and what is no UTF-8 are written as `\x..`; what is
+/// long is cut in the middle.
+fn shown(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            let hidden = char.is_control()
+                || matches!(char, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if hidden {
+                let _ = write!(out, "{}", char.escape_unicode());
+            } else {
+                out.push(char);
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    let count = out.chars().count();
+    if count > MAX_SHOWN {
+        let head: String = out.chars().take(MAX_SHOWN / 2).collect();
+        let tail: String = out.chars().skip(count - MAX_SHOWN / 2).collect();
+        out = format!("{head}…{tail}");
+    }
+    out
+}
+
+/// The sentence in the colour of its verdict, for a terminal.
+#[must_use]
+pub fn coloured(verdict: Verdict, sentence: &str) -> String {
+    let colour = match verdict {
+        Verdict::Kill => "1;31",
+        Verdict::Deny => "31",
+        _ => "33",
+    };
+    format!("\x1b[{colour}m{sentence}\x1b[0m")
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_common::event::{Ancestor, Endpoint, Event};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pipeline::{
+        decode::{decode, tests::bytes},
+        enrich::{Enricher, Names},
+    };
+
+    struct Plain;
+
+    impl Names for Plain {
+        fn rule(&self, _: u32, _: u16) -> (String, String) {
+            ("egress-default".to_owned(), String::new())
+        }
+        fn instance(&self, _: u16) -> String {
+            "plant-a".to_owned()
+        }
+    }
+
+    fn said(event: &Event, path: &[u8], text: &[u8], exec: &[(u32, &[u8])]) -> String {
+        let mut enricher = Enricher::new("/sys/fs/cgroup".into());
+        for &(tgid, path) in exec {
+            let event = Event { hook: Hook::Exec as u8, sensor: 1, tgid, ..Event::ZERO };
+            enricher.observe(&decode(&bytes(event, path, b"")).unwrap());
+        }
+        let record = decode(&bytes(*event, path, text)).unwrap();
+        sentence(&enricher.enrich(record, &Plain))
+    }
+
+    #[test]
+    fn it_says_who_what_and_why() {
+        let mut event = Event { hook: Hook::Connect as u8, sensor: 2, verdict: 3, wanted: 3, tgid: 812, ..Event::ZERO };
+        event.ancestors[0] = Ancestor { tgid: 640, comm: [0; 16] };
+        event.endpoint = Endpoint {
+            address: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 9],
+            port: 443,
+            ..Endpoint::default()
+        };
+        let sentence = said(&event, b"", b"", &[(812, b"curl\0bin\0usr\0"), (640, b"node\0bin\0")]);
+        assert_eq!(
+            sentence,
+            "instance plant-a: child curl (pid 812 <- node 640) tried to connect 203.0.113.9:443: denied by rule egress-default"
+        );
+    }
+
+    #[test]
+    fn a_long_path_is_cut_in_the_middle() {
+        let long = [b"a".repeat(400), b"\0".to_vec()].concat();
+        let event = Event { hook: Hook::Open as u8, sensor: 1, verdict: 2, ..Event::ZERO };
+        let sentence = said(&event, &long, b"", &[]);
+        assert!(sentence.contains('…') && sentence.chars().count() < 300, "{sentence}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_reaches_the_terminal_as_a_command(path in prop::collection::vec(1..=255_u8, 0..200), hook in 1..31_u8) {
+            let path = [path, vec![0]].concat();
+            let event = Event { hook, sensor: 1, verdict: 4, ..Event::ZERO };
+            let sentence = said(&event, &path, b"a\0\x1b[2J\0", &[(0, b"\x1b]0;x\x07\0")]);
+            prop_assert!(!sentence.chars().any(char::is_control), "{sentence:?}");
+        }
+    }
+}

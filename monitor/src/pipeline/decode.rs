@@ -1,0 +1,206 @@
+//! The kernel's bytes as a [`Record`].
+
+use monitor_common::{
+    Verdict,
+    event::{Event, FLAG_BY_NAME, Hook},
+    verdict::Sensor,
+};
+use zerocopy::FromBytes as _;
+
+/// Bytes that are no record.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Less than the fixed part.
+    #[error("{0} bytes are less than a record has")]
+    Short(usize),
+    /// The lengths in the record are not those of the bytes.
+    #[error("{actual} bytes where the record says {said}")]
+    Length {
+        /// What came.
+        actual: usize,
+        /// What the record says.
+        said: usize,
+    },
+    /// A hook that is not known.
+    #[error("hook {0} is not known")]
+    Hook(u8),
+    /// A sensor that is not known.
+    #[error("sensor {0} is not known")]
+    Sensor(u8),
+}
+
+/// One operation, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The fixed part as the kernel wrote it.
+    pub event: Event,
+    /// The operation.
+    pub hook: Hook,
+    /// What saw it.
+    pub sensor: Sensor,
+    /// What was done.
+    pub verdict: Verdict,
+    /// What the policy wants.
+    pub wanted: Verdict,
+    /// Absolute path of the file, as bytes; empty when the record is about none.
+    pub path: Vec<u8>,
+    /// The other path of a rename or a link.
+    pub other: Option<Vec<u8>>,
+    /// Arguments of a program, each ended by a zero byte.
+    pub text: Vec<u8>,
+}
+
+/// Reads a record.
+pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
+    let (event, tail) = Event::read_from_prefix(bytes).map_err(|_| DecodeError::Short(bytes.len()))?;
+    let (path_len, text_len) = (usize::from(event.path_len), usize::from(event.text_len));
+    if tail.len() != path_len + text_len {
+        return Err(DecodeError::Length { actual: bytes.len(), said: size_of::<Event>() + path_len + text_len });
+    }
+    let hook = Hook::from_raw(event.hook).ok_or(DecodeError::Hook(event.hook))?;
+    let sensor = Sensor::from_raw(event.sensor).ok_or(DecodeError::Sensor(event.sensor))?;
+    let (names, text) = tail.split_at(path_len);
+    let mut record = Record {
+        event,
+        hook,
+        sensor,
+        verdict: Verdict::from_raw(event.verdict),
+        wanted: Verdict::from_raw(event.wanted),
+        path: path(names, is_about_a_path(hook)),
+        other: None,
+        text: text.to_owned(),
+    };
+    if event.flags & FLAG_BY_NAME != 0 {
+        resolve(&mut record);
+    }
+    Ok(record)
+}
+
+/// Whether an empty list of names is the root directory rather than no path at all.
+fn is_about_a_path(hook: Hook) -> bool {
+    !matches!(
+        hook,
+        Hook::Connect
+            | Hook::Send
+            | Hook::Bind
+            | Hook::Listen
+            | Hook::Accept
+            | Hook::Socket
+            | Hook::Exit
+            | Hook::Fork
+            | Hook::Privilege
+            | Hook::Ptrace
+            | Hook::Signal
+    )
+}
+
+/// Names from the file up to the root as an absolute path.
+fn path(names: &[u8], or_root: bool) -> Vec<u8> {
+    let names: Vec<_> = names.split(|&byte| byte == 0).filter(|name| !name.is_empty()).collect();
+    if names.is_empty() && or_root {
+        return b"/".to_vec();
+    }
+    let mut path = Vec::new();
+    for name in names.into_iter().rev() {
+        path.push(b'/');
+        path.extend_from_slice(name);
+    }
+    path
+}
+
+/// Turns the directory and the texts of a record by name into the paths that they mean.
+fn resolve(record: &mut Record) {
+    let texts: Vec<_> =
+        record.text.split(|&byte| byte == 0).filter(|text| !text.is_empty()).map(<[u8]>::to_owned).collect();
+    let directory = std::mem::take(&mut record.path);
+    let which = usize::from(record.event.detail == 2 && record.hook != Hook::IoUring);
+    record.path = texts.get(which).map_or_else(|| directory.clone(), |text| join(&directory, text));
+    record.other = texts.get(1 - which).map(|text| join(&directory, text));
+    record.text.clear();
+}
+
+/// `text` as seen from `directory`, without `.`, `..` and doubled slashes.
+fn join(directory: &[u8], text: &[u8]) -> Vec<u8> {
+    let base: &[u8] = if text.starts_with(b"/") { b"" } else { directory };
+    let mut names: Vec<&[u8]> = Vec::new();
+    for name in base.split(|&byte| byte == b'/').chain(text.split(|&byte| byte == b'/')) {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    let mut path = Vec::new();
+    for name in names {
+        path.push(b'/');
+        path.extend_from_slice(name);
+    }
+    if path.is_empty() { b"/".to_vec() } else { path }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The bytes of a record as the kernel lays them out.
+    pub(crate) fn bytes(mut event: Event, path: &[u8], text: &[u8]) -> Vec<u8> {
+        event.path_len = u16::try_from(path.len()).unwrap();
+        event.text_len = u16::try_from(text.len()).unwrap();
+        // Field by field in the order of the struct would say the same at ten times the length.
+        let mut bytes = Vec::new();
+        // SAFETY: plain integers without padding, checked where the struct is declared.
+        let raw = unsafe { std::slice::from_raw_parts((&raw const event).cast::<u8>(), size_of::<Event>()) };
+        bytes.extend_from_slice(raw);
+        bytes.extend_from_slice(path);
+        bytes.extend_from_slice(text);
+        bytes
+    }
+
+    fn event(hook: Hook) -> Event {
+        Event { hook: hook as u8, sensor: 1, verdict: 2, wanted: 4, ..Event::ZERO }
+    }
+
+    #[test]
+    fn names_become_a_path() {
+        let record = decode(&bytes(event(Hook::Open), b"settings.js\0ud\0home\0", b"")).unwrap();
+        assert_eq!(record.path, b"/home/ud/settings.js");
+        assert_eq!(decode(&bytes(event(Hook::Open), b"", b"")).unwrap().path, b"/");
+        assert_eq!(decode(&bytes(event(Hook::Connect), b"", b"")).unwrap().path, b"");
+    }
+
+    #[test]
+    fn a_match_by_name_is_joined_to_its_directory() {
+        let by_name = |which| Event { flags: FLAG_BY_NAME, detail: which, ..event(Hook::Rename) };
+        let record = decode(&bytes(by_name(2), b"ud\0home\0", b"a.tmp\0./x/../settings.js\0")).unwrap();
+        assert_eq!(record.path, b"/home/ud/settings.js");
+        assert_eq!(record.other.as_deref(), Some(&b"/home/ud/a.tmp"[..]));
+        let record = decode(&bytes(by_name(1), b"ud\0home\0", b"/etc//passwd\0b\0")).unwrap();
+        assert_eq!(record.path, b"/etc/passwd");
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused_with_the_value() {
+        assert_eq!(decode(&[0; 10]), Err(DecodeError::Short(10)));
+        assert_eq!(decode(&bytes(Event { hook: 99, ..event(Hook::Open) }, b"", b"")), Err(DecodeError::Hook(99)));
+        assert_eq!(decode(&bytes(Event { sensor: 0, ..event(Hook::Open) }, b"", b"")), Err(DecodeError::Sensor(0)));
+        let mut cut = bytes(event(Hook::Open), b"a\0", b"");
+        cut.pop();
+        assert!(matches!(decode(&cut), Err(DecodeError::Length { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn no_tail_makes_it_panic(hook in 1..31_u8, flags: u32, detail in 0..4_u64, path in prop::collection::vec(any::<u8>(), 0..80), text in prop::collection::vec(any::<u8>(), 0..80)) {
+            let event = Event { hook, sensor: 1, flags, detail, ..Event::ZERO };
+            let record = decode(&bytes(event, &path, &text)).unwrap();
+            prop_assert!(record.path.is_empty() || record.path.starts_with(b"/"));
+        }
+    }
+}

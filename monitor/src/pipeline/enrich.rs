@@ -1,0 +1,294 @@
+//! What userspace knows beside a record: programs, arguments, users, units, containers, the wall clock.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use monitor_common::event::Hook;
+
+use super::decode::Record;
+
+/// Most processes that are remembered.
+const MAX_PROCESSES: usize = 8192;
+/// Most arguments of a process that are remembered, in bytes.
+const MAX_ARGV: usize = 1024;
+
+/// Names of what records carry as numbers.
+pub trait Names {
+    /// Id and sentence of a rule; the class default has index 0.
+    fn rule(&self, epoch: u32, index: u16) -> (String, String);
+    /// Name of an instance.
+    fn instance(&self, slot: u16) -> String;
+}
+
+/// A program as it was executed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// The executable.
+    pub path: Vec<u8>,
+    /// Its arguments, each ended by a zero byte.
+    pub argv: Vec<u8>,
+}
+
+/// A process in the chain above the one that acted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Its tgid.
+    pub tgid: u32,
+    /// Its program's name, or the command name when the program is not known.
+    pub name: String,
+    /// Its program.
+    pub program: Option<Program>,
+}
+
+/// A record with everything that is known about it.
+#[derive(Clone, Debug)]
+pub struct Enriched {
+    /// The record.
+    pub record: Record,
+    /// Name of the instance.
+    pub instance: String,
+    /// Id of the rule.
+    pub rule: String,
+    /// What the rule says.
+    pub sentence: String,
+    /// Milliseconds since 1970.
+    pub time_ms: i64,
+    /// The process's program's name.
+    pub name: String,
+    /// The process's program.
+    pub program: Option<Program>,
+    /// From the parent up.
+    pub parents: Vec<Parent>,
+    /// User name of the real uid.
+    pub user: Option<String>,
+    /// cgroup below the mount.
+    pub cgroup: Option<String>,
+    /// systemd unit.
+    pub unit: Option<String>,
+    /// Container id.
+    pub container: Option<String>,
+}
+
+/// Remembers processes, users and cgroups. Bounded: what is oldest is forgotten first.
+#[derive(Debug)]
+pub struct Enricher {
+    programs: HashMap<u32, Program>,
+    order: VecDeque<u32>,
+    users: HashMap<u32, Option<String>>,
+    cgroups: HashMap<u64, Option<String>>,
+    cgroup_mount: PathBuf,
+    boot_offset_ns: i64,
+}
+
+impl Enricher {
+    /// Knows nothing yet; cgroup v2 is mounted at `cgroup_mount`.
+    #[must_use]
+    pub fn new(cgroup_mount: PathBuf) -> Self {
+        Self {
+            programs: HashMap::new(),
+            order: VecDeque::new(),
+            users: HashMap::new(),
+            cgroups: HashMap::new(),
+            cgroup_mount,
+            boot_offset_ns: boot_offset_ns(),
+        }
+    }
+
+    /// Reads a process that ran before the guard came.
+    pub fn seed(&mut self, tgid: u32) {
+        let base = Path::new("/proc").join(tgid.to_string());
+        let Ok(path) = fs::read_link(base.join("exe")) else { return };
+        let argv = fs::read(base.join("cmdline")).unwrap_or_default();
+        self.remember(tgid, Program { path: path.into_os_string().into_encoded_bytes(), argv });
+    }
+
+    fn remember(&mut self, tgid: u32, mut program: Program) {
+        program.argv.truncate(MAX_ARGV);
+        if self.programs.insert(tgid, program).is_none() {
+            self.order.push_back(tgid);
+        }
+        while self.order.len() > MAX_PROCESSES {
+            if let Some(oldest) = self.order.pop_front() {
+                self.programs.remove(&oldest);
+            }
+        }
+    }
+
+    /// Learns from a record who runs what. The end of a process is no reason to forget it: its children name it.
+    pub fn observe(&mut self, record: &Record) {
+        let tgid = record.event.tgid;
+        match record.hook {
+            Hook::Exec => self.remember(tgid, Program { path: record.path.clone(), argv: record.text.clone() }),
+            Hook::Fork => {
+                let Ok(child) = u32::try_from(record.event.detail) else { return };
+                if let Some(program) = self.programs.get(&tgid).cloned() {
+                    self.remember(child, program);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Adds what is known.
+    pub fn enrich(&mut self, record: Record, names: &dyn Names) -> Enriched {
+        let event = &record.event;
+        let (rule, sentence) = names.rule(event.epoch, event.rule);
+        let parents = event
+            .ancestors
+            .iter()
+            .take_while(|ancestor| ancestor.tgid != 0)
+            .map(|ancestor| {
+                let program = self.programs.get(&ancestor.tgid).cloned();
+                Parent { tgid: ancestor.tgid, name: name(program.as_ref(), &ancestor.comm), program }
+            })
+            .collect();
+        let program = self.programs.get(&event.tgid).cloned();
+        let cgroup = self.cgroup(event.cgroup);
+        let last = |fits: fn(&str) -> bool| cgroup.as_deref()?.rsplit('/').find(|part| fits(part)).map(str::to_owned);
+        Enriched {
+            instance: names.instance(event.instance),
+            rule,
+            sentence,
+            time_ms: (i64::try_from(event.time_ns).unwrap_or(i64::MAX).saturating_add(self.boot_offset_ns)) / 1_000_000,
+            name: name(program.as_ref(), &event.comm),
+            program,
+            parents,
+            user: self.user(event.uid),
+            unit: last(|part| part.strip_suffix(".service").or(part.strip_suffix(".scope")).is_some()),
+            container: last(|part| container_id(part).is_some())
+                .and_then(|part| container_id(&part).map(str::to_owned)),
+            cgroup,
+            record,
+        }
+    }
+
+    fn user(&mut self, uid: u32) -> Option<String> {
+        if self.users.len() > 1024 {
+            self.users.clear();
+        }
+        self.users
+            .entry(uid)
+            .or_insert_with(|| {
+                let text = fs::read_to_string("/etc/passwd").ok()?;
+                text.lines().find_map(|line| {
+                    let mut fields = line.split(':');
+                    let (name, _, number) = (fields.next()?, fields.next()?, fields.next()?);
+                    (number.parse() == Ok(uid)).then(|| name.to_owned())
+                })
+            })
+            .clone()
+    }
+
+    /// Path of a cgroup by its id; the tree is walked again for an id that is new.
+    fn cgroup(&mut self, id: u64) -> Option<String> {
+        if id == 0 {
+            return None;
+        }
+        if let Some(known) = self.cgroups.get(&id) {
+            return known.clone();
+        }
+        self.cgroups.clear();
+        let mut open = vec![(self.cgroup_mount.clone(), 0)];
+        while let Some((directory, depth)) = open.pop() {
+            if let Ok(meta) = fs::metadata(&directory)
+                && let Ok(inside) = directory.strip_prefix(&self.cgroup_mount)
+            {
+                self.cgroups.insert(meta.ino(), Some(format!("/{}", inside.display())));
+            }
+            if depth < 12 && self.cgroups.len() < 4 * MAX_PROCESSES {
+                let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+                open.extend(
+                    entries
+                        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                        .map(|entry| (entry.path(), depth + 1)),
+                );
+            }
+        }
+        self.cgroups.entry(id).or_default().clone()
+    }
+}
+
+/// The id in the name of a container's cgroup: 64 hexadecimal digits, perhaps between a prefix and `.scope`.
+fn container_id(part: &str) -> Option<&str> {
+    let id = part.strip_suffix(".scope").unwrap_or(part).rsplit('-').next()?;
+    (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
+}
+
+/// A program's name: that of its file, since a process can change its command name.
+fn name(program: Option<&Program>, comm: &[u8]) -> String {
+    let from_path =
+        program.and_then(|program| program.path.rsplit(|&byte| byte == b'/').next()).filter(|name| !name.is_empty());
+    let bytes = from_path.unwrap_or_else(|| comm.split(|&byte| byte == 0).next().unwrap_or_default());
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What to add to `CLOCK_BOOTTIME` for the wall clock, in nanoseconds.
+fn boot_offset_ns() -> i64 {
+    use rustix::time::{ClockId, clock_gettime};
+    let ns = |id| {
+        let time = clock_gettime(id);
+        time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
+    };
+    ns(ClockId::Realtime).saturating_sub(ns(ClockId::Boottime))
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_common::event::{Ancestor, Event};
+
+    use super::*;
+    use crate::pipeline::decode::{decode, tests::bytes};
+
+    struct Plain;
+
+    impl Names for Plain {
+        fn rule(&self, _: u32, index: u16) -> (String, String) {
+            (format!("rule-{index}"), String::new())
+        }
+        fn instance(&self, _: u16) -> String {
+            "plant-a".to_owned()
+        }
+    }
+
+    fn record(hook: Hook, tgid: u32, detail: u64, path: &[u8], text: &[u8]) -> Record {
+        let mut event = Event { hook: hook as u8, sensor: 1, verdict: 2, tgid, detail, ..Event::ZERO };
+        event.ancestors[0] = Ancestor { tgid: 10, comm: *b"node-red\0\0\0\0\0\0\0\0" };
+        decode(&bytes(event, path, text)).unwrap()
+    }
+
+    #[test]
+    fn a_child_is_known_by_its_program_and_its_parents() {
+        let mut enricher = Enricher::new("/sys/fs/cgroup".into());
+        enricher.observe(&record(Hook::Exec, 10, 0, b"node\0bin\0", b"node\0red.js\0"));
+        enricher.observe(&record(Hook::Fork, 10, 20, b"", b""));
+        enricher.observe(&record(Hook::Exec, 20, 0, b"curl\0bin\0", b"curl\0http://x\0"));
+        let enriched = enricher.enrich(record(Hook::Connect, 20, 0, b"", b""), &Plain);
+        assert_eq!(enriched.name, "curl");
+        assert_eq!(enriched.parents[0].name, "node");
+        assert_eq!(enriched.instance, "plant-a");
+        let stranger = enricher.enrich(record(Hook::Connect, 99, 0, b"", b""), &Plain);
+        assert_eq!(stranger.name, "");
+    }
+
+    #[test]
+    fn a_fork_storm_takes_no_more_memory_than_the_bound() {
+        let mut enricher = Enricher::new("/sys/fs/cgroup".into());
+        for tgid in 0..u32::try_from(3 * MAX_PROCESSES).unwrap() {
+            enricher.observe(&record(Hook::Exec, tgid, 0, b"sh\0bin\0", b"sh\0"));
+        }
+        assert_eq!(enricher.programs.len(), MAX_PROCESSES);
+        assert_eq!(enricher.order.len(), MAX_PROCESSES);
+    }
+
+    #[test]
+    fn containers_are_known_by_their_id() {
+        let id = "0123456789abcdef".repeat(4);
+        assert_eq!(container_id(&format!("docker-{id}.scope")), Some(id.as_str()));
+        assert_eq!(container_id(&id), Some(id.as_str()));
+        assert_eq!(container_id("user-1000.slice"), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! `flowwarden run`, started for one test.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::{cgroup::Cgroup, console::Console, needs, policy::Policy, record::Record, wait};
+
+/// The guard says `ready: ...` when its programs are attached and its instances are found.
+const READY: &str = "ready:";
+
+/// Resident memory of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// At this moment, in KiB.
+    pub now_kib: u64,
+    /// At the worst moment so far, in KiB.
+    pub peak_kib: u64,
+}
+
+/// A running guard. It is stopped when it is dropped, but only [`Guard::stop`] checks how it ended.
+#[derive(Debug)]
+pub struct Guard {
+    child: Child,
+    console: Console,
+    directory: TempDir,
+}
+
+impl Guard {
+    /// Starts the guard with `policy`, or with the one it has built in, on the sockets of `cgroup`.
+    pub fn start(policy: Option<&Policy>, cgroup: &Cgroup, flags: &[&str]) -> Result<Self> {
+        // Only root may enter a directory that is made like this, as the guard wants it for its policy.
+        let directory = tempfile::Builder::new().prefix("fwguard-").tempdir()?;
+        let mut command = Command::new(needs::flowwarden()?);
+        command.arg("run").arg("--journal").arg(directory.path().join("journal"));
+        command.arg("--cgroup-root").arg(cgroup.path()).args(flags);
+        if let Some(policy) = policy {
+            let file = directory.path().join("policy.toml");
+            fs::write(&file, policy.text())?;
+            command.arg("--config").arg(file);
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let console = Console::default();
+        console.follow(&mut child);
+        let mut guard = Self { child, console, directory };
+        wait::until("the guard to be ready", wait::PATIENCE, || {
+            if let Some(status) = guard.child.try_wait()? {
+                bail!("the guard ended at its start ({status}):\n{}", guard.console.text());
+            }
+            Ok(guard.console.find(0, |line| line.trim_start().starts_with(READY)))
+        })?;
+        Ok(guard)
+    }
+
+    /// What it has printed.
+    #[must_use]
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The journal's file.
+    #[must_use]
+    pub fn journal_file(&self) -> PathBuf {
+        self.directory.path().join("journal/journal.jsonl")
+    }
+
+    /// Every finished line of the journal.
+    pub fn journal(&self) -> Result<Vec<Record>> {
+        let text = fs::read_to_string(self.journal_file()).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let parse =
+            |line| Record::parse(line).with_context(|| format!("the journal has a line that is not JSON: {line}"));
+        whole.lines().map(parse).collect()
+    }
+
+    /// Waits for a record that `wanted` picks.
+    pub fn wait_for(&self, timeout: Duration, wanted: impl Fn(&Record) -> bool) -> Result<Record> {
+        wait::until("a record in the journal", timeout, || Ok(self.journal()?.into_iter().find(&wanted)))
+    }
+
+    /// Gives it another policy, and waits until it says what became of that.
+    pub fn reload(&self, policy: &Policy) -> Result<String> {
+        fs::write(self.directory.path().join("policy.toml"), policy.text())?;
+        let mark = self.console.mark();
+        self.signal(Signal::HUP)?;
+        self.console.wait_for(mark, "reload", wait::PATIENCE)
+    }
+
+    /// How much memory it holds.
+    pub fn memory(&self) -> Result<Memory> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).context("the guard is gone")?;
+        let kib = |key| {
+            let rest = status.lines().find_map(|line| line.strip_prefix(key))?;
+            rest.split_whitespace().next()?.parse().ok()
+        };
+        let memory = || Some(Memory { now_kib: kib("VmRSS:")?, peak_kib: kib("VmHWM:")? });
+        memory().context("the guard has ended, so it holds no memory")
+    }
+
+    /// Stops it, and gives back what it has written; an exit code other than 0 is an error.
+    pub fn stop(mut self) -> Result<Vec<Record>> {
+        self.end()?;
+        self.journal()
+    }
+
+    /// Stops it, and leaves the journal to be read; an exit code other than 0 is an error.
+    pub fn end(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let status = wait::until("the guard's end", wait::PATIENCE, || Ok(self.child.try_wait()?))?;
+        if !status.success() {
+            bail!("the guard did not end well ({status}):\n{}", self.console.text());
+        }
+        Ok(())
+    }
+
+    /// Keeps the journal when everything else goes.
+    pub fn keep_journal(&self, to: &Path) -> Result<()> {
+        fs::copy(self.journal_file(), to).with_context(|| format!("the journal cannot be kept as {}", to.display()))?;
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("the guard has no pid")?;
+        kill_process(pid, signal).context("the guard is gone")
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // The polite way first: it detaches, and closes its journal.
+            let _ = self.signal(Signal::TERM);
+            let ended = wait::until("the guard's end", Duration::from_secs(5), || Ok(self.child.try_wait()?));
+            if ended.is_err() {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
+    }
+}

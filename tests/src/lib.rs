@@ -1,0 +1,28 @@
+//! A real Node-RED, under guard, in a room of its own.
+//!
+//! Everything here is a guard in Rust's sense: what a value has made (a process, a cgroup, a network namespace, a
+//! directory) goes away with it, also when a test panics. What a test process left behind because it was killed is swept
+//! away by the next one ([`own::sweep`]).
+//!
+//! From the inside out: a [`confine::Confinement`] (uid, network namespace, cgroup) holds a [`node_red::NodeRed`]; a
+//! [`scene::Scene`] is one such Node-RED with a [`guard::Guard`] when one is asked for; [`flows`] are the attacks, and a
+//! [`record::Record`] is a line of the guard's journal.
+
+pub mod cgroup;
+pub mod confine;
+pub mod console;
+pub mod flows;
+pub mod guard;
+pub mod home;
+pub mod http;
+pub mod needs;
+pub mod netns;
+pub mod node_red;
+pub mod own;
+pub mod policy;
+pub mod record;
+pub mod scene;
+pub mod sink;
+pub mod snapshot;
+pub mod user;
+pub mod wait;

@@ -1,0 +1,58 @@
+//! What the harness needs of the machine. A thing that is missing is an error with its mend, never a skipped test.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Fails for anybody but root, who alone may load eBPF programs, change uids and make namespaces.
+pub fn root() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!("the tests against a real Node-RED run as root: type `sudo -E cargo xtask test`")
+}
+
+/// Where `program` is; `package` has it.
+pub fn program(program: &str, package: &str) -> Result<PathBuf> {
+    let directories = env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&directories)
+        .chain(sbin)
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
+        .with_context(|| {
+            format!("`{program}` is missing: type `apt-get install {package}`, or `cargo xtask setup --tests`")
+        })
+}
+
+/// The workspace's target directory, where the programs under test are.
+#[must_use]
+pub fn target() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = manifest.parent().unwrap_or(manifest);
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target))
+}
+
+/// The `flowwarden` program: `FLOWWARDEN_BIN`, or what `cargo xtask build` made.
+pub fn flowwarden() -> Result<PathBuf> {
+    let built = || target().join("release/flowwarden");
+    let file = env::var_os("FLOWWARDEN_BIN").map_or_else(built, PathBuf::from);
+    if file.is_file() {
+        return Ok(file);
+    }
+    bail!("{} is missing: type `cargo xtask build`, or name the program in FLOWWARDEN_BIN", file.display())
+}
+
+/// Runs `command` to its end; anything but success is an error with what it printed.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?} cannot be started"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{command:?} failed ({}): {}", output.status, said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,293 @@
+//! A real Node-RED, as npm installs it.
+
+use std::{
+    env, fs,
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    confine::Confinement,
+    console::Console,
+    flows::{self, Flow},
+    home::Home,
+    http, needs, wait,
+};
+
+/// The release that the tests run against.
+pub const VERSION: &str = "4.1.15";
+/// The Node.js that [`node_with_io_uring`] installs where the machine's own has no `io_uring`.
+const NODE_VERSION: &str = "20.19.5";
+/// How long an attack may take, which is over in milliseconds.
+const ATTACK: Duration = Duration::from_secs(30);
+
+/// Node-RED's `red.js`, installed from npm once and then kept in [`cache`].
+pub fn install() -> Result<PathBuf> {
+    let directory = npm_install(&format!("node-red@{VERSION}"))?;
+    Ok(directory.join("node_modules/node-red/red.js"))
+}
+
+/// A Node.js whose libuv does file operations through `io_uring` when it is told to: the machine's, or one from npm.
+pub fn node_with_io_uring() -> Result<PathBuf> {
+    let node = needs::program("node", "nodejs")?;
+    let libuv = needs::run(Command::new(&node).args(["--print", "process.versions.uv"]))?;
+    let mut numbers = libuv.trim().split('.').map_while(|number| number.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) >= (Some(1), Some(45)) {
+        return Ok(node);
+    }
+    Ok(npm_install(&format!("node@{NODE_VERSION}"))?.join("node_modules/node/bin/node"))
+}
+
+/// Where packages from npm are kept: `FLOWWARDEN_CACHE`, or the target directory, or a place that every uid can enter.
+#[must_use]
+pub fn cache() -> PathBuf {
+    if let Some(directory) = env::var_os("FLOWWARDEN_CACHE") {
+        return directory.into();
+    }
+    let target = needs::target();
+    if is_open_to_all(&target) { target.join("cache") } else { PathBuf::from("/var/cache/flowwarden") }
+}
+
+fn is_open_to_all(directory: &Path) -> bool {
+    // What is not there yet will be made open.
+    let closed = |path: &Path| path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o001 == 0);
+    !directory.ancestors().any(closed)
+}
+
+fn npm_install(package: &str) -> Result<PathBuf> {
+    let cache = cache();
+    fs::create_dir_all(&cache).with_context(|| format!("{} cannot be made", cache.display()))?;
+    let lock = fs::File::create(cache.join("lock"))?;
+    lock.lock().context("the cache cannot be locked")?;
+    let directory = cache.join(package.replace('@', "-"));
+    if directory.is_dir() {
+        return Ok(directory);
+    }
+    // Under another name until it is whole.
+    let unfinished = cache.join("unfinished");
+    let _ = fs::remove_dir_all(&unfinished);
+    let npm = needs::program("npm", "npm")?;
+    let mut install = Command::new(npm);
+    install.arg("install").arg("--prefix").arg(&unfinished);
+    install.args(["--omit=dev", "--no-audit", "--no-fund", package]).current_dir(&cache);
+    needs::run(&mut install)
+        .with_context(|| format!("{package} comes from npm: see that npm reaches its registry, then try again"))?;
+    needs::run(Command::new("chmod").args(["--recursive", "a+rX"]).arg(&unfinished))?;
+    fs::rename(&unfinished, &directory)?;
+    Ok(directory)
+}
+
+/// How an attack ended, seen from Node-RED.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The flow ran to its end with this message.
+    Answered(String),
+    /// A node reported this error.
+    Failed(String),
+    /// Node-RED's process ended.
+    Died(ExitStatus),
+}
+
+impl Outcome {
+    /// Whether Node-RED's own process was killed.
+    #[must_use]
+    pub fn is_killed(&self) -> bool {
+        matches!(self, Self::Died(status) if status.signal() == Some(libc::SIGKILL))
+    }
+
+    /// What the flow or the failing node said.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Answered(text) | Self::Failed(text) => text,
+            Self::Died(_) => "",
+        }
+    }
+}
+
+/// One Node-RED: its home, and its process while that runs. The process ends with the value.
+#[derive(Debug)]
+pub struct NodeRed {
+    confinement: Confinement,
+    home: Home,
+    port: u16,
+    node: PathBuf,
+    red_js: PathBuf,
+    console: Console,
+    child: Option<Child>,
+}
+
+impl NodeRed {
+    /// A Node-RED with an empty userDir, not started.
+    pub fn new(confinement: Confinement) -> Result<Self> {
+        static PORT: AtomicU16 = AtomicU16::new(1880);
+        needs::root()?;
+        Ok(Self {
+            home: Home::new(confinement.uid)?,
+            confinement,
+            port: PORT.fetch_add(1, Ordering::Relaxed),
+            node: needs::program("node", "nodejs")?,
+            red_js: install()?,
+            console: Console::default(),
+            child: None,
+        })
+    }
+
+    /// Starts the process and waits until it serves the editor and its flows run.
+    pub fn start(&mut self) -> Result<()> {
+        if self.alive()? {
+            return Ok(());
+        }
+        let mark = self.console.mark();
+        let mut command = Command::new(&self.node);
+        command.arg(&self.red_js).arg("-u").arg(self.home.user_dir()).arg("-p").arg(self.port.to_string());
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.home.path());
+        command.current_dir(self.home.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.confinement.spawn(&mut command)?;
+        self.console.follow(&mut child);
+        self.child = Some(child);
+        wait::until("Node-RED's start", wait::PATIENCE, || {
+            if !self.alive()? {
+                bail!("Node-RED ended at its start:\n{}", self.console.since(mark).join("\n"));
+            }
+            let started = self.console.find(mark, |line| line.ends_with("Started flows")).is_some();
+            Ok((started && self.http("GET", "/", "").is_ok_and(|answer| answer.status == 200)).then_some(()))
+        })
+    }
+
+    /// Asks the process to end, and waits for it.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(pid) = self.pid().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)) {
+            kill_process(pid, Signal::TERM)?;
+            self.wait_exit(wait::PATIENCE)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the process runs.
+    pub fn alive(&mut self) -> Result<bool> {
+        let Some(child) = &mut self.child else { return Ok(false) };
+        Ok(child.try_wait()?.is_none())
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait_exit(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let child = self.child.as_mut().context("Node-RED was not started")?;
+        let status = wait::until("Node-RED's end", timeout, || Ok(child.try_wait()?))?;
+        self.child = None;
+        Ok(status)
+    }
+
+    /// The pid, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Who it runs as, and where.
+    #[must_use]
+    pub fn confinement(&self) -> &Confinement {
+        &self.confinement
+    }
+
+    /// Its home directory.
+    #[must_use]
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The file that the first promise is about.
+    #[must_use]
+    pub fn settings(&self) -> PathBuf {
+        self.home.user_dir().join("settings.js")
+    }
+
+    /// What it has printed, over all its starts.
+    #[must_use]
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Sends a request to the admin API, from inside its namespace.
+    pub fn http(&self, method: &str, path: &str, body: &str) -> Result<http::Response> {
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let headers = ["Content-Type: application/json", "Node-RED-Deployment-Type: full"];
+        self.confinement.network.home.run(|| http::request(server, method, path, &headers, body))
+    }
+
+    /// Replaces all flows, and waits until the new ones run.
+    pub fn deploy(&self, flow: &Flow) -> Result<()> {
+        let mark = self.console.mark();
+        let answer = self.http("POST", "/flows", &flow.to_json())?;
+        if !answer.is_success() {
+            bail!("Node-RED refuses the flow ({}): {}", answer.status, answer.body);
+        }
+        for line in ["Started flows"].into_iter().chain(flow.ready()) {
+            self.console.wait_for(mark, line, wait::PATIENCE)?;
+        }
+        if flow.ready().is_some() {
+            // `udp out` says that it is ready a moment before it takes messages.
+            wait::pause(Duration::from_millis(300))?;
+        }
+        Ok(())
+    }
+
+    /// Presses the button of an inject node.
+    pub fn inject(&self, id: &str) -> Result<()> {
+        let answer = self.http("POST", &format!("/inject/{id}"), "")?;
+        if !answer.is_success() {
+            bail!("Node-RED refuses to inject ({}): {}", answer.status, answer.body);
+        }
+        Ok(())
+    }
+
+    /// Deploys the flow, sets it off, and waits for its end, or Node-RED's.
+    pub fn play(&mut self, flow: &Flow) -> Result<Outcome> {
+        self.deploy(flow)?;
+        let mark = self.console.mark();
+        // A Node-RED that is killed while it takes the request cannot answer it.
+        if let Err(error) = self.inject(flows::INJECT) {
+            let status = self.wait_exit(Duration::from_secs(5));
+            return status.map(Outcome::Died).map_err(|_| error);
+        }
+        let played = wait::until("the end of the flow", ATTACK, || {
+            let status = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+            Ok(status.map(Outcome::Died).or_else(|| self.outcome(mark)))
+        });
+        if matches!(played, Ok(Outcome::Died(_))) {
+            self.child = None;
+        }
+        played.with_context(|| format!("Node-RED says:\n{}", self.console.since(mark).join("\n")))
+    }
+
+    /// What the flow's debug nodes have printed after `mark`.
+    fn outcome(&self, mark: usize) -> Option<Outcome> {
+        let lines = self.console.since(mark);
+        let said = |marker: &str| {
+            let (first, rest) =
+                lines.iter().enumerate().find_map(|(at, line)| Some((at, line.split_once(marker)?.1)))?;
+            // A message may have several lines; the next entry of the log begins with its time.
+            let more = lines[first + 1..].iter().take_while(|line| !line.contains(" - ["));
+            let text = std::iter::once(rest).chain(more.map(String::as_str)).collect::<Vec<_>>().join("\n");
+            Some(text.trim().to_owned())
+        };
+        let failed = said("[debug:failed]").map(Outcome::Failed);
+        failed.or_else(|| said("[debug:done]").map(Outcome::Answered))
+    }
+}
+
+impl Drop for NodeRed {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Policies for one instance, as the guard reads them.
+
+use std::fmt::Write as _;
+
+use crate::node_red::NodeRed;
+
+/// The name of the instance in these policies.
+pub const INSTANCE: &str = "plant-a";
+
+/// A policy that grows rule by rule.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    text: String,
+}
+
+impl Policy {
+    /// A policy without rules, in `enforce` mode, for the Node-RED with this uid.
+    #[must_use]
+    pub fn enforce(node_red: &NodeRed) -> Self {
+        let text = format!(
+            r#"version = 1
+mode = "enforce"
+
+[[instance]]
+name = "{INSTANCE}"
+select = [{{ uid = {} }}]
+user-dir = "{}"
+default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" }}
+"#,
+            node_red.confinement().uid,
+            node_red.home().user_dir().display(),
+        );
+        Self { text }
+    }
+
+    /// The rule for the first promise, called `settings-js`: who touches settings.js is killed.
+    #[must_use]
+    pub fn guard_settings(self) -> Self {
+        self.file("settings.js", &["write", "delete", "rename", "link", "attr"], "kill", "settings-js")
+    }
+
+    /// Adds a rule for files.
+    #[must_use]
+    pub fn file(mut self, path: &str, access: &[&str], verdict: &str, id: &str) -> Self {
+        let text = format!(
+            "\n[[instance.files]]\npath = {path:?}\naccess = {access:?}\nverdict = \"{verdict}\"\nid = \"{id}\"\n"
+        );
+        self.text.push_str(&text);
+        self
+    }
+
+    /// Adds a rule for outgoing connections; where it cannot be denied, the process is killed.
+    #[must_use]
+    pub fn egress(mut self, to: &[&str], verdict: &str, id: &str) -> Self {
+        let text = format!("\n[[instance.egress]]\nto = {to:?}\nverdict = \"{verdict}\"\nid = \"{id}\"\n");
+        self.text.push_str(&text);
+        if verdict == "deny" {
+            // Writing to a String cannot fail.
+            let _ = writeln!(self.text, "fallback = \"kill\"");
+        }
+        self
+    }
+
+    /// The policy file's content.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}

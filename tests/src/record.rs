@@ -1,0 +1,150 @@
+//! One line of the journal. Where each fact stands in it is known here and nowhere else.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+/// An event, as the journal has it: OCSF with our own facts under `unmapped`.
+#[derive(Clone, Debug)]
+pub struct Record(Value);
+
+impl Record {
+    /// The event in this line.
+    pub fn parse(line: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(line).map(Self)
+    }
+
+    /// The whole event.
+    #[must_use]
+    pub fn json(&self) -> &Value {
+        &self.0
+    }
+
+    /// Name of the instance.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        self.own("instance")
+    }
+
+    /// Name of the rule that decided.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        self.own("rule")
+    }
+
+    /// What was done: `allow`, `log`, `deny` or `kill`; empty for a record that is not about an access.
+    #[must_use]
+    pub fn verdict(&self) -> &str {
+        self.own("verdict")
+    }
+
+    /// What the policy wants done.
+    #[must_use]
+    pub fn wanted(&self) -> &str {
+        self.own("wanted")
+    }
+
+    /// The operation.
+    #[must_use]
+    pub fn hook(&self) -> &str {
+        self.own("hook")
+    }
+
+    /// Who saw it.
+    #[must_use]
+    pub fn sensor(&self) -> &str {
+        self.own("sensor")
+    }
+
+    /// Whether the access is among those that the verdict rests on.
+    #[must_use]
+    pub fn has_access(&self, name: &str) -> bool {
+        self.own_list("access").any(|access| access == name)
+    }
+
+    /// Whether the record carries this caveat, for example `damaged` or `after`.
+    #[must_use]
+    pub fn has_flag(&self, name: &str) -> bool {
+        self.own_list("flags").any(|flag| flag == name)
+    }
+
+    /// Whether it is an alert: something that was logged, denied or killed.
+    #[must_use]
+    pub fn is_alert(&self) -> bool {
+        matches!(self.verdict(), "log" | "deny" | "kill")
+    }
+
+    /// The file's path.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.text("/file/path")
+    }
+
+    /// The pid of the process that acted.
+    #[must_use]
+    pub fn pid(&self) -> Option<u64> {
+        self.process("pid").as_u64()
+    }
+
+    /// The name of the process that acted.
+    #[must_use]
+    pub fn process_name(&self) -> &str {
+        self.process("name").as_str().unwrap_or_default()
+    }
+
+    /// Its command line.
+    #[must_use]
+    pub fn command_line(&self) -> &str {
+        self.process("cmd_line").as_str().unwrap_or_default()
+    }
+
+    /// The address that it talked to.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.text("/dst_endpoint/ip").parse().ok()
+    }
+
+    /// The port that it talked to.
+    #[must_use]
+    pub fn port(&self) -> Option<u64> {
+        self.0.pointer("/dst_endpoint/port")?.as_u64()
+    }
+
+    fn text(&self, pointer: &str) -> &str {
+        self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn own(&self, key: &str) -> &str {
+        self.0["unmapped"][key].as_str().unwrap_or_default()
+    }
+
+    fn own_list(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.0["unmapped"][key].as_array().into_iter().flatten().filter_map(Value::as_str)
+    }
+
+    /// Process events have the process at the top, all others under `actor`.
+    fn process(&self, key: &str) -> &Value {
+        let top = &self.0["process"][key];
+        if top.is_null() { &self.0["actor"]["process"][key] } else { top }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_found_where_they_stand() {
+        let line = r#"{"actor":{"process":{"pid":7,"name":"node"}},"file":{"path":"/s"},
+            "dst_endpoint":{"ip":"203.0.113.9","port":80},
+            "unmapped":{"rule":"r","verdict":"kill","access":["write"],"flags":["damaged"]}}"#;
+        let record = Record::parse(line).unwrap();
+        assert_eq!((record.pid(), record.process_name(), record.path()), (Some(7), "node", "/s"));
+        assert_eq!(
+            (record.rule(), record.port(), record.ip().unwrap().to_string().as_str()),
+            ("r", Some(80), "203.0.113.9")
+        );
+        assert!(record.is_alert() && record.has_access("write") && record.has_flag("damaged"));
+        assert!(!record.has_access("read"));
+    }
+}

@@ -1,0 +1,117 @@
+//! Listeners in the world outside Node-RED's namespace: what reaches them has left.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::netns::Network;
+
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// What has arrived at a sink.
+#[derive(Debug, Default)]
+struct Arrived {
+    count: AtomicUsize,
+    bytes: Mutex<Vec<u8>>,
+    stop: AtomicBool,
+}
+
+impl Arrived {
+    fn add(&self, bytes: &[u8]) {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+    }
+}
+
+/// A socket that takes everything; it answers TCP with an empty HTTP response.
+#[derive(Debug)]
+pub struct Sink {
+    address: SocketAddr,
+    arrived: Arc<Arrived>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sink {
+    /// Listens for TCP connections to `address`, at a free port.
+    pub fn tcp(network: &Network, address: IpAddr) -> Result<Self> {
+        let listener = network.world.run(|| TcpListener::bind((address, 0)).context("the sink cannot listen"))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self::start(listener.local_addr()?, move |arrived| match listener.accept() {
+            Ok((stream, _)) => {
+                arrived.count.fetch_add(1, Ordering::Relaxed);
+                // A peer that hangs up early has still been counted.
+                let _ = answer(stream, arrived);
+            }
+            Err(_) => thread::sleep(PAUSE),
+        }))
+    }
+
+    /// Listens for datagrams to `address`, at a free port.
+    pub fn udp(network: &Network, address: IpAddr) -> Result<Self> {
+        let socket = network.world.run(|| UdpSocket::bind((address, 0)).context("the sink cannot listen"))?;
+        socket.set_read_timeout(Some(PAUSE))?;
+        Ok(Self::start(socket.local_addr()?, move |arrived| {
+            let mut datagram = [0; 2048];
+            if let Ok(length) = socket.recv(&mut datagram) {
+                arrived.count.fetch_add(1, Ordering::Relaxed);
+                arrived.add(&datagram[..length]);
+            }
+        }))
+    }
+
+    fn start(address: SocketAddr, step: impl Fn(&Arrived) + Send + 'static) -> Self {
+        let arrived = Arc::new(Arrived::default());
+        let seen = Arc::clone(&arrived);
+        let work = move || {
+            while !seen.stop.load(Ordering::Relaxed) {
+                step(&seen);
+            }
+        };
+        Self { address, arrived, thread: Some(thread::spawn(work)) }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections or datagrams have arrived.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.arrived.count.load(Ordering::Relaxed)
+    }
+
+    /// Every byte that has arrived.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.arrived.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.arrived.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn answer(mut stream: TcpStream, arrived: &Arrived) -> std::io::Result<()> {
+    // On Linux an accepted socket does not inherit the listener's non-blocking mode.
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut request = [0; 4096];
+    let length = match stream.read(&mut request) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+        read => read?,
+    };
+    arrived.add(&request[..length]);
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+}

@@ -1,0 +1,49 @@
+//! Waiting for something to become true, never longer than a given time.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+/// How long a thing may take that normally takes a second or two: generous, for machines that are emulated.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+const PAUSE: Duration = Duration::from_millis(10);
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Ends every wait of this process with an error. Safe to call from a signal handler.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Asks `look` again and again until it has something, and gives that back; `what` names the thing for the error.
+pub fn until<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if start.elapsed() > timeout {
+            bail!("waited {timeout:?} in vain for {what}");
+        }
+        pause(PAUSE)?;
+    }
+}
+
+/// Sleeps, unless the process is asked to end.
+pub fn pause(time: Duration) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        if INTERRUPTED.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        let left = time.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(Duration::from_millis(50)));
+    }
+}

@@ -1,0 +1,16 @@
+//! What Flowwarden promises, one file per promise, each proven against a real Node-RED.
+//!
+//! One program, since every test program costs a link. The tests take turns (`--test-threads=1`): they share a Node-RED,
+//! and a guard sees the whole machine.
+
+mod egress;
+mod keys;
+mod negative;
+mod race;
+mod scope;
+mod settings_js;
+
+use flowwarden_tests::scene::Shared;
+
+/// The Node-RED of all tests that can do with one that has run before.
+static SCENE: Shared = Shared::new();

@@ -1,0 +1,83 @@
+//! No false alarms: what a real Node-RED does all day raises nothing under the policy that is built in.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Result, ensure};
+use flowwarden_tests::{
+    flows::{FileAction, Flow},
+    guard::Guard,
+    scene::Scene,
+    wait,
+};
+
+/// The guard is small: less memory than this, in KiB.
+const MOST_KIB: u64 = 30 * 1024;
+
+/// The built-in policy finds the instance by itself; whatever it logs in a day of Node-RED is a false alarm.
+#[test]
+fn a_day_in_the_life_of_node_red() -> Result<()> {
+    let mut scene = Scene::empty()?;
+    let guard = Guard::start(None, &scene.cgroup, &[])?;
+    let node_red = &mut scene.node_red;
+
+    // The first start, in an empty userDir, makes settings.js.
+    node_red.start()?;
+    node_red.stop()?;
+
+    // The administrator turns on a context that is kept on disk, and flushed every second.
+    let settings = fs::read_to_string(node_red.settings())?;
+    let context = "contextStorage: { default: { module: 'localfilesystem', config: { flushInterval: 1 } } },";
+    fs::write(
+        node_red.settings(),
+        settings.replacen("module.exports = {", &format!("module.exports = {{\n{context}"), 1),
+    )?;
+
+    node_red.start()?;
+    let count =
+        "const n = (flow.get('n') || 0) + 1; flow.set('n', n); global.set('n', n); msg.payload = n; return msg;";
+    for deploy in 1..=2 {
+        let outcome = node_red.play(&Flow::function(count, &[]))?;
+        ensure!(outcome.text().parse::<u32>().is_ok(), "deploy {deploy}: {outcome:?}");
+    }
+    let stored = node_red.home().user_dir().join("context");
+    wait::until("the context to be stored", wait::PATIENCE, || {
+        Ok(stored.join("global/global.json").exists().then_some(()))
+    })?;
+
+    let library = node_red.http("POST", "/library/local/flows/kept.json", &Flow::function(count, &[]).to_json())?;
+    ensure!(library.is_success(), "the library refuses: {library:?}");
+    let listed = node_red.http("GET", "/library/local/flows/", "")?;
+    ensure!(listed.body.contains("kept"), "the library lost it: {listed:?}");
+    let user = node_red.http("POST", "/settings/user", r#"{"menu-menu-item-sidebar":true}"#)?;
+    ensure!(user.is_success(), "the user's settings are refused: {user:?}");
+
+    let data = node_red.home().directory("data")?;
+    node_red.play(&Flow::file(&data.join("log.txt"), FileAction::Append, "measured"))?;
+    node_red.play(&Flow::exec("date"))?;
+    node_red.stop()?;
+    node_red.start()?;
+
+    let so_far = guard.journal()?;
+    let alarms: Vec<_> = so_far.iter().filter(|record| record.is_alert()).collect();
+    ensure!(alarms.is_empty(), "false alarms: {alarms:#?}");
+
+    let memory = guard.memory()?;
+    ensure!(memory.peak_kib < MOST_KIB, "the guard held {} KiB", memory.peak_kib);
+
+    // The guard was awake all the time: the same policy sees the first real attack.
+    let attack = Flow::file(&node_red.settings(), FileAction::Append, "EVIL");
+    node_red.play(&attack)?;
+    guard.wait_for(Duration::from_secs(10), |record| record.is_alert() && record.path().ends_with("settings.js"))?;
+    guard.stop().map(drop)
+}
+
+/// A private key is read by an undeclared process: the built-in policy speaks.
+#[test]
+fn built_in_policy_sees_a_key_that_is_read() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let key = scene.node_red.home().file(".node-red/key.pem", "secret")?;
+    let guard = Guard::start(None, &scene.cgroup, &[])?;
+    scene.node_red.play(&Flow::file_in(&key))?;
+    guard.wait_for(Duration::from_secs(10), |record| record.is_alert() && record.path().ends_with("key.pem"))?;
+    guard.stop().map(drop)
+}

@@ -1,0 +1,40 @@
+//! `cargo xtask build`: the eBPF object, then the `flowwarden` program that embeds it.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+
+use crate::{cargo, setup, setup::Toolchain, shell};
+
+/// `cargo xtask build`.
+pub(crate) fn run() -> Result<()> {
+    build(&setup::kernel_toolchain()?)
+}
+
+/// Builds everything with `toolchain` for the kernel crate.
+pub(crate) fn build(toolchain: &Toolchain) -> Result<()> {
+    kernel(toolchain)?;
+    shell::run(cargo::user("build").args(["--release", "--package", "monitor"]))
+}
+
+/// Builds the eBPF object and puts it where `monitor` embeds it from.
+pub(crate) fn kernel(toolchain: &Toolchain) -> Result<()> {
+    shell::run(&mut cargo::kernel(toolchain, "build")).with_context(|| match toolchain {
+        Toolchain::Nightly(_) => {
+            "if the linker could not read the compiler's bitcode, bpf-linker's LLVM is older than nightly's: install a \
+             newer bpf-linker"
+        }
+        Toolchain::Debian => "if the compiler is the cause, `cargo xtask setup` tells which one is used",
+    })?;
+    let built = cargo::bpf_target().join("bpfel-unknown-none/release/flowwarden-bpf");
+    copy_if_changed(&built, &cargo::bpf_object())
+}
+
+/// Leaves `to` alone when nothing has changed, so that `monitor` is not built again for a new time stamp.
+fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
+    let object = fs::read(from).with_context(|| format!("the build left no {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == object) {
+        return Ok(());
+    }
+    fs::write(to, object).with_context(|| format!("{} cannot be written", to.display()))
+}

@@ -1,0 +1,54 @@
+//! Flowwarden's own commands: `cargo xtask COMMAND`.
+
+mod build;
+mod cargo;
+mod demo;
+mod run;
+mod setup;
+mod shell;
+mod signals;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, shows and tests Flowwarden.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing to build Flowwarden.
+    Setup(setup::Options),
+    /// Build the eBPF object and the `flowwarden` binary around it.
+    Build,
+    /// Set up, build, and start Flowwarden as root on the Node-RED instances of this machine.
+    Run(run::Options),
+    /// Play six attacks on a throw-away Node-RED under guard, and show the alerts.
+    Demo,
+    /// Run every check and test from a clean clone.
+    Test(test::Options),
+    /// Check licences and advisories of the dependencies; needs the network, so `test` leaves it out.
+    Deny,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Setup(options) => setup::run(&options),
+        Command::Build => build::run(),
+        Command::Run(options) => run::run(&options),
+        Command::Demo => demo::run(),
+        Command::Test(options) => test::run(&options),
+        Command::Deny => test::deny(),
+    };
+    if let Err(error) = done {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}

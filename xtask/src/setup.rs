@@ -1,0 +1,233 @@
+//! `cargo xtask setup`: finds, or installs, what the build and the tests need.
+//!
+//! The eBPF object needs a Rust compiler with `core` for `bpfel-unknown-none` and a `bpf-linker` whose LLVM is at least as
+//! new as the compiler's. Two ways lead there:
+//!
+//! - **nightly**: rustup's nightly with `rust-src`, and a `bpf-linker` that the user has, or that `cargo binstall` fetches;
+//! - **Debian**: the matched set of packages (compiler, `core` for eBPF, LLVM), linked into rustup under the name `bpf`,
+//!   and a `bpf-linker` built against that LLVM.
+//!
+//! Whatever is complete is used. When neither is, nightly is tried first, since it asks least of the machine; where rustup
+//! cannot fetch it, Debian's set is installed.
+
+use std::{env, fs, path::Path, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{cargo, shell};
+
+/// Packages of Debian's matched set.
+const COMPILER_PACKAGES: [&str; 6] =
+    ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy", "libstd-rust-web-dev-bpf", "llvm-22-dev"];
+/// The LLVM that Debian's compiler is built with.
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+const LINKER: &str = "bpf-linker";
+const LINKER_VERSION: &str = "0.13.0";
+/// Node-RED 4 runs from this Node.js on.
+const OLDEST_NODE: (u32, u32) = (18, 5);
+
+/// What `cargo xtask setup` is asked for.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Also install what the demo and the tests need: Node.js, npm, iproute2
+    #[arg(long)]
+    pub(crate) tests: bool,
+}
+
+/// A compiler that can build the kernel crate.
+pub(crate) enum Toolchain {
+    /// A rustup nightly with `rust-src`, by its name; `core` is built from source.
+    Nightly(String),
+    /// Debian's compiler, linked into rustup as `bpf`; `core` comes with it.
+    Debian,
+}
+
+impl Toolchain {
+    /// Its name in rustup.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Nightly(name) => name,
+            Self::Debian => "bpf",
+        }
+    }
+}
+
+/// `cargo xtask setup`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let toolchain = kernel_toolchain()?;
+    println!("eBPF: {}, {LINKER} found", describe(&toolchain));
+    if options.tests {
+        test_tools()?;
+        println!("tests: Node.js, npm and iproute2 found");
+    }
+    Ok(())
+}
+
+/// Finds the compiler for the kernel crate, and installs it when there is none.
+pub(crate) fn kernel_toolchain() -> Result<Toolchain> {
+    if shell::find("rustup").is_none() {
+        bail!("rustup is missing: install it with the one line on its home page, then run this command again");
+    }
+    if let Some(toolchain) = complete_debian().or_else(complete_nightly) {
+        return Ok(toolchain);
+    }
+    println!("setup: no compiler for eBPF is complete; trying rustup's nightly");
+    if let Some(toolchain) = install_nightly() {
+        return Ok(toolchain);
+    }
+    println!("setup: nightly with rust-src and {LINKER} cannot be had here; installing Debian's matched set");
+    install_debian()?;
+    complete_debian().with_context(|| {
+        format!(
+            "setup finished, but no `core` for bpfel-unknown-none shows up: look at `rustup run bpf rustc -vV`, \
+                 and reinstall {}",
+            COMPILER_PACKAGES.join(" ")
+        )
+    })
+}
+
+/// Finds what the demo and the tests need beside the compiler, and installs what is missing.
+pub(crate) fn test_tools() -> Result<()> {
+    let mut missing = Vec::new();
+    match node_version() {
+        Some(version) if version >= OLDEST_NODE => {}
+        Some((major, minor)) => bail!(
+            "Node.js {major}.{minor} is on PATH, and Node-RED needs {}.{} at least: update it, or take it off PATH to \
+             have Debian's installed",
+            OLDEST_NODE.0,
+            OLDEST_NODE.1
+        ),
+        None => missing.push("nodejs"),
+    }
+    let programs =
+        [("npm", "npm"), ("ip", "iproute2"), ("curl", "curl"), ("useradd", "passwd"), ("setpriv", "util-linux")];
+    missing.extend(programs.iter().filter(|(program, _)| shell::find(program).is_none()).map(|&(_, package)| package));
+    apt_install(&missing)
+}
+
+fn describe(toolchain: &Toolchain) -> String {
+    match toolchain {
+        Toolchain::Nightly(name) => format!("rustup's {name} with rust-src (core is built from source)"),
+        Toolchain::Debian => "Debian's rustc (rustup toolchain `bpf`) with precompiled core".to_owned(),
+    }
+}
+
+/// Debian's set counts as complete when its `core` for eBPF is there. It comes before nightly: that `bpf` is linked
+/// means that setup has been here and that the linker matches it.
+fn complete_debian() -> Option<Toolchain> {
+    shell::find(LINKER)?;
+    toolchains().iter().find(|name| *name == "bpf")?;
+    let libraries = ask_rustc("bpf", &["--print", "target-libdir", "--target", "bpfel-unknown-none"])?;
+    let mut files = fs::read_dir(libraries).ok()?.flatten();
+    files.any(|file| file.file_name().to_string_lossy().starts_with("libcore-")).then_some(Toolchain::Debian)
+}
+
+fn complete_nightly() -> Option<Toolchain> {
+    shell::find(LINKER)?;
+    nightly_with_sources()
+}
+
+fn nightly_with_sources() -> Option<Toolchain> {
+    let nightly = toolchains().into_iter().find(|name| name.starts_with("nightly"))?;
+    let sysroot = ask_rustc(&nightly, &["--print", "sysroot"])?;
+    let core = Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/Cargo.toml");
+    core.is_file().then_some(Toolchain::Nightly(nightly))
+}
+
+/// Names of rustup's toolchains.
+fn toolchains() -> Vec<String> {
+    let list = shell::ask(cargo::plain("rustup").args(["toolchain", "list"])).unwrap_or_default();
+    list.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+fn ask_rustc(toolchain: &str, arguments: &[&str]) -> Option<String> {
+    shell::ask(cargo::plain("rustup").args(["run", toolchain, "rustc"]).args(arguments))
+}
+
+/// Adds `rust-src` to nightly, and the linker when there is a way to get a finished one.
+///
+/// A linker compiled here would need the very LLVM of that nightly, which no distribution packages; so without a finished
+/// one this way is closed.
+fn install_nightly() -> Option<Toolchain> {
+    let mut rustup = cargo::plain("rustup");
+    if toolchains().iter().any(|name| name.starts_with("nightly")) {
+        rustup.args(["component", "add", "rust-src", "clippy", "--toolchain", "nightly"]);
+    } else {
+        // The user's rustup itself is none of our business.
+        rustup.args(["toolchain", "install", "nightly", "--no-self-update"]);
+        rustup.args(["--profile", "minimal", "--component", "rust-src,clippy"]);
+    }
+    shell::run(&mut rustup).ok()?;
+    if shell::find(LINKER).is_none() {
+        shell::find("cargo-binstall")?;
+        shell::run(cargo::plain("cargo").args(["binstall", "--no-confirm", LINKER])).ok()?;
+    }
+    nightly_with_sources()
+}
+
+fn install_debian() -> Result<()> {
+    apt_install(&COMPILER_PACKAGES)?;
+    shell::run(cargo::plain("rustup").args(["toolchain", "link", "bpf", "/usr"]))?;
+    if shell::find(LINKER).is_some() {
+        return Ok(());
+    }
+    println!("setup: building {LINKER} {LINKER_VERSION} against {LLVM_PREFIX}, about four minutes");
+    // Without LLVM_PREFIX its build script takes whichever llvm-config comes first on PATH.
+    let mut install = cargo::plain("cargo");
+    install
+        .args(["install", LINKER, "--version", LINKER_VERSION, "--locked"])
+        .args(["--no-default-features", "--features", "llvm-22"])
+        .env("LLVM_PREFIX", LLVM_PREFIX)
+        // Its own target directory: the workspace's must not hold somebody else's crates.
+        .env_remove("CARGO_TARGET_DIR")
+        .current_dir(env::temp_dir());
+    shell::run(&mut install)
+}
+
+/// Installs the packages that are not there yet; anybody but root gets the line to type.
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let missing: Vec<_> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let line = format!("apt-get install --yes --no-install-recommends {}", missing.join(" "));
+    if shell::find("apt-get").is_none() {
+        bail!("{} missing, and this system has no apt-get: install them by its own means", missing.join(", "));
+    }
+    if !shell::is_root() {
+        bail!("packages are missing; as root, type:\n    apt-get update && {line}\nand run this command again");
+    }
+    let mut install = apt();
+    install.args(["install", "--yes", "--no-install-recommends"]).args(&missing);
+    if missing.iter().any(|package| !is_known(package)) {
+        shell::run(apt().arg("update"))?;
+    } else if shell::run(&mut install).is_ok() {
+        return Ok(());
+    } else {
+        // The usual cause: the lists are older than the archive.
+        shell::run(apt().arg("update"))?;
+    }
+    shell::run(&mut install).with_context(|| format!("mend what apt-get reports, then type `{line}`"))
+}
+
+fn apt() -> Command {
+    let mut apt = cargo::plain("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive");
+    apt
+}
+
+fn is_installed(package: &str) -> bool {
+    shell::ask(cargo::plain("dpkg-query").args(["--show", "--showformat=${Status}", package]))
+        .is_some_and(|status| status == "install ok installed")
+}
+
+fn is_known(package: &str) -> bool {
+    shell::ask(cargo::plain("apt-cache").args(["show", "--no-all-versions", package])).is_some()
+}
+
+fn node_version() -> Option<(u32, u32)> {
+    let version = shell::ask(cargo::plain("node").arg("--version"))?;
+    let mut numbers = version.trim_start_matches('v').split('.').map_while(|number| number.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}

@@ -1,0 +1,60 @@
+//! Running other programs: quietly to ask them something, loudly to have them do something.
+
+use std::{
+    env,
+    ffi::OsStr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Runs `command` with the terminal attached; anything but success is an error that quotes the command.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let line = quote(command);
+    println!("+ {line}");
+    let status = command.status().with_context(|| format!("`{line}` could not be started"))?;
+    if !status.success() {
+        bail!("`{line}` failed ({status})");
+    }
+    Ok(())
+}
+
+/// What `command` prints on its standard output, or `None` when it is missing or fails.
+pub(crate) fn ask(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The first executable file called `program` on the search path.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let directories = search_path();
+    env::split_paths(&directories).map(|directory| directory.join(program)).find(|file| is_executable(file))
+}
+
+/// `PATH`, and after it the places where cargo and Debian keep programs that a root shell may not list.
+pub(crate) fn search_path() -> std::ffi::OsString {
+    let mut directories: Vec<_> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
+    directories.extend(cargo_home.map(|home| home.join("bin")));
+    directories.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    // Only a directory with a colon in its name cannot be joined, and none came out of a split with one.
+    env::join_paths(directories).unwrap_or_default()
+}
+
+/// True for root, who may install packages and load eBPF programs.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn is_executable(file: &Path) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// The command as it would be typed, near enough to be read.
+fn quote(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,114 @@
+//! `cargo xtask test`: every check and every test, in the order in which a mistake is found soonest.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use flowwarden_tests::needs;
+
+use crate::{build, cargo, setup, setup::Toolchain, shell};
+
+/// What `cargo xtask test` is asked for.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Run only this step, and what it cannot do without; may be given more than once
+    #[arg(long, value_enum, value_name = "STEP")]
+    only: Vec<Step>,
+    /// Filter for the names of tests, after `--`
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// One step of the test run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Step {
+    /// Formatting
+    Fmt,
+    /// The eBPF object and `flowwarden`
+    Build,
+    /// Lints of the user crates
+    Clippy,
+    /// Lints of the kernel crate
+    ClippyKernel,
+    /// Documentation without a warning
+    Doc,
+    /// Unit and property tests, and the examples in the documentation
+    Unit,
+    /// The promises, against a real Node-RED; as root
+    Promises,
+}
+
+impl Step {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn run(self, toolchain: &Toolchain, filter: &[String]) -> Result<()> {
+        match self {
+            Self::Fmt => shell::run(cargo::user("fmt").args(["--all", "--check"])).context("type `cargo fmt --all`"),
+            Self::Build => build::build(toolchain),
+            Self::Clippy => shell::run(user("clippy").args(["--all-targets", "--", "--deny=warnings"])),
+            Self::ClippyKernel => shell::run(cargo::kernel(toolchain, "clippy").args(["--", "--deny=warnings"])),
+            Self::Doc => shell::run(user("doc").arg("--no-deps").env("RUSTDOCFLAGS", "--deny=warnings")),
+            Self::Unit => unit(filter),
+            Self::Promises => promises(filter),
+        }
+    }
+}
+
+/// `cargo xtask test`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let toolchain = setup::kernel_toolchain()?;
+    setup::test_tools()?;
+    let chosen = |step: &Step| options.only.is_empty() || options.only.contains(step);
+    let steps: Vec<Step> = Step::value_variants().iter().copied().filter(chosen).collect();
+    if steps.contains(&Step::Promises) {
+        // Better now than after the minutes that the other steps take.
+        needs::root()?;
+    }
+    if !steps.contains(&Step::Build) && steps.iter().any(|step| *step != Step::Fmt) {
+        // Every other step compiles `monitor`, which embeds the object.
+        build::kernel(&toolchain)?;
+    }
+    let mut times = Vec::new();
+    for step in steps {
+        println!("\n== {} ==", step.name());
+        let start = Instant::now();
+        step.run(&toolchain, &options.filter).with_context(|| format!("step `{}` failed", step.name()))?;
+        times.push((step, start.elapsed()));
+    }
+    println!();
+    for (step, time) in &times {
+        println!("{:<14} {:>7.1} s", step.name(), time.as_secs_f64());
+    }
+    println!("{:<14} {:>7.1} s", "all passed", times.iter().map(|(_, time)| *time).sum::<Duration>().as_secs_f64());
+    Ok(())
+}
+
+/// `cargo xtask deny`: not part of `test`, because cargo-deny takes longer to compile than everything here, and because an
+/// advisory database is only worth something fresh from the network.
+pub(crate) fn deny() -> Result<()> {
+    shell::find("cargo-deny").context("cargo-deny is missing: type `cargo install --locked cargo-deny`")?;
+    shell::run(cargo::plain("cargo").args(["deny", "check"]))
+}
+
+/// A cargo command over all user crates, in the one profile that everything is built in.
+fn user(subcommand: &str) -> Command {
+    let mut cargo = cargo::user(subcommand);
+    cargo.args(["--release", "--workspace", "--exclude", "monitor-ebpf"]);
+    cargo
+}
+
+fn unit(filter: &[String]) -> Result<()> {
+    shell::run(user("test").args(["--exclude", "flowwarden-tests", "--"]).args(filter))?;
+    shell::run(cargo::user("test").args(["--release", "--package", "flowwarden-tests", "--lib", "--"]).args(filter))
+}
+
+fn promises(filter: &[String]) -> Result<()> {
+    let mut test = cargo::user("test");
+    test.args(["--release", "--package", "flowwarden-tests", "--test", "promises", "--", "--test-threads=1"]);
+    shell::run(test.args(filter).env("FLOWWARDEN_BIN", cargo::flowwarden()))
+}
