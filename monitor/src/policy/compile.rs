@@ -692,7 +692,7 @@ fn masked(address: [u8; 16], bits: u8) -> [u8; 16] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::HashMap;
 
     use monitor_common::decide::{self, Lookups, PathView, Subject, TextView, Work};
@@ -702,7 +702,7 @@ mod tests {
     use crate::policy::{host::CanDeny, model::Select, parse::parse};
 
     /// The map entries in ordinary maps.
-    struct Tables {
+    pub(in crate::policy) struct Tables {
         inodes: HashMap<InodeKey, u32>,
         children: Vec<(ChildKey, u32)>,
         nodes: HashMap<NodeKey, Node>,
@@ -712,7 +712,7 @@ mod tests {
     }
 
     impl Tables {
-        fn new(compiled: Compiled) -> Self {
+        pub(in crate::policy) fn new(compiled: Compiled) -> Self {
             Self {
                 inodes: compiled.inodes.into_iter().collect(),
                 children: compiled.children,
@@ -723,7 +723,7 @@ mod tests {
             }
         }
 
-        fn subject(&self) -> Subject<'_> {
+        pub(in crate::policy) fn subject(&self) -> Subject<'_> {
             Subject { epoch: EPOCH, slot: 0, instance: &self.instance }
         }
     }
@@ -770,7 +770,7 @@ mod tests {
         next: usize,
     }
 
-    fn id_of(path: &Path) -> InodeId {
+    pub(in crate::policy) fn id_of(path: &Path) -> InodeId {
         let ino = path
             .as_os_str()
             .as_encoded_bytes()
@@ -810,13 +810,13 @@ mod tests {
         }
     }
 
-    const EPOCH: u32 = 3;
+    pub(in crate::policy) const EPOCH: u32 = 3;
 
     /// Symbolic links of the machine in the tests.
     const LINKS: &[(&str, &str)] =
         &[("/link", "/hop"), ("/hop", "x/../real"), ("/h/ud/linked.js", "../etc/real.js"), ("/loop", "/loop")];
 
-    struct Everything;
+    pub(in crate::policy) struct Everything;
 
     impl Host for Everything {
         fn uid(&self, _: &str) -> Option<u32> {
@@ -852,13 +852,13 @@ mod tests {
         Tables::new(compile(&policy, EPOCH, &slots, &Everything, &mut identify).unwrap())
     }
 
-    fn file(tables: &Tables, path: &str, access: Access) -> (Verdict, u16) {
+    pub(in crate::policy) fn file(tables: &Tables, path: &str, access: Access) -> (Verdict, u16) {
         let decision =
             decide::file(tables, &tables.subject(), &mut View::new(Path::new(path)), access, &mut Work::NEW.clone());
         (decision.verdict, decision.rule)
     }
 
-    fn text(tables: &Tables, from: &str, path: &str, access: Access) -> Verdict {
+    pub(in crate::policy) fn text(tables: &Tables, from: &str, path: &str, access: Access) -> Verdict {
         let mut work = Work::NEW;
         let mut view = View::new(Path::new(from));
         if decide::place(tables, &tables.subject(), &mut view, &mut work).is_none() {
