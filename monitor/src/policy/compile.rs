@@ -381,7 +381,7 @@ impl Tree {
     fn own(&self, index: usize, exists: bool) -> RuleSet {
         let branch = &self.branches[index];
         let mut own = branch.own;
-        if !exists && !branch.alias {
+        if !exists {
             // Node-RED makes its own settings file at the first start, with writes, a chmod and more: until the file is
             // there, only what makes it, what is moved onto its name, and what uses it is judged.
             let making = Access::WRITE.union(Access::ATTR).union(Access::DELETE);
@@ -957,6 +957,18 @@ pub(super) mod tests {
         assert_eq!(file(&tables, "/h/ud/x", Access::READ).0, Verdict::Kill);
         assert_eq!(file(&tables, "/h/ud/x", Access::WRITE).0, Verdict::Deny);
         assert_eq!(file(&tables, "/h/ud/y", Access::WRITE).0, Verdict::Allow);
+    }
+
+    #[test]
+    fn the_first_start_may_come_through_a_link() {
+        let rules = rule("\"/link/settings.js\"", "\"write\", \"attr\", \"rename\"", "kill");
+        let tables = compiled(&rules, &["/link/settings.js", "/hop/settings.js", "/real/settings.js"]);
+        for path in ["link/settings.js", "real/settings.js"] {
+            assert_eq!(text(&tables, "/", path, Access::ATTR), Verdict::Allow, "{path}");
+            assert_eq!(text(&tables, "/", path, Access::RENAME), Verdict::Kill, "{path}");
+        }
+        let tables = compiled(&rules, &[]);
+        assert_eq!(text(&tables, "/", "link/settings.js", Access::ATTR), Verdict::Kill);
     }
 
     #[test]
