@@ -216,6 +216,15 @@ pub fn file<L: Lookups, P: PathView>(
     work.decision()
 }
 
+/// Decides about an access to a path whose node is known.
+#[inline(always)]
+pub fn node<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, access: Access, work: &mut Work) -> Decision {
+    work.begin(access);
+    gather_own(maps, subject, node, work);
+    weigh_all(subject, work);
+    work.decision()
+}
+
 /// Stands for a place that no node is above of.
 const NOWHERE: u32 = u32::MAX;
 

@@ -4,7 +4,10 @@
 //! names, each ended by a zero byte, from the file up to the root; the text depends on the hook (arguments, a path as
 //! the program gave it).
 
-use crate::{policy::InodeId, shared};
+use crate::{
+    policy::{InodeId, MAX_WATCHES},
+    shared,
+};
 
 /// How many ancestors of a process a record names.
 pub const ANCESTORS: usize = 6;
@@ -367,8 +370,11 @@ pub struct Pending {
     pub which: u8,
     /// Index of the rule.
     pub rule: u16,
-    /// Zero.
-    pub pad: u16,
+    /// 1 when `states` are filled in.
+    pub watched: u16,
+    /// State of each [`crate::policy::Watch`] at the entry, 0 for those of other instances: sixteen bits each for its
+    /// name and place, its links, its mode and owner, its size.
+    pub states: [u64; MAX_WATCHES],
     /// The paths as the program gave them, each ended by a zero byte.
     pub texts: [[u8; PENDING_TEXT]; 2],
 }
@@ -376,4 +382,4 @@ pub struct Pending {
 /// Bytes of a path as text that are looked at and kept.
 pub const PENDING_TEXT: usize = 512;
 
-shared!(Pending = 1048, Counters = 24, WriteKey = 16, WriteTotals = 16);
+shared!(Pending = 1304, Counters = 24, WriteKey = 16, WriteTotals = 16);

@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 360;
+offsets! { 364;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -84,6 +84,7 @@ offsets! { 360;
     dentry_inode = "dentry"."d_inode",
     dentry_name = "dentry"."d_name.name",
     dentry_len = "dentry"."d_name.len",
+    dentry_name_hash = "dentry"."d_name.hash",
     dentry_hash = "dentry"."d_hash.pprev",
     inode_ino = "inode"."i_ino",
     inode_sb = "inode"."i_sb",

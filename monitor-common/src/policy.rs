@@ -260,6 +260,38 @@ pub struct Instance {
     pub used: u32,
 }
 
+/// Most paths whose state is looked at around system calls that name paths.
+pub const MAX_WATCHES: usize = 32;
+
+/// A protected path that the kernel keeps in memory for as long as the guard holds it open.
+///
+/// A system call that names a path is judged by the name at its entry. Whatever the name was, its effect shows in the
+/// state of these before and after.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// Address of its `struct dentry`; 0 when the slot is empty.
+    pub dentry: u64,
+    /// Address of its `struct inode`.
+    pub inode: u64,
+    /// Slot of the instance.
+    pub instance: u32,
+    /// Its node.
+    pub node: u32,
+}
+
+/// Answer of the kernel about an open file.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The identity.
+    pub id: InodeId,
+    /// Address of its `struct dentry`.
+    pub dentry: u64,
+    /// Address of its `struct inode`.
+    pub inode: u64,
+}
+
 /// The one word that makes a policy the policy, and how many selectors it has.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -289,4 +321,6 @@ shared!(
     NetRules = 196,
     Instance = 40,
     Control = 12,
+    Watch = 24,
+    Identity = 32,
 );

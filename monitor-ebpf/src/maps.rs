@@ -10,8 +10,8 @@ use monitor_common::{
     name::Name,
     opaque::Opaque,
     policy::{
-        ChildKey, Control, InodeId, InodeKey, Instance, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey, Pattern,
-        PatternKey,
+        ChildKey, Control, Identity, InodeKey, Instance, MAX_INSTANCES, MAX_WATCHES, NetKey, NetRules, Node, NodeKey,
+        Pattern, PatternKey, Watch,
     },
     scope::{ArgvMatcher, MAX_CGROUP_DEPTH, MAX_SELECTORS, Selector, TaskLabel},
     syscall::{Syscall, TABLE_LEN},
@@ -82,7 +82,11 @@ pub(crate) static PENDING: LruHashMap<u64, Pending> = LruHashMap::with_max_entri
 
 /// Answer of the `identify` program. One entry.
 #[map]
-pub(crate) static IDENTITY: Array<InodeId> = Array::with_max_entries(1, 0);
+pub(crate) static IDENTITY: Array<Identity> = Array::with_max_entries(1, 0);
+
+/// Protected paths whose state is looked at, halved like [`INSTANCES`].
+#[map]
+pub(crate) static WATCHES: Array<Watch> = Array::with_max_entries(2 * MAX_WATCHES as u32, 0);
 
 /// Working memory of one hook: too big for the stack of 512 bytes.
 #[repr(C)]
@@ -103,6 +107,9 @@ pub(crate) struct Scratch {
     pub(crate) request: [u32; 3],
     /// For the decision.
     pub(crate) work: Work,
+    /// The node of a protected path that has changed, and the accesses that show in it.
+    pub(crate) node: Opaque<u32>,
+    pub(crate) matched: Opaque<u32>,
     /// Bytes of path so far.
     pub(crate) len: Opaque<u32>,
     /// A value on its way through memory, see [`Scratch::launder`].

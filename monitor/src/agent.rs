@@ -102,6 +102,7 @@ pub struct Options {
 #[derive(Debug, Default)]
 struct NameTable {
     rules: BTreeMap<u32, Vec<RuleInfo>>,
+    places: BTreeMap<u32, Vec<(u32, PathBuf)>>,
     instances: BTreeMap<u16, String>,
 }
 
@@ -112,6 +113,11 @@ impl Names for NameTable {
             || ("default".to_owned(), "no rule speaks; the default of the class".to_owned()),
             |rule| (rule.id.clone(), rule.sentence.clone()),
         )
+    }
+
+    fn place(&self, epoch: u32, node: u64) -> Option<Vec<u8>> {
+        let (_, path) = self.places.get(&epoch)?.iter().find(|(known, _)| u64::from(*known) == node)?;
+        Some(path.as_os_str().as_encoded_bytes().to_owned())
     }
 
     fn instance(&self, slot: u16) -> String {
@@ -239,9 +245,12 @@ impl Agent {
             }
         }
         self.names.instances = slots.iter().map(|(name, &slot)| (slot, name.clone())).collect();
-        self.names.rules.insert(self.kernel.epoch(), compiled.rules);
+        let epoch = self.kernel.epoch();
+        self.names.rules.insert(epoch, compiled.rules);
+        self.names.places.insert(epoch, compiled.watches.into_iter().map(|(_, node, path)| (node, path)).collect());
         while self.names.rules.len() > EPOCHS_KEPT {
             self.names.rules.pop_first();
+            self.names.places.pop_first();
         }
         self.slots = slots;
         self.watched = compiled.watched;

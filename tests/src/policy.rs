@@ -61,6 +61,37 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         self
     }
 
+    /// Adds a rule for a program.
+    #[must_use]
+    pub fn exec(mut self, path: &str, verdict: &str, id: &str) -> Self {
+        let text = format!("\n[[instance.exec]]\npath = {path:?}\nverdict = \"{verdict}\"\nid = \"{id}\"\n");
+        self.text.push_str(&text);
+        self
+    }
+
+    /// Another default verdict for a class.
+    #[must_use]
+    pub fn by_default(mut self, class: &str, verdict: &str) -> Self {
+        let wanted = format!("{class} = \"{verdict}\"");
+        let allowed = format!("{class} = \"allow\"");
+        self.text = if self.text.contains(&allowed) {
+            self.text.replace(&allowed, &wanted)
+        } else {
+            self.text.replace("default = { ", &format!("default = {{ {wanted}, "))
+        };
+        self
+    }
+
+    /// Selects the instance otherwise, for example `{ cgroup = "/a" }`.
+    #[must_use]
+    pub fn select(mut self, selector: &str) -> Self {
+        let uid = self.text.find("select = [").zip(self.text.find("}]"));
+        if let Some((from, to)) = uid {
+            self.text.replace_range(from..to + 2, &format!("select = [{selector}]"));
+        }
+        self
+    }
+
     /// The policy file's content.
     #[must_use]
     pub fn text(&self) -> &str {

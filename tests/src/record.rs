@@ -110,6 +110,18 @@ impl Record {
         self.0.pointer("/dst_endpoint/port")?.as_u64()
     }
 
+    /// A text by its JSON pointer; empty when there is none.
+    #[must_use]
+    pub fn pointer_text(&self, pointer: &str) -> &str {
+        self.text(pointer)
+    }
+
+    /// A number by its JSON pointer.
+    #[must_use]
+    pub fn number(&self, pointer: &str) -> Option<u64> {
+        self.0.pointer(pointer).and_then(Value::as_u64)
+    }
+
     fn text(&self, pointer: &str) -> &str {
         self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }

@@ -6,6 +6,7 @@
 pub(crate) mod call;
 pub(crate) mod file;
 pub(crate) mod path;
+pub(crate) mod state;
 pub(crate) mod task;
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};

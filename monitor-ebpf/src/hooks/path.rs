@@ -2,7 +2,9 @@
 //!
 //! This sensor sees only the name, at the entry, before the kernel looks it up. The name is walked through the policy's
 //! tree from the identity of the directory that it starts at; the verdict waits for the exit, which tells whether
-//! anything happened.
+//! anything happened. The state of the protected paths is compared with that at the entry: it confirms the name, and it
+//! gives away what came by a name that cannot be followed (a symbolic link on the way, `/proc/self/root`, a path that
+//! another thread changed in the meantime).
 
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_user_str},
@@ -12,7 +14,8 @@ use aya_ebpf::{
 use monitor_common::{
     Access, Verdict, decide,
     decide::Decision,
-    event::{FLAG_AFTER, FLAG_BY_NAME, FLAG_FAILED, Hook, PENDING_TEXT, Pending},
+    event::{FLAG_AFTER, FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_FAILED, Hook, PENDING_TEXT, Pending},
+    policy::MAX_WATCHES,
     syscall::{Handler, NO_ARG},
 };
 
@@ -21,6 +24,7 @@ use crate::{
     facts::{
         call::Call,
         path::{self, AT_FDCWD, Climb, Text},
+        state,
     },
     lookups::Maps,
     maps::{self, HANDLERS, PENDING, Scratch},
@@ -30,18 +34,33 @@ const EPERM: i64 = -1;
 const EACCES: i64 = -13;
 const EROFS: i64 = -30;
 
-/// Finds where the first path starts. The walk along it is a program of its own, and so is the second path: each is
-/// small enough for the verifier.
+/// Takes down the state of what is protected and finds where the first path starts. The walk along it is a program of
+/// its own, and so is the second path: each is small enough for the verifier.
 #[raw_tracepoint]
 fn path_enter(ctx: RawTracePointContext) -> i32 {
-    if let Some(scratch) = maps::scratch() {
-        scratch.pending.verdict = 0;
-        scratch.pending.texts[1][0] = 0;
-    }
+    let _ = begin(&ctx);
     let _ = enter(&ctx, 0);
     // SAFETY: the array holds programs of this type only.
     unsafe { HANDLERS.tail_call(&ctx, Handler::PathWalk as u32) };
     0
+}
+
+#[inline(always)]
+fn begin(ctx: &RawTracePointContext) -> Option<()> {
+    let scratch = maps::scratch()?;
+    scratch.pending.verdict = 0;
+    scratch.pending.watched = 0;
+    scratch.pending.texts[1][0] = 0;
+    let call = Call::enter(ctx)?;
+    for index in 0..MAX_WATCHES {
+        let mut state = 0;
+        if let Some(watch) = state::watch(&call.subject, index as u32) {
+            state = state::state(watch);
+            scratch.pending.watched = 1;
+        }
+        scratch.pending.states[index] = state;
+    }
+    Some(())
 }
 
 /// Finds where the second path starts.
@@ -106,10 +125,15 @@ fn walk(ctx: &RawTracePointContext) -> Option<bool> {
         let decision = decide::text(&Maps, &call.subject, &text, Access::from_bits(access), &mut scratch.work);
         remember(scratch, &decision, which);
     }
-    Some(which == 0 && call.spec.arg2 != NO_ARG)
+    let more = which == 0 && call.spec.arg2 != NO_ARG;
+    let pending: &Pending = &scratch.pending;
+    if !more && (pending.verdict > Verdict::Allow as u8 || pending.watched != 0) {
+        let _ = PENDING.insert(bpf_get_current_pid_tgid(), pending, 0);
+    }
+    Some(more)
 }
 
-/// Keeps the stricter of the verdicts on the paths of a call until its exit.
+/// Keeps the stricter of the verdicts on the paths of a call.
 #[inline(always)]
 fn remember(scratch: &mut Scratch, decision: &Decision, which: u32) {
     let Scratch { pending, start, .. } = scratch;
@@ -120,10 +144,6 @@ fn remember(scratch: &mut Scratch, decision: &Decision, which: u32) {
         pending.rule = decision.rule;
         pending.which = which as u8 + 1;
         (pending.dentry, pending.mount) = *start;
-    }
-    if pending.verdict > Verdict::Allow as u8 {
-        let stored: &Pending = pending;
-        let _ = PENDING.insert(bpf_get_current_pid_tgid(), stored, 0);
     }
 }
 
@@ -154,25 +174,74 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
     if call.ret < 0 && !refused {
         return None;
     }
-    let decision = Decision {
-        verdict: Verdict::from_raw(pending.verdict),
-        fallback: Verdict::from_raw(pending.fallback),
-        rule: pending.rule,
-        access: Access::from_bits(pending.access),
-    };
+    let node = changed(scratch, call, pending);
+    let by_name = pending.verdict > Verdict::Allow as u8;
+    if !by_name && node == 0 {
+        return None;
+    }
+    let (mut decision, mut flags) = (
+        Decision {
+            verdict: Verdict::from_raw(pending.verdict),
+            fallback: Verdict::from_raw(pending.fallback),
+            rule: pending.rule,
+            access: Access::from_bits(pending.access),
+        },
+        FLAG_BY_NAME,
+    );
+    if !by_name {
+        // No name led there that this sensor can follow, but the protected path is not what it was.
+        let access = Access::from_bits(scratch.matched.get() as u8);
+        decision = decide::node(&Maps, &call.subject, node, access, &mut scratch.work);
+        flags = 0;
+    }
+    if node != 0 {
+        flags |= FLAG_CONFIRMED;
+    }
     let mut done = emit::outcome(&call.subject, &decision, scratch);
+    if (done as u8) < Verdict::Log as u8 {
+        return None;
+    }
     // What the system itself refused has done no harm: the attempt is told, nobody is killed for it.
     let refused = scratch.launder(u32::from(refused)) != 0;
     if refused {
         done = Verdict::from_raw(scratch.launder(Verdict::Log as u32) as u8);
     }
+    flags = scratch.launder(flags | if refused { FLAG_FAILED } else { FLAG_AFTER });
     let mut record = Record::of_call(scratch, call, Hook::Rename);
     let event = record.event();
     event.hook = call.spec.hook;
-    event.detail = u64::from(pending.which);
-    event.flags |= FLAG_BY_NAME | if refused { FLAG_FAILED } else { FLAG_AFTER };
-    record.path((pending.dentry, pending.mount));
-    record.texts(&pending.texts);
+    event.flags |= flags;
+    if flags & FLAG_BY_NAME != 0 {
+        event.detail = u64::from(pending.which);
+        record.path((pending.dentry, pending.mount));
+        record.texts(&pending.texts);
+    } else {
+        event.detail = u64::from(node);
+    }
     record.send_decision(&decision, done, call.subject.instance.enforce != 0);
     Some(done)
+}
+
+/// The node of a protected path that the call has changed, 0 for none; what changed is left in `matched`.
+#[inline(always)]
+fn changed(scratch: &mut Scratch, call: &Call, pending: &Pending) -> u32 {
+    scratch.node.set(0);
+    scratch.matched.set(0);
+    let asked = Access::from_bits(call.spec.access | call.spec.access2);
+    if pending.watched != 0 {
+        for index in 0..MAX_WATCHES {
+            let before = pending.states[index];
+            if before == 0 {
+                continue;
+            }
+            let Some(watch) = state::watch(&call.subject, index as u32) else { continue };
+            let shown = state::shown(before ^ state::state(watch), asked);
+            if !shown.is_empty() {
+                scratch.node.set(watch.node);
+                scratch.matched.set(u32::from(shown.bits()));
+                break;
+            }
+        }
+    }
+    scratch.node.get()
 }

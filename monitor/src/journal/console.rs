@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use monitor_common::{
     Access, Verdict,
-    event::{FLAG_DAMAGED, FLAG_FAILED, FLAG_OBSERVED, Hook},
+    event::{FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_DAMAGED, FLAG_FAILED, FLAG_OBSERVED, Hook},
 };
 
 use super::ocsf::{address, command_line};
@@ -51,6 +51,9 @@ fn operation(enriched: &Enriched) -> String {
     let record = &enriched.record;
     let event = &record.event;
     let path = shown(&record.path);
+    if event.flags & (FLAG_CONFIRMED | FLAG_BY_NAME) == FLAG_CONFIRMED {
+        return format!("{} {path} by a name that is not its own", record.hook.name());
+    }
     let access = Access::from_bits(event.access);
     let end = || {
         let port = if event.endpoint.port == 0 { event.endpoint.local_port } else { event.endpoint.port };

@@ -16,8 +16,8 @@ use monitor_common::{
     event::Counters,
     offsets::{Abi, Offsets},
     policy::{
-        CONTROL_CGROUP, ChildKey, Control, InodeId, InodeKey, Instance, MAX_INSTANCES, NetKey, NetRules, Node, NodeKey,
-        Pattern, PatternKey,
+        CONTROL_CGROUP, ChildKey, Control, Identity, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_WATCHES, NetKey,
+        NetRules, Node, NodeKey, Pattern, PatternKey, Watch,
     },
     scope::{MAX_SELECTORS, Selector, TaskLabel},
     syscall::{Handler, Syscall},
@@ -138,6 +138,8 @@ pub struct Kernel {
     tasks: HashMap<MapData, u32, TaskLabel>,
     /// The programs are reachable by tail call only while this is open.
     _handlers: ProgramArray<MapData>,
+    /// Files that the kernel looks at.
+    held: Vec<File>,
     epoch: u32,
     flags: u32,
     degraded: Vec<Degraded>,
@@ -176,7 +178,7 @@ impl Kernel {
             syscalls.set(index, syscall, 0).map_err(|source| KernelError::Map { name: "SYSCALLS", source })?;
         }
         let tasks = take(&mut ebpf, "TASKS")?;
-        Ok(Self { ebpf, tasks, _handlers: handlers, epoch: 0, flags: 0, degraded })
+        Ok(Self { ebpf, tasks, _handlers: handlers, held: Vec::new(), epoch: 0, flags: 0, degraded })
     }
 
     /// What does not run here.
@@ -192,6 +194,11 @@ impl Kernel {
 
     /// Asks the kernel for the identity of a file. `None` when it does not exist. Does not follow a symbolic link.
     pub fn identify(&mut self, path: &Path) -> Result<Option<InodeId>> {
+        Ok(self.look(path)?.map(|(_, identity)| identity.id))
+    }
+
+    /// Opens a file, without any access to it, and asks the kernel what it is.
+    fn look(&mut self, path: &Path) -> Result<Option<(File, Identity)>> {
         let file = match rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
@@ -201,9 +208,29 @@ impl Kernel {
         let mut options = RawTracePointRunOptions::new();
         options.args[0] = u64::from(file.as_fd().as_raw_fd().unsigned_abs());
         program.test_run(options).map_err(|source| KernelError::Program { name: "identify", source })?;
-        let map: Array<_, InodeId> = open(&mut self.ebpf, "IDENTITY")?;
-        let id = map.get(&0, 0).map_err(|source| KernelError::Map { name: "IDENTITY", source })?;
-        Ok((id != InodeId::default()).then_some(id))
+        let map: Array<_, Identity> = open(&mut self.ebpf, "IDENTITY")?;
+        let identity = map.get(&0, 0).map_err(|source| KernelError::Map { name: "IDENTITY", source })?;
+        Ok((identity.id != InodeId::default()).then_some((file, identity)))
+    }
+
+    /// Points the kernel to the paths whose state it is to look at. The files have to stay open: that keeps what is
+    /// pointed to in memory.
+    fn watch(&mut self, policy: &Compiled, epoch: u32) -> Result<Vec<File>> {
+        let mut files = Vec::new();
+        for index in 0..MAX_WATCHES {
+            let mut watch = Watch::default();
+            if let Some((slot, node, path)) = policy.watches.get(index)
+                && let Some((file, identity)) = self.look(path)?
+            {
+                let Identity { dentry, inode, .. } = identity;
+                watch = Watch { dentry, inode, instance: u32::from(*slot), node: *node };
+                files.push(file);
+            }
+            let mut map: Array<_, Watch> = open(&mut self.ebpf, "WATCHES")?;
+            map.set(half_index(epoch, MAX_WATCHES, index), watch, 0)
+                .map_err(|source| KernelError::Map { name: "WATCHES", source })?;
+        }
+        Ok(files)
     }
 
     /// Attaches what decides who is in scope.
@@ -303,16 +330,20 @@ impl Kernel {
     /// Puts a policy in force: all of it or none.
     pub fn install(&mut self, policy: &Compiled) -> Result<()> {
         let epoch = self.next_epoch();
-        if let Err(error) = self.write(policy, epoch) {
-            // What was written belongs to an epoch that never came.
-            self.forget(epoch);
-            return Err(error);
-        }
+        let files = match self.write(policy, epoch).and_then(|()| self.watch(policy, epoch)) {
+            Ok(files) => files,
+            Err(error) => {
+                // What was written belongs to an epoch that never came.
+                self.forget(epoch);
+                return Err(error);
+            }
+        };
         let control =
             Control { epoch, selectors: u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX), flags: self.flags };
         let mut map: Array<_, Control> = open(&mut self.ebpf, "CONTROL")?;
         map.set(0, control, 0).map_err(|source| KernelError::Map { name: "CONTROL", source })?;
         let old = std::mem::replace(&mut self.epoch, epoch);
+        self.held = files;
         if old != 0 {
             self.forget(old);
         }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use monitor_common::event::Hook;
+use monitor_common::event::{FLAG_BY_NAME, FLAG_CONFIRMED, Hook};
 
 use super::decode::Record;
 
@@ -22,6 +22,10 @@ pub trait Names {
     fn rule(&self, epoch: u32, index: u16) -> (String, String);
     /// Name of an instance.
     fn instance(&self, slot: u16) -> String;
+    /// Path of a node of the policy.
+    fn place(&self, _epoch: u32, _node: u64) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// A program as it was executed.
@@ -134,7 +138,13 @@ impl Enricher {
     }
 
     /// Adds what is known.
-    pub fn enrich(&mut self, record: Record, names: &dyn Names) -> Enriched {
+    pub fn enrich(&mut self, mut record: Record, names: &dyn Names) -> Enriched {
+        if record.event.flags & (FLAG_CONFIRMED | FLAG_BY_NAME) == FLAG_CONFIRMED
+            && let Some(path) = names.place(record.event.epoch, record.event.detail)
+        {
+            // Seen by what became of it: the kernel names the path's node, not the path.
+            record.path = path;
+        }
         let event = &record.event;
         let (rule, sentence) = names.rule(event.epoch, event.rule);
         let parents = event

@@ -8,6 +8,7 @@
 //! beginning of the name. Of two rules that are equally specific the stricter holds.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, VecDeque},
     ffi::{OsStr, OsString},
     fmt::{self, Write as _},
@@ -19,9 +20,9 @@ use monitor_common::{
     Access, Verdict,
     name::Name,
     policy::{
-        ChildKey, Class, Direction, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_NET_RULES, NET_HEAD_BITS,
-        NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey,
-        PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN, PATTERN_SUBTREE_PREFIX,
+        ChildKey, Class, Direction, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_NET_RULES, MAX_WATCHES,
+        NET_HEAD_BITS, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node,
+        NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN, PATTERN_SUBTREE_PREFIX,
         PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
     scope::{MAX_SELECTORS, SELECT_CGROUP, SELECT_EXEC, SELECT_UID, Selector},
@@ -68,6 +69,8 @@ pub struct Compiled {
     pub instances: Vec<(u16, Instance)>,
     /// Selectors.
     pub selectors: Vec<Selector>,
+    /// Paths whose state the kernel looks at around calls that name paths: slot of the instance, node, path.
+    pub watches: Vec<(u16, u32, PathBuf)>,
     /// Rules by index, from 1.
     pub rules: Vec<RuleInfo>,
     /// Paths on whose identity the nodes rest, with the one they had. When another file, or none, is found there, the
@@ -112,6 +115,9 @@ pub fn compile(
         compiled.instances.push((slot, instance_of(instance, policy.enforce)));
         compiled.selectors(instance, slot, host)?;
     }
+    // The deepest are the ones that rules name; the directories above them come after. There is room for so many.
+    compiled.watches.sort_by_key(|(_, _, path)| Reverse(path.components().count()));
+    compiled.watches.truncate(MAX_WATCHES);
     Ok(compiled)
 }
 
@@ -485,6 +491,14 @@ impl Tree {
                     compiled.children.push((ChildKey { epoch, node: number(index), name }, number(child)));
                 }
             }
+            let changes = Access::from_bits(!(Access::READ.bits() | Access::EXEC.bits() | Access::CREATE.bits()));
+            let restrained =
+                |(bit, rule): (usize, &Rule)| changes.bits() & 1 << bit != 0 && rule.verdict > Verdict::Allow as u8;
+            // What is seen through a link is watched where it is.
+            let here = ids[index].is_some() && !branch.alias;
+            if here && (speaks(&branch.held) || branch.own.iter().enumerate().any(restrained)) {
+                compiled.watches.push((slot, number(index), branch.path.clone()));
+            }
             compiled.watched.push((branch.path.clone(), ids[index]));
             nodes.push(node);
         }
@@ -813,8 +827,13 @@ pub(super) mod tests {
     pub(in crate::policy) const EPOCH: u32 = 3;
 
     /// Symbolic links of the machine in the tests.
-    const LINKS: &[(&str, &str)] =
-        &[("/link", "/hop"), ("/hop", "x/../real"), ("/h/ud/linked.js", "../etc/real.js"), ("/loop", "/loop")];
+    const LINKS: &[(&str, &str)] = &[
+        ("/link", "/hop"),
+        ("/hop", "x/../real"),
+        ("/h/ud/linked.js", "../etc/real.js"),
+        ("/loop", "/loop"),
+        ("/h/far", "/real"),
+    ];
 
     pub(in crate::policy) struct Everything;
 
@@ -985,6 +1004,50 @@ pub(super) mod tests {
         let id = |path: &str| tables.inode(&InodeKey { id: id_of(Path::new(path)), epoch: EPOCH, instance: 0 });
         assert!(id("/link").is_some() && id("/real/key").is_some());
         assert_eq!(id("/link/key"), None, "an identity belongs to the place where the file is");
+    }
+
+    #[test]
+    fn an_absolute_link_starts_at_the_root() {
+        let tables = compiled(&rule("\"/h/far/key\"", "\"read\"", "kill"), &[]);
+        assert_eq!(file(&tables, "/real/key", Access::READ).0, Verdict::Kill);
+    }
+
+    #[test]
+    fn what_is_protected_against_change_is_watched_where_it_is() {
+        let rules = [
+            rule("\"settings.js\"", "\"write\"", "kill"),
+            rule("\"key.pem\"", "\"read\"", "kill"),
+            rule("\"flows.json\"", "\"write\"", "allow"),
+            rule("\"new.js\"", "\"write\"", "kill"),
+            rule("\"/link/x\"", "\"write\"", "kill"),
+        ]
+        .concat();
+        let policy = policy_of(&rules);
+        let slots = BTreeMap::from([("a".to_owned(), 3)]);
+        let mut identify = |path: &Path| (!path.ends_with("new.js")).then(|| id_of(path));
+        let compiled = compile(&policy, EPOCH, &slots, &Everything, &mut identify).unwrap();
+        let watched: Vec<_> = compiled.watches.iter().map(|(slot, _, path)| (*slot, path.to_str().unwrap())).collect();
+        assert_eq!(
+            watched,
+            [
+                (3, "/h/ud/settings.js"),
+                (3, "/h/ud"),
+                (3, "/real/x"),
+                (3, "/h"),
+                (3, "/link"),
+                (3, "/hop"),
+                (3, "/real")
+            ]
+        );
+        let many: String = (0..40).map(|index| rule(&format!("\"d/{index}\""), "\"write\"", "kill")).collect();
+        let compiled = try_compile("{ uid = 9 }", &many, &[("a", 0)], &Everything).unwrap();
+        assert_eq!(compiled.watches.len(), MAX_WATCHES);
+        assert!(compiled.watches.iter().all(|(_, _, path)| path.starts_with("/h/ud/d/")));
+    }
+
+    fn policy_of(rules: &str) -> Policy {
+        let head = "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ uid = 9 }]\nuser-dir = \"/h/ud\"\n";
+        parse(&format!("{head}{rules}")).unwrap()
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `racer FILE COUNT [truncate]`: COUNT processes that write to FILE at the same moment.
+//! `racer FILE COUNT [truncate]`: COUNT processes that write to FILE at the same moment. `racer --map FILE`: one that
+//! writes to it through a mapping, with a descriptor that it opened before it reads a line from its input.
 //!
 //! All of them wait for the end of one pipe; when it is closed, each opens the file and writes at once. The parent
 //! prints how many got through to their write, and how many were killed.
@@ -7,7 +8,7 @@ use std::{
     env,
     fs::OpenOptions,
     io::{self, Read as _, Write as _},
-    os::unix::process::ExitStatusExt as _,
+    os::{fd::AsRawFd as _, unix::process::ExitStatusExt as _},
     process::{Child, Command, ExitCode},
 };
 
@@ -19,6 +20,7 @@ fn main() -> io::Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["--write", file, how] => write(file, how == "truncate"),
+        ["--map", file] => map(file),
         [file, count] => race(file, count, "keep"),
         [file, count, how] => race(file, count, how),
         _ => {
@@ -52,5 +54,28 @@ fn write(file: &str, truncate: bool) -> io::Result<ExitCode> {
     // The gate opens when the parent closes its end.
     io::stdin().read_to_end(&mut Vec::new())?;
     OpenOptions::new().write(true).truncate(truncate).open(file)?.write_all(MARK)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn map(file: &str) -> io::Result<ExitCode> {
+    let file = OpenOptions::new().read(true).write(true).open(file)?;
+    println!("open");
+    io::stdin().read_line(&mut String::new())?;
+    // SAFETY: a new mapping of one page, over nothing that is in use.
+    let page = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            MARK.len(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    if page == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the page was mapped above, and the file is not shorter than the mark.
+    unsafe { std::ptr::copy_nonoverlapping(MARK.as_ptr(), page.cast(), MARK.len()) };
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use flowwarden_tests::{
     node_red::{NodeRed, Outcome},
     policy::Policy,
     scene::Guarded,
+    scene::Scene,
     sink::Sink,
 };
 
@@ -22,19 +23,25 @@ fn policy(node_red: &NodeRed) -> Policy {
 
 /// Plays the attack without a guard, where something must arrive at the sink, and with one, where nothing may.
 fn prove(sink: impl Fn(&Network) -> Result<Sink>, attack: impl Fn(SocketAddr) -> Flow) -> Result<()> {
-    SCENE.with(|scene| {
-        let reached = sink(&scene.network)?;
-        let outcome = scene.without_guard(&attack(reached.address()))?;
-        settle()?;
-        ensure!(reached.count() > 0, "nothing arrives even without a guard: {outcome:?}");
+    SCENE.with(|scene| prove_on(scene, sink, attack))
+}
 
-        let spared = sink(&scene.network)?;
-        let (address, policy) = (spared.address(), policy(&scene.node_red));
-        let guarded = scene.with_guard(&policy, RULE, &attack(address))?;
-        settle()?;
-        ensure!(spared.count() == 0, "{} bytes have left: {guarded:#?}", spared.bytes().len());
-        is_denied(&guarded, address)
-    })
+fn prove_on(
+    scene: &mut Scene,
+    sink: impl Fn(&Network) -> Result<Sink>,
+    attack: impl Fn(SocketAddr) -> Flow,
+) -> Result<()> {
+    let reached = sink(&scene.network)?;
+    let outcome = scene.without_guard(&attack(reached.address()))?;
+    settle()?;
+    ensure!(reached.count() > 0, "nothing arrives even without a guard: {outcome:?}");
+
+    let spared = sink(&scene.network)?;
+    let (address, policy) = (spared.address(), policy(&scene.node_red));
+    let guarded = scene.with_guard(&policy, RULE, &attack(address))?;
+    settle()?;
+    ensure!(spared.count() == 0, "{} bytes have left: {guarded:#?}", spared.bytes().len());
+    is_denied(&guarded, address)
 }
 
 fn is_denied(guarded: &Guarded, address: SocketAddr) -> Result<()> {
@@ -118,7 +125,8 @@ fn curl_from_an_exec_node() -> Result<()> {
 
 #[test]
 fn udp_out_node() -> Result<()> {
-    prove(udp, |to| Flow::udp_out(to, "stolen"))
+    // `udp out` keeps its sockets from one deploy to the next, so it gets a Node-RED of its own.
+    prove_on(&mut Scene::new()?, udp, |to| Flow::udp_out(to, "stolen"))
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! and a guard sees the whole machine.
 
 mod egress;
+mod evidence;
+mod hooks;
 mod keys;
 mod negative;
 mod race;

@@ -1,0 +1,60 @@
+//! The state of protected paths around a system call.
+
+use monitor_common::{
+    Access,
+    decide::Subject,
+    policy::{MAX_WATCHES, Watch},
+};
+
+use super::{offset, read};
+use crate::maps::WATCHES;
+
+/// The watch in a slot, when it belongs to the instance.
+#[inline(always)]
+pub(crate) fn watch(subject: &Subject<'_>, index: u32) -> Option<&'static Watch> {
+    let half = (subject.epoch & 1) * MAX_WATCHES as u32;
+    WATCHES.get(half + index).filter(|watch| watch.dentry != 0 && watch.instance == u32::from(subject.slot))
+}
+
+/// State of a watched path: sixteen bits each for name and place, links, mode and owner, size.
+#[inline(always)]
+pub(crate) fn state(watch: &Watch) -> u64 {
+    let parent = read::<u64>(watch.dentry, offset!(dentry_parent)).unwrap_or(0);
+    let name = read::<u32>(watch.dentry, offset!(dentry_name_hash)).unwrap_or(0);
+    let hashed = u64::from(read::<u64>(watch.dentry, offset!(dentry_hash)).unwrap_or(0) != 0);
+    let place = fold(parent ^ u64::from(name) << 7) << 1 | hashed;
+    let links = u64::from(read::<u32>(watch.inode, offset!(inode_nlink)).unwrap_or(0));
+    let mode = u64::from(read::<u16>(watch.inode, offset!(inode_mode)).unwrap_or(0));
+    let uid = u64::from(read::<u32>(watch.inode, offset!(inode_uid)).unwrap_or(0));
+    let gid = u64::from(read::<u32>(watch.inode, offset!(inode_gid)).unwrap_or(0));
+    let size = read::<u64>(watch.inode, offset!(inode_size)).unwrap_or(0);
+    place & 0xffff
+        | (links & 0xffff) << 16
+        | (fold(mode ^ uid << 20 ^ gid << 41) & 0xffff) << 32
+        | (fold(size) & 0xffff) << 48
+}
+
+/// Every bit of a word in the lower sixteen.
+#[inline(always)]
+fn fold(word: u64) -> u64 {
+    word ^ word >> 15 ^ word >> 31 ^ word >> 47
+}
+
+/// Which of the accesses that a call asks for show in what has changed.
+#[inline(always)]
+pub(crate) fn shown(changed: u64, asked: Access) -> Access {
+    let mut shows = 0;
+    if changed & 0xffff != 0 {
+        shows |= Access::RENAME.bits() | Access::DELETE.bits();
+    }
+    if changed & 0xffff << 16 != 0 {
+        shows |= Access::LINK.bits() | Access::DELETE.bits();
+    }
+    if changed & 0xffff << 32 != 0 {
+        shows |= Access::ATTR.bits();
+    }
+    if changed & 0xffff << 48 != 0 {
+        shows |= Access::WRITE.bits();
+    }
+    Access::from_bits(shows & asked.bits())
+}

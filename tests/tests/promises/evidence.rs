@@ -1,0 +1,123 @@
+//! Evidence that holds: what is lost is counted, a policy changes as a whole or not at all, and bad input is told.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use flowwarden_tests::{guard::Guard, needs, policy::Policy, scene::Scene};
+
+/// How many times a file is opened in the flood.
+const OPENS: u64 = 200_000;
+
+/// More records than the ring buffer can hold: each is either in the journal or counted as lost.
+#[test]
+fn in_a_flood_every_record_is_journaled_or_counted() -> Result<()> {
+    let scene = Scene::empty()?;
+    let file = scene.node_red.home().user_dir().join("flooded.txt");
+    fs::write(&file, "water")?;
+    let policy = Policy::enforce(&scene.node_red).file("flooded.txt", &["read"], "log", "flood");
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let script =
+        format!("const fs = require('fs'); for (let i = 0; i < {OPENS}; i++) fs.closeSync(fs.openSync({file:?}));");
+    let status = scene.node_red.confinement().spawn(Command::new("node").arg("-e").arg(script))?.wait()?;
+    ensure!(status.success(), "the flood did not finish: {status}");
+    let records = guard.stop()?;
+
+    let journaled = records.iter().filter(|record| record.rule() == "flood").count() as u64;
+    let losses: Vec<_> = records.iter().filter_map(|record| record.number("/unmapped/lost_total")).collect();
+    let lost = losses.last().copied().context("nothing was lost: the flood is too small to prove anything")?;
+    // Context records of the flooding process itself may be among the lost.
+    ensure!(
+        (OPENS..OPENS + 64).contains(&(journaled + lost)),
+        "{journaled} journaled and {lost} lost make no {OPENS} opens"
+    );
+    for record in records.iter().filter(|record| record.number("/unmapped/lost_total").is_some()) {
+        let number = |key| record.number(key).context("a loss record without its totals");
+        let (produced, emitted) = (number("/unmapped/produced_total")?, number("/unmapped/emitted_total")?);
+        let lost = number("/unmapped/lost_total")?;
+        // The counters of a CPU that is busy are read a moment apart.
+        ensure!(produced.abs_diff(emitted + lost) <= 2, "{produced} is not {emitted} + {lost}");
+    }
+    Ok(())
+}
+
+/// Appends to settings.js as the instance's user; true when that was let happen.
+fn appends(scene: &Scene) -> Result<bool> {
+    let mut command = Command::new("tee");
+    command.arg("-a").arg(scene.node_red.settings()).stdin(Stdio::null()).stdout(Stdio::null());
+    Ok(scene.node_red.confinement().spawn(&mut command)?.wait()?.success())
+}
+
+/// A new policy is in force after a reload; a faulty one changes nothing.
+#[test]
+fn a_policy_is_exchanged_as_a_whole_or_not_at_all() -> Result<()> {
+    let scene = Scene::new()?;
+    let open = Policy::enforce(&scene.node_red);
+    let guard = Guard::start(Some(&open), &scene.cgroup, &[])?;
+    ensure!(appends(&scene)?, "killed by a rule that is not there yet");
+
+    let said = guard.reload(&open.clone().guard_settings())?;
+    ensure!(said.contains("in force"), "{said}");
+    ensure!(!appends(&scene)?, "the new rule is not in force");
+
+    let faulty = open.clone().file("settings.js", &["wirte"], "kill", "faulty");
+    let said = guard.reload(&faulty)?;
+    ensure!(said.contains("refused"), "{said}");
+    ensure!(!appends(&scene)?, "a faulty policy took the old one away");
+    guard.stop().map(drop)
+}
+
+/// A file that rules name is protected as soon as it is there, and a replaced one is too.
+#[test]
+fn a_file_that_is_made_or_replaced_is_protected() -> Result<()> {
+    let scene = Scene::empty()?;
+    let settings = scene.node_red.settings();
+    let guard = Guard::start(Some(&Policy::enforce(&scene.node_red).guard_settings()), &scene.cgroup, &[])?;
+    ensure!(appends(&scene)?, "the first start could not make its settings");
+    ensure!(settings.exists(), "tee made nothing");
+    flowwarden_tests::wait::pause(std::time::Duration::from_secs(3))?;
+    ensure!(!appends(&scene)?, "a file that came later is not protected");
+
+    // The administrator's editor writes a new file and moves it over the old one.
+    let new = settings.with_extension("new");
+    fs::write(&new, "module.exports = {}")?;
+    fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+    fs::rename(&new, &settings)?;
+    ensure!(!appends(&scene)?, "a file that was replaced is not protected");
+    guard.stop().map(drop)
+}
+
+/// `flowwarden check` tells the place and the mend, without root's help, by exit code.
+#[test]
+fn check_tells_place_and_mend() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("policy.toml");
+    let check = |text: &str| -> Result<_> {
+        fs::write(&file, text)?;
+        let output = Command::new(needs::flowwarden()?).arg("check").arg(&file).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+    };
+    let good = "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ uid = 64123 }]\nuser-dir = \"/tmp\"\n";
+    let (code, said) = check(good)?;
+    ensure!(code == Some(0), "{code:?}: {said}");
+    let (code, said) = check(&good.replace("select", "selekt"))?;
+    ensure!(code == Some(2) && said.contains(":4:1: unknown key `selekt`; did you mean `select`?"), "{code:?}: {said}");
+    let (code, said) = check(&good.replace("64123", "0"))?;
+    ensure!(code == Some(2) && said.contains("uid 0 alone"), "{code:?}: {said}");
+    Ok(())
+}
+
+/// `flowwarden doctor` says what this kernel can do.
+#[test]
+fn doctor_says_what_can_be_done_here() -> Result<()> {
+    let output = Command::new(needs::flowwarden()?).arg("doctor").output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{said}");
+    for part in ["kernel", "BTF         yes", "tracepoint  yes", "cgroup      yes", "egress      yes  yes"] {
+        ensure!(said.contains(part), "no {part:?} in:\n{said}");
+    }
+    Ok(())
+}
