@@ -293,6 +293,8 @@ fn a_name_that_does_not_fit_has_a_beginning_but_no_end() {
     assert_eq!(verdict(&long("", NAME_LEN - 1)), Verdict::Kill);
     // A known limit: the kernel gives the first bytes of a name only.
     assert_eq!(verdict(&long("", NAME_LEN)), Verdict::Allow);
+    // Nor is the beginning taken for the end.
+    assert_eq!(verdict(&format!(".pem{}", "n".repeat(NAME_LEN))), Verdict::Allow);
     assert_eq!(verdict(&long("id_", NAME_LEN)), Verdict::Kill);
 }
 
@@ -378,7 +380,7 @@ fn addresses_ports_and_protocols() {
     };
     let mut rules = NetRules { count: 2, ..NetRules::default() };
     rules.rules[0] = net_rule(10, 20, 6, Verdict::Allow);
-    rules.rules[1] = net_rule(0, u16::MAX, 0, Verdict::Deny);
+    rules.rules[1] = net_rule(0, u16::MAX - 1, 0, Verdict::Deny);
     // Not counted, so not there.
     rules.rules[2] = net_rule(0, u16::MAX, 0, Verdict::Kill);
     let key = NetKey { epoch: EPOCH, instance: SLOT, direction: 0, address: decide::map_v4([10, 0, 0, 0]) };
@@ -393,6 +395,7 @@ fn addresses_ports_and_protocols() {
     assert_eq!(verdict(to([10, 1, 2, 3]), 9, 6), Verdict::Deny);
     assert_eq!(verdict(to([10, 1, 2, 3]), 10, 17), Verdict::Deny);
     assert_eq!(verdict(to([10, 1, 2, 3]), 10, 0), Verdict::Allow, "a protocol that is not known fits every rule");
+    assert_eq!(verdict(to([10, 1, 2, 3]), u16::MAX, 6), Verdict::Log, "the third rule does not count");
     assert_eq!(verdict(to([11, 1, 2, 3]), 10, 6), Verdict::Log);
     assert_eq!(verdict(NetKey { direction: 1, ..to([10, 1, 2, 3]) }, 10, 6), Verdict::Kill);
     assert_eq!(NET_HEAD_BITS, 64);

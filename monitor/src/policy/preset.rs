@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn any_directory_and_any_selector_can_be_written_down() {
-        for user_dir in ["/data", "/srv/a \"b\"\\c\u{301}\t'd'/.node-red", "/srv/[x]*/.node-red"] {
+        for user_dir in ["/data", "/srv/a \"b\"\\c\u{301}\t\n\u{7f}'d'/.node-red", "/srv/[x]*/.node-red"] {
             let policy = policy(&[found(user_dir)], false).unwrap();
             assert_eq!(policy.instances[0].user_dir, PathBuf::from(user_dir));
             assert_eq!(policy.instances[0].files[0].path, PathBuf::from(user_dir).join("settings.js"));
