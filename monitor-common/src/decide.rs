@@ -1,6 +1,6 @@
 //! The one decision.
 //!
-//! [`file`], [`text`] and [`net`] are the only places where a verdict is made. They are generic over [`Lookups`],
+//! [`file()`], [`text`] and [`net`] are the only places where a verdict is made. They are generic over [`Lookups`],
 //! which the kernel programs implement with BPF maps and everyone else with ordinary ones, and they never allocate,
 //! recurse or loop without a constant bound, so that the verifier accepts what the tests have proven.
 //!

@@ -1,6 +1,6 @@
 //! Finding what already runs when the guard comes: one pass over /proc.
 
-use std::{ffi::OsStr, fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{collections::HashMap, ffi::OsStr, fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use monitor_common::scope::{ArgvMatcher, MAX_CGROUP_DEPTH, Origin, Selector, TaskFacts, TaskLabel, selects};
 
@@ -86,28 +86,30 @@ fn cgroups(base: &Path, mount: &Path) -> [u64; MAX_CGROUP_DEPTH] {
 
 /// The marks of what already runs: what a selector names, and everything that descends from it.
 #[must_use]
-pub fn labels(processes: &[Process], selectors: &[Selector], own: u32) -> Vec<(u32, TaskLabel)> {
-    let mut labels: Vec<(u32, TaskLabel)> = Vec::new();
-    let may = |process: &Process| process.tgid > 1 && process.tgid != own && !process.is_kernel;
-    let label = |process: &Process, instance, origin: Origin| {
-        (process.tgid, TaskLabel { instance, origin: origin as u8, kill: 0, euid: process.euid, caps: process.caps })
+pub fn labels(processes: &[Process], selectors: &[Selector], own: u32) -> HashMap<u32, TaskLabel> {
+    let may = |process: &&Process| process.tgid > 1 && process.tgid != own && !process.is_kernel;
+    let label = |process: &Process, instance, origin: Origin| TaskLabel {
+        instance,
+        origin: origin as u8,
+        kill: 0,
+        euid: process.euid,
+        caps: process.caps,
     };
-    for process in processes.iter().filter(|process| may(process)) {
+    let mut labels = HashMap::new();
+    for process in processes.iter().filter(may) {
         let facts = TaskFacts { uid: process.uid, cgroups: &process.cgroups, is_node_red: process.is_node_red };
         if let Some(selector) = selectors.iter().find(|selector| selects(selector, &facts)) {
-            labels.push(label(process, selector.instance, Origin::Scanned));
+            labels.insert(process.tgid, label(process, selector.instance, Origin::Scanned));
         }
     }
     // Children come in as often as a pass still finds some.
     loop {
         let known = labels.len();
-        for process in processes.iter().filter(|process| may(process)) {
-            if labels.iter().any(|&(tgid, _)| tgid == process.tgid) {
-                continue;
-            }
-            let parent = labels.iter().find(|&&(tgid, _)| tgid == process.parent).map(|&(_, label)| label);
-            if let Some(parent) = parent {
-                labels.push(label(process, parent.instance, Origin::Inherited));
+        for process in processes.iter().filter(may) {
+            if !labels.contains_key(&process.tgid)
+                && let Some(instance) = labels.get(&process.parent).map(|parent| parent.instance)
+            {
+                labels.insert(process.tgid, label(process, instance, Origin::Inherited));
             }
         }
         if labels.len() == known {
@@ -140,7 +142,7 @@ mod tests {
         let selectors = [Selector { uid: 1000, flags: SELECT_UID, ..Selector::default() }];
         // The grandchild stands before its parent.
         let processes = [fake(30, 20, 0), fake(10, 1, 1000), fake(20, 10, 0), fake(40, 1, 0)];
-        let mut found: Vec<_> = labels(&processes, &selectors, 99).into_iter().map(|(tgid, _)| tgid).collect();
+        let mut found: Vec<_> = labels(&processes, &selectors, 99).into_keys().collect();
         found.sort_unstable();
         assert_eq!(found, [10, 20, 30]);
     }

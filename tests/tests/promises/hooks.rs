@@ -123,6 +123,30 @@ fn a_mapping_from_an_older_descriptor_is_killed_before_it_stores() -> Result<()>
     Ok(())
 }
 
+/// The numbers of 32-bit system calls are others: a filter by number alone would let them pass.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_32_bit_call_is_the_same_call() -> Result<()> {
+    let (scene, file) = scene()?;
+    let racer = scene.node_red.home().path().join("racer");
+    fs::copy(env!("CARGO_BIN_EXE_racer"), &racer)?;
+    fs::set_permissions(&racer, fs::Permissions::from_mode(0o755))?;
+    let attack = || {
+        let mut command = Command::new(&racer);
+        command.arg("--as-32-bit").arg(&file);
+        command
+    };
+    let free = run(&scene, &mut attack())?;
+    ensure!(free.success(), "32-bit calls do not work without a guard: {free}");
+    fs::write(&file, "INTACT")?;
+    let (status, records) = act(&scene, &guarded(&scene, "write", "kill"), &mut attack())?;
+    ensure!(status.signal() == Some(SIGKILL), "{status}");
+    ensure!(fs::read_to_string(&file)? == "INTACT", "it wrote");
+    saw(&records, "open", "kill")?;
+    ensure!(records.iter().any(|record| record.has_flag("compat")), "{records:#?}");
+    Ok(())
+}
+
 #[test]
 fn a_logged_file_tells_its_totals_when_it_is_closed() -> Result<()> {
     let (scene, file) = scene()?;

@@ -1,0 +1,9 @@
+//! No bytes make the record decoder panic.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use monitor::pipeline::decode::decode;
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = decode(bytes);
+});
