@@ -45,6 +45,10 @@ const FLUSH: Duration = Duration::from_millis(50);
 const REFRESH: Duration = Duration::from_secs(1);
 /// Most records that are handled before what is urgent among them is on the disk.
 const BATCH: usize = 256;
+/// Most records that are handled before signals, the clock and the policy get their turn.
+const TURN: usize = 4096;
+/// Most turns that are taken when the guard stops.
+const LAST_TURNS: usize = 64;
 /// Epochs whose rule names are kept for records that are still on their way.
 const EPOCHS_KEPT: usize = 8;
 
@@ -381,10 +385,13 @@ impl Agent {
         Ok(())
     }
 
-    /// Takes what is in the ring buffer.
-    fn drain(&mut self, events: &mut RingBuf<MapData>) {
-        let mut count = 0;
-        while let Some(item) = events.next() {
+    /// Takes records from the ring buffer, up to [`TURN`] of them; true when there may be more.
+    fn drain(&mut self, events: &mut RingBuf<MapData>) -> bool {
+        for count in 1..=TURN {
+            let Some(item) = events.next() else {
+                self.settle();
+                return false;
+            };
             match self.pipeline.record(&item, &self.names) {
                 Ok(Some((verdict, sentence))) => {
                     say(&if self.colour { console::coloured(verdict, &sentence) } else { sentence });
@@ -393,12 +400,12 @@ impl Agent {
                 // One bad record, or a full disk, must not end the guard: enforcement goes on in the kernel.
                 Err(error) => eprintln!("flowwarden: {error}"),
             }
-            count += 1;
             if count % BATCH == 0 {
                 self.settle();
             }
         }
         self.settle();
+        true
     }
 
     fn settle(&mut self) {
@@ -423,8 +430,9 @@ impl Agent {
             tokio::select! {
                 guard = events.readable_mut() => {
                     let mut guard = guard.map_err(io("the ring buffer"))?;
-                    self.drain(guard.get_inner_mut());
-                    guard.clear_ready();
+                    if !self.drain(guard.get_inner_mut()) {
+                        guard.clear_ready();
+                    }
                 }
                 _ = flush.tick() => {
                     if let Err(error) = self.pipeline.tick() {
@@ -442,7 +450,12 @@ impl Agent {
                 _ = interrupt.recv() => break,
             }
         }
-        self.drain(events.get_mut());
+        // Whoever floods the guard does not keep it from stopping: what is there now is taken, not what keeps coming.
+        for _ in 0..LAST_TURNS {
+            if !self.drain(events.get_mut()) {
+                break;
+            }
+        }
         self.report_loss()?;
         self.pipeline.lifecycle(Stage::Stop, "Flowwarden stopped", &Map::new())?;
         if let Some(path) = &self.options.pid_file {

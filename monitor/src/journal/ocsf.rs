@@ -261,6 +261,8 @@ fn network(out: &mut Value, event: &Event, hook: Hook) {
     out["connection_info"] =
         json!({ "direction_id": if inbound { 1 } else { 2 }, "protocol_num": end.protocol, "protocol_name": protocol });
     if hook == Hook::Socket {
+        // A socket that has no peer yet; the class wants one end at least.
+        out["src_endpoint"] = own;
         return;
     }
     let (source, destination) = if inbound { (peer, own) } else { (own, peer) };

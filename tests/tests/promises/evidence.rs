@@ -43,6 +43,27 @@ fn in_a_flood_every_record_is_journaled_or_counted() -> Result<()> {
     Ok(())
 }
 
+/// Whoever floods the guard does not keep it from hearing a signal.
+#[test]
+fn in_a_flood_the_guard_still_listens() -> Result<()> {
+    let scene = Scene::empty()?;
+    let file = scene.node_red.home().user_dir().join("flooded.txt");
+    fs::write(&file, "water")?;
+    let policy = Policy::enforce(&scene.node_red).file("flooded.txt", &["read"], "log", "flood");
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let script = format!("const fs = require('fs'); for (;;) fs.closeSync(fs.openSync({file:?}));");
+    let mut flood = scene.node_red.confinement().spawn(Command::new("node").arg("-e").arg(script))?;
+    let outcome = (|| {
+        guard.wait_for(std::time::Duration::from_secs(10), |record| record.rule() == "flood")?;
+        let said = guard.reload(&policy.clone().guard_settings())?;
+        ensure!(said.contains("in force"), "{said}");
+        guard.stop()
+    })();
+    flood.kill()?;
+    flood.wait()?;
+    outcome.map(drop)
+}
+
 /// Appends to settings.js as the instance's user; true when that was let happen.
 fn appends(scene: &Scene) -> Result<bool> {
     let mut command = Command::new("tee");
