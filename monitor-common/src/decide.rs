@@ -65,7 +65,7 @@ pub struct Work {
     node: Opaque<u32>,
     depth: Opaque<u32>,
     fresh: Opaque<u32>,
-    matched: Opaque<u32>,
+    ranks: [Opaque<u32>; Access::COUNT],
     access: Opaque<u32>,
     verdict: Opaque<u32>,
     fallback: Opaque<u32>,
@@ -82,7 +82,7 @@ impl Work {
         node: Opaque::new(0),
         depth: Opaque::new(0),
         fresh: Opaque::new(0),
-        matched: Opaque::new(0),
+        ranks: [const { Opaque::new(0) }; Access::COUNT],
         access: Opaque::new(0),
         verdict: Opaque::new(0),
         fallback: Opaque::new(0),
@@ -405,24 +405,32 @@ fn overlay(rules: &mut RuleSet, over: &RuleSet) {
     }
 }
 
-/// Lays the patterns that the name in `work` ends or begins with over the rules there, the longer one last.
+/// Lays the patterns that the name in `work` ends or begins with over the rules there.
 #[inline(always)]
 fn patterns<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, suffix: u32, prefix: u32, work: &mut Work) {
-    work.matched.set(0);
+    for rank in &mut work.ranks {
+        rank.set(0);
+    }
     if fill_suffix(work, subject.epoch, node, suffix)
         && let Some(found) = maps.pattern(&work.pattern)
     {
-        overlay(&mut work.rules, &found.rules);
-        work.matched.set(found.len);
+        overlay_ranked(&mut work.rules, &mut work.ranks, found);
     }
     fill_prefix(work, subject.epoch, node, prefix);
-    let Some(found) = maps.pattern(&work.pattern) else { return };
-    overlay(&mut work.rules, &found.rules);
-    if work.matched.get() > found.len
-        && fill_suffix(work, subject.epoch, node, suffix)
-        && let Some(found) = maps.pattern(&work.pattern)
-    {
-        overlay(&mut work.rules, &found.rules);
+    if let Some(found) = maps.pattern(&work.pattern) {
+        overlay_ranked(&mut work.rules, &mut work.ranks, found);
+    }
+}
+
+/// Lays the rules of a pattern over those that are there, except over those of a pattern that is more specific.
+#[inline(always)]
+fn overlay_ranked(rules: &mut RuleSet, ranks: &mut [Opaque<u32>; Access::COUNT], over: &Pattern) {
+    for bit in 0..Access::COUNT {
+        let rank = u32::from(over.ranks[bit]);
+        if over.rules[bit].is_set() && rank >= ranks[bit].get() {
+            rules[bit] = over.rules[bit];
+            ranks[bit].set(rank);
+        }
     }
 }
 

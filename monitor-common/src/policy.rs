@@ -147,14 +147,15 @@ pub struct PatternKey {
     pub bytes: [u8; PATTERN_LEN],
 }
 
-/// Rules of one pattern, and how many bytes it compares.
+/// Rules of one pattern, those of the shorter patterns in it included.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pattern {
     /// The rules.
     pub rules: RuleSet,
-    /// Bytes compared: a longer pattern is the more specific one.
-    pub len: u32,
+    /// How specific each of them is. A name has a beginning and an end, and patterns for both may speak: the greater
+    /// rank decides, for each access by itself, since the rules of one pattern can come from several.
+    pub ranks: [u16; Access::COUNT],
 }
 
 /// Which end of a connection the other party is.
@@ -314,7 +315,7 @@ shared!(
     NodeKey = 8,
     Node = 112,
     PatternKey = 44,
-    Pattern = 36,
+    Pattern = 48,
     NetKey = 24,
     NetRule = 12,
     NetRules = 196,

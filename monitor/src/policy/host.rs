@@ -1,16 +1,20 @@
 //! What only the machine can tell about a policy: users, cgroups, files, and who may change the policy itself.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use monitor_common::Verdict;
+use monitor_common::{
+    Access, Verdict,
+    policy::{Class, Direction},
+};
 
 use super::{
     Fault,
-    model::{At, InstancePolicy, Names, Policy, Select},
+    model::{Action, At, InstancePolicy, Names, Policy, Select},
 };
 
 /// The machine, as far as a policy is concerned.
@@ -25,12 +29,21 @@ pub trait Host {
     fn owner(&self, path: &Path) -> Option<(u32, u32)>;
     /// Whether a path exists, not following a link.
     fn exists(&self, path: &Path) -> bool;
-    /// The path with every symbolic link in it resolved; `None` when it does not exist.
-    fn resolve(&self, path: &Path) -> Option<PathBuf>;
-    /// Whether traffic can be refused here.
-    fn can_deny_network(&self) -> bool;
-    /// Whether an access to a file can be refused here.
-    fn can_deny_files(&self) -> bool;
+    /// Where a symbolic link points, as it stands; `None` for what is none.
+    fn link(&self, path: &Path) -> Option<PathBuf>;
+    /// What can be refused here.
+    fn can_deny(&self) -> CanDeny;
+}
+
+/// Which operations the sensors of the running kernel can make fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CanDeny {
+    /// Accesses to files.
+    pub files: bool,
+    /// Outgoing traffic.
+    pub network: bool,
+    /// Programs that are started.
+    pub exec: bool,
 }
 
 /// This machine.
@@ -38,7 +51,7 @@ pub trait Host {
 pub struct System {
     /// Where cgroup v2 is mounted.
     pub cgroup_mount: PathBuf,
-    /// Whether traffic can be refused.
+    /// Whether traffic can be refused. Before the sensors run: yes, as on most kernels.
     pub deny_network: bool,
 }
 
@@ -67,8 +80,17 @@ pub fn cgroup_mount() -> Option<PathBuf> {
     })
 }
 
-/// Shells with which nobody logs in.
-const NO_LOGIN: &[&str] = &["nologin", "false", "sync", "true", ""];
+/// Programs in the place of a shell with which nobody logs in, even where /etc/shells lists them.
+const NO_LOGIN: &[&str] = &["nologin", "false", "sync", "true"];
+
+/// The shell that a line of /etc/passwd gives a person, if any. `shells` is /etc/shells.
+fn login_shell<'a>(field: &'a str, shells: Option<&str>) -> Option<&'a str> {
+    // passwd(5): an empty field means /bin/sh.
+    let shell = if field.is_empty() { "/bin/sh" } else { field };
+    let refuses = shell.rsplit('/').next().is_some_and(|name| NO_LOGIN.contains(&name));
+    let listed = shells.is_none_or(|shells| shells.lines().any(|line| line.trim() == shell));
+    (!refuses && listed).then_some(shell)
+}
 
 impl Host for System {
     fn uid(&self, user: &str) -> Option<u32> {
@@ -76,10 +98,11 @@ impl Host for System {
     }
 
     fn login(&self, uid: u32) -> Option<(String, String)> {
-        passwd()
-            .into_iter()
-            .find(|entry| entry.uid == uid && !NO_LOGIN.contains(&entry.shell.rsplit('/').next().unwrap_or_default()))
-            .map(|entry| (entry.name, entry.shell))
+        let shells = fs::read_to_string("/etc/shells").ok();
+        passwd().into_iter().filter(|entry| entry.uid == uid).find_map(|entry| {
+            let shell = login_shell(&entry.shell, shells.as_deref())?.to_owned();
+            Some((entry.name, shell))
+        })
     }
 
     fn cgroups(&self, select: &Select) -> Vec<(PathBuf, u64)> {
@@ -121,16 +144,12 @@ impl Host for System {
         fs::symlink_metadata(path).is_ok()
     }
 
-    fn resolve(&self, path: &Path) -> Option<PathBuf> {
-        fs::canonicalize(path).ok()
+    fn link(&self, path: &Path) -> Option<PathBuf> {
+        fs::read_link(path).ok()
     }
 
-    fn can_deny_network(&self) -> bool {
-        self.deny_network
-    }
-
-    fn can_deny_files(&self) -> bool {
-        false
+    fn can_deny(&self) -> CanDeny {
+        CanDeny { network: self.deny_network, ..CanDeny::default() }
     }
 }
 
@@ -195,22 +214,27 @@ pub fn refuse(policy: &Policy, host: &dyn Host) -> Vec<Fault> {
 }
 
 /// A policy that those whom it restrains can change is none.
+///
+/// `paths` are the file as it was named and as it really is: whoever can put another link in the place of the first
+/// changes the policy as well.
 #[must_use]
-pub fn writable(path: &Path, policy: &Policy, host: &dyn Host) -> Vec<Fault> {
-    let watched: Vec<_> = policy
-        .instances
-        .iter()
-        .flat_map(|instance| &instance.select)
-        .filter_map(|select| uid_of(select, host))
-        .collect();
+pub fn writable(paths: &[&Path], policy: &Policy, host: &dyn Host) -> Vec<Fault> {
+    let selected =
+        policy.instances.iter().flat_map(|instance| &instance.select).filter_map(|select| uid_of(select, host));
+    // A unit or container does not tell its user, but the owner of the user directory does.
+    let owners = policy.instances.iter().filter_map(|instance| Some(host.owner(&instance.user_dir)?.0));
+    let watched: BTreeSet<_> = selected.chain(owners).filter(|&uid| uid != 0).collect();
+    let places: BTreeSet<_> =
+        paths.iter().flat_map(|path| path.ancestors()).filter(|place| !place.as_os_str().is_empty()).collect();
     let mut faults = Vec::new();
-    for (index, place) in path.ancestors().enumerate() {
+    for place in places {
         let Some((owner, mode)) = host.owner(place) else { continue };
-        // In a sticky directory others cannot replace what is not theirs.
-        let sticky = index > 0 && mode & 0o1000 != 0;
-        let what = if owner != 0 && watched.contains(&owner) {
+        // A link has no mode of its own. In a sticky directory others cannot replace what is not theirs.
+        let link = host.link(place).is_some();
+        let sticky = !paths.contains(&place) && mode & 0o1000 != 0;
+        let what = if watched.contains(&owner) {
             format!("{} belongs to uid {owner}, which the policy restrains; chown root it", place.display())
-        } else if mode & 0o022 != 0 && !sticky {
+        } else if mode & 0o022 != 0 && !sticky && !link {
             format!("{} can be written by group or others; chmod go-w it", place.display())
         } else {
             continue;
@@ -240,30 +264,52 @@ pub fn warn(policy: &Policy, host: &dyn Host) -> Vec<Fault> {
 }
 
 fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fault>) {
-    let cannot = |verdict: Verdict, fallback: Verdict| match (verdict, fallback) {
-        (Verdict::Deny, Verdict::Kill) => Some("kills instead (`fallback`)"),
-        (Verdict::Deny, _) => Some("logs instead; say fallback = \"kill\" to stop it"),
-        _ => None,
-    };
+    let can = host.can_deny();
     for rule in &instance.files {
         if rule.names == Names::Itself && !host.exists(&rule.path) {
             warnings.push(fault(rule.action.at, format!("{} does not exist (yet)", rule.path.display())));
         }
-        if !host.can_deny_files()
-            && let Some(instead) = cannot(rule.action.verdict, rule.action.fallback)
-        {
-            warnings.push(fault(
-                rule.action.at,
-                format!("rule {}: no sensor here can deny file accesses; it {instead}", rule.action.id),
-            ));
+    }
+    // A rule with several paths is told once.
+    let mut told = BTreeSet::new();
+    let mut cannot = |action: &Action, what: &str| {
+        if action.verdict == Verdict::Deny && told.insert(action.id.clone()) {
+            let instead = if action.fallback == Verdict::Kill {
+                "kills instead, as `fallback` says"
+            } else {
+                "logs instead; fallback = \"kill\" would stop it"
+            };
+            warnings
+                .push(fault(action.at, format!("rule {}: no sensor here can deny {what}; it {instead}", action.id)));
+        }
+    };
+    for rule in &instance.files {
+        let exec_only = rule.access == Access::EXEC;
+        let deniable =
+            if exec_only { can.exec } else { can.files && (can.exec || !rule.access.contains(Access::EXEC)) };
+        if !deniable {
+            cannot(&rule.action, if exec_only { "the start of a program" } else { "this access to files" });
         }
     }
     for rule in &instance.nets {
-        let can = host.can_deny_network() && rule.direction as u16 == 0;
-        if !can && let Some(instead) = cannot(rule.action.verdict, rule.action.fallback) {
+        match rule.direction {
+            Direction::Egress if !can.network => cannot(&rule.action, "outgoing traffic"),
+            Direction::Ingress => cannot(&rule.action, "incoming connections"),
+            Direction::Egress => {}
+        }
+    }
+    for (name, class) in Class::NAMES {
+        let deniable = match class {
+            Class::Files => can.files,
+            Class::Exec => can.exec,
+            // The cgroup programs refuse raw sockets too.
+            Class::Egress | Class::RawSocket => can.network,
+            Class::Ingress | Class::Privilege | Class::Ptrace | Class::Signal => false,
+        };
+        if instance.defaults[class as usize] == Verdict::Deny && !deniable {
             warnings.push(fault(
-                rule.action.at,
-                format!("rule {}: no sensor here can deny this traffic; it {instead}", rule.action.id),
+                instance.at,
+                format!("default {name} = \"deny\": no sensor here can deny it; it logs instead"),
             ));
         }
     }
@@ -289,7 +335,10 @@ mod tests {
         fn owner(&self, path: &Path) -> Option<(u32, u32)> {
             Some(match path.to_str()? {
                 "/etc/own/policy.toml" => (990, 0o600),
-                "/etc/open" => (0, 0o777),
+                "/etc/dir" | "/ud" => (991, 0o755),
+                "/etc/group.toml" => (0, 0o664),
+                "/tmp/open.toml" => (0, 0o1666),
+                "/etc/open" | "/etc/link/policy.toml" => (0, 0o777),
                 "/tmp" => (0, 0o1777),
                 _ => (0, 0o755),
             })
@@ -297,14 +346,11 @@ mod tests {
         fn exists(&self, path: &Path) -> bool {
             path == Path::new("/ud")
         }
-        fn resolve(&self, _: &Path) -> Option<PathBuf> {
-            None
+        fn link(&self, path: &Path) -> Option<PathBuf> {
+            (path == Path::new("/etc/link/policy.toml")).then(|| PathBuf::from("/etc/flowwarden/policy.toml"))
         }
-        fn can_deny_network(&self) -> bool {
-            true
-        }
-        fn can_deny_files(&self) -> bool {
-            false
+        fn can_deny(&self) -> CanDeny {
+            CanDeny { network: true, ..CanDeny::default() }
         }
     }
 
@@ -330,17 +376,91 @@ mod tests {
     #[test]
     fn a_policy_that_the_watched_can_write_is_refused() {
         let policy = policy("{ user = \"nodered\" }", "");
-        assert_eq!(writable(Path::new("/etc/own/policy.toml"), &policy, &Fake).len(), 1);
-        assert_eq!(writable(Path::new("/etc/open/policy.toml"), &policy, &Fake).len(), 1);
-        assert!(writable(Path::new("/etc/flowwarden/policy.toml"), &policy, &Fake).is_empty());
-        assert!(writable(Path::new("/tmp/policy.toml"), &policy, &Fake).is_empty());
+        let refused = |paths: &[&str]| -> String {
+            let paths: Vec<_> = paths.iter().map(Path::new).collect();
+            writable(&paths, &policy, &Fake).into_iter().map(|fault| fault.what).collect()
+        };
+        assert!(refused(&["/etc/own/policy.toml"]).contains("belongs to uid 990"));
+        assert!(refused(&["/etc/open/policy.toml"]).contains("/etc/open can be written"));
+        assert!(refused(&["/etc/group.toml"]).contains("can be written by group"));
+        assert!(refused(&["/tmp/open.toml"]).contains("can be written"), "sticky means nothing for a file");
+        assert!(
+            refused(&["/etc/dir/policy.toml"]).contains("belongs to uid 991"),
+            "the owner of the user directory is watched"
+        );
+        assert!(
+            refused(&["/etc/open/link.toml", "/etc/flowwarden/policy.toml"]).contains("/etc/open"),
+            "the link counts too"
+        );
+        assert_eq!(refused(&["/etc/flowwarden/policy.toml"]), "");
+        assert_eq!(
+            refused(&["/etc/link/policy.toml", "/etc/flowwarden/policy.toml"]),
+            "",
+            "the mode of a link says nothing"
+        );
+        assert_eq!(refused(&["/tmp/policy.toml"]), "");
+    }
+
+    #[test]
+    fn a_login_shell_is_one_that_the_machine_lists() {
+        let shells = Some("# shells\n/bin/sh\n/bin/bash\n/usr/sbin/nologin\n");
+        assert_eq!(login_shell("/bin/bash", shells), Some("/bin/bash"));
+        assert_eq!(login_shell("", shells), Some("/bin/sh"));
+        assert_eq!(login_shell("/opt/daemon", shells), None);
+        assert_eq!(login_shell("/opt/daemon", None), Some("/opt/daemon"), "without a list the cautious answer");
+        for shell in ["/usr/sbin/nologin", "/bin/false", "/bin/sync"] {
+            assert_eq!(login_shell(shell, shells), None, "{shell}");
+        }
     }
 
     #[test]
     fn what_the_kernel_cannot_deny_is_said() {
-        let rules = "[[instance.files]]\npath = \"x\"\naccess = [\"read\"]\nverdict = \"deny\"\nfallback = \"kill\"\n";
-        let warnings = warn(&policy("{ uid = 990 }", rules), &Fake);
-        assert!(warnings.iter().any(|fault| fault.what.contains("kills instead")), "{warnings:?}");
-        assert!(warnings.iter().any(|fault| fault.what.contains("/ud/x does not exist")), "{warnings:?}");
+        let file = |access: &str, fallback: &str| {
+            format!(
+                "[[instance.files]]\nid = \"r\"\npaths = [\"x\", \"y\"]\naccess = [{access:?}]\nverdict = \"deny\"\n{fallback}"
+            )
+        };
+        let net = |key: &str, end: &str| format!("[[instance.{key}]]\n{end} = [\"any\"]\nverdict = \"deny\"\n");
+        let told = |rules: &str| -> Vec<String> {
+            let warnings = warn(&policy("{ uid = 990 }", rules), &Fake).into_iter().map(|fault| fault.what);
+            warnings.filter(|what| what.contains("no sensor")).collect()
+        };
+        assert_eq!(
+            told(&file("read", "fallback = \"kill\"\n")),
+            ["rule r: no sensor here can deny this access to files; it kills instead, as `fallback` says"]
+        );
+        assert_eq!(
+            told(&file("exec", "")),
+            [
+                "rule r: no sensor here can deny the start of a program; it logs instead; fallback = \"kill\" would stop it"
+            ]
+        );
+        assert_eq!(told(&net("egress", "to")), [""; 0]);
+        assert_eq!(
+            told(&net("ingress", "from")),
+            [
+                "rule ingress-1: no sensor here can deny incoming connections; it logs instead; fallback = \"kill\" would stop it"
+            ]
+        );
+        assert_eq!(
+            told("default = { files = \"deny\", egress = \"deny\" }\n"),
+            ["default files = \"deny\": no sensor here can deny it; it logs instead"]
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_said() {
+        let rules = "[[instance.files]]\npaths = [\"x\", \"y/**\"]\naccess = [\"read\"]\nverdict = \"kill\"\n";
+        let told: Vec<_> = warn(&policy("{ unit = \"u.service\" }", rules), &Fake)
+            .into_iter()
+            .map(|fault| (fault.line, fault.what))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (5, "u.service does not run: no cgroup of that name (yet)".to_owned()),
+                (6, "/ud/x does not exist (yet)".to_owned())
+            ]
+        );
     }
 }

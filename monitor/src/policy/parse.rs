@@ -31,47 +31,56 @@ type Value<'a> = Spanned<DeValue<'a>>;
 
 /// Parses a policy. Every fault that can be found in one pass comes back.
 pub fn parse(text: &str) -> Result<Policy, Vec<Fault>> {
-    let mut reader = Reader { text, faults: Vec::new() };
-    let root = match DeTable::parse(text) {
-        Ok(root) => root,
-        Err(error) => {
-            reader.fault(error.span().map_or(0, |span| span.start), error.message());
-            return Err(reader.faults);
-        }
-    };
-    let policy = reader.policy(root.get_ref());
+    let mut reader = Reader::new(text);
+    let (root, mistakes) = DeTable::parse_recoverable(text);
+    for mistake in &mistakes {
+        reader.fault(mistake.span().map_or(0, |span| span.start), mistake.message());
+    }
+    // What else is wrong in the line follows from its first mistake.
+    reader.faults.sort_by_key(|fault| (fault.line, fault.column));
+    reader.faults.dedup_by_key(|fault| fault.line);
+    // What a text with such mistakes means is a guess, and complaints about a guess only mislead.
+    let policy = if mistakes.is_empty() { reader.policy(root.get_ref()) } else { Policy::default() };
     reader.faults.sort_by_key(|fault| (fault.line, fault.column));
     if reader.faults.is_empty() { Ok(policy) } else { Err(reader.faults) }
 }
 
 struct Reader<'a> {
     text: &'a str,
+    /// Where each line begins.
+    lines: Vec<usize>,
     faults: Vec<Fault>,
 }
 
 /// A table whose keys are taken one by one; what is left at the end is unknown.
 struct Table<'a, 'i> {
-    entries: &'a DeTable<'i>,
+    keys: &'a DeTable<'i>,
     known: Vec<&'static str>,
     at: usize,
 }
 
 impl<'a, 'i> Table<'a, 'i> {
-    fn new(table: &'a DeTable<'i>, at: usize) -> Self {
-        Self { entries: table, known: Vec::new(), at }
+    fn new(keys: &'a DeTable<'i>, at: usize) -> Self {
+        Self { keys, known: Vec::new(), at }
     }
 
     fn take(&mut self, key: &'static str) -> Option<&'a Value<'i>> {
         self.known.push(key);
-        self.entries.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
+        self.keys.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
     }
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Self {
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(newline, _)| newline + 1)).collect();
+        Self { text, lines, faults: Vec::new() }
+    }
+
     fn at(&self, offset: usize) -> At {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let line = before.rfind('\n').map_or(0, |newline| newline + 1);
-        At { line: before.matches('\n').count() + 1, column: before[line..].chars().count() + 1 }
+        let line = self.lines.partition_point(|&start| start <= offset);
+        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
+        let before = self.text.as_bytes().get(start..offset).unwrap_or_default();
+        At { line, column: String::from_utf8_lossy(before).chars().count() + 1 }
     }
 
     fn fault(&mut self, offset: usize, what: impl Into<String>) {
@@ -81,11 +90,11 @@ impl Reader<'_> {
 
     /// Complains about keys that nobody took.
     fn finish(&mut self, table: &Table<'_, '_>) {
-        for (name, _) in table.entries {
+        for (name, _) in table.keys {
             let key = name.get_ref().as_ref();
             if !table.known.contains(&key) {
                 let hint = suggest(key, table.known.iter().copied());
-                self.fault(name.span().start, format!("unknown key `{key}`{hint}"));
+                self.fault(name.span().start, format!("unknown key \"{key}\"{hint}"));
             }
         }
     }
@@ -164,8 +173,7 @@ impl Reader<'_> {
         for (instance, at) in self.tables(table.take("instance"), "instance") {
             let instance = self.instance(instance, at);
             if !names.insert(instance.name.clone()) {
-                let name = &instance.name;
-                self.fault(at, format!("there are two instances called \"{name}\"; give each its own name"));
+                self.fault(at, format!("there are two instances called \"{}\"; give each its own name", instance.name));
             }
             policy.instances.push(instance);
         }
@@ -178,6 +186,10 @@ impl Reader<'_> {
         let selectors: usize = policy.instances.iter().map(|instance| instance.select.len()).sum();
         if selectors > MAX_SELECTORS {
             self.fault(0, format!("{selectors} selectors; at most {MAX_SELECTORS} fit in one policy"));
+        }
+        let rules: usize = policy.instances.iter().map(|instance| instance.files.len() + instance.nets.len()).sum();
+        if rules > usize::from(u16::MAX) {
+            self.fault(0, format!("{rules} rules, one for each path; at most {} fit in one policy", u16::MAX));
         }
         self.finish(&table);
         policy
@@ -198,6 +210,11 @@ impl Reader<'_> {
         if select_at.is_none() {
             self.fault(at, "`select` is missing: say which processes belong to the instance, e.g. select = [{ unit = \"nodered.service\" }]");
         }
+        if let Some(value) = select_at
+            && value.get_ref().as_array().is_some_and(|array| array.is_empty())
+        {
+            self.fault(value.span().start, "`select` is empty: no process would belong to the instance");
+        }
         let select: Vec<_> =
             self.tables(select_at, "select").into_iter().filter_map(|(select, at)| self.select(select, at)).collect();
         let defaults = self.defaults(table.take("default"));
@@ -210,7 +227,7 @@ impl Reader<'_> {
             nets: Vec::new(),
             at: self.at(at),
         };
-        let mut ids = BTreeSet::new();
+        let mut ids = self.given_ids(table.keys);
         for (index, (rule, at)) in self.tables(table.take("files"), "files").into_iter().enumerate() {
             self.file_rule(rule, at, &mut instance, &mut ids, index, None);
         }
@@ -230,8 +247,8 @@ impl Reader<'_> {
 
     fn name(&mut self, value: &Value<'_>) -> Option<String> {
         let text = self.string(value, "`name`")?;
-        if text.is_empty() || text.len() > 64 || text.chars().any(char::is_control) {
-            self.fault(value.span().start, "`name` must have 1 to 64 printable characters");
+        if text.is_empty() || text.len() >= NAME_LEN || text.chars().any(char::is_control) {
+            self.fault(value.span().start, format!("`name` must have 1 to {} bytes of printable text", NAME_LEN - 1));
         }
         Some(text.to_owned())
     }
@@ -242,8 +259,18 @@ impl Reader<'_> {
         let mut text = |reader: &mut Self, key: &'static str| {
             let value = table.take(key)?;
             let text = reader.string(value, &format!("`{key}`"))?;
-            if text.is_empty() {
-                reader.fault(value.span().start, format!("`{key}` is empty"));
+            let why = match key {
+                _ if text.is_empty() => Some(format!("`{key}` is empty")),
+                "unit" => wrong_unit(text),
+                "container" => wrong_container(text),
+                "cgroup" => wrong_cgroup(text),
+                "exec" if text != "node-red" => Some(format!(
+                    "`exec` knows \"node-red\" only (node with an argument that names red.js or node-red), not \"{text}\""
+                )),
+                _ => None,
+            };
+            if let Some(why) = why {
+                reader.fault(value.span().start, why);
             }
             Some(text.to_owned())
         };
@@ -251,13 +278,7 @@ impl Reader<'_> {
         select.unit = text(self, "unit");
         select.container = text(self, "container");
         select.cgroup = text(self, "cgroup");
-        let exec = text(self, "exec");
-        if let Some(exec) = exec {
-            select.exec = true;
-            if exec != "node-red" {
-                self.fault(at, format!("`exec` knows \"node-red\" only (node with an argument that names red.js or node-red), not \"{exec}\""));
-            }
-        }
+        select.exec = text(self, "exec").is_some();
         if let Some(uid) = table.take("uid") {
             select.uid =
                 uid.get_ref().as_integer().and_then(|number| u32::from_str_radix(number.as_str(), number.radix()).ok());
@@ -309,6 +330,26 @@ impl Reader<'_> {
         verdict
     }
 
+    /// The ids that rules of an instance give themselves.
+    fn given_ids(&mut self, instance: &DeTable<'_>) -> BTreeSet<String> {
+        let mut ids = BTreeSet::new();
+        let rules = ["files", "exec", "egress", "ingress"]
+            .into_iter()
+            .filter_map(|key| instance.get(key)?.get_ref().as_array());
+        for rule in rules.flatten() {
+            if let Some(value) = rule.get_ref().as_table().and_then(|rule| rule.get("id"))
+                && let Some(id) = value.get_ref().as_str()
+                && !ids.insert(id.to_owned())
+            {
+                self.fault(
+                    value.span().start,
+                    format!("two rules with the id \"{id}\" in one instance; give each its own"),
+                );
+            }
+        }
+        ids
+    }
+
     /// What a rule does; every kind of rule has it.
     fn action(
         &mut self,
@@ -332,21 +373,21 @@ impl Reader<'_> {
             }
             fallback = wanted;
         }
-        let id = match table.take("id") {
-            None => format!("{kind}-{}", index + 1),
-            Some(value) => {
-                let text = self.string(value, "`id`")?;
-                if text.is_empty()
-                    || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-                {
-                    self.fault(value.span().start, "`id` may hold lower-case letters, digits and `-`");
-                }
-                text.to_owned()
+        let id = if let Some(value) = table.take("id") {
+            let text = self.string(value, "`id`")?;
+            if text.is_empty()
+                || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            {
+                self.fault(value.span().start, "`id` may hold lower-case letters, digits and `-`");
             }
+            text.to_owned()
+        } else {
+            let mut id = format!("{kind}-{}", index + 1);
+            while !ids.insert(id.clone()) {
+                id += "-2";
+            }
+            id
         };
-        if !ids.insert(id.clone()) {
-            self.fault(table.at, format!("two rules with the id \"{id}\" in one instance"));
-        }
         Some(Action { id, verdict: verdict?, fallback, at: self.at(table.at) })
     }
 
@@ -404,11 +445,19 @@ impl Reader<'_> {
 
     /// Splits a path of a rule into its literal part and what is meant below it.
     fn pattern(&mut self, text: &str, user_dir: &Path, at: usize) -> Option<(PathBuf, Names)> {
-        let whole = if text.starts_with('/') { PathBuf::from(text) } else { user_dir.join(text) };
-        let whole = whole.to_str()?.to_owned();
-        let (dir, last) = whole.rsplit_once('/')?;
+        if text.is_empty() {
+            self.fault(at, "an empty path; write \".\" for the user directory itself");
+            return None;
+        }
+        if text == "~" || text.starts_with("~/") {
+            self.fault(at, format!("\"{text}\": `~` is not expanded; write the home directory out"));
+            return None;
+        }
+        let root = if text.starts_with('/') { Path::new("/") } else { user_dir };
+        let (dir, last) = text.rsplit_once('/').unwrap_or(("", text));
         let (dir, below) = match dir.strip_suffix("/**") {
             Some(dir) => (dir, true),
+            None if dir == "**" => ("", true),
             None => (dir, false),
         };
         if dir.contains(['*', '?', '[']) || last.contains(['?', '[']) {
@@ -428,7 +477,7 @@ impl Reader<'_> {
                 let prefix = name.strip_suffix('*');
                 match (suffix, prefix, below) {
                     (None, None, false) if !name.contains('*') => {
-                        return Some((self.plain_path(Path::new(&whole), at)?, Names::Itself));
+                        return Some((self.plain_path(&root.join(text), at)?, Names::Itself));
                     }
                     (Some(literal), None, below) if !literal.contains('*') => {
                         self.pattern_fits(text, literal, at)?;
@@ -463,8 +512,7 @@ impl Reader<'_> {
                 }
             }
         };
-        let dir = if dir.is_empty() { "/" } else { dir };
-        Some((self.plain_path(Path::new(dir), at)?, names))
+        Some((self.plain_path(&root.join(dir), at)?, names))
     }
 
     fn pattern_fits(&mut self, text: &str, literal: &str, at: usize) -> Option<()> {
@@ -562,7 +610,15 @@ impl Reader<'_> {
 
     fn ports(&mut self, value: &Value<'_>, ports: &mut Vec<(u16, u16)>) {
         let items = match value.get_ref() {
-            DeValue::Array(array) => array.iter().collect(),
+            DeValue::Array(array) => {
+                if array.is_empty() {
+                    self.fault(
+                        value.span().start,
+                        "`ports` is empty: a rule about nothing; leave it out to mean every port",
+                    );
+                }
+                array.iter().collect()
+            }
             _ => vec![value],
         };
         for item in items {
@@ -578,7 +634,7 @@ impl Reader<'_> {
             };
             match range {
                 Some((first, last)) if first <= last => ports.push((first, last)),
-                _ => self.fault(item.span().start, "a port is a number up to 65535, a range \"FIRST-LAST\""),
+                _ => self.fault(item.span().start, "a port is a number up to 65535, a range is \"FIRST-LAST\""),
             }
         }
     }
@@ -601,13 +657,44 @@ fn prefix(net: IpNet) -> Prefix {
     }
 }
 
-/// `; did you mean ...?` when a known word is near.
+/// Endings of the names of units that have a cgroup.
+const UNITS: [&str; 5] = [".service", ".scope", ".slice", ".socket", ".mount"];
+
+fn wrong_unit(text: &str) -> Option<String> {
+    if text.contains('/') {
+        return Some(format!("\"{text}\" is no unit; a path below the cgroup mount goes with `cgroup`"));
+    }
+    let whole = UNITS.iter().any(|ending| text.ends_with(ending));
+    (!whole).then(|| format!("\"{text}\" is no whole name of a unit; did you mean \"{text}.service\"?"))
+}
+
+fn wrong_container(text: &str) -> Option<String> {
+    let id = (12..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    (!id).then(|| {
+        format!("`container` is the id or its beginning, 12 to 64 of 0-9 and a-f; \"{text}\" is not (see `docker ps`)")
+    })
+}
+
+fn wrong_cgroup(text: &str) -> Option<String> {
+    if !text.starts_with('/') {
+        Some(format!("`cgroup` is a path below the cgroup mount and begins with `/`; write \"/{text}\""))
+    } else if text.split('/').any(|name| name == "..") {
+        Some(format!("\"{text}\": `..` is not followed; write the path out"))
+    } else if text.split('/').all(|name| matches!(name, "" | ".")) {
+        Some("the root cgroup is the whole machine; name the one that Node-RED runs in".to_owned())
+    } else {
+        None
+    }
+}
+
+/// `; did you mean "..."?` when a known word is near.
 fn suggest(text: &str, known: impl Iterator<Item = &'static str>) -> String {
     known
         .map(|word| (distance(text, word), word))
         .filter(|&(distance, word)| distance <= 2 && distance < word.len())
         .min()
-        .map(|(_, word)| format!("; did you mean `{word}`?"))
+        .map(|(_, word)| format!("; did you mean \"{word}\"?"))
         .unwrap_or_default()
 }
 
@@ -666,7 +753,10 @@ mod tests {
         let found = faults(
             "[[instance.files]]\npath = \"x\"\n  acess = [\"write\"]\naccess = [\"write\"]\nverdict = \"kill\"\n",
         );
-        assert_eq!(found, [Fault { line: 9, column: 3, what: "unknown key `acess`; did you mean `access`?".into() }]);
+        assert_eq!(
+            found,
+            [Fault { line: 9, column: 3, what: "unknown key \"acess\"; did you mean \"access\"?".into() }]
+        );
     }
 
     #[test]
@@ -678,9 +768,9 @@ mod tests {
             ),
             ("[[instance.files]]\npath = \"a*b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "one `*`"),
             ("[[instance.files]]\npath = \"*/b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "wildcards are"),
-            ("[[instance.files]]\npath = \"b\"\naccess = [\"wirte\"]\nverdict = \"kill\"\n", "did you mean `write`"),
+            ("[[instance.files]]\npath = \"b\"\naccess = [\"wirte\"]\nverdict = \"kill\"\n", "did you mean \"write\""),
             ("[[instance.files]]\npath = \"b\"\naccess = []\nverdict = \"kill\"\n", "is empty"),
-            ("[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kil\"\n", "did you mean `kill`"),
+            ("[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kil\"\n", "did you mean \"kill\""),
             (
                 "[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kill\"\nfallback = \"log\"\n",
                 "goes with verdict",
@@ -690,7 +780,7 @@ mod tests {
             ("[[instance.egress]]\nto = [\"any\"]\nports = [\"9-1\"]\nverdict = \"deny\"\n", "a port is"),
             ("[[instance.egress]]\nto = [\"any\"]\nprotocol = \"icmp\"\nverdict = \"deny\"\n", "`protocol` is"),
             ("[[instance.egress]]\nto = [\"any\"]\n", "`verdict` is missing"),
-            ("default = { egres = \"log\" }\n", "did you mean `egress`"),
+            ("default = { egres = \"log\" }\n", "did you mean \"egress\""),
         ] {
             let found = faults(rest);
             assert!(found.iter().any(|fault| fault.what.contains(part)), "{rest}: {found:?}");
@@ -726,6 +816,108 @@ mod tests {
         let rule = parse(&text).unwrap().instances.remove(0).nets.remove(0);
         assert_eq!(rule.prefixes, [Prefix { address: map_v4([203, 0, 113, 0]), bits: 120 }]);
         assert_eq!(rule.ports, [(443, 443), (80, 80), (8000, 8100)]);
+    }
+
+    #[test]
+    fn what_would_silently_mean_something_else_is_refused() {
+        for (rest, part) in [
+            ("[[instance.egress]]\nto = [\"any\"]\nports = []\nverdict = \"deny\"\n", "`ports` is empty"),
+            (
+                "[[instance.files]]\npath = \"~/.ssh/id_rsa\"\naccess = [\"read\"]\nverdict = \"kill\"\n",
+                "`~` is not expanded",
+            ),
+            ("[[instance.files]]\npath = \"\"\naccess = [\"read\"]\nverdict = \"kill\"\n", "empty path"),
+            ("[[instance.files]]\npath = \"x\"\naccess = \"\"\nverdict = \"kill\"\n", "is no access"),
+        ] {
+            let found = faults(rest);
+            assert!(found.iter().any(|fault| fault.what.contains(part)), "{rest}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn selectors_that_select_nothing_or_everything_are_refused() {
+        for (select, part) in [
+            ("", "`select` is empty"),
+            ("{ unit = \"nodered\" }", "did you mean \"nodered.service\"?"),
+            ("{ container = \"my-container\" }", "12 to 64"),
+            ("{ container = \"0123\" }", "12 to 64"),
+            ("{ cgroup = \"/\" }", "the whole machine"),
+            ("{ cgroup = \"system.slice/x.service\" }", "begins with `/`"),
+            ("{ cgroup = \"/system.slice/../x\" }", "`..`"),
+            ("{ user = \"\" }", "is empty"),
+            ("{ uid = -1 }", "`uid` must be"),
+            ("{ exec = \"node\" }", "\"node-red\" only"),
+        ] {
+            let text = HEAD.replace("{ uid = 1001 }", select);
+            let found = parse(&text).unwrap_err();
+            assert!(found.iter().any(|fault| fault.what.contains(part)), "{select}: {found:?}");
+        }
+        for select in [
+            "{ unit = \"nodered.service\" }",
+            "{ container = \"0123456789ab\" }",
+            "{ cgroup = \"/system.slice/x.service\" }",
+        ] {
+            parse(&HEAD.replace("{ uid = 1001 }", select)).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_mistake_of_syntax_is_told_too() {
+        let found = parse("version = 1\nmode = enforce\nname == 1\n").unwrap_err();
+        assert_eq!(found.iter().map(|fault| fault.line).collect::<Vec<_>>(), [2, 3], "{found:?}");
+    }
+
+    #[test]
+    fn a_repeated_id_is_shown_where_it_stands() {
+        let rule =
+            |id: &str| format!("[[instance.files]]\npath = \"x\"\naccess = [\"read\"]\n{id}verdict = \"kill\"\n");
+        let found = faults(&format!("{}{}", rule("id = \"a\"\n"), rule("id = \"a\"\n")));
+        assert_eq!((found.len(), found[0].line, found[0].column), (1, 15, 6), "{found:?}");
+        // An id that was given is never taken by a rule that has none.
+        let policy = parse(&format!("{HEAD}{}{}", rule("id = \"files-2\"\n"), rule(""))).unwrap();
+        let ids: Vec<_> = policy.instances[0].files.iter().map(|rule| rule.action.id.as_str()).collect();
+        assert_eq!(ids, ["files-2", "files-2-2"]);
+    }
+
+    #[test]
+    fn wildcard_characters_in_the_user_directory_are_ordinary() {
+        let text = HEAD.replace("\"/ud\"", "\"/srv/[a]*?/ud\"");
+        let policy =
+            parse(&format!("{text}[[instance.files]]\npath = \"*.pem\"\naccess = [\"read\"]\nverdict = \"kill\"\n"))
+                .unwrap();
+        let rule = &policy.instances[0].files[0];
+        assert_eq!((rule.path.to_str().unwrap(), &rule.names), ("/srv/[a]*?/ud", &Names::ChildSuffix(".pem".into())));
+    }
+
+    #[test]
+    fn limits_are_those_of_the_tables() {
+        let selects = vec!["{ uid = 7 }"; MAX_SELECTORS + 1].join(", ");
+        assert!(parse(&HEAD.replace("{ uid = 1001 }", &selects)).unwrap_err()[0].what.contains("65 selectors"));
+        let instance = HEAD.split_once("[[").map(|(_, rest)| format!("[[{rest}")).unwrap();
+        let many: String =
+            (0..=MAX_INSTANCES).map(|index| instance.replace("\"a\"", &format!("\"a{index}\""))).collect();
+        assert!(
+            parse(&format!("version = 1\n{many}")).unwrap_err().iter().any(|fault| fault.what.contains("65 instances"))
+        );
+        let long = "n".repeat(NAME_LEN);
+        assert!(parse(&HEAD.replace("\"a\"", &format!("{long:?}"))).is_err());
+        assert!(parse(&HEAD.replace("\"a\"", &format!("{:?}", &long[1..]))).is_ok());
+        let path = |name: &str| {
+            format!("{HEAD}[[instance.files]]\npath = {name:?}\naccess = [\"read\"]\nverdict = \"kill\"\n")
+        };
+        assert!(parse(&path(&long)).is_err());
+        assert!(parse(&path(&long[1..])).is_ok());
+        let paths = vec!["\"x\""; 65536].join(",");
+        let rule = format!("{HEAD}[[instance.files]]\npaths = [{paths}]\naccess = [\"read\"]\nverdict = \"kill\"\n");
+        assert!(parse(&rule).unwrap_err()[0].what.contains("65536 rules"));
+    }
+
+    #[test]
+    fn numbers_are_read_as_toml_writes_them() {
+        let text = format!(
+            "{HEAD}[[instance.egress]]\nto = [\"any\"]\nports = [0x1bb, 8_080, \" 1 - 2 \"]\nverdict = \"deny\"\n"
+        );
+        assert_eq!(parse(&text).unwrap().instances[0].nets[0].ports, [(443, 443), (8080, 8080), (1, 2)]);
     }
 
     proptest! {

@@ -1,0 +1,432 @@
+//! The decision over tables that are written by hand, without a compiler to be right or wrong with it.
+
+use std::collections::HashMap;
+
+use monitor_common::{
+    Access, Verdict,
+    decide::{self, Decision, Lookups, MAX_CLIMB, MAX_DESCENT, PathView, Subject, TextView, Work},
+    name::{NAME_LEN, Name},
+    policy::{
+        ChildKey, Class, InodeId, InodeKey, Instance, MAX_NET_RULES, NET_HEAD_BITS, NODE_CHILD_PATTERNS,
+        NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX,
+        PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
+    },
+};
+use proptest::prelude::*;
+
+const EPOCH: u32 = 7;
+const SLOT: u16 = 2;
+
+#[derive(Default)]
+struct Tables {
+    inodes: HashMap<InodeKey, u32>,
+    children: Vec<(ChildKey, u32)>,
+    nodes: HashMap<NodeKey, Node>,
+    patterns: Vec<(PatternKey, usize, Pattern)>,
+    nets: Vec<(NetKey, u32, NetRules)>,
+    instance: Instance,
+}
+
+impl Lookups for Tables {
+    fn inode(&self, key: &InodeKey) -> Option<u32> {
+        self.inodes.get(key).copied()
+    }
+    fn child(&self, key: &ChildKey) -> Option<u32> {
+        self.children.iter().find(|(child, _)| child == key).map(|&(_, node)| node)
+    }
+    fn node(&self, key: &NodeKey) -> Option<&Node> {
+        self.nodes.get(key)
+    }
+    fn pattern(&self, key: &PatternKey) -> Option<&Pattern> {
+        let of = |key: &PatternKey| (key.epoch, key.node, key.kind);
+        let fits = |known: &PatternKey, len: usize| of(known) == of(key) && known.bytes[..len] == key.bytes[..len];
+        let found = self.patterns.iter().filter(|(known, len, _)| fits(known, *len));
+        found.max_by_key(|(_, len, _)| *len).map(|(_, _, pattern)| pattern)
+    }
+    fn net(&self, key: &NetKey) -> Option<&NetRules> {
+        let of = |key: &NetKey| (key.epoch, key.instance, key.direction);
+        let differ = |a: [u8; 16], b: [u8; 16]| (u128::from_be_bytes(a) ^ u128::from_be_bytes(b)).leading_zeros();
+        let found = self
+            .nets
+            .iter()
+            .filter(|(known, bits, _)| of(known) == of(key) && differ(known.address, key.address) >= *bits);
+        found.max_by_key(|(_, bits, _)| *bits).map(|(_, _, rules)| rules)
+    }
+}
+
+const fn rule(id: u16, verdict: Verdict) -> Rule {
+    Rule { id, verdict: verdict as u8, fallback: 0 }
+}
+
+fn on(access: Access, rule: Rule) -> RuleSet {
+    let mut rules = RuleSet::default();
+    for (bit, slot) in rules.iter_mut().enumerate() {
+        if access.bits() & 1 << bit != 0 {
+            *slot = rule;
+        }
+    }
+    rules
+}
+
+fn id(ino: u64) -> InodeId {
+    InodeId { ino, dev: 1, generation: 1 }
+}
+
+impl Tables {
+    fn subject(&self) -> Subject<'_> {
+        Subject { epoch: EPOCH, slot: SLOT, instance: &self.instance }
+    }
+
+    /// A node, found by the inode of the same number when `known`, and by name under its parent.
+    fn node(mut self, node: u32, name: &str, known: bool, value: Node) -> Self {
+        if known {
+            self.inodes.insert(InodeKey { id: id(u64::from(node)), epoch: EPOCH, instance: u32::from(SLOT) }, node);
+        }
+        if let Some(name) = Name::new(name.as_bytes()) {
+            self.children.push((ChildKey { epoch: EPOCH, node: value.parent, name }, node));
+            if let Some(parent) = self.nodes.get_mut(&NodeKey { epoch: EPOCH, node: value.parent }) {
+                parent.flags |= NODE_HAS_CHILDREN;
+            }
+        }
+        self.nodes.insert(NodeKey { epoch: EPOCH, node }, value);
+        self
+    }
+
+    fn pattern(mut self, node: u32, kind: u32, literal: &[u8], rules: RuleSet, ranks: [u16; Access::COUNT]) -> Self {
+        let mut bytes = [0; PATTERN_LEN];
+        bytes[..literal.len()].copy_from_slice(literal);
+        self.patterns.push((PatternKey { epoch: EPOCH, node, kind, bytes }, literal.len(), Pattern { rules, ranks }));
+        self
+    }
+
+    /// `path` lists inode and name from the root's child down to the file.
+    fn file(&self, path: &[(u64, &str)], access: Access) -> Decision {
+        decide::file(self, &self.subject(), &mut View::new(path), access, &mut Work::NEW.clone())
+    }
+
+    /// The same for a path as text, from the directory `from`.
+    fn text(&self, from: &[(u64, &str)], text: &str, access: Access) -> Option<Decision> {
+        let mut work = Work::NEW;
+        decide::place(self, &self.subject(), &mut View::new(from), &mut work)?;
+        Some(decide::text(self, &self.subject(), &Text(text.as_bytes()), access, &mut work))
+    }
+}
+
+struct View<'a> {
+    path: Vec<(u64, &'a str)>,
+    next: usize,
+}
+
+impl<'a> View<'a> {
+    /// The root directory has the inode and the node 1.
+    fn new(path: &[(u64, &'a str)]) -> Self {
+        let path = path.iter().rev().copied().chain([(1, "/")]).collect();
+        Self { path, next: 0 }
+    }
+}
+
+impl PathView for View<'_> {
+    fn climb(&mut self) -> Option<InodeId> {
+        self.next += 1;
+        self.path.get(self.next - 1).map(|&(ino, _)| id(ino))
+    }
+    fn name(&mut self, index: usize, name: &mut Name) -> bool {
+        name.clear();
+        let Some((_, text)) = self.path.get(index) else { return false };
+        text.bytes().for_each(|byte| name.push(byte));
+        true
+    }
+}
+
+struct Text<'a>(&'a [u8]);
+
+impl TextView for Text<'_> {
+    fn at(&self, index: usize) -> u8 {
+        self.0.get(index).copied().unwrap_or(0)
+    }
+}
+
+fn root() -> Tables {
+    Tables::default().node(1, "", true, Node { parent: 1, ..Node::default() })
+}
+
+/// /ud is node 2, /ud/settings.js node 3, whose content must not be written.
+fn settings() -> Tables {
+    root().node(2, "ud", true, Node { parent: 1, ..Node::default() }).node(
+        3,
+        "settings.js",
+        true,
+        Node { parent: 2, own: on(Access::WRITE, rule(5, Verdict::Kill)), ..Node::default() },
+    )
+}
+
+#[test]
+fn a_file_is_known_by_identity_or_by_place() {
+    let tables = settings();
+    let killed = |path: &[(u64, &str)]| tables.file(path, Access::WRITE).verdict == Verdict::Kill;
+    assert!(killed(&[(2, "ud"), (3, "settings.js")]));
+    assert!(killed(&[(2, "ud"), (99, "settings.js")]), "another file in its place");
+    assert!(killed(&[(98, "ud"), (99, "settings.js")]), "another directory in the place of its own");
+    assert!(killed(&[(50, "tmp"), (3, "alias")]), "the file under another name");
+    assert!(!killed(&[(2, "ud"), (99, "settings.json")]));
+    assert!(!killed(&[(50, "tmp"), (99, "settings.js")]));
+}
+
+#[test]
+fn a_decision_names_rule_access_and_fallback() {
+    let mut own = on(Access::WRITE, Rule { id: 9, verdict: Verdict::Deny as u8, fallback: Verdict::Kill as u8 });
+    own[0] = rule(4, Verdict::Log);
+    let tables = root().node(2, "x", true, Node { parent: 1, own, ..Node::default() });
+    let decision = tables.file(&[(2, "x")], Access::READ.union(Access::WRITE).union(Access::EXEC));
+    assert_eq!(
+        decision,
+        Decision { verdict: Verdict::Deny, fallback: Verdict::Kill, rule: 9, access: Access::WRITE },
+        "the strictest of the accesses decides"
+    );
+    assert_eq!(tables.file(&[(2, "x")], Access::READ).rule, 4);
+}
+
+#[test]
+fn a_tree_belongs_to_one_instance_and_one_epoch() {
+    let tables = settings();
+    let path = [(2, "ud"), (3, "settings.js")];
+    for (epoch, slot) in [(EPOCH + 1, SLOT), (EPOCH, SLOT + 1)] {
+        let subject = Subject { epoch, slot, instance: &tables.instance };
+        let decision = decide::file(&tables, &subject, &mut View::new(&path), Access::WRITE, &mut Work::NEW.clone());
+        assert_eq!(decision.verdict, Verdict::Allow, "epoch {epoch} slot {slot}");
+    }
+}
+
+#[test]
+fn class_defaults_hold_where_nothing_speaks() {
+    let mut tables = settings();
+    tables.instance.defaults[Class::Files as usize] = rule(0, Verdict::Log);
+    tables.instance.defaults[Class::Exec as usize] = rule(0, Verdict::Deny);
+    assert_eq!(tables.file(&[(50, "tmp"), (99, "x")], Access::READ).verdict, Verdict::Log);
+    assert_eq!(tables.file(&[(50, "tmp"), (99, "x")], Access::EXEC).verdict, Verdict::Deny);
+    assert_eq!(tables.file(&[(2, "ud"), (3, "settings.js")], Access::READ).verdict, Verdict::Log);
+    assert_eq!(tables.file(&[(2, "ud"), (3, "settings.js")], Access::WRITE).verdict, Verdict::Kill);
+    assert_eq!(decide::class(&tables.subject(), Class::Files, Access::READ).verdict, Verdict::Log);
+    assert_eq!(decide::class(&tables.subject(), Class::Ptrace, Access::NONE).verdict, Verdict::Allow);
+}
+
+#[test]
+fn no_access_is_no_decision() {
+    // An O_PATH open.
+    let decision = settings().file(&[(2, "ud"), (3, "settings.js")], Access::NONE);
+    assert_eq!((decision.verdict, decision.rule), (Verdict::Unset, 0));
+}
+
+#[test]
+fn children_and_below_reach_as_far_as_they_say() {
+    let children = on(Access::READ, rule(1, Verdict::Kill));
+    let below = on(Access::READ.union(Access::WRITE), rule(2, Verdict::Log));
+    let tables = root().node(2, "d", true, Node { parent: 1, children, below, ..Node::default() });
+    assert_eq!(
+        tables.file(&[(2, "d")], Access::READ).verdict,
+        Verdict::Allow,
+        "the directory itself is not below itself"
+    );
+    assert_eq!(tables.file(&[(2, "d"), (9, "x")], Access::READ).verdict, Verdict::Kill);
+    assert_eq!(tables.file(&[(2, "d"), (9, "x")], Access::WRITE).verdict, Verdict::Log);
+    assert_eq!(tables.file(&[(2, "d"), (8, "y"), (9, "x")], Access::READ).verdict, Verdict::Log);
+}
+
+#[test]
+fn of_both_ends_of_a_name_the_higher_rank_decides_for_each_access() {
+    // READ: the beginning is more specific; WRITE: the end is. Neither entry as a whole is.
+    let rules = |read, write| {
+        let mut rules = on(Access::READ, rule(1, read));
+        rules[1] = rule(2, write);
+        rules
+    };
+    let tables = root()
+        .node(2, "d", true, Node { parent: 1, flags: NODE_CHILD_PATTERNS, ..Node::default() })
+        .pattern(2, PATTERN_CHILD_PREFIX, b"id_", rules(Verdict::Kill, Verdict::Allow), [9, 1, 0, 0, 0, 0, 0, 0])
+        .pattern(2, PATTERN_CHILD_SUFFIX, b"bup.", rules(Verdict::Allow, Verdict::Deny), [4, 4, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(tables.file(&[(2, "d"), (9, "id_rsa.pub")], Access::READ).verdict, Verdict::Kill);
+    assert_eq!(tables.file(&[(2, "d"), (9, "id_rsa.pub")], Access::WRITE).verdict, Verdict::Deny);
+    assert_eq!(tables.file(&[(2, "d"), (9, "id_rsa")], Access::WRITE).verdict, Verdict::Allow);
+    assert_eq!(tables.file(&[(2, "d"), (9, "x.pub")], Access::READ).verdict, Verdict::Allow);
+}
+
+#[test]
+fn of_equal_ranks_the_beginning_decides_and_silence_never_does() {
+    let tables = root()
+        .node(2, "d", true, Node { parent: 1, flags: NODE_CHILD_PATTERNS, ..Node::default() })
+        .pattern(2, PATTERN_CHILD_PREFIX, b"ab", on(Access::READ, rule(1, Verdict::Log)), [3, 9, 0, 0, 0, 0, 0, 0])
+        .pattern(2, PATTERN_CHILD_SUFFIX, b"yx", on(Access::READ.union(Access::WRITE), rule(2, Verdict::Kill)), [3; 8]);
+    assert_eq!(tables.file(&[(2, "d"), (9, "abxy")], Access::READ).verdict, Verdict::Log);
+    assert_eq!(
+        tables.file(&[(2, "d"), (9, "abxy")], Access::WRITE).verdict,
+        Verdict::Kill,
+        "no rule, whatever its rank"
+    );
+}
+
+#[test]
+fn patterns_below_are_looked_up_where_they_are_filed() {
+    let kill = on(Access::READ, rule(1, Verdict::Kill));
+    let tables = root()
+        .node(2, "d", true, Node { parent: 1, flags: NODE_SUBTREE_PATTERNS, patterns: 2, ..Node::default() })
+        .node(3, "e", true, Node { parent: 2, flags: NODE_SUBTREE_PATTERNS, patterns: 2, ..Node::default() })
+        .pattern(2, PATTERN_SUBTREE_SUFFIX, b"mep.", kill, [1; 8]);
+    for path in [
+        &[(2, "d"), (9, "a.pem")][..],
+        &[(2, "d"), (3, "e"), (9, "a.pem")],
+        &[(2, "d"), (3, "e"), (8, "f"), (9, "a.pem")],
+    ] {
+        assert_eq!(tables.file(path, Access::READ).verdict, Verdict::Kill, "{path:?}");
+    }
+    assert_eq!(tables.file(&[(2, "d"), (9, "a.pem.txt")], Access::READ).verdict, Verdict::Allow);
+}
+
+#[test]
+fn a_name_that_does_not_fit_has_a_beginning_but_no_end() {
+    let kill = on(Access::READ, rule(1, Verdict::Kill));
+    let tables = root()
+        .node(2, "d", true, Node { parent: 1, flags: NODE_CHILD_PATTERNS, ..Node::default() })
+        .pattern(2, PATTERN_CHILD_SUFFIX, b"mep.", kill, [1; 8])
+        .pattern(2, PATTERN_CHILD_PREFIX, b"id_", kill, [1; 8]);
+    let long = |head: &str, len: usize| format!("{head}{}.pem", "n".repeat(len - head.len() - 4));
+    let verdict = |name: &str| tables.file(&[(2, "d"), (9, name)], Access::READ).verdict;
+    assert_eq!(verdict(&long("", NAME_LEN - 1)), Verdict::Kill);
+    // A known limit: the kernel gives the first bytes of a name only.
+    assert_eq!(verdict(&long("", NAME_LEN)), Verdict::Allow);
+    // Nor is the beginning taken for the end.
+    assert_eq!(verdict(&format!(".pem{}", "n".repeat(NAME_LEN))), Verdict::Allow);
+    assert_eq!(verdict(&long("id_", NAME_LEN)), Verdict::Kill);
+}
+
+#[test]
+fn a_long_name_is_not_taken_for_its_beginning() {
+    let name = "n".repeat(NAME_LEN - 1);
+    let tables = root().node(
+        2,
+        &name,
+        false,
+        Node { parent: 1, own: on(Access::READ, rule(1, Verdict::Kill)), ..Node::default() },
+    );
+    assert_eq!(tables.file(&[(9, &name)], Access::READ).verdict, Verdict::Kill);
+    assert_eq!(tables.file(&[(9, &(name.clone() + "n"))], Access::READ).verdict, Verdict::Allow);
+    assert_eq!(tables.text(&[], &name, Access::READ).unwrap().verdict, Verdict::Kill);
+    assert_eq!(tables.text(&[], &(name.clone() + "n"), Access::READ).unwrap().verdict, Verdict::Allow);
+}
+
+#[test]
+fn the_climb_and_the_descent_have_bounds() {
+    let names: Vec<String> = (0..40).map(|index| format!("d{index}")).collect();
+    let path = |depth: usize| -> Vec<(u64, &str)> {
+        (0..depth).map(|index| (100 + index as u64, names[index].as_str())).collect()
+    };
+    let mut tables = root();
+    tables.nodes.get_mut(&NodeKey { epoch: EPOCH, node: 1 }).unwrap().below = on(Access::READ, rule(1, Verdict::Kill));
+    assert_eq!(tables.file(&path(MAX_CLIMB - 1), Access::READ).verdict, Verdict::Kill);
+    // A known limit: deeper files are outside of every rule but those for nearer directories.
+    assert_eq!(tables.file(&path(MAX_CLIMB), Access::READ).verdict, Verdict::Allow);
+
+    // Directories that were all replaced, found again by name.
+    let mut tables = root();
+    for (index, name) in names.iter().take(MAX_DESCENT + 1).enumerate() {
+        let number = u32::try_from(index).unwrap();
+        let own = on(Access::READ, rule(1, Verdict::Kill));
+        tables = tables.node(number + 2, name, false, Node { parent: number + 1, own, ..Node::default() });
+    }
+    assert_eq!(tables.file(&path(MAX_DESCENT), Access::READ).verdict, Verdict::Kill);
+    // A known limit too.
+    assert_eq!(tables.file(&path(MAX_DESCENT + 1), Access::READ).verdict, Verdict::Allow);
+}
+
+#[test]
+fn text_goes_up_and_down() {
+    let tables = settings();
+    let ud = [(2, "ud")];
+    for (text, killed) in [
+        ("settings.js", true),
+        ("./settings.js", true),
+        (".//./settings.js", true),
+        ("../ud/settings.js", true),
+        ("a/b/../../settings.js", true),
+        ("../../../../ud/settings.js", true),
+        ("settings.js/", true),
+        ("settings.js/..", false),
+        ("settings.js/x", false),
+        (".settings.js", false),
+        ("..settings.js", false),
+        ("...", false),
+        ("a/settings.js", false),
+        ("", false),
+    ] {
+        let decision = tables.text(&ud, text, Access::WRITE).unwrap();
+        assert_eq!(decision.verdict == Verdict::Kill, killed, "{text:?}: {decision:?}");
+    }
+}
+
+#[test]
+fn text_has_no_place_where_no_directory_is_known() {
+    let mut tables = settings();
+    tables.inodes.clear();
+    assert_eq!(tables.text(&[(2, "ud")], "settings.js", Access::WRITE), None);
+}
+
+#[test]
+fn addresses_ports_and_protocols() {
+    let net_rule = |port_first, port_last, protocol, verdict| NetRule {
+        port_first,
+        port_last,
+        protocol,
+        pad: [0; 3],
+        rule: rule(1, verdict),
+    };
+    let mut rules = NetRules { count: 2, ..NetRules::default() };
+    rules.rules[0] = net_rule(10, 20, 6, Verdict::Allow);
+    rules.rules[1] = net_rule(0, u16::MAX - 1, 0, Verdict::Deny);
+    // Not counted, so not there.
+    rules.rules[2] = net_rule(0, u16::MAX, 0, Verdict::Kill);
+    let key = NetKey { epoch: EPOCH, instance: SLOT, direction: 0, address: decide::map_v4([10, 0, 0, 0]) };
+    let mut tables = Tables { nets: vec![(key, 96 + 8, rules)], ..Tables::default() };
+    tables.instance.defaults[Class::Egress as usize] = rule(0, Verdict::Log);
+    tables.instance.defaults[Class::Ingress as usize] = rule(0, Verdict::Kill);
+    let verdict = |key: NetKey, port, protocol| decide::net(&tables, &tables.subject(), &key, port, protocol).verdict;
+    let to = |address| NetKey { address: decide::map_v4(address), ..key };
+    assert_eq!(verdict(to([10, 1, 2, 3]), 10, 6), Verdict::Allow);
+    assert_eq!(verdict(to([10, 1, 2, 3]), 20, 6), Verdict::Allow);
+    assert_eq!(verdict(to([10, 1, 2, 3]), 21, 6), Verdict::Deny);
+    assert_eq!(verdict(to([10, 1, 2, 3]), 9, 6), Verdict::Deny);
+    assert_eq!(verdict(to([10, 1, 2, 3]), 10, 17), Verdict::Deny);
+    assert_eq!(verdict(to([10, 1, 2, 3]), 10, 0), Verdict::Allow, "a protocol that is not known fits every rule");
+    assert_eq!(verdict(to([10, 1, 2, 3]), u16::MAX, 6), Verdict::Log, "the third rule does not count");
+    assert_eq!(verdict(to([11, 1, 2, 3]), 10, 6), Verdict::Log);
+    assert_eq!(verdict(NetKey { direction: 1, ..to([10, 1, 2, 3]) }, 10, 6), Verdict::Kill);
+    assert_eq!(NET_HEAD_BITS, 64);
+}
+
+proptest! {
+    /// Whatever is in the tables, a decision comes back, and it is one that a table or a default holds.
+    #[test]
+    fn nothing_makes_it_panic(
+        nodes in prop::collection::vec((0_u32..6, 0_u32..6, 0_u32..8, 0_u8..6, any::<u8>()), 0..6),
+        names in prop::collection::vec("[a.]{0,3}", 0..6),
+        text in "[a./]{0,600}",
+        access in any::<u8>(),
+        count in 0_u32..40,
+    ) {
+        let mut tables = root();
+        for (index, &(parent, patterns, flags, verdict, bits)) in nodes.iter().enumerate() {
+            let rules = on(Access::from_bits(bits), Rule { id: 1, verdict, fallback: 0 });
+            let node = Node { own: rules, children: rules, below: rules, parent, patterns, flags, pad: 0 };
+            let name = names.get(index).map_or("a", String::as_str);
+            tables = tables.node(u32::try_from(index).unwrap(), name, verdict % 2 == 0, node);
+        }
+        let path: Vec<_> = names.iter().enumerate().map(|(index, name)| (index as u64, name.as_str())).collect();
+        let decision = tables.file(&path, Access::from_bits(access));
+        prop_assert!(Access::from_bits(access).contains(decision.access));
+        if let Some(decision) = tables.text(&path, &text, Access::from_bits(access)) {
+            prop_assert!(Access::from_bits(access).contains(decision.access));
+        }
+        // A count beyond the table reads what is there and no more.
+        let key = NetKey { epoch: EPOCH, instance: SLOT, ..NetKey::default() };
+        tables.nets.push((key, 0, NetRules { count, rules: [NetRule { port_first: 1, ..NetRule::default() }; MAX_NET_RULES] }));
+        prop_assert_eq!(decide::net(&tables, &tables.subject(), &key, 0, 0).verdict, Verdict::Allow);
+    }
+}
