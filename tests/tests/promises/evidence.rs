@@ -125,7 +125,10 @@ fn check_tells_place_and_mend() -> Result<()> {
     let (code, said) = check(good)?;
     ensure!(code == Some(0), "{code:?}: {said}");
     let (code, said) = check(&good.replace("select", "selekt"))?;
-    ensure!(code == Some(2) && said.contains(":4:1: unknown key `selekt`; did you mean `select`?"), "{code:?}: {said}");
+    ensure!(
+        code == Some(2) && said.contains(":4:1: unknown key \"selekt\"; did you mean \"select\"?"),
+        "{code:?}: {said}"
+    );
     let (code, said) = check(&good.replace("64123", "0"))?;
     ensure!(code == Some(2) && said.contains("uid 0 alone"), "{code:?}: {said}");
     Ok(())
