@@ -2,7 +2,8 @@
 //!
 //! [`file()`], [`text`] and [`net`] are the only places where a verdict is made. They are generic over [`Lookups`],
 //! which the kernel programs implement with BPF maps and everyone else with ordinary ones, and they never allocate,
-//! recurse or loop without a constant bound, so that the verifier accepts what the tests have proven.
+//! recurse or loop without a constant bound, so that the verifier accepts what the tests have proven. Their steps are
+//! functions of their own in the kernel: where one returns, all ways through it are one to the verifier.
 //!
 //! The most specific rule wins: a rule for the very path, then a name pattern, then `dir/*`, then `dir/**` of the
 //! nearest directory. Where several count, for more than one access or because a file is known both by identity and
@@ -14,8 +15,8 @@ use crate::{
     opaque::{Opaque, wipe},
     policy::{
         ChildKey, Class, InodeId, InodeKey, Instance, MAX_NET_RULES, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN,
-        NODE_SUBTREE_PATTERNS, NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX,
-        PATTERN_LEN, PATTERN_SUBTREE_PREFIX, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
+        NODE_SUBTREE_PATTERNS, NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_SUFFIX,
+        PATTERN_LEN, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
 };
 
@@ -42,9 +43,9 @@ pub trait Lookups {
 
 /// A file and the directories above it.
 pub trait PathView {
-    /// The identity of the next component: first the file itself, then its directory, and so on up to the root.
-    /// `None` past the root.
-    fn climb(&mut self) -> Option<InodeId>;
+    /// Fills in the identity of the next component: first the file itself, then its directory, and so on up to the
+    /// root. False past the root.
+    fn climb(&mut self, id: &mut InodeId) -> bool;
     /// Fills in the name of component `index` as counted by [`PathView::climb`], 0 being the file itself.
     fn name(&mut self, index: usize, name: &mut Name) -> bool;
 }
@@ -62,6 +63,7 @@ pub struct Work {
     child: ChildKey,
     pattern: PatternKey,
     rules: RuleSet,
+    known: Opaque<u32>,
     node: Opaque<u32>,
     depth: Opaque<u32>,
     fresh: Opaque<u32>,
@@ -79,6 +81,7 @@ impl Work {
         child: ChildKey { epoch: 0, node: 0, name: Name::EMPTY },
         pattern: PatternKey { epoch: 0, node: 0, kind: 0, bytes: [0; PATTERN_LEN] },
         rules: [Rule::NONE; Access::COUNT],
+        known: Opaque::new(0),
         node: Opaque::new(0),
         depth: Opaque::new(0),
         fresh: Opaque::new(0),
@@ -200,16 +203,17 @@ pub fn file<L: Lookups, P: PathView>(
     work: &mut Work,
 ) -> Decision {
     work.begin(access);
-    let known = locate(maps, subject, view, work);
-    if let Some(node) = known {
+    locate(maps, subject, view, work);
+    let known = work.known.get();
+    if known != NOWHERE {
         // A hard link, or a file that was moved, is known by identity in a place where other rules hold.
-        gather_own(maps, subject, node, work);
+        gather_own(maps, subject, known, work);
         weigh_all(subject, work);
     }
     if work.node.get() != NOWHERE {
         gather(maps, subject, work);
         weigh_all(subject, work);
-    } else if known.is_none() {
+    } else if known == NOWHERE {
         work.forget_rules();
         weigh_all(subject, work);
     }
@@ -231,21 +235,31 @@ const NOWHERE: u32 = u32::MAX;
 /// Finds a directory's place and leaves it in `work`, for [`text`] to walk on from. `None` where no rule can reach.
 #[inline(always)]
 pub fn place<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) -> Option<()> {
-    if let Some(node) = locate(maps, subject, view, work) {
-        work.set_place(Place { node, depth: 0 });
+    locate(maps, subject, view, work);
+    let known = work.known.get();
+    if known != NOWHERE {
+        work.set_place(Place { node: known, depth: 0 });
     }
     (work.node.get() != NOWHERE).then_some(())
 }
 
-/// Finds the node that a file's identity names, if any, and leaves its place by name in `work`.
-#[inline(always)]
-fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) -> Option<u32> {
+/// Finds the node that a file's identity names, [`NOWHERE`] for none, and its place by name; leaves both in `work`.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) {
     work.set_place(Place { node: NOWHERE, depth: 0 });
-    let mut key = InodeKey { id: view.climb()?, epoch: subject.epoch, instance: u32::from(subject.slot) };
-    let known = maps.inode(&key);
+    work.known.set(NOWHERE);
+    let mut key =
+        InodeKey { id: InodeId::default(), epoch: subject.epoch, instance: u32::from(subject.slot) };
+    if !view.climb(&mut key.id) {
+        return;
+    }
+    if let Some(node) = maps.inode(&key) {
+        work.known.set(node);
+    }
     for index in 1..MAX_CLIMB {
-        let Some(id) = view.climb() else { break };
-        key.id = id;
+        if !view.climb(&mut key.id) {
+            break;
+        }
         if let Some(node) = maps.inode(&key) {
             work.set_place(Place { node, depth: index as u32 });
             break;
@@ -265,7 +279,6 @@ fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P
     if work.depth.get() > 0 {
         view.name(0, &mut work.child.name);
     }
-    known
 }
 
 /// Decides about an access to a path given as text, from the directory whose [`place`] was found last.
@@ -313,7 +326,7 @@ fn walk<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, path: &T, work
 }
 
 /// One name down, or up for `..`.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn step<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
     let len = work.child.name.len();
     let Place { node, depth } = work.place();
@@ -355,7 +368,7 @@ fn has_children<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32) -> bool 
 }
 
 /// Gathers what a node says about itself.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn gather_own<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, work: &mut Work) {
     work.forget_rules();
     if let Some(node) = maps.node(&NodeKey { epoch: subject.epoch, node }) {
@@ -367,7 +380,7 @@ fn gather_own<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, work: &mut
 ///
 /// The rules are laid over one another in memory, the least specific first. That keeps one reference alive at a time,
 /// which is what the compiler can still spill in a way that the verifier understands.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn gather<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
     let Place { node, depth } = work.place();
     if depth == 0 {
@@ -383,20 +396,20 @@ fn gather<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
         far = found.patterns;
     }
     if flags & NODE_SUBTREE_PATTERNS != 0 {
-        patterns(maps, subject, far, PATTERN_SUBTREE_SUFFIX, PATTERN_SUBTREE_PREFIX, work);
+        patterns(maps, subject, far, PATTERN_SUBTREE_SUFFIX, work);
     }
     if work.depth.get() == 1 {
         if let Some(found) = maps.node(&key) {
             overlay(&mut work.rules, &found.children);
         }
         if flags & NODE_CHILD_PATTERNS != 0 {
-            patterns(maps, subject, node, PATTERN_CHILD_SUFFIX, PATTERN_CHILD_PREFIX, work);
+            patterns(maps, subject, node, PATTERN_CHILD_SUFFIX, work);
         }
     }
 }
 
 /// Lays the rules that speak over those that are there.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn overlay(rules: &mut RuleSet, over: &RuleSet) {
     for bit in 0..Access::COUNT {
         if over[bit].is_set() {
@@ -405,9 +418,10 @@ fn overlay(rules: &mut RuleSet, over: &RuleSet) {
     }
 }
 
-/// Lays the patterns that the name in `work` ends or begins with over the rules there.
-#[inline(always)]
-fn patterns<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, suffix: u32, prefix: u32, work: &mut Work) {
+/// Lays the patterns that the name in `work` ends or begins with over the rules there. `suffix` is the kind of the
+/// former; the latter comes after it.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn patterns<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, suffix: u32, work: &mut Work) {
     for rank in &mut work.ranks {
         rank.set(0);
     }
@@ -416,14 +430,14 @@ fn patterns<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, suffix: u32,
     {
         overlay_ranked(&mut work.rules, &mut work.ranks, found);
     }
-    fill_prefix(work, subject.epoch, node, prefix);
+    fill_prefix(work, subject.epoch, node, suffix + 1);
     if let Some(found) = maps.pattern(&work.pattern) {
         overlay_ranked(&mut work.rules, &mut work.ranks, found);
     }
 }
 
 /// Lays the rules of a pattern over those that are there, except over those of a pattern that is more specific.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn overlay_ranked(rules: &mut RuleSet, ranks: &mut [Opaque<u32>; Access::COUNT], over: &Pattern) {
     for bit in 0..Access::COUNT {
         let rank = u32::from(over.ranks[bit]);
@@ -435,7 +449,7 @@ fn overlay_ranked(rules: &mut RuleSet, ranks: &mut [Opaque<u32>; Access::COUNT],
 }
 
 /// Makes the key of the beginning of the name.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn fill_prefix(work: &mut Work, epoch: u32, node: u32, kind: u32) {
     let Work { child, pattern, .. } = work;
     (pattern.epoch, pattern.node, pattern.kind) = (epoch, node, kind);
@@ -445,7 +459,7 @@ fn fill_prefix(work: &mut Work, epoch: u32, node: u32, kind: u32) {
 }
 
 /// Makes the key of the end of the name, backwards; false for a name that did not fit, whose end is not known.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn fill_suffix(work: &mut Work, epoch: u32, node: u32, kind: u32) -> bool {
     let Work { child, pattern, .. } = work;
     if child.name.is_truncated() {
@@ -461,24 +475,29 @@ fn fill_suffix(work: &mut Work, epoch: u32, node: u32, kind: u32) -> bool {
 }
 
 /// Weighs what the rules in `work`, or else the class default, say about each access.
-#[inline(always)]
+#[cfg_attr(target_arch = "bpf", inline(never))]
 fn weigh_all(subject: &Subject<'_>, work: &mut Work) {
     for bit in 0..Access::COUNT {
-        let this = 1 << bit;
-        if work.access.get() & this == 0 {
-            continue;
-        }
-        // SAFETY: a reference to an element; volatile for the reason that [`Opaque`] gives.
-        let mut rule = unsafe { core::ptr::read_volatile(&raw const work.rules[bit]) };
-        if !rule.is_set() {
-            let class = if this == u32::from(Access::EXEC.bits()) { Class::Exec } else { Class::Files };
-            rule = subject.instance.defaults[class as usize];
-            if !rule.is_set() {
-                rule.verdict = Verdict::Allow as u8;
-            }
-        }
-        work.weigh(rule, this);
+        weigh_one(subject, work, bit);
     }
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn weigh_one(subject: &Subject<'_>, work: &mut Work, bit: usize) {
+    let this = 1 << bit;
+    if work.access.get() & this == 0 {
+        return;
+    }
+    // SAFETY: a reference to an element; volatile for the reason that [`Opaque`] gives.
+    let mut rule = unsafe { core::ptr::read_volatile(&raw const work.rules[bit]) };
+    if !rule.is_set() {
+        let class = if this == u32::from(Access::EXEC.bits()) { Class::Exec } else { Class::Files };
+        rule = subject.instance.defaults[class as usize];
+        if !rule.is_set() {
+            rule.verdict = Verdict::Allow as u8;
+        }
+    }
+    work.weigh(rule, this);
 }
 
 /// What the instance does with a class of operations where no rule speaks.

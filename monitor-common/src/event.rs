@@ -82,11 +82,13 @@ pub enum Hook {
     Ptrace = 29,
     /// A signal was sent to a process outside the instance; `detail` is its pid.
     Signal = 30,
+    /// The first read through a file that was opened before the guard came, or by somebody else.
+    Read = 31,
 }
 
 impl Hook {
     /// All hooks with the names that journals use.
-    pub const NAMES: [(&'static str, Self); 30] = [
+    pub const NAMES: [(&'static str, Self); 31] = [
         ("open", Self::Open),
         ("write", Self::Write),
         ("write_totals", Self::WriteTotals),
@@ -117,6 +119,7 @@ impl Hook {
         ("privilege", Self::Privilege),
         ("ptrace", Self::Ptrace),
         ("signal", Self::Signal),
+        ("read", Self::Read),
     ];
 
     /// The hook with this number.
@@ -156,6 +159,10 @@ pub const FLAG_CREATED: u32 = 1 << 9;
 pub const FLAG_IO_URING: u32 = 1 << 10;
 /// The instance only observes; without that the verdict would have been `wanted`.
 pub const FLAG_OBSERVED: u32 = 1 << 11;
+/// The path counts from the root of its file system: no mount was at hand to climb on from there.
+pub const FLAG_FS_PATH: u32 = 1 << 12;
+/// The text is the other path of a rename or a link, as a list of names like the path itself.
+pub const FLAG_TEXT_PATH: u32 = 1 << 13;
 
 /// A process above the one that acted.
 #[repr(C)]

@@ -23,6 +23,7 @@ pub mod offsets;
 pub mod opaque;
 pub mod policy;
 pub mod scope;
+pub mod security;
 pub mod syscall;
 pub mod verdict;
 

@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 364;
+offsets! { 388;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -129,9 +129,15 @@ offsets! { 364;
     uring_mkdir_name = "io_mkdir"."filename",
     uring_mkdir_dir = "io_mkdir"."dfd",
     filename_name = "filename"."name",
+    dentry_sb = "dentry"."d_sb",
+    mount_sb = "mount"."mnt.mnt_sb",
+    bprm_file = "linux_binprm"."file",
+    iattr_valid = "iattr"."ia_valid",
+    vma_file = "vm_area_struct"."vm_file",
+    vma_flags = "vm_area_struct"."vm_flags|__vm_flags",
 }
 
-/// Where a system call's number and arguments are in `struct pt_regs`, and how to tell a 32-bit caller.
+/// Where the arguments of system calls and functions are in `struct pt_regs`, and how to tell a 32-bit caller.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abi {
@@ -143,6 +149,8 @@ pub struct Abi {
     pub first_at_exit: u32,
     /// The number, at exit.
     pub number: u32,
+    /// The arguments of a function of the kernel.
+    pub function_args: [u32; 4],
     /// Offset in `task_struct` of the word that tells a 32-bit caller.
     pub compat_word: u32,
     /// The bits of that word that are set for one; 0 when the kernel has no 32-bit calls.
@@ -156,9 +164,10 @@ impl Abi {
         compat_args: [MISSING; 6],
         first_at_exit: MISSING,
         number: MISSING,
+        function_args: [MISSING; 4],
         compat_word: MISSING,
         compat_mask: 0,
     };
 }
 
-shared!(Abi = 64);
+shared!(Abi = 80);

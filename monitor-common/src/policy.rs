@@ -129,6 +129,8 @@ pub const PATTERN_CHILD_PREFIX: u32 = 1;
 pub const PATTERN_SUBTREE_SUFFIX: u32 = 2;
 /// The beginning of a name anywhere below.
 pub const PATTERN_SUBTREE_PREFIX: u32 = 3;
+const _: () = assert!(PATTERN_CHILD_PREFIX == PATTERN_CHILD_SUFFIX + 1);
+const _: () = assert!(PATTERN_SUBTREE_PREFIX == PATTERN_SUBTREE_SUFFIX + 1);
 
 /// Bits of a [`PatternKey`] before its bytes.
 pub const PATTERN_HEAD_BITS: u32 = 96;
@@ -302,6 +304,8 @@ pub struct Control {
     pub selectors: u32,
     /// `CONTROL_*`
     pub flags: u32,
+    /// tgid of the guard, whose own operations prove the hooks.
+    pub guard: u32,
 }
 
 /// The cgroup programs are attached: the tracepoints leave Internet sockets to them.
@@ -320,7 +324,7 @@ shared!(
     NetRule = 12,
     NetRules = 196,
     Instance = 40,
-    Control = 12,
+    Control = 16,
     Watch = 24,
     Identity = 32,
 );

@@ -5,18 +5,16 @@ use aya_ebpf::helpers::generated::{
 };
 use monitor_common::{
     Verdict,
-    decide::{Decision, Subject},
+    decide::Decision,
     event::{
-        ANCESTORS, Ancestor, COMM_LEN, Event, FLAG_CUT, FLAG_OBSERVED, FLAG_UNLINKED, Hook, PATH_MAX, PENDING_TEXT,
+        ANCESTORS, Ancestor, COMM_LEN, Event, FLAG_OBSERVED, FLAG_TEXT_PATH, FLAG_UNLINKED, PATH_MAX, PENDING_TEXT,
         TEXT_MAX,
     },
     opaque::wipe,
-    scope::TaskLabel,
-    verdict::Sensor,
 };
 
 use crate::{
-    facts::{call::Call, file::Inode, offset, path, pointer, read, task},
+    facts::{actor::Actor, file::Inode, offset, path, pointer, read, task, word},
     maps::{COUNTERS, EVENTS, Scratch},
 };
 
@@ -28,67 +26,21 @@ pub(crate) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// Begins a record about the current task.
+    /// Begins a record about the current task; `hook` is a [`monitor_common::event::Hook`].
     #[inline(always)]
-    pub(crate) fn new(
-        scratch: &'a mut Scratch,
-        hook: Hook,
-        sensor: Sensor,
-        label: &TaskLabel,
-        slot: u16,
-        epoch: u32,
-    ) -> Self {
+    pub(crate) fn new(scratch: &'a mut Scratch, actor: &Actor, hook: u8) -> Self {
         let event = &mut scratch.event;
         wipe(event);
-        event.hook = hook as u8;
-        event.sensor = sensor as u8;
-        event.instance = slot;
-        event.epoch = epoch;
-        event.origin = label.origin;
-        event.syscall = -1;
-        // SAFETY: no arguments.
-        event.time_ns = unsafe { bpf_ktime_get_boot_ns() };
-        let current = task::current();
-        event.tgid = read(current, offset!(task_tgid)).unwrap_or(0);
-        event.tid = read(current, offset!(task_pid)).unwrap_or(0);
-        event.loginuid = read(current, offset!(task_loginuid)).unwrap_or(u32::MAX);
-        if let Some(cred) = pointer(current, offset!(task_cred)) {
-            event.uid = read(cred, offset!(cred_uid)).unwrap_or(u32::MAX);
-            event.gid = read(cred, offset!(cred_gid)).unwrap_or(u32::MAX);
-            event.euid = read(cred, offset!(cred_euid)).unwrap_or(u32::MAX);
-        }
-        event.cgroup = task::cgroup_of(current).unwrap_or(0);
-        event.comm = read(current, offset!(task_comm)).unwrap_or([0; COMM_LEN]);
-        if let Some(leader) = pointer(current, offset!(task_leader)) {
-            event.start_ns = read(leader, offset!(task_start)).unwrap_or(0);
-            let mut above = leader;
-            for index in 0..ANCESTORS {
-                let Some(parent) = pointer(above, offset!(task_parent)) else { break };
-                if parent == above {
-                    break;
-                }
-                let Some(tgid) = task::tgid(parent) else { break };
-                event.ancestors[index] =
-                    Ancestor { tgid, comm: read(parent, offset!(task_comm)).unwrap_or([0; COMM_LEN]) };
-                if tgid <= 1 {
-                    break;
-                }
-                above = parent;
-            }
-        }
+        event.hook = hook;
+        event.sensor = actor.sensor as u8;
+        event.instance = actor.subject.slot;
+        event.epoch = actor.subject.epoch;
+        event.origin = actor.label.origin;
+        event.syscall = actor.syscall;
+        event.ret = actor.ret;
+        event.flags = actor.flags;
+        current_task(event);
         Self { scratch }
-    }
-
-    /// Begins a record about a system call.
-    #[inline(always)]
-    pub(crate) fn of_call(scratch: &'a mut Scratch, call: &Call, hook: Hook) -> Self {
-        let record = Self::new(scratch, hook, Sensor::Tracepoint, call.label, call.subject.slot, call.subject.epoch);
-        record.scratch.event.syscall = call.number as i32;
-        record.scratch.event.ret = call.ret as i32;
-        if call.compat != 0 {
-            record.scratch.event.flags |= monitor_common::event::FLAG_COMPAT;
-        }
-        record
     }
 
     /// The fixed part.
@@ -115,10 +67,18 @@ impl<'a> Record<'a> {
     /// Adds where a file is. To be called before any text is added.
     #[inline(always)]
     pub(crate) fn path(&mut self, place: (u64, u64)) {
-        if !path::write_names(place, &mut self.scratch.tail, &mut self.scratch.len) {
-            self.scratch.event.flags |= FLAG_CUT;
-        }
-        self.scratch.event.path_len = self.scratch.len.get() as u16;
+        let Scratch { tail, len, event, .. } = &mut *self.scratch;
+        event.flags |= path::write_names(place.0, place.1, tail, len, 0);
+        event.path_len = len.get() as u16;
+    }
+
+    /// Adds the other path of a rename or a link as text.
+    #[inline(always)]
+    pub(crate) fn other_path(&mut self, place: (u64, u64)) {
+        let Scratch { tail, len, event, .. } = &mut *self.scratch;
+        let from = u32::from(event.path_len) & (PATH_MAX as u32 - 1);
+        event.flags |= FLAG_TEXT_PATH | path::write_names(place.0, place.1, tail, len, from);
+        event.text_len = (len.get() - from).min(TEXT_MAX as u32) as u16;
     }
 
     /// Adds text with a reader that fills at most [`TEXT_MAX`] bytes and answers how many.
@@ -181,33 +141,59 @@ impl<'a> Record<'a> {
 
     /// Writes down what was decided and what is done, and hands the record over. The caller does it.
     #[inline(always)]
-    pub(crate) fn send_decision(mut self, decision: &Decision, done: Verdict, enforce: bool) {
+    pub(crate) fn send_decision(mut self, actor: &Actor, decision: &Decision, done: Verdict) {
         let event = self.event();
         event.wanted = decision.verdict as u8;
         event.verdict = done as u8;
         event.rule = decision.rule;
         event.access = decision.access.bits();
-        if !enforce && decision.verdict as u8 > Verdict::Log as u8 {
+        if !actor.enforces() && decision.verdict as u8 > Verdict::Log as u8 {
             event.flags |= FLAG_OBSERVED;
         }
         self.send();
     }
 
-    /// The same, and kills the current process when that is the verdict. For tracepoints.
+    /// The same, and kills the current process when that is the verdict. For sensors that can.
     #[inline(always)]
-    pub(crate) fn carry_out(self, decision: &Decision, done: Verdict, enforce: bool) {
-        self.send_decision(decision, done, enforce);
+    pub(crate) fn carry_out(self, actor: &Actor, decision: &Decision, done: Verdict) {
+        self.send_decision(actor, decision, done);
         if matches!(done, Verdict::Kill) {
             kill();
         }
     }
 }
 
-/// What a tracepoint does about a decision.
-#[inline(always)]
-pub(crate) fn outcome(subject: &Subject<'_>, decision: &Decision, scratch: &mut Scratch) -> Verdict {
-    let done = Sensor::Tracepoint.apply(decision.verdict, decision.fallback, subject.instance.enforce != 0);
-    Verdict::from_raw(scratch.launder(done as u32) as u8)
+/// Writes down who the current task is.
+#[inline(never)]
+fn current_task(event: &mut Event) {
+    // SAFETY: no arguments.
+    event.time_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let current = task::current();
+    event.tgid = word(current, offset!(task_tgid));
+    event.tid = word(current, offset!(task_pid));
+    event.loginuid = read(current, offset!(task_loginuid)).unwrap_or(u32::MAX);
+    if let Some(cred) = pointer(current, offset!(task_cred)) {
+        event.uid = word(cred, offset!(cred_uid));
+        event.gid = word(cred, offset!(cred_gid));
+        event.euid = word(cred, offset!(cred_euid));
+    }
+    event.cgroup = task::cgroup_of(current).unwrap_or(0);
+    event.comm = word(current, offset!(task_comm));
+    let Some(leader) = pointer(current, offset!(task_leader)) else { return };
+    event.start_ns = word(leader, offset!(task_start));
+    let mut above = leader;
+    for index in 0..ANCESTORS {
+        let parent = word(above, offset!(task_parent));
+        if parent == above {
+            break;
+        }
+        let tgid = word(parent, offset!(task_tgid));
+        event.ancestors[index] = Ancestor { tgid, comm: word(parent, offset!(task_comm)) };
+        if tgid <= 1 {
+            break;
+        }
+        above = parent;
+    }
 }
 
 /// Sends SIGKILL to the current process: it does not return to user mode.

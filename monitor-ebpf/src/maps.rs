@@ -1,12 +1,13 @@
 //! Every map in one place.
 
 use aya_ebpf::{
+    helpers::generated::bpf_get_smp_processor_id,
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use monitor_common::{
     decide::{MAX_CLIMB, Work},
-    event::{Counters, Event, PATH_MAX, Pending, TEXT_MAX, WriteKey, WriteTotals},
+    event::{Counters, Event, Pending, WriteKey, WriteTotals},
     name::Name,
     opaque::Opaque,
     policy::{
@@ -14,8 +15,11 @@ use monitor_common::{
         Pattern, PatternKey, Watch,
     },
     scope::{ArgvMatcher, MAX_CGROUP_DEPTH, MAX_SELECTORS, Selector, TaskLabel},
+    security::{Judged, SecurityHook},
     syscall::{Syscall, TABLE_LEN},
 };
+
+use crate::facts::path::NAMES_ROOM;
 
 /// Processes in scope, by tgid.
 #[map]
@@ -88,13 +92,21 @@ pub(crate) static IDENTITY: Array<Identity> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static WATCHES: Array<Watch> = Array::with_max_entries(2 * MAX_WATCHES as u32, 0);
 
+/// Open files that were judged, by the address of their `struct file`.
+#[map]
+pub(crate) static JUDGED: LruHashMap<u64, Judged> = LruHashMap::with_max_entries(16_384, 0);
+
+/// 1 for each [`SecurityHook`] that the guard's own operations have reached.
+#[map]
+pub(crate) static PROOFS: Array<u32> = Array::with_max_entries(SecurityHook::COUNT as u32, 0);
+
 /// Working memory of one hook: too big for the stack of 512 bytes.
 #[repr(C)]
 pub(crate) struct Scratch {
     /// The record; its tail follows directly.
     pub(crate) event: Event,
     /// Path and text of the record, with room for one more name past the end.
-    pub(crate) tail: [u8; PATH_MAX + TEXT_MAX + 256],
+    pub(crate) tail: [u8; NAMES_ROOM],
     /// Dentries climbed from a file.
     pub(crate) dentries: [u64; MAX_CLIMB],
     /// A verdict by name and the paths that it is about.
@@ -122,11 +134,12 @@ pub(crate) struct Scratch {
     pub(crate) argv: ArgvMatcher,
 }
 
-/// Hooks run with preemption off and never inside one another on a CPU, so one per CPU is enough.
+/// For programs on tracepoints: they run with preemption off and never inside one another on a CPU, so one per CPU is
+/// enough, and it stays theirs across a tail call.
 #[map]
-pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// The scratch memory of this CPU.
+/// The scratch memory of this CPU's tracepoint programs.
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: the value of a per-CPU array lives as long as the map; nothing else on this CPU uses it meanwhile.
@@ -139,5 +152,51 @@ impl Scratch {
     pub(crate) fn launder(&mut self, value: u32) -> u32 {
         self.value.set(value);
         self.value.get()
+    }
+}
+
+/// How many programs that can be preempted may be under way on one CPU.
+const POOL_DEPTH: u32 = 4;
+
+/// For all other programs: another task may come in the middle of one and run the same on this CPU.
+#[map]
+static POOL: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(POOL_DEPTH, 0);
+
+/// Which memory of [`POOL`] is in use, by CPU * [`POOL_DEPTH`] + index. An insertion that fails when the entry is there
+/// is a lock that all kernels have; 5.10 has no atomic exchange. The loader makes it as large as there are CPUs.
+#[map]
+static HELD: HashMap<u32, u32> = HashMap::with_max_entries(POOL_DEPTH, 0);
+
+/// `BPF_NOEXIST`
+const NOEXIST: u64 = 1;
+
+/// Scratch memory that is given back when this goes away.
+pub(crate) struct Held {
+    pub(crate) scratch: &'static mut Scratch,
+    key: u32,
+}
+
+/// Takes scratch memory; `None` when everything is in use.
+#[inline(always)]
+pub(crate) fn hold() -> Option<Held> {
+    // SAFETY: no arguments.
+    let first = unsafe { bpf_get_smp_processor_id() } * POOL_DEPTH;
+    let mut index = 0;
+    while index < POOL_DEPTH {
+        if HELD.insert(first + index, 1, NOEXIST).is_ok() {
+            break;
+        }
+        index += 1;
+    }
+    // SAFETY: the value of a per-CPU array lives as long as the map, programs do not change the CPU on their way, and the
+    // entry in HELD keeps others out.
+    let scratch = unsafe { &mut *POOL.get_ptr_mut(index)? };
+    Some(Held { scratch, key: first + index })
+}
+
+impl Drop for Held {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let _ = HELD.remove(self.key);
     }
 }

@@ -11,6 +11,8 @@ use aya::maps::{MapData, RingBuf};
 use monitor_common::{
     policy::{InodeId, MAX_INSTANCES},
     scope::Selector,
+    security::SecurityHook,
+    verdict::Sensor,
 };
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -98,6 +100,8 @@ pub struct Options {
     pub enforce: Option<bool>,
     /// Directory in cgroup v2 below which traffic is judged.
     pub cgroup_root: Option<PathBuf>,
+    /// The sensors on security hooks that may be used.
+    pub sensors: Vec<Sensor>,
     /// Where the agent's pid is written, for `flowwarden reload`.
     pub pid_file: Option<PathBuf>,
 }
@@ -168,7 +172,9 @@ impl Agent {
         if let Err(error) = kernel.attach_cgroup(&root) {
             kernel.degrade("cgroup", chain(&error));
         }
-        host.deny_network = kernel.can_deny_network();
+        kernel.attach_security(&options.sensors)?;
+        kernel.load_syscalls()?;
+        host.can_deny = kernel.can_deny();
         let pipeline = Pipeline::new(Enricher::new(host.cgroup_mount.clone()), journal);
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let mut agent = Self {
@@ -209,10 +215,8 @@ impl Agent {
         let details = Map::from_iter([
             ("mode".to_owned(), Value::from(mode)),
             ("instances".to_owned(), self.instance_names().into()),
-            (
-                "sensors".to_owned(),
-                json!(if self.kernel.can_deny_network() { vec!["tracepoint", "cgroup"] } else { vec!["tracepoint"] }),
-            ),
+            ("sensors".to_owned(), json!(self.sensors())),
+            ("hooks".to_owned(), json!(self.hooks())),
             ("degraded".to_owned(), json!(degraded)),
             ("processes".to_owned(), json!(self.kernel.labels().len())),
             ("epoch".to_owned(), json!(self.kernel.epoch())),
@@ -229,6 +233,23 @@ impl Agent {
             )
         });
         Ok(())
+    }
+
+    /// The sensors that run.
+    fn sensors(&self) -> Vec<&'static str> {
+        let mut sensors: Vec<_> = self.kernel.served().sensors().map(Sensor::name).collect();
+        if self.kernel.can_deny_network() {
+            sensors.push(Sensor::Cgroup.name());
+        }
+        sensors.push(Sensor::Tracepoint.name());
+        sensors
+    }
+
+    /// The sensor that serves each security hook, by the hook's name.
+    fn hooks(&self) -> BTreeMap<&'static str, &'static str> {
+        let served = self.kernel.served();
+        let sensor = |hook| served.by(hook).map_or(Sensor::Tracepoint.name(), Sensor::name);
+        SecurityHook::NAMES.iter().map(|&(name, hook)| (name, sensor(hook))).collect()
     }
 
     fn instance_names(&self) -> String {

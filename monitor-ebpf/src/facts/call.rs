@@ -2,40 +2,35 @@
 
 use aya_ebpf::programs::RawTracePointContext;
 use monitor_common::{
-    decide::Subject,
+    event::FLAG_COMPAT,
     scope::TaskLabel,
     syscall::{COMPAT_BASE, NO_ARG, Syscall},
+    verdict::Sensor,
 };
 
-use super::{ABI, read, task};
-use crate::{
-    lookups,
-    maps::{self, SYSCALLS, TASKS},
-};
+use super::{actor::Actor, read, task};
+use crate::maps::{self, SYSCALLS, TASKS};
 
 /// A field of [`ABI`], read after the load.
 macro_rules! abi {
     ($($field:tt)+) => {
         // SAFETY: a reference to an initialised static.
-        unsafe { core::ptr::read_volatile(&raw const ABI.$($field)+) }
+        unsafe { core::ptr::read_volatile(&raw const $crate::facts::ABI.$($field)+) }
     };
 }
+pub(crate) use abi;
 
 /// x32 calls carry this bit in their number.
 const X32_BIT: u32 = 0x4000_0000;
 
 /// Everything that a handler starts from.
 pub(crate) struct Call {
-    /// The task's mark.
-    pub(crate) label: &'static TaskLabel,
-    /// Whose policy is asked.
-    pub(crate) subject: Subject<'static>,
+    /// Who makes it.
+    pub(crate) actor: Actor,
     /// What kind of call it is.
     pub(crate) spec: Syscall,
-    /// Its number.
-    pub(crate) number: u32,
     /// 1 for a 32-bit caller; a number, not a truth, or the verifier would walk both cases to the end.
-    pub(crate) compat: u32,
+    compat: u32,
     /// The result, at exit.
     pub(crate) ret: i64,
     regs: u64,
@@ -91,12 +86,14 @@ impl Call {
     #[inline(always)]
     fn new(ctx: &RawTracePointContext, number: u32, exit: bool) -> Option<Self> {
         let scratch = maps::scratch()?;
-        let label = label()?;
-        let subject = lookups::subject(label.instance)?;
+        let mut actor = Actor::current(Sensor::Tracepoint)?;
         let (spec, compat) = spec(number)?;
-        let compat = scratch.launder(u32::from(compat));
+        let compat = scratch.launder(u32::from(compat)) & 1;
         let ret = if exit { ctx.arg::<u64>(1) as i64 } else { 0 };
-        Some(Self { label, subject, spec, number, compat, ret, regs: ctx.arg::<u64>(0), exit })
+        actor.syscall = number as i32;
+        actor.ret = ret as i32;
+        actor.flags = compat * FLAG_COMPAT;
+        Some(Self { actor, spec, compat, ret, regs: ctx.arg::<u64>(0), exit })
     }
 
     /// An argument by its place; `None` for [`NO_ARG`].

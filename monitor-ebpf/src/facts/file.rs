@@ -3,7 +3,7 @@
 use aya_ebpf::cty::c_int;
 use monitor_common::{Access, policy::InodeId};
 
-use super::{offset, pointer, read, task};
+use super::{offset, pointer, read, task, word};
 
 /// `FMODE_READ`, `FMODE_WRITE`, `FMODE_EXEC`, `FMODE_PATH` and `FMODE_CREATED` of include/linux/fs.h; the first two
 /// are the kernel's side of the open flags, the others have been where they are since 4.19.
@@ -41,14 +41,20 @@ impl File {
         read(self.0, offset!(file_mode))
     }
 
+    /// `f_flags`
+    #[inline(always)]
+    pub(crate) fn flags(self) -> Option<u32> {
+        read(self.0, offset!(file_flags))
+    }
+
     /// The accesses that the open asked for, and whether it made the file.
     ///
     /// Content that goes into a file that did not exist before is part of its creation.
     #[inline(always)]
-    pub(crate) fn opened_for(self) -> Option<(Access, u32)> {
+    pub(crate) fn opened_for(self) -> Option<(Access, bool)> {
         let mode = self.mode()?;
         if mode & FMODE_PATH != 0 {
-            return Some((Access::NONE, 0));
+            return Some((Access::NONE, false));
         }
         let created = mode & FMODE_CREATED != 0;
         let mut access = Access::NONE;
@@ -60,7 +66,7 @@ impl File {
         } else if mode & FMODE_WRITE != 0 {
             access = access.union(Access::WRITE);
         }
-        Some((access, u32::from(created)))
+        Some((access, created))
     }
 
     /// Whether it can be written through.
@@ -106,22 +112,22 @@ impl Inode {
     pub(crate) fn id(self) -> Option<InodeId> {
         let sb = pointer(self.0, offset!(inode_sb))?;
         Some(InodeId {
-            ino: read(self.0, offset!(inode_ino))?,
-            dev: read(sb, offset!(sb_dev))?,
-            generation: read(self.0, offset!(inode_generation))?,
+            ino: word(self.0, offset!(inode_ino)),
+            dev: word(sb, offset!(sb_dev)),
+            generation: word(self.0, offset!(inode_generation)),
         })
     }
 
     /// `i_mode`
     #[inline(always)]
     pub(crate) fn mode(self) -> u16 {
-        read(self.0, offset!(inode_mode)).unwrap_or(0)
+        word(self.0, offset!(inode_mode))
     }
 
     /// `i_nlink`
     #[inline(always)]
     pub(crate) fn links(self) -> u32 {
-        read(self.0, offset!(inode_nlink)).unwrap_or(0)
+        word(self.0, offset!(inode_nlink))
     }
 
     /// Whether it is a regular file.

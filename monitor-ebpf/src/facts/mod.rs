@@ -3,13 +3,17 @@
 //! Every read goes through `bpf_probe_read_kernel` at an offset from the running kernel's BTF, which works in every
 //! program type and cannot fault.
 
+pub(crate) mod actor;
 pub(crate) mod call;
 pub(crate) mod file;
 pub(crate) mod path;
 pub(crate) mod state;
 pub(crate) mod task;
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
+use aya_ebpf::{
+    cty::c_void,
+    helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated},
+};
 use monitor_common::offsets::{Abi, Offsets};
 
 /// Where the running kernel keeps its fields; set by the loader.
@@ -36,10 +40,24 @@ pub(crate) fn read<T>(base: u64, offset: u32) -> Option<T> {
     unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.ok()
 }
 
+/// Reads a number at `base + offset` in the kernel; 0 where there is nothing to read.
+///
+/// For loops: each error that is handled is one more way that the verifier has to walk to the end.
+#[inline(always)]
+pub(crate) fn word<T: Copy + Default>(base: u64, offset: u32) -> T {
+    let mut value = T::default();
+    let from = (base + u64::from(offset)) as *const c_void;
+    // SAFETY: the helper checks the source, and fills the destination, which is as long as is said, with zeros when it
+    // cannot read.
+    unsafe { generated::bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, from) };
+    value
+}
+
 /// Reads a pointer at `base + offset` in the kernel; `None` for a null pointer.
 #[inline(always)]
 pub(crate) fn pointer(base: u64, offset: u32) -> Option<u64> {
-    read::<u64>(base, offset).filter(|&address| address != 0)
+    let address: u64 = word(base, offset);
+    (address != 0).then_some(address)
 }
 
 /// Reads a `T` from the program's memory.

@@ -3,16 +3,19 @@
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use monitor_common::{
     decide::{MAX_CLIMB, PathView, TextView},
-    event::{PATH_MAX, PENDING_TEXT},
+    event::{FLAG_CUT, FLAG_FS_PATH, PATH_MAX, PENDING_TEXT, TEXT_MAX},
     name::{NAME_LEN, Name},
     opaque::Opaque,
     policy::InodeId,
 };
 
 use super::{
-    file::{File, Inode, path_at},
-    offset, pointer, read, task,
+    file::{File, path_at},
+    offset, pointer, task, word,
 };
+
+/// Room for names: a path, a text, and one more name past the end.
+pub(crate) const NAMES_ROOM: usize = PATH_MAX + TEXT_MAX + 256;
 
 /// How many mounts may lie on one directory.
 const MAX_STACKED: usize = 2;
@@ -29,7 +32,7 @@ pub(crate) struct Climb<'a> {
 }
 
 impl<'a> Climb<'a> {
-    /// From a dentry under a `struct mount`; `seen` is working memory.
+    /// From a dentry under a `struct mount`, or 0 to end at the root of the file system; `seen` is working memory.
     #[inline(always)]
     pub(crate) fn new((dentry, mount): (u64, u64), seen: &'a mut [u64; MAX_CLIMB]) -> Self {
         Self { dentry, mount, index: 0, seen }
@@ -37,26 +40,48 @@ impl<'a> Climb<'a> {
 }
 
 impl PathView for Climb<'_> {
+    #[inline(never)]
+    fn climb(&mut self, id: &mut InodeId) -> bool {
+        self.step(id).is_some()
+    }
+
     #[inline(always)]
-    fn climb(&mut self) -> Option<InodeId> {
+    fn name(&mut self, index: usize, name: &mut Name) -> bool {
+        name_of(self.seen[index & (MAX_CLIMB - 1)], name)
+    }
+}
+
+impl Climb<'_> {
+    #[inline(always)]
+    fn step(&mut self, id: &mut InodeId) -> Option<()> {
         let dentry = self.dentry;
         if dentry == 0 {
             return None;
         }
-        let id = Inode(pointer(dentry, offset!(dentry_inode))?).id()?;
+        // A name that is about to be given to a file has no inode yet, and so an identity that no rule has.
+        let inode: u64 = word(dentry, offset!(dentry_inode));
+        let sb: u64 = word(inode, offset!(inode_sb));
+        *id = InodeId {
+            ino: word(inode, offset!(inode_ino)),
+            dev: word(sb, offset!(sb_dev)),
+            generation: word(inode, offset!(inode_generation)),
+        };
         let mut named = dentry;
-        let mut parent = pointer(dentry, offset!(dentry_parent))?;
+        let mut parent: u64 = word(dentry, offset!(dentry_parent));
         if parent == dentry {
             // The root of a file system: go on where it is mounted, under the mount point's name.
             parent = 0;
             for _ in 0..MAX_STACKED {
-                let above = pointer(self.mount, offset!(mount_parent))?;
+                if self.mount == 0 {
+                    break;
+                }
+                let above = word(self.mount, offset!(mount_parent));
                 if above == self.mount {
                     break;
                 }
-                named = pointer(self.mount, offset!(mount_mountpoint))?;
+                named = word(self.mount, offset!(mount_mountpoint));
                 self.mount = above;
-                let next = pointer(named, offset!(dentry_parent))?;
+                let next = word(named, offset!(dentry_parent));
                 if next != named {
                     parent = next;
                     break;
@@ -66,12 +91,7 @@ impl PathView for Climb<'_> {
         self.seen[self.index & (MAX_CLIMB - 1)] = named;
         self.index += 1;
         self.dentry = parent;
-        Some(id)
-    }
-
-    #[inline(always)]
-    fn name(&mut self, index: usize, name: &mut Name) -> bool {
-        name_of(self.seen[index & (MAX_CLIMB - 1)], name)
+        Some(())
     }
 }
 
@@ -99,11 +119,11 @@ impl TextView for Text<'_> {
 }
 
 /// Fills in the name of a dentry.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn name_of(dentry: u64, name: &mut Name) -> bool {
     name.clear();
-    let Some(text) = pointer(dentry, offset!(dentry_name)) else { return false };
-    let Some(len) = read::<u32>(dentry, offset!(dentry_len)) else { return false };
+    let text: u64 = word(dentry, offset!(dentry_name));
+    let len: u32 = word(dentry, offset!(dentry_len));
     // SAFETY: the destination is as long as is said.
     let read =
         unsafe { bpf_probe_read_kernel_str(name.bytes_mut().as_mut_ptr().cast(), NAME_LEN as u32, text as *const _) };
@@ -111,37 +131,62 @@ pub(crate) fn name_of(dentry: u64, name: &mut Name) -> bool {
     read > 0
 }
 
-/// Writes the names from a dentry up to the root into `tail`, each ended by a zero byte, as `d_path` would go:
-/// across mounts. Leaves the length in `len`; false when something is missing.
+/// The mount that a dentry is most likely named under, for hooks that are told none: that of the task's root or working
+/// directory when it is of the same file system; 0 otherwise.
 #[inline(always)]
-pub(crate) fn write_names((mut dentry, mut mount): (u64, u64), tail: &mut [u8], len: &mut Opaque<u32>) -> bool {
-    len.set(0);
+pub(crate) fn likely_mount(dentry: u64) -> u64 {
+    let sb: u64 = word(dentry, offset!(dentry_sb));
+    let Some(fs) = pointer(task::current(), offset!(task_fs)) else { return 0 };
+    for path in [offset!(fs_root), offset!(fs_pwd)] {
+        if let Some((_, mount)) = path_at(fs + u64::from(path))
+            && sb == word(mount, offset!(mount_sb))
+        {
+            return mount;
+        }
+    }
+    0
+}
+
+/// Writes the names from a dentry up to the root into `tail` from `from` on, each ended by a zero byte, as `d_path`
+/// would go: across mounts. Leaves the end in `len`, which may be [`PATH_MAX`] at the most, and answers with
+/// [`FLAG_CUT`] when something is missing and [`FLAG_FS_PATH`] when the way up is not known beyond the file system.
+#[inline(never)]
+pub(crate) fn write_names(
+    mut dentry: u64,
+    mut mount: u64,
+    tail: &mut [u8; NAMES_ROOM],
+    len: &mut Opaque<u32>,
+    from: u32,
+) -> u32 {
+    len.set(from);
     for _ in 0..MAX_CLIMB + MAX_STACKED {
-        let Some(root) = pointer(mount, offset!(mount_root)) else { return false };
-        let Some(parent) = pointer(dentry, offset!(dentry_parent)) else { return false };
-        if dentry == root || dentry == parent {
-            let Some(above) = pointer(mount, offset!(mount_parent)) else { return false };
+        let parent: u64 = word(dentry, offset!(dentry_parent));
+        // No dentry is at address 0, which a mount that is not known would have as its root.
+        if dentry == word(mount, offset!(mount_root)) {
+            let above = word(mount, offset!(mount_parent));
             if above == mount {
-                return true;
+                return 0;
             }
-            let Some(point) = pointer(mount, offset!(mount_mountpoint)) else { return false };
-            dentry = point;
+            dentry = word(mount, offset!(mount_mountpoint));
             mount = above;
             continue;
         }
-        let Some(text) = pointer(dentry, offset!(dentry_name)) else { return false };
+        if dentry == parent {
+            return FLAG_FS_PATH;
+        }
+        let text: u64 = word(dentry, offset!(dentry_name));
         let at = len.get();
         if at >= PATH_MAX as u32 - 256 {
-            return false;
+            return FLAG_CUT;
         }
         // SAFETY: `at` is below PATH_MAX and the memory goes on for 256 bytes after that.
         let read =
             unsafe { bpf_probe_read_kernel_str(tail.as_mut_ptr().add(at as usize).cast(), 256, text as *const _) };
         if read <= 0 {
-            return false;
+            return FLAG_CUT;
         }
         len.set(at + (read as u32 & 0x1ff));
         dentry = parent;
     }
-    false
+    FLAG_CUT
 }

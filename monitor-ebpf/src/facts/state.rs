@@ -6,7 +6,7 @@ use monitor_common::{
     policy::{MAX_WATCHES, Watch},
 };
 
-use super::{offset, read};
+use super::{offset, word};
 use crate::maps::WATCHES;
 
 /// The watch in a slot, when it belongs to the instance.
@@ -17,17 +17,17 @@ pub(crate) fn watch(subject: &Subject<'_>, index: u32) -> Option<&'static Watch>
 }
 
 /// State of a watched path: sixteen bits each for name and place, links, mode and owner, size.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn state(watch: &Watch) -> u64 {
-    let parent = read::<u64>(watch.dentry, offset!(dentry_parent)).unwrap_or(0);
-    let name = read::<u32>(watch.dentry, offset!(dentry_name_hash)).unwrap_or(0);
-    let hashed = u64::from(read::<u64>(watch.dentry, offset!(dentry_hash)).unwrap_or(0) != 0);
+    let parent = word::<u64>(watch.dentry, offset!(dentry_parent));
+    let name = word::<u32>(watch.dentry, offset!(dentry_name_hash));
+    let hashed = u64::from(word::<u64>(watch.dentry, offset!(dentry_hash)) != 0);
     let place = fold(parent ^ u64::from(name) << 7) << 1 | hashed;
-    let links = u64::from(read::<u32>(watch.inode, offset!(inode_nlink)).unwrap_or(0));
-    let mode = u64::from(read::<u16>(watch.inode, offset!(inode_mode)).unwrap_or(0));
-    let uid = u64::from(read::<u32>(watch.inode, offset!(inode_uid)).unwrap_or(0));
-    let gid = u64::from(read::<u32>(watch.inode, offset!(inode_gid)).unwrap_or(0));
-    let size = read::<u64>(watch.inode, offset!(inode_size)).unwrap_or(0);
+    let links = u64::from(word::<u32>(watch.inode, offset!(inode_nlink)));
+    let mode = u64::from(word::<u16>(watch.inode, offset!(inode_mode)));
+    let uid = u64::from(word::<u32>(watch.inode, offset!(inode_uid)));
+    let gid = u64::from(word::<u32>(watch.inode, offset!(inode_gid)));
+    let size = word::<u64>(watch.inode, offset!(inode_size));
     place & 0xffff
         | (links & 0xffff) << 16
         | (fold(mode ^ uid << 20 ^ gid << 41) & 0xffff) << 32

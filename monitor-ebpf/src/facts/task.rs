@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_uid_gid};
 use monitor_common::scope::MAX_CGROUP_DEPTH;
 
-use super::{offset, pointer, read};
+use super::{offset, pointer, read, word};
 
 /// Address of the current `task_struct`.
 #[inline(always)]
@@ -54,10 +54,9 @@ pub(crate) fn cgroups(task: u64, ids: &mut [u64; MAX_CGROUP_DEPTH]) {
     let Some(set) = pointer(task, offset!(task_cgroups)) else { return };
     let Some(mut cgroup) = pointer(set, offset!(css_set_dfl_cgroup)) else { return };
     for id in ids {
-        let Some(node) = pointer(cgroup, offset!(cgroup_kernfs_node)) else { break };
-        *id = read(node, offset!(kernfs_id)).unwrap_or(0);
-        let Some(parent) = pointer(cgroup, offset!(cgroup_parent_css)) else { break };
-        let Some(above) = pointer(parent, offset!(css_cgroup)) else { break };
-        cgroup = above;
+        let node: u64 = word(cgroup, offset!(cgroup_kernfs_node));
+        *id = word(node, offset!(kernfs_id));
+        let parent: u64 = word(cgroup, offset!(cgroup_parent_css));
+        cgroup = word(parent, offset!(css_cgroup));
     }
 }

@@ -9,18 +9,17 @@ use aya_ebpf::{
 };
 use monitor_common::{
     Access, Verdict, decide,
-    decide::{Decision, Subject},
+    decide::Decision,
     event::{Endpoint, Event, Hook},
     policy::{Class, Direction, NetKey},
-    scope::TaskLabel,
     verdict::Sensor,
 };
 
 use super::socket::{AF_INET, AF_INET6, SOCK_RAW};
 use crate::{
     emit::Record,
-    facts::task,
-    lookups::{self, Maps},
+    facts::{actor::Actor, task},
+    lookups::Maps,
     maps::{self, TASKS},
 };
 
@@ -53,18 +52,18 @@ fn sock_create(ctx: SockContext) -> i32 {
     judge_creation(&ctx).unwrap_or(PROCEED)
 }
 
-/// The mark and tgid of the current task, read without the helper that older kernels keep from these programs.
+/// The current task and its tgid, read without the helper that older kernels keep from these programs.
 #[inline(always)]
-fn label() -> Option<(u32, &'static TaskLabel)> {
+fn actor() -> Option<(u32, Actor)> {
     let tgid = task::tgid(task::current())?;
     // SAFETY: the value is changed by single stores only.
-    unsafe { TASKS.get(tgid) }.map(|label| (tgid, label))
+    let label = unsafe { TASKS.get(tgid) }?;
+    Some((tgid, Actor::of(label, Sensor::Cgroup)?))
 }
 
 #[inline(always)]
 fn judge_address(ctx: &SockAddrContext, hook: Hook, family: u16) -> Option<i32> {
-    let (tgid, label) = label()?;
-    let subject = lookups::subject(label.instance)?;
+    let (tgid, actor) = actor()?;
     // SAFETY: the context is the kernel's and outlives the program; each field is read as the verifier asks.
     let (address, port, protocol) = unsafe {
         let raw = &*ctx.sock_addr;
@@ -82,10 +81,10 @@ fn judge_address(ctx: &SockAddrContext, hook: Hook, family: u16) -> Option<i32> 
         let port = u16::from_be(core::ptr::read_volatile(&raw const raw.user_port) as u16);
         (address, port, core::ptr::read_volatile(&raw const raw.protocol) as u8)
     };
-    let key = NetKey { epoch: subject.epoch, instance: subject.slot, direction: Direction::Egress as u16, address };
-    let decision = decide::net(&Maps, &subject, &key, port, protocol);
+    let key = NetKey { epoch: actor.subject.epoch, instance: actor.subject.slot, direction: Direction::Egress as u16, address };
+    let decision = decide::net(&Maps, &actor.subject, &key, port, protocol);
     let endpoint = Endpoint { address, port, local_port: 0, family, protocol, pad: 0 };
-    carry_out(tgid, label, &subject, hook, &decision, |event| event.endpoint = endpoint)
+    carry_out(tgid, &actor, hook, &decision, |event| event.endpoint = endpoint)
 }
 
 #[inline(always)]
@@ -108,35 +107,26 @@ fn judge_creation(ctx: &SockContext) -> Option<i32> {
     if u64::from(kind) != SOCK_RAW {
         return None;
     }
-    let (tgid, label) = label()?;
-    let subject = lookups::subject(label.instance)?;
-    let decision = decide::class(&subject, Class::RawSocket, Access::NONE);
-    carry_out(tgid, label, &subject, Hook::Socket, &decision, |event| {
+    let (tgid, actor) = actor()?;
+    let decision = decide::class(&actor.subject, Class::RawSocket, Access::NONE);
+    carry_out(tgid, &actor, Hook::Socket, &decision, |event| {
         event.detail = u64::from(family) << 32 | u64::from(kind) << 16 | u64::from(protocol & 0xffff);
         event.endpoint.family = family as u16;
         event.endpoint.protocol = protocol as u8;
     })
 }
 
+/// Judges, tells, and answers what the kernel is to do.
 #[inline(always)]
-fn carry_out(
-    tgid: u32,
-    label: &TaskLabel,
-    subject: &Subject<'_>,
-    hook: Hook,
-    decision: &Decision,
-    fill: impl FnOnce(&mut Event),
-) -> Option<i32> {
-    let scratch = maps::scratch()?;
-    let enforce = subject.instance.enforce != 0;
-    let done = Sensor::Cgroup.apply(decision.verdict, decision.fallback, enforce);
-    let done = Verdict::from_raw(scratch.launder(done as u32) as u8);
+fn carry_out(tgid: u32, actor: &Actor, hook: Hook, decision: &Decision, fill: impl FnOnce(&mut Event)) -> Option<i32> {
+    let held = maps::hold()?;
+    let done = actor.outcome(decision, held.scratch);
     if (done as u8) < Verdict::Log as u8 {
         return None;
     }
-    let mut record = Record::new(scratch, hook, Sensor::Cgroup, label, subject.slot, subject.epoch);
+    let mut record = Record::new(held.scratch, actor, hook as u8);
     fill(record.event());
-    record.send_decision(decision, done, enforce);
+    record.send_decision(actor, decision, done);
     if matches!(done, Verdict::Kill)
         && let Some(stored) = TASKS.get_ptr_mut(tgid)
     {

@@ -24,7 +24,7 @@ fn handle(ctx: &RawTracePointContext) -> Option<()> {
     // SAFETY: copied at once.
     let totals = *unsafe { WRITES.get(key) }?;
     let _ = WRITES.remove(key);
-    let mut record = Record::of_call(maps::scratch()?, &call, Hook::WriteTotals);
+    let mut record = Record::new(maps::scratch()?, &call.actor, Hook::WriteTotals as u8);
     if let Some(inode) = file.inode() {
         record.inode(inode);
     }

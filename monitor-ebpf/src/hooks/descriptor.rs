@@ -10,7 +10,7 @@ use monitor_common::{
     event::{Hook, WriteKey, WriteTotals},
 };
 
-use super::judge_file;
+use super::{Request, judge_file};
 use crate::{
     facts::{call::Call, file::File, task},
     maps::{self, WRITES},
@@ -42,9 +42,7 @@ fn enter(ctx: &RawTracePointContext) -> Option<()> {
     if writes && unsafe { WRITES.get(key) }.is_some() {
         return None;
     }
-    let scratch = maps::scratch()?;
-    let raw = call.spec.hook;
-    let done = judge_file(scratch, &call, Hook::Write, file, access, |event| event.hook = raw)?;
+    let done = judge_file(maps::scratch()?, &call.actor, file, &Request::new(call.spec.hook, access))?;
     if writes && done as u8 >= Verdict::Log as u8 {
         // From now on the writes are only counted, and the totals are told when the file is closed.
         let _ = WRITES.insert(key, WriteTotals { bytes: 0, count: 0 }, 0);

@@ -11,9 +11,9 @@ use monitor_common::{
 };
 
 use crate::{
-    emit::{self, Record},
-    facts::{call, file::File, offset, path::Climb, pointer, read, task},
-    lookups::{self, Maps},
+    emit::Record,
+    facts::{actor::Actor, file::File, offset, path::Climb, pointer, read, task},
+    lookups::Maps,
     maps,
 };
 
@@ -25,16 +25,15 @@ fn exec(_ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn handle() -> Option<()> {
-    let label = call::label()?;
-    let subject = lookups::subject(label.instance)?;
+    let actor = Actor::current(Sensor::Tracepoint)?;
     let scratch = maps::scratch()?;
     let mm = pointer(task::current(), offset!(task_mm))?;
     let file = File(pointer(mm, offset!(mm_exe))?);
     let place = file.dentry_and_mount()?;
     let mut view = Climb::new(place, &mut scratch.dentries);
-    let decision = decide::file(&Maps, &subject, &mut view, Access::EXEC, &mut scratch.work);
-    let done = emit::outcome(&subject, &decision, scratch);
-    let mut record = Record::new(scratch, Hook::Exec, Sensor::Tracepoint, label, label.instance, subject.epoch);
+    let decision = decide::file(&Maps, &actor.subject, &mut view, Access::EXEC, &mut scratch.work);
+    let done = actor.outcome(&decision, scratch);
+    let mut record = Record::new(scratch, &actor, Hook::Exec as u8);
     if let Some(inode) = file.inode() {
         record.inode(inode);
     }
@@ -46,6 +45,6 @@ fn handle() -> Option<()> {
         let ret = unsafe { bpf_probe_read_user(to.cast(), len & (TEXT_MAX as u32 - 1), start as *const _) };
         if ret < 0 { 0 } else { len as usize }
     });
-    record.carry_out(&decision, done, subject.instance.enforce != 0);
+    record.carry_out(&actor, &decision, done);
     Some(())
 }

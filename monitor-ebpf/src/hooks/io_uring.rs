@@ -11,10 +11,11 @@ use monitor_common::{
     verdict::Sensor,
 };
 
-use super::open::O_TRUNC;
+use super::{Request, judge_file, open::O_TRUNC};
 use crate::{
-    emit::{self, Record},
+    emit::Record,
     facts::{
+        actor::Actor,
         call,
         file::File,
         offset,
@@ -41,6 +42,12 @@ const FTRUNCATE: u8 = 55;
 /// `O_ACCMODE`
 const O_ACCMODE: u32 = 3;
 
+/// Who hands a request in.
+#[inline(always)]
+fn actor() -> Option<Actor> {
+    Some(Actor { flags: FLAG_IO_URING, ..Actor::current(Sensor::Tracepoint)? })
+}
+
 /// A descriptor is written through.
 #[raw_tracepoint(tracepoint = "io_uring_submit_req")]
 fn io_uring_write(ctx: RawTracePointContext) -> i32 {
@@ -50,32 +57,19 @@ fn io_uring_write(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn write(ctx: &RawTracePointContext) -> Option<()> {
-    let label = call::label()?;
+    call::label()?;
     let request: u64 = ctx.arg(0);
     let opcode: u8 = read(request, offset!(uring_opcode))?;
     if !matches!(opcode, WRITEV | WRITE_FIXED | WRITE | FALLOCATE | FTRUNCATE) {
         return None;
     }
-    let subject = lookups::subject(label.instance)?;
+    let actor = actor()?;
     let file = File::from_fd(read(request, offset!(uring_fd))?)?;
-    let inode = file.inode()?;
-    if !inode.is_regular() {
+    if !file.inode()?.is_regular() {
         return None;
     }
-    let place = file.dentry_and_mount()?;
-    let scratch = maps::scratch()?;
-    let mut view = Climb::new(place, &mut scratch.dentries);
-    let decision = decide::file(&Maps, &subject, &mut view, Access::WRITE, &mut scratch.work);
-    let done = emit::outcome(&subject, &decision, scratch);
-    if (done as u8) < Verdict::Log as u8 {
-        return None;
-    }
-    let mut record = Record::new(scratch, Hook::IoUring, Sensor::Tracepoint, label, label.instance, subject.epoch);
-    record.inode(inode);
-    record.event().detail = u64::from(opcode);
-    record.event().flags |= FLAG_IO_URING;
-    record.path(place);
-    record.carry_out(&decision, done, subject.instance.enforce != 0);
+    let request = Request { detail: u64::from(opcode), ..Request::new(Hook::IoUring as u8, Access::WRITE) };
+    judge_file(maps::scratch()?, &actor, file, &request)?;
     Some(())
 }
 
@@ -179,26 +173,25 @@ fn io_uring_walk(_ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn walk() -> Option<()> {
     let scratch = maps::scratch()?;
-    let label = call::label()?;
-    let subject = lookups::subject(label.instance)?;
+    let actor = actor()?;
     let [opcode, flags, access] = scratch.request;
     let text = Text(&scratch.pending.texts[0]);
-    let decision = decide::text(&Maps, &subject, &text, Access::from_bits(access as u8), &mut scratch.work);
-    let done = emit::outcome(&subject, &decision, scratch);
+    let decision = decide::text(&Maps, &actor.subject, &text, Access::from_bits(access as u8), &mut scratch.work);
+    let done = actor.outcome(&decision, scratch);
     if (done as u8) < Verdict::Log as u8 {
         return None;
     }
     let start = scratch.start;
-    let mut record = Record::new(scratch, Hook::IoUring, Sensor::Tracepoint, label, label.instance, subject.epoch);
+    let mut record = Record::new(scratch, &actor, Hook::IoUring as u8);
     let event = record.event();
     event.detail = u64::from(opcode);
     event.open_flags = flags;
-    event.flags |= FLAG_IO_URING | FLAG_BY_NAME;
+    event.flags |= FLAG_BY_NAME;
     if flags & O_TRUNC != 0 {
         event.flags |= FLAG_DAMAGED;
     }
     record.path(start);
     record.own_texts();
-    record.carry_out(&decision, done, subject.instance.enforce != 0);
+    record.carry_out(&actor, &decision, done);
     Some(())
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{Access, event::Hook};
 
-use super::judge_file;
+use super::{Request, judge_file};
 use crate::{
     facts::{call::Call, file::File},
     maps,
@@ -33,6 +33,6 @@ fn handle(ctx: &RawTracePointContext) -> Option<()> {
     if !file.inode()?.is_regular() {
         return None;
     }
-    judge_file(maps::scratch()?, &call, Hook::Mmap, file, Access::WRITE, |_| ())?;
+    judge_file(maps::scratch()?, &call.actor, file, &Request::new(Hook::Mmap as u8, Access::WRITE))?;
     Some(())
 }

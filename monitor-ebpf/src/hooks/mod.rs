@@ -12,19 +12,20 @@ mod path;
 mod privilege;
 mod process;
 mod scope;
+mod security;
 mod socket;
 mod syscalls;
 
 use monitor_common::{
     Access, Verdict, decide,
     decide::Decision,
-    event::{Event, Hook},
+    event::{Event, FLAG_AFTER, FLAG_DAMAGED, Hook},
 };
 
 use crate::{
-    emit::{self, Record},
+    emit::Record,
     facts::{
-        call::Call,
+        actor::Actor,
         file::{File, inode_at},
         path::Climb,
     },
@@ -32,54 +33,86 @@ use crate::{
     maps::Scratch,
 };
 
-/// Judges an access to an open file and carries the verdict out; `fill` completes the record. The body of every hook
-/// that has a file in hand.
-#[inline(always)]
-fn judge_file(
-    scratch: &mut Scratch,
-    call: &Call,
-    hook: Hook,
-    file: File,
+/// What is asked of a file, and what its record is to say beside the facts.
+#[derive(Clone, Copy)]
+struct Request {
+    /// A [`Hook`] as a number.
+    hook: u8,
     access: Access,
-    fill: impl FnOnce(&mut Event),
-) -> Option<Verdict> {
-    judge_place(scratch, call, hook, file.dentry_and_mount()?, access, fill)
+    /// `FLAG_*`; [`FLAG_AFTER`] and [`FLAG_DAMAGED`] are left out where the operation can still be refused.
+    flags: u32,
+    open_flags: u32,
+    detail: u64,
+    family: u16,
+    /// Dentry and mount of the other path of a rename or a link; zeros when there is none.
+    other: (u64, u64),
 }
 
-/// The same for a dentry and its `struct mount`.
-#[inline(always)]
-fn judge_place(
-    scratch: &mut Scratch,
-    call: &Call,
-    hook: Hook,
-    place: (u64, u64),
-    access: Access,
-    fill: impl FnOnce(&mut Event),
-) -> Option<Verdict> {
-    let access = Access::from_bits(scratch.launder(u32::from(access.bits())) as u8);
-    let mut view = Climb::new(place, &mut scratch.dentries);
-    let decision = decide::file(&Maps, &call.subject, &mut view, access, &mut scratch.work);
-    let done = emit::outcome(&call.subject, &decision, scratch);
-    if (done as u8) < Verdict::Log as u8 {
-        return Some(done);
+impl Request {
+    #[inline(always)]
+    const fn new(hook: u8, access: Access) -> Self {
+        Self { hook, access, flags: 0, open_flags: 0, detail: 0, family: 0, other: (0, 0) }
     }
-    let mut record = Record::of_call(scratch, call, hook);
-    record.inode(inode_at(place.0)?);
-    record.event().access = access.bits();
-    fill(record.event());
-    record.path(place);
-    record.carry_out(&decision, done, call.subject.instance.enforce != 0);
-    Some(done)
+}
+
+/// Judges an access to an open file and carries the verdict out.
+#[inline(always)]
+fn judge_file(scratch: &mut Scratch, actor: &Actor, file: File, request: &Request) -> Option<Verdict> {
+    let (dentry, mount) = file.dentry_and_mount()?;
+    Some(judge_place(scratch, actor, dentry, mount, request))
+}
+
+/// Judges an access to a file in a place, and carries the verdict out: the body of every hook that has a file in hand.
+///
+/// A function of its own in every program: it is most of their code.
+#[inline(never)]
+fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, request: &Request) -> Verdict {
+    let access = Access::from_bits(scratch.launder(u32::from(request.access.bits())) as u8);
+    let mut view = Climb::new((dentry, mount), &mut scratch.dentries);
+    let decision = decide::file(&Maps, &actor.subject, &mut view, access, &mut scratch.work);
+    let done = actor.outcome(&decision, scratch);
+    if (done as u8) < Verdict::Log as u8 {
+        return done;
+    }
+    let mut flags = request.flags;
+    if actor.sensor.can_deny() && done as u8 >= Verdict::Deny as u8 {
+        flags &= !(FLAG_AFTER | FLAG_DAMAGED);
+    }
+    if !decision.access.contains(Access::WRITE) {
+        flags &= !FLAG_DAMAGED;
+    }
+    let mut record = Record::new(scratch, actor, request.hook);
+    if let Some(inode) = inode_at(dentry) {
+        record.inode(inode);
+    }
+    let event = record.event();
+    event.flags |= flags;
+    event.open_flags = request.open_flags;
+    event.detail = request.detail;
+    event.endpoint.family = request.family;
+    record.path((dentry, mount));
+    if request.other.0 != 0 {
+        record.other_path(request.other);
+    }
+    record.carry_out(actor, &decision, done);
+    done
 }
 
 /// Judges something that is not a file; `fill` completes the record.
 #[inline(always)]
-fn judge(scratch: &mut Scratch, call: &Call, hook: Hook, decision: &Decision, fill: impl FnOnce(&mut Event)) {
-    let done = emit::outcome(&call.subject, decision, scratch);
+fn judge(
+    scratch: &mut Scratch,
+    actor: &Actor,
+    hook: Hook,
+    decision: &Decision,
+    fill: impl FnOnce(&mut Event),
+) -> Verdict {
+    let done = actor.outcome(decision, scratch);
     if (done as u8) < Verdict::Log as u8 {
-        return;
+        return done;
     }
-    let mut record = Record::of_call(scratch, call, hook);
+    let mut record = Record::new(scratch, actor, hook as u8);
     fill(record.event());
-    record.carry_out(decision, done, call.subject.instance.enforce != 0);
+    record.carry_out(actor, decision, done);
+    done
 }

@@ -4,15 +4,15 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
-    Access,
+    Access, Verdict,
     event::{FLAG_CREATED, FLAG_DAMAGED, Hook},
     syscall::{SYSCALL_FLAGS_IN_STRUCT, SYSCALL_TRUNCATES},
 };
 
-use super::judge_file;
+use super::{Request, judge_file};
 use crate::{
-    facts::{call::Call, file::File, read_user},
-    maps,
+    facts::{actor::Actor, call::Call, file::File, read_user},
+    maps::{self, Scratch},
 };
 
 /// `O_TRUNC`, the same on every architecture that we run on.
@@ -31,22 +31,36 @@ fn handle(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let file = File::from_fd(call.ret as i32)?;
-    let (access, created) = file.opened_for()?;
+    judge_open(maps::scratch()?, &call.actor, file, open_flags(&call), true)?;
+    Some(())
+}
+
+/// Judges the opening of a file; `creates` when the making of it is to be judged as well.
+#[inline(always)]
+pub(super) fn judge_open(
+    scratch: &mut Scratch,
+    actor: &Actor,
+    file: File,
+    flags: u32,
+    creates: bool,
+) -> Option<Verdict> {
+    let (mut access, created) = file.opened_for()?;
+    if created && !creates {
+        return None;
+    }
+    let mut request = Request { open_flags: flags, ..Request::new(Hook::Open as u8, access) };
+    if created {
+        request.flags = FLAG_CREATED;
+    } else if flags & O_TRUNC != 0 && !access.is_empty() {
+        // Whatever it was opened for: the content goes.
+        access = access.union(Access::WRITE);
+        request.flags = FLAG_DAMAGED;
+    }
     if access.is_empty() {
         return None;
     }
-    let scratch = maps::scratch()?;
-    let created = scratch.launder(created);
-    judge_file(scratch, &call, Hook::Open, file, access, |event| {
-        let flags = open_flags(&call);
-        event.open_flags = flags;
-        if created != 0 {
-            event.flags |= FLAG_CREATED;
-        } else if flags & O_TRUNC != 0 && event.access & Access::WRITE.bits() != 0 {
-            event.flags |= FLAG_DAMAGED;
-        }
-    })?;
-    Some(())
+    request.access = access;
+    judge_file(scratch, actor, file, &request)
 }
 
 /// The flags that the program gave: the kernel keeps no `O_TRUNC` in the open file.

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use monitor_common::{
     Access, Verdict, decide,
     decide::Decision,
-    event::{FLAG_AFTER, FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_FAILED, Hook, PENDING_TEXT, Pending},
+    event::{FLAG_AFTER, FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_FAILED, PENDING_TEXT, Pending},
     policy::MAX_WATCHES,
     syscall::{Handler, NO_ARG},
 };
@@ -54,7 +54,7 @@ fn begin(ctx: &RawTracePointContext) -> Option<()> {
     let call = Call::enter(ctx)?;
     for index in 0..MAX_WATCHES {
         let mut state = 0;
-        if let Some(watch) = state::watch(&call.subject, index as u32) {
+        if let Some(watch) = state::watch(&call.actor.subject, index as u32) {
             state = state::state(watch);
             scratch.pending.watched = 1;
         }
@@ -97,7 +97,7 @@ fn enter(ctx: &RawTracePointContext, which: u32) -> Option<()> {
     let absolute = scratch.launder(absolute);
     let start = path::start(dir, absolute)?;
     let mut view = Climb::new(start, &mut scratch.dentries);
-    decide::place(&Maps, &call.subject, &mut view, &mut scratch.work)?;
+    decide::place(&Maps, &call.actor.subject, &mut view, &mut scratch.work)?;
     scratch.start = start;
     Some(())
 }
@@ -122,7 +122,7 @@ fn walk(ctx: &RawTracePointContext) -> Option<bool> {
     let access = scratch.launder(u32::from(access)) as u8;
     if scratch.start.0 != 0 {
         let text = Text(&scratch.pending.texts[which as usize]);
-        let decision = decide::text(&Maps, &call.subject, &text, Access::from_bits(access), &mut scratch.work);
+        let decision = decide::text(&Maps, &call.actor.subject, &text, Access::from_bits(access), &mut scratch.work);
         remember(scratch, &decision, which);
     }
     let more = which == 0 && call.spec.arg2 != NO_ARG;
@@ -191,13 +191,13 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
     if !by_name {
         // No name led there that this sensor can follow, but the protected path is not what it was.
         let access = Access::from_bits(scratch.matched.get() as u8);
-        decision = decide::node(&Maps, &call.subject, node, access, &mut scratch.work);
+        decision = decide::node(&Maps, &call.actor.subject, node, access, &mut scratch.work);
         flags = 0;
     }
     if node != 0 {
         flags |= FLAG_CONFIRMED;
     }
-    let mut done = emit::outcome(&call.subject, &decision, scratch);
+    let mut done = call.actor.outcome(&decision, scratch);
     if (done as u8) < Verdict::Log as u8 {
         return None;
     }
@@ -207,9 +207,8 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
         done = Verdict::from_raw(scratch.launder(Verdict::Log as u32) as u8);
     }
     flags = scratch.launder(flags | if refused { FLAG_FAILED } else { FLAG_AFTER });
-    let mut record = Record::of_call(scratch, call, Hook::Rename);
+    let mut record = Record::new(scratch, &call.actor, call.spec.hook);
     let event = record.event();
-    event.hook = call.spec.hook;
     event.flags |= flags;
     if flags & FLAG_BY_NAME != 0 {
         event.detail = u64::from(pending.which);
@@ -218,7 +217,7 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
     } else {
         event.detail = u64::from(node);
     }
-    record.send_decision(&decision, done, call.subject.instance.enforce != 0);
+    record.send_decision(&call.actor, &decision, done);
     Some(done)
 }
 
@@ -234,7 +233,7 @@ fn changed(scratch: &mut Scratch, call: &Call, pending: &Pending) -> u32 {
             if before == 0 {
                 continue;
             }
-            let Some(watch) = state::watch(&call.subject, index as u32) else { continue };
+            let Some(watch) = state::watch(&call.actor.subject, index as u32) else { continue };
             let shown = state::shown(before ^ state::state(watch), asked);
             if !shown.is_empty() {
                 scratch.node.set(watch.node);

@@ -2,13 +2,12 @@
 //! when a setuid program is executed.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use monitor_common::{Access, Verdict, decide, event::Hook, policy::Class, verdict::Sensor};
+use monitor_common::{Access, decide, event::Hook, policy::Class, verdict::Sensor};
 
+use super::judge;
 use crate::{
-    emit::{self, Record},
-    facts::{call, task},
-    lookups, maps,
-    maps::TASKS,
+    facts::{actor::Actor, call, task},
+    maps::{self, TASKS},
 };
 
 #[raw_tracepoint]
@@ -38,15 +37,8 @@ fn handle() -> Option<()> {
     if !gained {
         return None;
     }
-    let subject = lookups::subject(label.instance)?;
-    let decision = decide::class(&subject, Class::Privilege, Access::NONE);
-    let scratch = maps::scratch()?;
-    let done = emit::outcome(&subject, &decision, scratch);
-    if (done as u8) < Verdict::Log as u8 {
-        return None;
-    }
-    let mut record = Record::new(scratch, Hook::Privilege, Sensor::Tracepoint, label, label.instance, subject.epoch);
-    record.event().detail = caps;
-    record.carry_out(&decision, done, subject.instance.enforce != 0);
+    let actor = Actor::current(Sensor::Tracepoint)?;
+    let decision = decide::class(&actor.subject, Class::Privilege, Access::NONE);
+    judge(maps::scratch()?, &actor, Hook::Privilege, &decision, |event| event.detail = caps);
     Some(())
 }

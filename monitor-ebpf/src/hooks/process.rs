@@ -2,12 +2,12 @@
 //! `process_vm_writev`.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use monitor_common::{Access, decide, event::Hook, policy::Class, syscall::SYSCALL_PID_SECOND};
+use monitor_common::{Access, Verdict, decide, event::Hook, policy::Class, syscall::SYSCALL_PID_SECOND};
 
 use super::judge;
 use crate::{
-    facts::{call::Call, task},
-    maps::{self, TASKS},
+    facts::{actor::Actor, call::Call, task},
+    maps::{self, Scratch, TASKS},
 };
 
 /// `PTRACE_ATTACH`, `PTRACE_SEIZE`: the only requests that begin to trace somebody else.
@@ -34,20 +34,28 @@ fn handle(ctx: &RawTracePointContext) -> Option<()> {
         first as i32
     };
     // Signal 0 only asks whether the process is there; groups are not looked into.
-    if target <= 0 || target as u32 == task::ids().0 || (signals && call.arg(call.spec.flags)? == 0) {
+    if target <= 0 || (signals && call.arg(call.spec.flags)? == 0) {
         return None;
     }
-    // SAFETY: copied at once.
-    let instance = unsafe { TASKS.get(target as u32) }.map(|label| label.instance);
-    if instance == Some(call.label.instance) {
-        return None;
-    }
-    let class = if signals { Class::Signal } else { Class::Ptrace };
-    let decision = decide::class(&call.subject, class, Access::NONE);
-    let raw = call.spec.hook;
-    judge(maps::scratch()?, &call, Hook::Signal, &decision, |event| {
-        event.hook = raw;
-        event.detail = target as u64;
-    });
+    let (hook, class) = if signals { (Hook::Signal, Class::Signal) } else { (Hook::Ptrace, Class::Ptrace) };
+    judge_target(maps::scratch()?, &call.actor, hook, class, target as u32)?;
     Some(())
+}
+
+/// Judges what is done to another process, when that is not of the same instance.
+#[inline(always)]
+pub(super) fn judge_target(
+    scratch: &mut Scratch,
+    actor: &Actor,
+    hook: Hook,
+    class: Class,
+    target: u32,
+) -> Option<Verdict> {
+    // SAFETY: copied at once.
+    let instance = unsafe { TASKS.get(target) }.map(|label| label.instance);
+    if target == task::ids().0 || instance == Some(actor.label.instance) {
+        return None;
+    }
+    let decision = decide::class(&actor.subject, class, Access::NONE);
+    Some(judge(scratch, actor, hook, &decision, |event| event.detail = u64::from(target)))
 }

@@ -11,8 +11,7 @@ use monitor_common::{
 
 use crate::{
     emit::Record,
-    facts::{call, file::File, offset, path::name_of, pointer, read, task},
-    lookups,
+    facts::{actor::Actor, call, file::File, offset, path::name_of, pointer, read, task},
     maps::{self, CONTROL, SELECTORS, TASKS},
 };
 
@@ -36,9 +35,7 @@ fn fork(ctx: &RawTracePointContext) -> Option<()> {
     }
     let inherited = TaskLabel { origin: Origin::Inherited as u8, kill: 0, ..*label };
     TASKS.insert(child, inherited, 0).ok()?;
-    let subject = lookups::subject(label.instance)?;
-    let mut record =
-        Record::new(maps::scratch()?, Hook::Fork, Sensor::Tracepoint, label, label.instance, subject.epoch);
+    let mut record = Record::new(maps::scratch()?, &Actor::current(Sensor::Tracepoint)?, Hook::Fork as u8);
     record.event().detail = u64::from(child);
     record.send();
     Some(())
@@ -53,13 +50,14 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn exit(ctx: &RawTracePointContext) -> Option<()> {
-    let label = call::label()?;
+    call::label()?;
     let signal = pointer(ctx.arg::<u64>(0), offset!(task_signal))?;
     if read::<i32>(signal, offset!(signal_live))? > 0 {
         return None;
     }
-    let epoch = CONTROL.get(0)?.epoch;
-    Record::new(maps::scratch()?, Hook::Exit, Sensor::Tracepoint, label, label.instance, epoch).send();
+    if let Some(actor) = Actor::current(Sensor::Tracepoint) {
+        Record::new(maps::scratch()?, &actor, Hook::Exit as u8).send();
+    }
     TASKS.remove(task::ids().0).ok()
 }
 

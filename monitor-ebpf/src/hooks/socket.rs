@@ -8,7 +8,7 @@ use monitor_common::{
     policy::{CONTROL_CGROUP, Class, Direction, NetKey},
 };
 
-use super::{judge, judge_place};
+use super::{Request, judge, judge_place};
 use crate::{
     facts::{
         call::Call,
@@ -62,15 +62,15 @@ fn peer(sock: u64) -> Option<Endpoint> {
 #[inline(always)]
 fn judge_peer(call: &Call, hook: Hook, direction: Direction, peer: &Endpoint) -> Option<()> {
     let key = NetKey {
-        epoch: call.subject.epoch,
-        instance: call.subject.slot,
+        epoch: call.actor.subject.epoch,
+        instance: call.actor.subject.slot,
         direction: direction as u16,
         address: peer.address,
     };
     // A rule for incoming connections names our port, one for outgoing ones the other's.
     let port = if matches!(direction, Direction::Ingress) { peer.local_port } else { peer.port };
-    let decision = decide::net(&Maps, &call.subject, &key, port, peer.protocol);
-    judge(maps::scratch()?, call, hook, &decision, |event| {
+    let decision = decide::net(&Maps, &call.actor.subject, &key, port, peer.protocol);
+    judge(maps::scratch()?, &call.actor, hook, &decision, |event| {
         event.endpoint = *peer;
         event.flags |= FLAG_AFTER;
     });
@@ -113,12 +113,10 @@ fn connect(ctx: &RawTracePointContext) -> Option<()> {
         return judge_peer(&call, Hook::Connect, Direction::Egress, &peer);
     }
     let other = pointer(sock, offset!(unix_peer))?;
-    let place = path_at(other + u64::from(offset!(unix_path)))?;
-    let scratch = maps::scratch()?;
-    judge_place(scratch, &call, Hook::UnixConnect, place, Access::WRITE, |event| {
-        event.endpoint.family = AF_UNIX;
-        event.flags |= FLAG_AFTER;
-    })?;
+    let (dentry, mount) = path_at(other + u64::from(offset!(unix_path)))?;
+    let request =
+        Request { family: AF_UNIX, flags: FLAG_AFTER, ..Request::new(Hook::UnixConnect as u8, Access::WRITE) };
+    judge_place(maps::scratch()?, &call.actor, dentry, mount, &request);
     Some(())
 }
 
@@ -136,8 +134,8 @@ fn listen(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let peer = peer(sock(call.arg(0)? as i32)?)?;
-    let decision = decide::class(&call.subject, Class::Ingress, Access::NONE);
-    judge(maps::scratch()?, &call, Hook::Listen, &decision, |event| event.endpoint = peer);
+    let decision = decide::class(&call.actor.subject, Class::Ingress, Access::NONE);
+    judge(maps::scratch()?, &call.actor, Hook::Listen, &decision, |event| event.endpoint = peer);
     Some(())
 }
 
@@ -160,8 +158,8 @@ fn socket(ctx: &RawTracePointContext) -> Option<()> {
     if family != AF_PACKET && !raw {
         return None;
     }
-    let decision = decide::class(&call.subject, Class::RawSocket, Access::NONE);
-    judge(maps::scratch()?, &call, Hook::Socket, &decision, |event| {
+    let decision = decide::class(&call.actor.subject, Class::RawSocket, Access::NONE);
+    judge(maps::scratch()?, &call.actor, Hook::Socket, &decision, |event| {
         event.detail = family << 32 | kind << 16 | (protocol & 0xffff);
         event.endpoint.family = family as u16;
         event.flags |= FLAG_AFTER;

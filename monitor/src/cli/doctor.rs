@@ -4,14 +4,19 @@ use std::{fs, path::Path};
 
 use clap::Args;
 use monitor::{
-    kernel::{btf::VMLINUX, load::Kernel},
-    policy::host::cgroup_mount,
+    kernel::{btf::VMLINUX, load::Kernel, security::FLAVOURS},
+    policy::host::{CanDeny, cgroup_mount},
 };
+use monitor_common::{security::SecurityHook, verdict::Sensor};
 
 #[derive(Args, Debug)]
-pub(super) struct Arguments {}
+pub(super) struct Arguments {
+    /// List the programs too, and how much work each is for the kernel's verifier.
+    #[arg(long)]
+    programs: bool,
+}
 
-pub(super) fn run(_: &Arguments) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let uname = rustix::system::uname();
     println!("kernel      {} {}", uname.release().to_string_lossy(), uname.machine().to_string_lossy());
     println!(
@@ -37,9 +42,26 @@ pub(super) fn run(_: &Arguments) -> anyhow::Result<()> {
             return Err(error.into());
         }
     };
+    kernel.attach_security(&FLAVOURS)?;
+    kernel.load_syscalls()?;
     let cgroup = mount.is_some()
         && kernel.try_cgroup().map_err(|error| println!("missing     cgroup: {}", short(&error.to_string()))).is_ok();
-    println!("tracepoint  yes: files, programs, processes are seen; verdicts log and kill");
+    if arguments.programs {
+        let mut programs = kernel.programs();
+        programs.sort_unstable_by_key(|&(_, walked)| std::cmp::Reverse(walked));
+        for (name, walked) in programs {
+            println!("program     {name:<28} {walked:>8} instructions verified");
+        }
+    }
+    let served = kernel.served();
+    for (sensor, why) in &served.refused {
+        println!("{:<11} no: {}", sensor.name(), short(why));
+    }
+    for sensor in served.sensors() {
+        let verdicts = if sensor.can_deny() { "log, deny and kill" } else { "log and kill" };
+        println!("{:<11} yes: verdicts {verdicts}", sensor.name());
+    }
+    println!("tracepoint  yes: verdicts log and kill");
     println!(
         "cgroup      {}",
         if cgroup {
@@ -51,20 +73,29 @@ pub(super) fn run(_: &Arguments) -> anyhow::Result<()> {
     for degraded in kernel.degraded() {
         println!("missing     {}: {}", degraded.hook, short(&degraded.why));
     }
+    for (hook, sensor, why) in &served.gaps {
+        println!("missing     {} of {}: {}", sensor.name(), hook.name(), short(why));
+    }
     println!();
+    for &(name, hook) in SecurityHook::NAMES {
+        println!("{name:<20} {}", served.by(hook).map_or(Sensor::Tracepoint.name(), Sensor::name));
+    }
+    println!();
+    let can = CanDeny { network: cgroup, ..kernel.can_deny() };
+    let deny = |can| if can { "yes     " } else { "fallback" };
     println!("class       log  deny      kill");
-    println!("files       yes  fallback  yes");
-    println!("exec        yes  fallback  yes");
-    println!("egress      yes  {}  yes", if cgroup { "yes     " } else { "fallback" });
+    println!("files       yes  {}  yes", deny(can.files));
+    println!("exec        yes  {}  yes", deny(can.exec));
+    println!("egress      yes  {}  yes", deny(can.network));
     println!("ingress     yes  fallback  yes");
-    println!();
-    println!(
-        "A file access is not denied but killed before it does harm where the open does not truncate. This release has no"
-    );
-    println!("LSM sensor yet; with one, `lsm=...,bpf` on the boot line is what raises files and exec to deny.");
+    if !can.files {
+        println!();
+        println!("A file access is not denied but killed before it does harm where the open does not truncate.");
+        println!("To deny, boot with `bpf` in the kernel's `lsm=` list, on a kernel with CONFIG_BPF_LSM.");
+    }
     Ok(())
 }
 
 fn short(text: &str) -> &str {
-    text.split(" Verifier output").next().unwrap_or(text)
+    text
 }

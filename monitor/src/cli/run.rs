@@ -3,8 +3,9 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use monitor::agent::{Agent, Options};
+use monitor_common::verdict::Sensor;
 
 use super::reload::PID_FILE;
 
@@ -25,9 +26,36 @@ pub(super) struct Arguments {
     /// Directory in cgroup v2 below which traffic is judged [default: the whole machine].
     #[arg(long, value_name = "DIR")]
     cgroup_root: Option<PathBuf>,
+    /// Sensors that may be used beside the cgroup programs; each hook takes the best of them that runs here.
+    #[arg(long, value_name = "SENSOR,...", value_delimiter = ',', default_value = "lsm,fentry,kprobe,tracepoint")]
+    sensors: Vec<Choice>,
     /// Where the pid is kept for `flowwarden reload`.
     #[arg(long, value_name = "FILE", default_value = PID_FILE)]
     pid_file: PathBuf,
+}
+
+/// A sensor by its name on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Choice {
+    /// BPF LSM programs: refuse and kill
+    Lsm,
+    /// fentry programs on the security hooks: log and kill
+    Fentry,
+    /// kprobes on the security hooks: log and kill
+    Kprobe,
+    /// System calls, for what no other sensor serves; always there
+    Tracepoint,
+}
+
+impl Choice {
+    fn sensor(self) -> Sensor {
+        match self {
+            Self::Lsm => Sensor::Lsm,
+            Self::Fentry => Sensor::Fentry,
+            Self::Kprobe => Sensor::Kprobe,
+            Self::Tracepoint => Sensor::Tracepoint,
+        }
+    }
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -41,6 +69,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         journal: arguments.journal,
         enforce,
         cgroup_root: arguments.cgroup_root,
+        sensors: arguments.sensors.into_iter().map(Choice::sensor).collect(),
         pid_file: Some(arguments.pid_file.clone()),
     };
     let runtime =

@@ -65,6 +65,7 @@ fn operation(enriched: &Enriched) -> String {
         Hook::Open if access.contains(Access::WRITE) => format!("open {path} for writing"),
         Hook::Open if access.contains(Access::CREATE) => format!("create {path}"),
         Hook::Open => format!("read {path}"),
+        Hook::Read => format!("read {path} through an older descriptor"),
         Hook::Write => format!("write to {path}"),
         Hook::WriteTotals => format!("write {} bytes in {} calls to {path}", event.bytes, event.count),
         Hook::Truncate => format!("cut {path}"),

@@ -9,7 +9,7 @@ use monitor_common::{
     Access, Verdict,
     event::{
         Event, FLAG_AFTER, FLAG_BY_IDENTITY, FLAG_BY_NAME, FLAG_COMPAT, FLAG_CONFIRMED, FLAG_CREATED, FLAG_CUT,
-        FLAG_DAMAGED, FLAG_FAILED, FLAG_IO_URING, FLAG_OBSERVED, FLAG_UNLINKED, Hook,
+        FLAG_DAMAGED, FLAG_FAILED, FLAG_FS_PATH, FLAG_IO_URING, FLAG_OBSERVED, FLAG_UNLINKED, Hook,
     },
     scope::Origin,
 };
@@ -29,7 +29,7 @@ const NETWORK: u32 = 4001;
 const LIFECYCLE: u32 = 6002;
 
 /// Names of the flags of a record, as `unmapped.flags` has them.
-pub const FLAGS: [(u32, &str); 12] = [
+pub const FLAGS: [(u32, &str); 13] = [
     (FLAG_CUT, "cut"),
     (FLAG_BY_NAME, "by_name"),
     (FLAG_CONFIRMED, "confirmed"),
@@ -42,6 +42,7 @@ pub const FLAGS: [(u32, &str); 12] = [
     (FLAG_CREATED, "created"),
     (FLAG_IO_URING, "io_uring"),
     (FLAG_OBSERVED, "observed"),
+    (FLAG_FS_PATH, "fs_path"),
 ];
 
 /// What happened to the guard itself.
@@ -66,6 +67,7 @@ fn class(event: &Event, hook: Hook) -> (u32, u32, &'static str) {
         Hook::Open if access.contains(Access::CREATE) => (FILE, 1, "Create"),
         Hook::Open | Hook::Mmap => (FILE, 14, "Open"),
         Hook::Mkdir | Hook::Mknod | Hook::Link | Hook::Symlink => (FILE, 1, "Create"),
+        Hook::Read => (FILE, 2, "Read"),
         Hook::Write | Hook::WriteTotals | Hook::Truncate => (FILE, 3, "Update"),
         Hook::Unlink | Hook::Rmdir => (FILE, 4, "Delete"),
         Hook::Rename => (FILE, 5, "Rename"),

@@ -25,12 +25,14 @@ pub fn resolve(btf: &Btf) -> Result<Abi, Vec<String>> {
         abi.compat_args = ["bx", "cx", "dx", "si", "di", "bp"].map(&mut field);
         abi.first_at_exit = abi.args[0];
         abi.number = field("orig_ax");
+        abi.function_args = ["di", "si", "dx", "cx"].map(&mut field);
     } else {
         let regs = field("regs");
         abi.args = [0, 8, 16, 24, 32, 40].map(|offset| regs.saturating_add(offset));
         abi.compat_args = abi.args;
         abi.first_at_exit = field("orig_x0");
         abi.number = field("syscallno");
+        abi.function_args = [0, 8, 16, 24].map(|offset| regs.saturating_add(offset));
     }
     if let Some(word) = btf.offset("task_struct", COMPAT.0) {
         abi.compat_word = word;

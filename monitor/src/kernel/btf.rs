@@ -6,11 +6,15 @@
 
 use std::path::{Path, PathBuf};
 
-use monitor_common::offsets::{MISSING, Offsets};
+use monitor_common::{
+    offsets::{MISSING, Offsets},
+    security::{DentryArgs, Signatures},
+};
 
 /// Where the kernel shows its own BTF.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
+const KIND_POINTER: u32 = 2;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
@@ -18,6 +22,8 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
+const KIND_FUNC_PROTO: u32 = 13;
 const KIND_TYPE_TAG: u32 = 18;
 
 const MAGIC: u16 = 0xeb9f;
@@ -205,6 +211,33 @@ impl Btf {
     #[must_use]
     pub fn offset(&self, strct: &str, path: &str) -> Option<u32> {
         self.offsets(&[(strct, path)]).pop().flatten()
+    }
+
+    /// Which argument of the hooks that moved is the dentry. A kernel without such a function has the default.
+    #[must_use]
+    pub fn signatures(&self) -> Signatures {
+        let names = ["inode_setattr", "inode_setxattr", "inode_removexattr"];
+        let places = |prefix: &str| {
+            let [setattr, setxattr, removexattr] =
+                names.map(|name| self.argument(&format!("{prefix}{name}"), "dentry").unwrap_or(0));
+            DentryArgs { setattr, setxattr, removexattr }
+        };
+        Signatures { lsm: places("bpf_lsm_"), function: places("security_") }
+    }
+
+    /// The place of a function's first argument that points to a struct of this name.
+    fn argument(&self, function: &str, strct: &str) -> Option<u32> {
+        let function = self.types.iter().skip(1).find_map(|&at| {
+            let ty = self.type_at(at as usize)?;
+            (ty.kind == KIND_FUNC && self.string(ty.name) == function.as_bytes()).then_some(ty)
+        })?;
+        let proto = self.type_by_id(function.target).filter(|ty| ty.kind == KIND_FUNC_PROTO)?;
+        let place = (0..proto.count).find(|index| {
+            let pointer = self.u32(proto.body + index * 8 + 4).and_then(|id| self.type_by_id(id));
+            let target = pointer.filter(|ty| ty.kind == KIND_POINTER).and_then(|ty| self.composite(ty.target));
+            target.is_some_and(|ty| self.string(ty.name) == strct.as_bytes())
+        })?;
+        u32::try_from(place).ok()
     }
 
     /// Everything that the kernel programs read, and the fields that this kernel lacks.

@@ -1,6 +1,7 @@
 //! Loading the programs, attaching them, and keeping the policy in their maps.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd as _},
@@ -13,21 +14,31 @@ use aya::{
     programs::{CgroupAttachMode, Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use monitor_common::{
-    event::Counters,
+    event::{Counters, Hook},
     offsets::{Abi, Offsets},
     policy::{
         CONTROL_CGROUP, ChildKey, Control, Identity, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_WATCHES, NetKey,
         NetRules, Node, NodeKey, Pattern, PatternKey, Watch,
     },
     scope::{MAX_SELECTORS, Selector, TaskLabel},
+    security::Signatures,
     syscall::{Handler, Syscall},
+    verdict::Sensor,
 };
 use rustix::fs::{Mode, OFlags};
 
-use super::{abi, btf, btf::Btf, table};
-use crate::policy::compile::Compiled;
+use super::{
+    abi, btf,
+    btf::Btf,
+    security::{self, Served},
+    table,
+};
+use crate::policy::{compile::Compiled, host::CanDeny};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowwarden.bpf.o"));
+
+/// How many programs may be under way on one CPU, as in the kernel's `maps.rs`.
+const POOL_DEPTH: u32 = 4;
 
 /// First handler at exit, as in the kernel's `maps.rs`.
 const HANDLERS_HALF: u32 = 16;
@@ -137,48 +148,116 @@ pub struct Kernel {
     ebpf: Ebpf,
     tasks: HashMap<MapData, u32, TaskLabel>,
     /// The programs are reachable by tail call only while this is open.
-    _handlers: ProgramArray<MapData>,
+    handlers: ProgramArray<MapData>,
     /// Files that the kernel looks at.
     held: Vec<File>,
     epoch: u32,
     flags: u32,
     degraded: Vec<Degraded>,
+    served: Served,
 }
 
 impl Kernel {
-    /// Loads every program that this kernel takes; attaches none.
+    /// Brings the object in: maps, and the program that identifies files. Loads no other program, attaches none.
     pub fn load() -> Result<Self> {
-        let (offsets, abi, lacking) = layout()?;
+        let (offsets, abi, signatures, lacking) = layout()?;
+        let cpus = aya::util::nr_cpus().map_or(1024, |cpus| u32::try_from(cpus).unwrap_or(1024));
         let mut ebpf = EbpfLoader::new()
             // The programs need no relocation, and the parsed types would stay in memory.
             .btf(None)
             .override_global("OFFSETS", &offsets, true)
             .override_global("ABI", &abi, true)
+            .override_global("SIGNATURES", &signatures, true)
+            .map_max_entries("HELD", cpus.saturating_mul(POOL_DEPTH))
             .load(OBJECT)?;
-        let mut degraded: Vec<_> = lacking
+        let degraded: Vec<_> = lacking
             .into_iter()
             .map(|field| Degraded { hook: field.clone(), why: format!("this kernel has no {field}") })
             .collect();
-        let mut handlers: ProgramArray<MapData> = take(&mut ebpf, "HANDLERS")?;
-        for &(index, name) in HANDLERS {
-            let program = raw_tracepoint(&mut ebpf, name)?;
+        let identify = raw_tracepoint(&mut ebpf, "identify")?;
+        identify.load().map_err(|source| KernelError::Program { name: "identify", source })?;
+        let handlers = take(&mut ebpf, "HANDLERS")?;
+        let tasks = take(&mut ebpf, "TASKS")?;
+        let held = Vec::new();
+        Ok(Self { ebpf, tasks, handlers, held, epoch: 0, flags: 0, degraded, served: Served::default() })
+    }
+
+    /// Attaches the security hooks, each in the best flavour among `allowed` that runs here. Nothing is in scope yet.
+    pub fn attach_security(&mut self, allowed: &[Sensor]) -> Result<()> {
+        // The hooks answer to the guard's own operations, so that it knows whether they are called.
+        self.control(0, 0)?;
+        let served = security::attach(&mut self.ebpf, allowed, |ebpf, hook| {
+            let Ok(mut proofs) = open::<Array<_, u32>>(ebpf, "PROOFS") else { return false };
+            let index = hook as u32;
+            let reached = proofs.get(&index, 0).is_ok_and(|proof| proof != 0);
+            let _ = proofs.set(index, 0, 0);
+            reached
+        });
+        self.served = served;
+        Ok(())
+    }
+
+    /// Each program that is loaded, and how many instructions the verifier walked through to accept it. Kernels before
+    /// 5.16 do not tell, and have 0.
+    #[must_use]
+    pub fn programs(&self) -> Vec<(&str, u32)> {
+        let walked = |program: &Program| program.info().ok().map(|info| info.verified_instruction_count().unwrap_or(0));
+        self.ebpf.programs().filter_map(|(name, program)| Some((name, walked(program)?))).collect()
+    }
+
+    /// Which sensor serves which security hook.
+    #[must_use]
+    pub fn served(&self) -> &Served {
+        &self.served
+    }
+
+    /// Loads what the tracepoints have to look at: every system call that no security hook answers for.
+    pub fn load_syscalls(&mut self) -> Result<()> {
+        let network = self.can_deny_network();
+        let left: Vec<_> = table::entries()
+            .into_iter()
+            .filter(|(_, _, syscall)| {
+                Hook::from_raw(syscall.hook).is_none_or(|hook| match hook {
+                    // The same call connects UNIX sockets and others.
+                    Hook::Connect => !(network && self.served.replaces(Hook::UnixConnect)),
+                    hook => !self.served.replaces(hook),
+                })
+            })
+            .collect();
+        let mut needed: BTreeSet<u32> = left
+            .iter()
+            .flat_map(|(_, _, syscall)| [u32::from(syscall.enter), HANDLERS_HALF + u32::from(syscall.exit)])
+            .collect();
+        if needed.contains(&(Handler::Path as u32)) {
+            needed.extend([Handler::PathWalk as u32, Handler::SecondPath as u32]);
+        }
+        if !self.served.replaces(Hook::IoUring) {
+            needed.insert(Handler::UringWalk as u32);
+        }
+        for &(index, name) in HANDLERS.iter().filter(|(index, _)| needed.contains(index)) {
+            let program = raw_tracepoint(&mut self.ebpf, name)?;
             match program.load() {
                 Ok(()) => {
                     let fd = program.fd().map_err(|source| KernelError::Program { name, source })?;
-                    handlers.set(index, fd, 0).map_err(|source| KernelError::Map { name: "HANDLERS", source })?;
+                    self.handlers.set(index, fd, 0).map_err(|source| KernelError::Map { name: "HANDLERS", source })?;
                 }
-                Err(source) => degraded
+                Err(source) => self
+                    .degraded
                     .push(Degraded { hook: name.to_owned(), why: chain(&KernelError::Program { name, source }) }),
             }
         }
-        let identify = raw_tracepoint(&mut ebpf, "identify")?;
-        identify.load().map_err(|source| KernelError::Program { name: "identify", source })?;
-        let mut syscalls: Array<_, Syscall> = open(&mut ebpf, "SYSCALLS")?;
-        for (index, _, syscall) in table::entries() {
+        let mut syscalls: Array<_, Syscall> = open(&mut self.ebpf, "SYSCALLS")?;
+        for (index, _, syscall) in left {
             syscalls.set(index, syscall, 0).map_err(|source| KernelError::Map { name: "SYSCALLS", source })?;
         }
-        let tasks = take(&mut ebpf, "TASKS")?;
-        Ok(Self { ebpf, tasks, _handlers: handlers, held: Vec::new(), epoch: 0, flags: 0, degraded })
+        Ok(())
+    }
+
+    /// Writes the one word that makes a policy the policy.
+    fn control(&mut self, epoch: u32, selectors: u32) -> Result<()> {
+        let control = Control { epoch, selectors, flags: self.flags, guard: std::process::id() };
+        let mut map: Array<_, Control> = open(&mut self.ebpf, "CONTROL")?;
+        map.set(0, control, 0).map_err(|source| KernelError::Map { name: "CONTROL", source })
     }
 
     /// What does not run here.
@@ -240,7 +319,8 @@ impl Kernel {
 
     /// Attaches the programs on system calls, and those on `io_uring` where there is one.
     pub fn attach_syscalls(&mut self) -> Result<()> {
-        for &(name, tracepoint) in EXTRA {
+        let extra = if self.served.replaces(Hook::IoUring) { &[][..] } else { EXTRA };
+        for &(name, tracepoint) in extra {
             if let Err(error) = self.attach_raw(&[(name, tracepoint)]) {
                 self.degraded.push(Degraded { hook: name.to_owned(), why: chain(&error) });
             }
@@ -298,6 +378,16 @@ impl Kernel {
         self.degraded.push(Degraded { hook: hook.to_owned(), why });
     }
 
+    /// The verdicts that the sensors can carry out here.
+    #[must_use]
+    pub fn can_deny(&self) -> CanDeny {
+        CanDeny {
+            files: self.served.can_deny_files(),
+            network: self.can_deny_network(),
+            exec: self.served.can_deny_exec(),
+        }
+    }
+
     /// Whether traffic can be refused.
     #[must_use]
     pub fn can_deny_network(&self) -> bool {
@@ -338,10 +428,7 @@ impl Kernel {
                 return Err(error);
             }
         };
-        let control =
-            Control { epoch, selectors: u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX), flags: self.flags };
-        let mut map: Array<_, Control> = open(&mut self.ebpf, "CONTROL")?;
-        map.set(0, control, 0).map_err(|source| KernelError::Map { name: "CONTROL", source })?;
+        self.control(epoch, u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX))?;
         let old = std::mem::replace(&mut self.epoch, epoch);
         self.held = files;
         if old != 0 {
@@ -466,7 +553,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// The running kernel's layout and the optional fields that it lacks.
-fn layout() -> Result<(Offsets, Abi, Vec<String>)> {
+fn layout() -> Result<(Offsets, Abi, Signatures, Vec<String>)> {
     let btf = Btf::read(Path::new(btf::VMLINUX))?;
     let (offsets, missing) = btf.resolve();
     let (optional, required): (Vec<_>, Vec<_>) = missing.into_iter().partition(|field| {
@@ -476,7 +563,7 @@ fn layout() -> Result<(Offsets, Abi, Vec<String>)> {
         return Err(KernelError::Fields(required));
     }
     let abi = abi::resolve(&btf).map_err(KernelError::Fields)?;
-    Ok((offsets, abi, optional))
+    Ok((offsets, abi, btf.signatures(), optional))
 }
 
 /// Fields without which the guard still works: by architecture or configuration they may be absent.

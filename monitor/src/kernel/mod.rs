@@ -4,4 +4,5 @@ pub mod abi;
 pub mod btf;
 pub mod load;
 pub mod scan;
+pub mod security;
 pub mod table;

@@ -2,7 +2,7 @@
 
 use monitor_common::{
     Verdict,
-    event::{Event, FLAG_BY_NAME, Hook},
+    event::{Event, FLAG_BY_NAME, FLAG_TEXT_PATH, Hook},
     verdict::Sensor,
 };
 use zerocopy::FromBytes as _;
@@ -72,6 +72,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
     };
     if event.flags & FLAG_BY_NAME != 0 {
         resolve(&mut record);
+    } else if event.flags & FLAG_TEXT_PATH != 0 {
+        record.other = Some(path(&std::mem::take(&mut record.text), true));
     }
     Ok(record)
 }
@@ -181,6 +183,15 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_other_path_comes_as_names_too() {
+        let event = Event { flags: FLAG_TEXT_PATH, ..event(Hook::Rename) };
+        let record = decode(&bytes(event, b"settings.js\0ud\0", b"b\0tmp\0")).unwrap();
+        assert_eq!(record.path, b"/ud/settings.js");
+        assert_eq!(record.other.as_deref(), Some(&b"/tmp/b"[..]));
+        assert!(record.text.is_empty());
+    }
+
+    #[test]
     fn what_is_no_record_is_refused_with_the_value() {
         assert_eq!(decode(&[0; 10]), Err(DecodeError::Short(10)));
         assert_eq!(decode(&bytes(Event { hook: 99, ..event(Hook::Open) }, b"", b"")), Err(DecodeError::Hook(99)));
@@ -197,7 +208,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn no_tail_makes_it_panic(hook in 1..31_u8, flags: u32, detail in 0..4_u64, path in prop::collection::vec(any::<u8>(), 0..80), text in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn no_tail_makes_it_panic(hook in 1..32_u8, flags: u32, detail in 0..4_u64, path in prop::collection::vec(any::<u8>(), 0..80), text in prop::collection::vec(any::<u8>(), 0..80)) {
             let event = Event { hook, sensor: 1, flags, detail, ..Event::ZERO };
             let record = decode(&bytes(event, &path, &text)).unwrap();
             prop_assert!(record.path.is_empty() || record.path.starts_with(b"/"));

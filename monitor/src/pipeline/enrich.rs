@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use monitor_common::event::{FLAG_BY_NAME, FLAG_CONFIRMED, Hook};
+use monitor_common::{
+    event::{FLAG_BY_NAME, FLAG_CONFIRMED, Hook},
+    verdict::Sensor,
+};
 
 use super::decode::Record;
 
@@ -126,7 +129,8 @@ impl Enricher {
     pub fn observe(&mut self, record: &Record) {
         let tgid = record.event.tgid;
         match record.hook {
-            Hook::Exec => self.remember(tgid, Program { path: record.path.clone(), argv: record.text.clone() }),
+            // What an LSM program tells was refused, and is not what the process runs.
+            Hook::Exec if record.sensor == Sensor::Tracepoint => self.remember(tgid, Program { path: record.path.clone(), argv: record.text.clone() }),
             Hook::Fork => {
                 let Ok(child) = u32::try_from(record.event.detail) else { return };
                 if let Some(program) = self.programs.get(&tgid).cloned() {

@@ -51,15 +51,15 @@ pub struct CanDeny {
 pub struct System {
     /// Where cgroup v2 is mounted.
     pub cgroup_mount: PathBuf,
-    /// Whether traffic can be refused. Before the sensors run: yes, as on most kernels.
-    pub deny_network: bool,
+    /// What can be refused. Before the sensors run: traffic, as on most kernels.
+    pub can_deny: CanDeny,
 }
 
 impl System {
     /// This machine, with cgroup v2 where it is mounted.
     #[must_use]
     pub fn new() -> Self {
-        Self { cgroup_mount: cgroup_mount().unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")), deny_network: true }
+        Self { cgroup_mount: cgroup_mount().unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")), can_deny: CanDeny { network: true, ..CanDeny::default() } }
     }
 }
 
@@ -149,7 +149,7 @@ impl Host for System {
     }
 
     fn can_deny(&self) -> CanDeny {
-        CanDeny { network: self.deny_network, ..CanDeny::default() }
+        self.can_deny
     }
 }
 

@@ -1,0 +1,149 @@
+//! Open files: opened, read and written through, mapped.
+
+use monitor_common::{Access, Verdict, event::Hook, security::Judged};
+
+use super::{Args, security_hook};
+use crate::{
+    facts::{actor::Actor, file::File, offset, pointer, read},
+    hooks::{Request, judge_file, open::judge_open},
+    maps::{JUDGED, Scratch},
+};
+
+security_hook!(FileOpen, "file_open", "security_file_open", lsm_file_open, fentry_file_open, kprobe_file_open, open);
+security_hook!(
+    FilePermission,
+    "file_permission",
+    "security_file_permission",
+    lsm_file_permission,
+    fentry_file_permission,
+    kprobe_file_permission,
+    permission
+);
+security_hook!(MmapFile, "mmap_file", "security_mmap_file", lsm_mmap_file, fentry_mmap_file, kprobe_mmap_file, mmap);
+security_hook!(
+    FileMprotect,
+    "file_mprotect",
+    "security_file_mprotect",
+    lsm_file_mprotect,
+    fentry_file_mprotect,
+    kprobe_file_mprotect,
+    mprotect
+);
+
+/// `MAY_WRITE`, `MAY_READ` and `MAY_APPEND` of include/linux/fs.h.
+const MAY_WRITE: u32 = 2;
+const MAY_READ: u32 = 4;
+const MAY_APPEND: u32 = 8;
+
+const PROT_READ: u64 = 1;
+const PROT_WRITE: u64 = 2;
+const PROT_EXEC: u64 = 4;
+/// `MAP_TYPE`, and the values of it that share the mapping.
+const MAP_TYPE: u64 = 0xf;
+const MAP_SHARED: u64 = 1;
+const MAP_SHARED_VALIDATE: u64 = 3;
+/// `VM_SHARED`
+const VM_SHARED: u64 = 8;
+
+#[inline(always)]
+fn open<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let file = File(args.arg(0));
+    // `inode_create` judges what is made.
+    let done = judge_open(scratch, actor, file, file.flags()?, false);
+    if done.is_none_or(|done| (done as u8) < Verdict::Deny as u8) {
+        remember(actor, file, Access::READ.union(Access::WRITE));
+    }
+    done
+}
+
+/// A descriptor that was opened before the guard came, or by somebody else, shows here for the first time.
+#[inline(always)]
+fn permission<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let (file, mask) = (File(args.arg(0)), args.arg(1) as u32);
+    if mask & (MAY_WRITE | MAY_APPEND) != 0 {
+        through_descriptor(actor, scratch, file, Hook::Write, Access::WRITE)
+    } else if mask & MAY_READ != 0 {
+        through_descriptor(actor, scratch, file, Hook::Read, Access::READ)
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+fn mmap<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let (file, protection, kind) = (File(args.arg(0)), args.arg(2), args.arg(3) & MAP_TYPE);
+    if file.0 == 0 {
+        return None;
+    }
+    if protection & PROT_WRITE != 0 && (kind == MAP_SHARED || kind == MAP_SHARED_VALIDATE) {
+        mapped_writable(actor, scratch, file)
+    } else if protection & (PROT_READ | PROT_EXEC) != 0 {
+        through_descriptor(actor, scratch, file, Hook::Read, Access::READ)
+    } else {
+        None
+    }
+}
+
+/// A shared mapping becomes writable.
+#[inline(always)]
+fn mprotect<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let (vma, protection) = (args.arg(0), args.arg(2));
+    if protection & PROT_WRITE == 0 || read::<u64>(vma, offset!(vma_flags))? & VM_SHARED == 0 {
+        return None;
+    }
+    mapped_writable(actor, scratch, File(pointer(vma, offset!(vma_file))?))
+}
+
+/// What is stored in a shared mapping reaches the file with no further call: told each time.
+#[inline(always)]
+fn mapped_writable(actor: &Actor, scratch: &mut Scratch, file: File) -> Option<Verdict> {
+    if !file.inode()?.is_regular() {
+        return None;
+    }
+    judge_file(scratch, actor, file, &Request::new(Hook::Mmap as u8, Access::WRITE))
+}
+
+/// Judges an access through a file that was not judged for it when it was opened.
+#[inline(always)]
+fn through_descriptor(
+    actor: &Actor,
+    scratch: &mut Scratch,
+    file: File,
+    hook: Hook,
+    access: Access,
+) -> Option<Verdict> {
+    if !file.inode()?.is_regular() || is_judged(actor, file, access) {
+        return None;
+    }
+    let done = judge_file(scratch, actor, file, &Request::new(hook as u8, access))?;
+    if (done as u8) < Verdict::Deny as u8 {
+        let known = if is_judged(actor, file, Access::NONE) { Access::READ.union(Access::WRITE) } else { access };
+        remember(actor, file, known);
+    }
+    Some(done)
+}
+
+/// Whether the file was judged for the access under this policy.
+#[inline(always)]
+fn is_judged(actor: &Actor, file: File, access: Access) -> bool {
+    // SAFETY: copied at once.
+    let Some(judged) = unsafe { JUDGED.get(file.0) }.copied() else { return false };
+    Some(judged.mode) == file.mode()
+        && file.dentry_and_mount().is_some_and(|(dentry, _)| dentry == judged.dentry)
+        && judged.epoch == actor.subject.epoch
+        && judged.instance == u32::from(actor.subject.slot)
+        && judged.access & u32::from(access.bits()) == u32::from(access.bits())
+}
+
+#[inline(always)]
+fn remember(actor: &Actor, file: File, access: Access) {
+    let (Some(mode), Some((dentry, _))) = (file.mode(), file.dentry_and_mount()) else { return };
+    let judged = Judged {
+        dentry,
+        mode,
+        epoch: actor.subject.epoch,
+        instance: u32::from(actor.subject.slot),
+        access: u32::from(access.bits()),
+    };
+    let _ = JUDGED.insert(file.0, judged, 0);
+}

@@ -1,0 +1,240 @@
+//! Names and attributes of files.
+//!
+//! These hooks are told dentries and no mount. Rules are met by identity and name all the same; the record's path ends
+//! at the root of the file system where the task has no mount of it at hand.
+
+use monitor_common::{
+    Access, Verdict,
+    event::{FLAG_AFTER, FLAG_CREATED, Hook},
+    verdict::Sensor,
+};
+
+use super::{Args, dentry_arg, security_hook};
+use crate::{
+    facts::{actor::Actor, offset, path::likely_mount, read},
+    hooks::{Request, judge_place},
+    maps::Scratch,
+};
+
+security_hook!(
+    InodeCreate,
+    "inode_create",
+    "security_inode_create",
+    lsm_inode_create,
+    fentry_inode_create,
+    kprobe_inode_create,
+    create
+);
+security_hook!(
+    InodeLink,
+    "inode_link",
+    "security_inode_link",
+    lsm_inode_link,
+    fentry_inode_link,
+    kprobe_inode_link,
+    link
+);
+security_hook!(
+    InodeUnlink,
+    "inode_unlink",
+    "security_inode_unlink",
+    lsm_inode_unlink,
+    fentry_inode_unlink,
+    kprobe_inode_unlink,
+    unlink
+);
+security_hook!(
+    InodeSymlink,
+    "inode_symlink",
+    "security_inode_symlink",
+    lsm_inode_symlink,
+    fentry_inode_symlink,
+    kprobe_inode_symlink,
+    symlink
+);
+security_hook!(
+    InodeMkdir,
+    "inode_mkdir",
+    "security_inode_mkdir",
+    lsm_inode_mkdir,
+    fentry_inode_mkdir,
+    kprobe_inode_mkdir,
+    mkdir
+);
+security_hook!(
+    InodeRmdir,
+    "inode_rmdir",
+    "security_inode_rmdir",
+    lsm_inode_rmdir,
+    fentry_inode_rmdir,
+    kprobe_inode_rmdir,
+    rmdir
+);
+security_hook!(
+    InodeMknod,
+    "inode_mknod",
+    "security_inode_mknod",
+    lsm_inode_mknod,
+    fentry_inode_mknod,
+    kprobe_inode_mknod,
+    mknod
+);
+security_hook!(
+    InodeRename,
+    "inode_rename",
+    "security_inode_rename",
+    lsm_inode_rename,
+    fentry_inode_rename,
+    kprobe_inode_rename,
+    rename
+);
+security_hook!(
+    InodeSetattr,
+    "inode_setattr",
+    "security_inode_setattr",
+    lsm_inode_setattr,
+    fentry_inode_setattr,
+    kprobe_inode_setattr,
+    setattr
+);
+security_hook!(
+    InodeSetxattr,
+    "inode_setxattr",
+    "security_inode_setxattr",
+    lsm_inode_setxattr,
+    fentry_inode_setxattr,
+    kprobe_inode_setxattr,
+    setxattr
+);
+security_hook!(
+    InodeRemovexattr,
+    "inode_removexattr",
+    "security_inode_removexattr",
+    lsm_inode_removexattr,
+    fentry_inode_removexattr,
+    kprobe_inode_removexattr,
+    removexattr
+);
+
+/// `ATTR_*` of include/linux/fs.h.
+const ATTR_MODE: u32 = 1;
+const ATTR_UID: u32 = 1 << 1;
+const ATTR_GID: u32 = 1 << 2;
+const ATTR_SIZE: u32 = 1 << 3;
+const ATTR_ATIME: u32 = 1 << 4;
+const ATTR_MTIME: u32 = 1 << 5;
+const ATTR_OPEN: u32 = 1 << 15;
+
+/// Judges an access to a name.
+#[inline(always)]
+fn judge(actor: &Actor, scratch: &mut Scratch, dentry: u64, hook: Hook, access: Access) -> Option<Verdict> {
+    let request = Request { flags: FLAG_AFTER, ..Request::new(hook as u8, access) };
+    Some(judge_place(scratch, actor, dentry, likely_mount(dentry), &request))
+}
+
+/// A file is made by an open. What `mknod` makes of a regular file comes by here as well.
+#[inline(always)]
+fn create<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let dentry = args.arg(1);
+    let request = Request { flags: FLAG_CREATED | FLAG_AFTER, ..Request::new(Hook::Open as u8, Access::CREATE) };
+    Some(judge_place(scratch, actor, dentry, likely_mount(dentry), &request))
+}
+
+#[inline(always)]
+fn unlink<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    judge(actor, scratch, args.arg(1), Hook::Unlink, Access::DELETE)
+}
+
+#[inline(always)]
+fn mkdir<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    judge(actor, scratch, args.arg(1), Hook::Mkdir, Access::CREATE)
+}
+
+#[inline(always)]
+fn rmdir<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    judge(actor, scratch, args.arg(1), Hook::Rmdir, Access::DELETE)
+}
+
+#[inline(always)]
+fn mknod<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    judge(actor, scratch, args.arg(1), Hook::Mknod, Access::CREATE)
+}
+
+#[inline(always)]
+fn symlink<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    judge(actor, scratch, args.arg(1), Hook::Symlink, Access::CREATE)
+}
+
+#[inline(always)]
+fn link<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    two(actor, scratch, Hook::Link, (args.arg(0), Access::LINK), (args.arg(2), Access::CREATE))
+}
+
+#[inline(always)]
+fn rename<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let to = Access::RENAME.union(Access::CREATE);
+    two(actor, scratch, Hook::Rename, (args.arg(1), Access::RENAME), (args.arg(3), to))
+}
+
+/// Judges both names of an operation; the second is not asked when the first is refused.
+#[inline(always)]
+fn two(
+    actor: &Actor,
+    scratch: &mut Scratch,
+    hook: Hook,
+    from: (u64, Access),
+    to: (u64, Access),
+) -> Option<Verdict> {
+    let mut worst = Verdict::Allow;
+    // Both are on one file system.
+    let mount = likely_mount(from.0);
+    for (which, subject, other) in [(1, from, to), (2, to, from)] {
+        let request = Request {
+            flags: FLAG_AFTER,
+            detail: which,
+            other: (other.0, mount),
+            ..Request::new(hook as u8, subject.1)
+        };
+        let done = judge_place(scratch, actor, subject.0, mount, &request);
+        if done as u8 >= Verdict::Deny as u8 {
+            return Some(done);
+        }
+        worst = done;
+    }
+    Some(worst)
+}
+
+#[inline(always)]
+fn setattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let (dentry, attr) =
+        if dentry_arg!(A, setattr) == 0 { (args.arg(0), args.arg(1)) } else { (args.arg(1), args.arg(2)) };
+    let valid: u32 = read(attr, offset!(iattr_valid))?;
+    // What an open truncates was judged as an open.
+    if valid & ATTR_OPEN != 0 {
+        return None;
+    }
+    let (hook, access) = if valid & ATTR_SIZE != 0 {
+        (Hook::Truncate, Access::WRITE)
+    } else if valid & ATTR_MODE != 0 {
+        (Hook::Chmod, Access::ATTR)
+    } else if valid & (ATTR_UID | ATTR_GID) != 0 {
+        (Hook::Chown, Access::ATTR)
+    } else if valid & (ATTR_ATIME | ATTR_MTIME) != 0 {
+        (Hook::Utimes, Access::ATTR)
+    } else {
+        return None;
+    };
+    judge(actor, scratch, dentry, hook, access)
+}
+
+#[inline(always)]
+fn setxattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let dentry = if dentry_arg!(A, setxattr) == 0 { args.arg(0) } else { args.arg(1) };
+    judge(actor, scratch, dentry, Hook::Xattr, Access::ATTR)
+}
+
+#[inline(always)]
+fn removexattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let dentry = if dentry_arg!(A, removexattr) == 0 { args.arg(0) } else { args.arg(1) };
+    judge(actor, scratch, dentry, Hook::Xattr, Access::ATTR)
+}

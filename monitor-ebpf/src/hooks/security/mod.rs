@@ -1,0 +1,150 @@
+//! The kernel's security hooks: what LSM programs refuse, and what fentry programs and kprobes on the same functions see
+//! and kill.
+//!
+//! A hook has one body. [`security_hook!`] makes its three entries; the loader attaches the best one that runs.
+
+mod file;
+mod inode;
+mod process;
+mod program;
+mod socket;
+
+use aya_ebpf::{
+    EbpfContext,
+    programs::{FEntryContext, LsmContext, ProbeContext},
+};
+use monitor_common::{
+    Verdict,
+    security::{SecurityHook, Signatures},
+    verdict::Sensor,
+};
+
+use crate::{
+    facts::{actor::Actor, call::abi, task, word},
+    maps::{self, CONTROL, PROOFS, Scratch},
+};
+
+const EPERM: i32 = 1;
+const EACCES: i32 = 13;
+
+/// Where the running kernel's hooks take their arguments; set by the loader.
+#[unsafe(no_mangle)]
+static SIGNATURES: Signatures = Signatures::NONE;
+
+/// The arguments of a hook, whichever sensor it was reached by.
+trait Args {
+    /// The sensor.
+    const SENSOR: Sensor;
+
+    /// An argument by its place, up to the fourth.
+    fn arg(&self, index: usize) -> u64;
+}
+
+impl Args for LsmContext {
+    const SENSOR: Sensor = Sensor::Lsm;
+
+    #[inline(always)]
+    fn arg(&self, index: usize) -> u64 {
+        register(self, index)
+    }
+}
+
+impl Args for FEntryContext {
+    const SENSOR: Sensor = Sensor::Fentry;
+
+    #[inline(always)]
+    fn arg(&self, index: usize) -> u64 {
+        register(self, index)
+    }
+}
+
+/// An argument of a program with BTF: the context is an array of them. Volatile, or the compiler might load one before it
+/// is known that the hook has that many.
+#[inline(always)]
+fn register(ctx: &impl EbpfContext, index: usize) -> u64 {
+    // SAFETY: the verifier refuses what is out of bounds.
+    unsafe { core::ptr::read_volatile(ctx.as_ptr().cast::<u64>().add(index)) }
+}
+
+impl Args for ProbeContext {
+    const SENSOR: Sensor = Sensor::Kprobe;
+
+    #[inline(always)]
+    fn arg(&self, index: usize) -> u64 {
+        let offset = match index {
+            0 => abi!(function_args[0]),
+            1 => abi!(function_args[1]),
+            2 => abi!(function_args[2]),
+            _ => abi!(function_args[3]),
+        };
+        word(self.as_ptr() as u64, offset)
+    }
+}
+
+/// Makes the LSM, fentry and kprobe entries of a hook around one body.
+macro_rules! security_hook {
+    ($hook:ident, $name:literal, $function:literal, $lsm:ident, $fentry:ident, $kprobe:ident, $body:path) => {
+        #[aya_ebpf::macros::lsm(hook = $name)]
+        fn $lsm(ctx: aya_ebpf::programs::LsmContext) -> i32 {
+            $crate::hooks::security::enter(&ctx, monitor_common::security::SecurityHook::$hook, $body)
+        }
+
+        #[aya_ebpf::macros::fentry(function = $function)]
+        fn $fentry(ctx: aya_ebpf::programs::FEntryContext) -> i32 {
+            $crate::hooks::security::enter(&ctx, monitor_common::security::SecurityHook::$hook, $body);
+            0
+        }
+
+        #[aya_ebpf::macros::kprobe(function = $function)]
+        fn $kprobe(ctx: aya_ebpf::programs::ProbeContext) -> u32 {
+            $crate::hooks::security::enter(&ctx, monitor_common::security::SecurityHook::$hook, $body);
+            0
+        }
+    };
+}
+use security_hook;
+
+/// Runs a body for a task in scope; answers what an LSM program returns.
+#[inline(always)]
+fn enter<A: Args>(
+    args: &A,
+    hook: SecurityHook,
+    body: impl FnOnce(&A, &Actor, &mut Scratch) -> Option<Verdict>,
+) -> i32 {
+    let Some(actor) = Actor::current(A::SENSOR) else {
+        prove(hook);
+        return 0;
+    };
+    let refusal = if matches!(hook, SecurityHook::BprmCheck) { -EACCES } else { -EPERM };
+    let Some(held) = maps::hold() else {
+        // Not judged: nothing that might be forbidden goes through.
+        return if actor.enforces() { refusal } else { 0 };
+    };
+    match body(args, &actor, held.scratch) {
+        Some(done) if done as u8 >= Verdict::Deny as u8 => refusal,
+        _ => 0,
+    }
+}
+
+/// Notes that an operation of the guard's own has come by. A program that loads and attaches may still never be called.
+#[inline(always)]
+fn prove(hook: SecurityHook) {
+    if CONTROL.get(0).is_some_and(|control| control.guard == task::ids().0) {
+        let _ = PROOFS.set(hook as u32, 1, 0);
+    }
+}
+
+/// Which argument of a hook is the dentry, on this kernel and for this sensor: 0 or 1.
+macro_rules! dentry_arg {
+    ($args:ty, $hook:ident) => {
+        // SAFETY: a reference to an initialised static; volatile, because the loader fills it in.
+        unsafe {
+            core::ptr::read_volatile(if matches!(<$args>::SENSOR, Sensor::Lsm) {
+                &raw const $crate::hooks::security::SIGNATURES.lsm.$hook
+            } else {
+                &raw const $crate::hooks::security::SIGNATURES.function.$hook
+            })
+        }
+    };
+}
+use dentry_arg;

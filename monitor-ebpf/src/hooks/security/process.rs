@@ -1,0 +1,41 @@
+//! A signal to another process, and the tracing of one.
+
+use monitor_common::{Verdict, event::Hook, policy::Class};
+
+use super::{Args, security_hook};
+use crate::{
+    facts::{actor::Actor, task},
+    hooks::process::judge_target,
+    maps::Scratch,
+};
+
+security_hook!(TaskKill, "task_kill", "security_task_kill", lsm_task_kill, fentry_task_kill, kprobe_task_kill, signal);
+security_hook!(
+    PtraceAccessCheck,
+    "ptrace_access_check",
+    "security_ptrace_access_check",
+    lsm_ptrace_access,
+    fentry_ptrace_access,
+    kprobe_ptrace_access,
+    trace
+);
+
+/// `PTRACE_MODE_ATTACH`; a mere look, as `ps` takes at every process, does not carry it.
+const PTRACE_MODE_ATTACH: u64 = 2;
+
+#[inline(always)]
+fn signal<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    // Signal 0 only asks whether the process is there.
+    if args.arg(2) as u32 == 0 {
+        return None;
+    }
+    judge_target(scratch, actor, Hook::Signal, Class::Signal, task::tgid(args.arg(0))?)
+}
+
+#[inline(always)]
+fn trace<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    if args.arg(1) & PTRACE_MODE_ATTACH == 0 {
+        return None;
+    }
+    judge_target(scratch, actor, Hook::Ptrace, Class::Ptrace, task::tgid(args.arg(0))?)
+}

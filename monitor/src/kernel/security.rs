@@ -1,0 +1,338 @@
+//! Choosing for each security hook the sensor that truly runs.
+//!
+//! A program that loads and attaches may still never be called: an LSM program is not where `bpf` is missing from the
+//! kernel's `lsm=` list. Each flavour is therefore attached, the guard does what the hooks are about, and what was not
+//! reached is taken down again and tried in the next flavour.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        net::{UnixDatagram, UnixListener, UnixStream},
+    },
+    path::Path,
+};
+
+use aya::{
+    Btf, Ebpf,
+    programs::{Program, ProgramError},
+};
+use monitor_common::{event::Hook, security::SecurityHook, verdict::Sensor};
+
+/// One hook as userspace knows it.
+#[derive(Debug)]
+pub struct Entry {
+    /// The hook.
+    pub hook: SecurityHook,
+    /// The kernel's function, for fentry and kprobe.
+    pub function: &'static str,
+    /// Programs: LSM, fentry, kprobe.
+    programs: [&'static str; 3],
+    /// Whether the guard can reach the hook by an operation of its own that does nothing.
+    provable: bool,
+}
+
+macro_rules! entry {
+    ($hook:ident, $program:literal, $function:literal) => {
+        entry!($hook, $program, $function, true)
+    };
+    ($hook:ident, $program:literal, $function:literal, $provable:literal) => {
+        Entry {
+            hook: SecurityHook::$hook,
+            function: $function,
+            programs: [concat!("lsm_", $program), concat!("fentry_", $program), concat!("kprobe_", $program)],
+            provable: $provable,
+        }
+    };
+}
+
+/// Every hook. The first is tried first: a kernel that refuses it refuses the flavour.
+pub const ENTRIES: &[Entry] = &[
+    entry!(FileOpen, "file_open", "security_file_open"),
+    entry!(FilePermission, "file_permission", "security_file_permission"),
+    entry!(MmapFile, "mmap_file", "security_mmap_file"),
+    entry!(FileMprotect, "file_mprotect", "security_file_mprotect"),
+    entry!(InodeCreate, "inode_create", "security_inode_create"),
+    entry!(InodeLink, "inode_link", "security_inode_link"),
+    entry!(InodeUnlink, "inode_unlink", "security_inode_unlink"),
+    entry!(InodeSymlink, "inode_symlink", "security_inode_symlink"),
+    entry!(InodeMkdir, "inode_mkdir", "security_inode_mkdir"),
+    entry!(InodeRmdir, "inode_rmdir", "security_inode_rmdir"),
+    entry!(InodeMknod, "inode_mknod", "security_inode_mknod"),
+    entry!(InodeRename, "inode_rename", "security_inode_rename"),
+    entry!(InodeSetattr, "inode_setattr", "security_inode_setattr"),
+    entry!(InodeSetxattr, "inode_setxattr", "security_inode_setxattr"),
+    entry!(InodeRemovexattr, "inode_removexattr", "security_inode_removexattr"),
+    // What is executed is another process than the guard.
+    entry!(BprmCheck, "bprm_check", "security_bprm_check", false),
+    entry!(UnixStreamConnect, "unix_stream_connect", "security_unix_stream_connect"),
+    entry!(UnixMaySend, "unix_may_send", "security_unix_may_send"),
+    entry!(TaskKill, "task_kill", "security_task_kill"),
+    // The guard traces nobody.
+    entry!(PtraceAccessCheck, "ptrace_access", "security_ptrace_access_check", false),
+];
+
+/// The sensors that sit on security hooks, the best first.
+pub const FLAVOURS: [Sensor; 3] = [Sensor::Lsm, Sensor::Fentry, Sensor::Kprobe];
+
+/// What the tracepoint sensor need not look at any more when all of these hooks run.
+const REPLACES: &[(Hook, &[SecurityHook])] = {
+    use SecurityHook as S;
+    &[
+        (Hook::Open, &[S::FileOpen, S::InodeCreate]),
+        (Hook::Write, &[S::FilePermission]),
+        (Hook::WriteTotals, &[S::FilePermission]),
+        (Hook::Truncate, &[S::InodeSetattr, S::FilePermission]),
+        (Hook::Mmap, &[S::MmapFile, S::FileMprotect]),
+        (Hook::Rename, &[S::InodeRename]),
+        (Hook::Unlink, &[S::InodeUnlink]),
+        (Hook::Rmdir, &[S::InodeRmdir]),
+        (Hook::Mkdir, &[S::InodeMkdir]),
+        (Hook::Mknod, &[S::InodeMknod, S::InodeCreate]),
+        (Hook::Link, &[S::InodeLink]),
+        (Hook::Symlink, &[S::InodeSymlink]),
+        (Hook::Chmod, &[S::InodeSetattr]),
+        (Hook::Chown, &[S::InodeSetattr]),
+        (Hook::Utimes, &[S::InodeSetattr]),
+        (Hook::Xattr, &[S::InodeSetxattr, S::InodeRemovexattr]),
+        (Hook::Signal, &[S::TaskKill]),
+        (Hook::Ptrace, &[S::PtraceAccessCheck]),
+        (Hook::UnixConnect, &[S::UnixStreamConnect, S::UnixMaySend]),
+        // A request is carried out by the same functions as a system call.
+        (
+            Hook::IoUring,
+            &[
+                S::FileOpen,
+                S::FilePermission,
+                S::InodeCreate,
+                S::InodeLink,
+                S::InodeUnlink,
+                S::InodeSymlink,
+                S::InodeMkdir,
+                S::InodeRename,
+                S::InodeSetattr,
+                S::InodeSetxattr,
+            ],
+        ),
+    ]
+};
+
+/// Which sensor serves which hook, and why the better ones do not.
+#[derive(Debug, Default)]
+pub struct Served {
+    hooks: BTreeMap<SecurityHook, Sensor>,
+    /// Why a sensor does not run at all, the best sensor first.
+    pub refused: Vec<(Sensor, String)>,
+    /// Why a sensor that runs does not serve a hook.
+    pub gaps: Vec<(SecurityHook, Sensor, String)>,
+}
+
+impl Served {
+    /// The sensor that serves a hook.
+    #[must_use]
+    pub fn by(&self, hook: SecurityHook) -> Option<Sensor> {
+        self.hooks.get(&hook).copied()
+    }
+
+    /// Whether everything that the tracepoints know as `hook` is served here.
+    #[must_use]
+    pub fn replaces(&self, hook: Hook) -> bool {
+        REPLACES.iter().any(|(replaced, by)| *replaced == hook && by.iter().all(|by| self.hooks.contains_key(by)))
+    }
+
+    /// Whether file accesses can be refused: each of them, in each way.
+    #[must_use]
+    pub fn can_deny_files(&self) -> bool {
+        ENTRIES
+            .iter()
+            .map(|entry| entry.hook)
+            .filter(|hook| hook.name().starts_with("inode_") || hook.name().contains("file"))
+            .all(|hook| self.by(hook) == Some(Sensor::Lsm))
+    }
+
+    /// Whether the execution of a program can be refused.
+    #[must_use]
+    pub fn can_deny_exec(&self) -> bool {
+        self.by(SecurityHook::BprmCheck) == Some(Sensor::Lsm)
+    }
+
+    /// The sensors that serve anything, the best first.
+    pub fn sensors(&self) -> impl Iterator<Item = Sensor> {
+        FLAVOURS.into_iter().filter(|sensor| self.hooks.values().any(|used| used == sensor))
+    }
+}
+
+/// Attaches each hook in the best flavour that runs. `reached` tells whether the guard's operations have come by a hook,
+/// and forgets it.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    allowed: &[Sensor],
+    mut reached: impl FnMut(&mut Ebpf, SecurityHook) -> bool,
+) -> Served {
+    let mut served = Served::default();
+    let btf = if allowed.contains(&Sensor::Lsm) || allowed.contains(&Sensor::Fentry) {
+        Btf::from_sys_fs().map_err(|error| error.to_string())
+    } else {
+        Err("not read".to_owned())
+    };
+    for (flavour, sensor) in FLAVOURS.into_iter().enumerate() {
+        if !allowed.contains(&sensor) {
+            served.refused.push((sensor, "switched off".to_owned()));
+            continue;
+        }
+        let mut attached = Vec::new();
+        for (index, entry) in ENTRIES.iter().enumerate() {
+            if served.hooks.contains_key(&entry.hook) {
+                continue;
+            }
+            match attach_one(ebpf, entry, flavour, btf.as_ref().map_err(String::as_str)) {
+                Ok(()) => attached.push(entry),
+                Err(why) if index == 0 => {
+                    served.refused.push((sensor, why));
+                    break;
+                }
+                Err(why) => served.gaps.push((entry.hook, sensor, why)),
+            }
+        }
+        if attached.is_empty() {
+            continue;
+        }
+        let exercised = exercise();
+        let proven: Vec<_> = attached.iter().map(|entry| entry.provable && reached(ebpf, entry.hook)).collect();
+        let runs = proven.contains(&true);
+        for (entry, proven) in attached.into_iter().zip(proven) {
+            if runs && (proven || !entry.provable) {
+                served.hooks.insert(entry.hook, sensor);
+                continue;
+            }
+            unload(ebpf, entry.programs[flavour]);
+            if runs {
+                let why = match &exercised {
+                    Ok(()) => "it attaches, but is never called".to_owned(),
+                    Err(error) => format!("it could not be tried: {error}"),
+                };
+                served.gaps.push((entry.hook, sensor, why));
+            }
+        }
+        if !runs {
+            let mend = if sensor == Sensor::Lsm { ": add bpf to `lsm=` on the boot line" } else { "" };
+            served.refused.push((sensor, format!("its programs attach, but are never called{mend}")));
+        }
+    }
+    // What another flavour serves is no gap.
+    served.gaps.retain(|(hook, _, _)| !served.hooks.contains_key(hook));
+    served
+}
+
+fn attach_one(ebpf: &mut Ebpf, entry: &Entry, flavour: usize, btf: Result<&Btf, &str>) -> Result<(), String> {
+    let name = entry.programs[flavour];
+    let program = ebpf.program_mut(name).ok_or_else(|| format!("the kernel object has no {name}"))?;
+    let done = match program {
+        Program::Lsm(program) => program.load(entry.hook.name(), btf?).and_then(|()| program.attach().map(drop)),
+        Program::FEntry(program) => program.load(entry.function, btf?).and_then(|()| program.attach().map(drop)),
+        Program::KProbe(program) => program.load().and_then(|()| program.attach(entry.function, 0).map(drop)),
+        _ => return Err(format!("{name} is of another type than its name says")),
+    };
+    done.map_err(|error: ProgramError| {
+        unload(ebpf, name);
+        super::load::chain(&error)
+    })
+}
+
+fn unload(ebpf: &mut Ebpf, name: &str) {
+    // An error leaves a program behind that ends with the guard.
+    let _ = match ebpf.program_mut(name) {
+        Some(Program::Lsm(program)) => program.unload(),
+        Some(Program::FEntry(program)) => program.unload(),
+        Some(Program::KProbe(program)) => program.unload(),
+        _ => Ok(()),
+    };
+}
+
+/// Does once what each provable hook is about, in a directory of its own.
+fn exercise() -> io::Result<()> {
+    let directory = tempfile::Builder::new().prefix("flowwarden-").tempdir_in(scratch())?;
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("a"), "a")?;
+    let file = fs::File::options().read(true).write(true).open(at("a"))?;
+    map(&file)?;
+    fs::set_permissions(at("a"), fs::Permissions::from_mode(0o600))?;
+    // Not every file system keeps such attributes; the hook comes before that shows.
+    let _ = rustix::fs::setxattr(at("a"), "user.flowwarden", b"", rustix::fs::XattrFlags::empty());
+    let _ = rustix::fs::removexattr(at("a"), "user.flowwarden");
+    fs::hard_link(at("a"), at("b"))?;
+    fs::rename(at("b"), at("c"))?;
+    symlink("a", at("d"))?;
+    fs::create_dir(at("e"))?;
+    fs::remove_dir(at("e"))?;
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        at("f"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )?;
+    fs::remove_file(at("c"))?;
+    let listener = UnixListener::bind(at("g"))?;
+    drop(UnixStream::connect(at("g"))?);
+    drop(listener);
+    let receiver = UnixDatagram::bind(at("h"))?;
+    UnixDatagram::unbound()?.send_to(b"", at("h"))?;
+    drop(receiver);
+    rustix::process::test_kill_process(rustix::process::getpid())?;
+    Ok(())
+}
+
+/// Where files that nobody looks for may be made.
+fn scratch() -> &'static Path {
+    ["/run", "/tmp"].map(Path::new).into_iter().find(|path| path.is_dir()).unwrap_or(Path::new("/"))
+}
+
+/// Maps a file shared, and takes and gives the right to write.
+fn map(file: &fs::File) -> io::Result<()> {
+    use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mprotect, munmap};
+    const LEN: usize = 1;
+    // SAFETY: a mapping of its own that nothing points to.
+    unsafe {
+        let at = mmap(std::ptr::null_mut(), LEN, ProtFlags::READ, MapFlags::SHARED, file, 0)?;
+        let changed = mprotect(at, LEN, MprotectFlags::READ | MprotectFlags::WRITE);
+        munmap(at, LEN)?;
+        changed?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hook_has_an_entry() {
+        for (name, hook) in SecurityHook::NAMES {
+            assert!(ENTRIES.iter().any(|entry| entry.hook == *hook), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_exercise_leaves_nothing_behind() {
+        let count = || {
+            let entries = fs::read_dir(scratch()).unwrap().flatten();
+            entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("flowwarden-")).count()
+        };
+        let before = count();
+        exercise().unwrap();
+        assert_eq!(count(), before);
+    }
+
+    #[test]
+    fn a_hook_is_replaced_only_by_all_that_it_takes() {
+        let mut served = Served::default();
+        served.hooks.insert(SecurityHook::FileOpen, Sensor::Lsm);
+        assert!(!served.replaces(Hook::Open));
+        served.hooks.insert(SecurityHook::InodeCreate, Sensor::Kprobe);
+        assert!(served.replaces(Hook::Open));
+        assert!(!served.can_deny_files());
+        assert!(!served.replaces(Hook::Accept));
+    }
+}
