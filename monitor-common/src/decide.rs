@@ -15,8 +15,8 @@ use crate::{
     opaque::{Opaque, wipe},
     policy::{
         ChildKey, Class, InodeId, InodeKey, Instance, MAX_NET_RULES, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN,
-        NODE_SUBTREE_PATTERNS, NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_SUFFIX,
-        PATTERN_LEN, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
+        NODE_SUBTREE_PATTERNS, NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_SUFFIX, PATTERN_LEN,
+        PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
 };
 
@@ -248,8 +248,7 @@ pub fn place<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mu
 fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) {
     work.set_place(Place { node: NOWHERE, depth: 0 });
     work.known.set(NOWHERE);
-    let mut key =
-        InodeKey { id: InodeId::default(), epoch: subject.epoch, instance: u32::from(subject.slot) };
+    let mut key = InodeKey { id: InodeId::default(), epoch: subject.epoch, instance: u32::from(subject.slot) };
     if !view.climb(&mut key.id) {
         return;
     }

@@ -335,6 +335,8 @@ pub struct Counters {
     pub emitted: u64,
     /// Records for which there was no room.
     pub lost: u64,
+    /// Operations that were refused because too many others were being judged on the CPU.
+    pub unjudged: u64,
 }
 
 /// Key of the totals of an open file.
@@ -389,4 +391,4 @@ pub struct Pending {
 /// Bytes of a path as text that are looked at and kept.
 pub const PENDING_TEXT: usize = 512;
 
-shared!(Pending = 1304, Counters = 24, WriteKey = 16, WriteTotals = 16);
+shared!(Pending = 1304, Counters = 32, WriteKey = 16, WriteTotals = 16);

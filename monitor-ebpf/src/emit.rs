@@ -7,8 +7,7 @@ use monitor_common::{
     Verdict,
     decide::Decision,
     event::{
-        ANCESTORS, Ancestor, COMM_LEN, Event, FLAG_OBSERVED, FLAG_TEXT_PATH, FLAG_UNLINKED, PATH_MAX, PENDING_TEXT,
-        TEXT_MAX,
+        ANCESTORS, Ancestor, Event, FLAG_OBSERVED, FLAG_TEXT_PATH, FLAG_UNLINKED, PATH_MAX, PENDING_TEXT, TEXT_MAX,
     },
     opaque::wipe,
 };
@@ -193,6 +192,15 @@ fn current_task(event: &mut Event) {
             break;
         }
         above = parent;
+    }
+}
+
+/// Counts an operation that was refused because there was no memory to judge it in.
+#[inline(always)]
+pub(crate) fn count_unjudged() {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: the per-CPU value lives as long as the map; a count lost to another task is no more than a count.
+        unsafe { (*counters).unjudged += 1 };
     }
 }
 

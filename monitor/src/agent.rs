@@ -145,6 +145,7 @@ pub struct Agent {
     watched: Vec<(PathBuf, Option<InodeId>)>,
     selectors: Vec<Selector>,
     reported_lost: u64,
+    reported_unjudged: u64,
     colour: bool,
     /// The instances that the embedded policy is for; no use with a policy file.
     found: Vec<Found>,
@@ -188,6 +189,7 @@ impl Agent {
             watched: Vec::new(),
             selectors: Vec::new(),
             reported_lost: 0,
+            reported_unjudged: 0,
             colour,
             found,
         };
@@ -364,6 +366,15 @@ impl Agent {
         let counters = self.kernel.counters()?;
         let sum = |of: fn(&monitor_common::event::Counters) -> u64| counters.iter().map(of).sum::<u64>();
         let (produced, emitted, lost) = (sum(|it| it.produced), sum(|it| it.emitted), sum(|it| it.lost));
+        let unjudged = sum(|it| it.unjudged);
+        if unjudged > self.reported_unjudged {
+            let new = unjudged - self.reported_unjudged;
+            self.reported_unjudged = unjudged;
+            let message = format!("{new} operations were refused unjudged: too many at once on one CPU");
+            say(&message);
+            let details = Map::from_iter([("unjudged".to_owned(), new.into())]);
+            self.pipeline.lifecycle(Stage::Loss, &message, &details)?;
+        }
         if lost > self.reported_lost {
             let new = lost - self.reported_lost;
             self.reported_lost = lost;

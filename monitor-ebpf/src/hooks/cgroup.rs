@@ -81,7 +81,12 @@ fn judge_address(ctx: &SockAddrContext, hook: Hook, family: u16) -> Option<i32> 
         let port = u16::from_be(core::ptr::read_volatile(&raw const raw.user_port) as u16);
         (address, port, core::ptr::read_volatile(&raw const raw.protocol) as u8)
     };
-    let key = NetKey { epoch: actor.subject.epoch, instance: actor.subject.slot, direction: Direction::Egress as u16, address };
+    let key = NetKey {
+        epoch: actor.subject.epoch,
+        instance: actor.subject.slot,
+        direction: Direction::Egress as u16,
+        address,
+    };
     let decision = decide::net(&Maps, &actor.subject, &key, port, protocol);
     let endpoint = Endpoint { address, port, local_port: 0, family, protocol, pad: 0 };
     carry_out(tgid, &actor, hook, &decision, |event| event.endpoint = endpoint)

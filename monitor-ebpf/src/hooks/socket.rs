@@ -11,6 +11,7 @@ use monitor_common::{
 use super::{Request, judge, judge_place};
 use crate::{
     facts::{
+        actor::Actor,
         call::Call,
         file::{File, path_at},
         offset, pointer, read,
@@ -59,22 +60,23 @@ fn peer(sock: u64) -> Option<Endpoint> {
     })
 }
 
-#[inline(always)]
-fn judge_peer(call: &Call, hook: Hook, direction: Direction, peer: &Endpoint) -> Option<()> {
+/// A function of its own: its stack and that of what is done about UNIX sockets would not fit in one frame.
+#[inline(never)]
+fn judge_peer(actor: &Actor, hook: Hook, direction: Direction, peer: &Endpoint) {
     let key = NetKey {
-        epoch: call.actor.subject.epoch,
-        instance: call.actor.subject.slot,
+        epoch: actor.subject.epoch,
+        instance: actor.subject.slot,
         direction: direction as u16,
         address: peer.address,
     };
     // A rule for incoming connections names our port, one for outgoing ones the other's.
     let port = if matches!(direction, Direction::Ingress) { peer.local_port } else { peer.port };
-    let decision = decide::net(&Maps, &call.actor.subject, &key, port, peer.protocol);
-    judge(maps::scratch()?, &call.actor, hook, &decision, |event| {
+    let decision = decide::net(&Maps, &actor.subject, &key, port, peer.protocol);
+    let Some(scratch) = maps::scratch() else { return };
+    judge(scratch, actor, hook, &decision, |event| {
         event.endpoint = *peer;
         event.flags |= FLAG_AFTER;
     });
-    Some(())
 }
 
 /// `accept`, `accept4`: the peer comes from the socket, since Node passes no buffer for it.
@@ -88,7 +90,8 @@ fn accept_exit(ctx: RawTracePointContext) -> i32 {
 fn accept(ctx: &RawTracePointContext) -> Option<()> {
     let call = Call::exit(ctx)?;
     let peer = peer(sock(i32::try_from(call.ret).ok()?)?)?;
-    judge_peer(&call, Hook::Accept, Direction::Ingress, &peer)
+    judge_peer(&call.actor, Hook::Accept, Direction::Ingress, &peer);
+    Some(())
 }
 
 /// `connect`: UNIX sockets by the identity of the file that they are bound to.
@@ -110,7 +113,8 @@ fn connect(ctx: &RawTracePointContext) -> Option<()> {
             return None;
         }
         let peer = peer(sock)?;
-        return judge_peer(&call, Hook::Connect, Direction::Egress, &peer);
+        judge_peer(&call.actor, Hook::Connect, Direction::Egress, &peer);
+        return Some(());
     }
     let other = pointer(sock, offset!(unix_peer))?;
     let (dentry, mount) = path_at(other + u64::from(offset!(unix_path)))?;

@@ -130,7 +130,9 @@ impl Enricher {
         let tgid = record.event.tgid;
         match record.hook {
             // What an LSM program tells was refused, and is not what the process runs.
-            Hook::Exec if record.sensor == Sensor::Tracepoint => self.remember(tgid, Program { path: record.path.clone(), argv: record.text.clone() }),
+            Hook::Exec if record.sensor == Sensor::Tracepoint => {
+                self.remember(tgid, Program { path: record.path.clone(), argv: record.text.clone() })
+            }
             Hook::Fork => {
                 let Ok(child) = u32::try_from(record.event.detail) else { return };
                 if let Some(program) = self.programs.get(&tgid).cloned() {

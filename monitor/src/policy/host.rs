@@ -59,7 +59,10 @@ impl System {
     /// This machine, with cgroup v2 where it is mounted.
     #[must_use]
     pub fn new() -> Self {
-        Self { cgroup_mount: cgroup_mount().unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")), can_deny: CanDeny { network: true, ..CanDeny::default() } }
+        Self {
+            cgroup_mount: cgroup_mount().unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")),
+            can_deny: CanDeny { network: true, ..CanDeny::default() },
+        }
     }
 }
 

@@ -105,13 +105,7 @@ fn mapped_writable(actor: &Actor, scratch: &mut Scratch, file: File) -> Option<V
 
 /// Judges an access through a file that was not judged for it when it was opened.
 #[inline(always)]
-fn through_descriptor(
-    actor: &Actor,
-    scratch: &mut Scratch,
-    file: File,
-    hook: Hook,
-    access: Access,
-) -> Option<Verdict> {
+fn through_descriptor(actor: &Actor, scratch: &mut Scratch, file: File, hook: Hook, access: Access) -> Option<Verdict> {
     if !file.inode()?.is_regular() || is_judged(actor, file, access) {
         return None;
     }

@@ -178,13 +178,7 @@ fn rename<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Ver
 
 /// Judges both names of an operation; the second is not asked when the first is refused.
 #[inline(always)]
-fn two(
-    actor: &Actor,
-    scratch: &mut Scratch,
-    hook: Hook,
-    from: (u64, Access),
-    to: (u64, Access),
-) -> Option<Verdict> {
+fn two(actor: &Actor, scratch: &mut Scratch, hook: Hook, from: (u64, Access), to: (u64, Access)) -> Option<Verdict> {
     let mut worst = Verdict::Allow;
     // Both are on one file system.
     let mount = likely_mount(from.0);
@@ -206,8 +200,8 @@ fn two(
 
 #[inline(always)]
 fn setattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
-    let (dentry, attr) =
-        if dentry_arg!(A, setattr) == 0 { (args.arg(0), args.arg(1)) } else { (args.arg(1), args.arg(2)) };
+    let place = dentry_arg!(A, setattr);
+    let (dentry, attr) = (args.moved_arg(place), args.moved_arg(place + 1));
     let valid: u32 = read(attr, offset!(iattr_valid))?;
     // What an open truncates was judged as an open.
     if valid & ATTR_OPEN != 0 {
@@ -229,12 +223,10 @@ fn setattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Ve
 
 #[inline(always)]
 fn setxattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
-    let dentry = if dentry_arg!(A, setxattr) == 0 { args.arg(0) } else { args.arg(1) };
-    judge(actor, scratch, dentry, Hook::Xattr, Access::ATTR)
+    judge(actor, scratch, args.moved_arg(dentry_arg!(A, setxattr)), Hook::Xattr, Access::ATTR)
 }
 
 #[inline(always)]
 fn removexattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
-    let dentry = if dentry_arg!(A, removexattr) == 0 { args.arg(0) } else { args.arg(1) };
-    judge(actor, scratch, dentry, Hook::Xattr, Access::ATTR)
+    judge(actor, scratch, args.moved_arg(dentry_arg!(A, removexattr)), Hook::Xattr, Access::ATTR)
 }

@@ -20,6 +20,7 @@ use monitor_common::{
 };
 
 use crate::{
+    emit,
     facts::{actor::Actor, call::abi, task, word},
     maps::{self, CONTROL, PROOFS, Scratch},
 };
@@ -38,6 +39,9 @@ trait Args {
 
     /// An argument by its place, up to the fourth.
     fn arg(&self, index: usize) -> u64;
+
+    /// The same for a place that is known at the load only.
+    fn moved_arg(&self, index: u32) -> u64;
 }
 
 impl Args for LsmContext {
@@ -46,6 +50,11 @@ impl Args for LsmContext {
     #[inline(always)]
     fn arg(&self, index: usize) -> u64 {
         register(self, index)
+    }
+
+    #[inline(always)]
+    fn moved_arg(&self, index: u32) -> u64 {
+        word(self.as_ptr() as u64, 8 * index)
     }
 }
 
@@ -56,10 +65,15 @@ impl Args for FEntryContext {
     fn arg(&self, index: usize) -> u64 {
         register(self, index)
     }
+
+    #[inline(always)]
+    fn moved_arg(&self, index: u32) -> u64 {
+        word(self.as_ptr() as u64, 8 * index)
+    }
 }
 
-/// An argument of a program with BTF: the context is an array of them. Volatile, or the compiler might load one before it
-/// is known that the hook has that many.
+/// An argument of a program with BTF: the context is an array of them, and may be loaded from at constant places only.
+/// Volatile, or the compiler might make one load with a computed place out of two.
 #[inline(always)]
 fn register(ctx: &impl EbpfContext, index: usize) -> u64 {
     // SAFETY: the verifier refuses what is out of bounds.
@@ -78,6 +92,11 @@ impl Args for ProbeContext {
             _ => abi!(function_args[3]),
         };
         word(self.as_ptr() as u64, offset)
+    }
+
+    #[inline(always)]
+    fn moved_arg(&self, index: u32) -> u64 {
+        Args::arg(self, index as usize)
     }
 }
 
@@ -106,23 +125,28 @@ use security_hook;
 
 /// Runs a body for a task in scope; answers what an LSM program returns.
 #[inline(always)]
-fn enter<A: Args>(
-    args: &A,
-    hook: SecurityHook,
-    body: impl FnOnce(&A, &Actor, &mut Scratch) -> Option<Verdict>,
-) -> i32 {
+fn enter<A: Args>(args: &A, hook: SecurityHook, body: impl FnOnce(&A, &Actor, &mut Scratch) -> Option<Verdict>) -> i32 {
     let Some(actor) = Actor::current(A::SENSOR) else {
         prove(hook);
         return 0;
     };
     let refusal = if matches!(hook, SecurityHook::BprmCheck) { -EACCES } else { -EPERM };
     let Some(held) = maps::hold() else {
-        // Not judged: nothing that might be forbidden goes through.
-        return if actor.enforces() { refusal } else { 0 };
+        // Nothing that might be forbidden goes through unjudged.
+        if A::SENSOR.can_deny() && actor.enforces() {
+            emit::count_unjudged();
+            return refusal;
+        }
+        return 0;
     };
-    match body(args, &actor, held.scratch) {
-        Some(done) if done as u8 >= Verdict::Deny as u8 => refusal,
-        _ => 0,
+    let refused = body(args, &actor, held.scratch).is_some_and(|done| done as u8 >= Verdict::Deny as u8);
+    if refused {
+        // The store keeps the two ways apart: the kernel wants to see a constant at the end of each, and the compiler
+        // would make one computed value out of both.
+        held.scratch.value.set(1);
+        refusal
+    } else {
+        0
     }
 }
 
@@ -134,7 +158,7 @@ fn prove(hook: SecurityHook) {
     }
 }
 
-/// Which argument of a hook is the dentry, on this kernel and for this sensor: 0 or 1.
+/// Which argument of a hook is the dentry, on this kernel and for this sensor.
 macro_rules! dentry_arg {
     ($args:ty, $hook:ident) => {
         // SAFETY: a reference to an initialised static; volatile, because the loader fills it in.
