@@ -56,6 +56,12 @@ impl Record {
         self.own("sensor")
     }
 
+    /// The system call; empty for a record that is about none.
+    #[must_use]
+    pub fn syscall(&self) -> &str {
+        self.own("syscall")
+    }
+
     /// Whether the access is among those that the verdict rests on.
     #[must_use]
     pub fn has_access(&self, name: &str) -> bool {

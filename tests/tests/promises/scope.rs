@@ -14,17 +14,13 @@ use flowwarden_tests::{
     wait,
 };
 
-use crate::SCENE;
+use crate::{SCENE, stage::copy};
 
 const RULE: &str = "settings-js";
 
 /// A copy of `program` that runs as root for everybody, as sudo does.
 fn setuid_copy(scene: &Scene, program: &str, package: &str) -> Result<PathBuf> {
-    let copy = scene.node_red.home().path().join(format!("root-{program}"));
-    let _ = fs::remove_file(&copy);
-    fs::copy(needs::program(program, package)?, &copy)?;
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755))?;
-    Ok(copy)
+    copy(scene, &needs::program(program, package)?, 0o4755)
 }
 
 /// A process that has become somebody else is still the instance's.
