@@ -128,6 +128,12 @@ impl Record {
         self.0.pointer(pointer).and_then(Value::as_u64)
     }
 
+    /// A number that may be negative, by its JSON pointer.
+    #[must_use]
+    pub fn signed(&self, pointer: &str) -> Option<i64> {
+        self.0.pointer(pointer).and_then(Value::as_i64)
+    }
+
     fn text(&self, pointer: &str) -> &str {
         self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }

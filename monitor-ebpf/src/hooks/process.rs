@@ -1,18 +1,28 @@
-//! A signal to, or the tracing of, a process outside the instance: `kill`, `tgkill`, `ptrace`, `process_vm_readv`,
-//! `process_vm_writev`.
+//! A signal to, or a reach into, a process outside the instance: `kill` and its kin, `ptrace`, `process_vm_readv`,
+//! `process_vm_writev`, `pidfd_getfd`.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use monitor_common::{Access, decide, event::Hook, policy::Class, syscall::SYSCALL_PID_SECOND};
+use monitor_common::{
+    Access, decide,
+    event::Hook,
+    policy::Class,
+    syscall::{SYSCALL_GROUPS, SYSCALL_PIDFD, SYSCALL_REQUEST},
+};
 
 use super::judge;
 use crate::{
-    facts::{call::Call, task},
+    facts::{call::Call, pid::Pid},
     maps::{self, TASKS},
 };
 
 /// `PTRACE_ATTACH`, `PTRACE_SEIZE`: the only requests that begin to trace somebody else.
 const PTRACE_ATTACH: u64 = 16;
 const PTRACE_SEIZE: u64 = 0x4206;
+
+/// `PIDFD_SIGNAL_PROCESS_GROUP` in the last argument of `pidfd_send_signal`.
+const PIDFD_GROUP: u64 = 1 << 2;
+/// To `kill`, every process that may be signalled.
+const EVERYBODY: i32 = -1;
 
 #[raw_tracepoint]
 fn process_enter(ctx: RawTracePointContext) -> i32 {
@@ -23,31 +33,48 @@ fn process_enter(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn handle(ctx: &RawTracePointContext) -> Option<()> {
     let call = Call::enter(ctx)?;
-    let first = call.arg(0)?;
     let signals = call.spec.hook == Hook::Signal as u8;
-    let target = if call.spec.traits & SYSCALL_PID_SECOND != 0 {
-        if first != PTRACE_ATTACH && first != PTRACE_SEIZE {
-            return None;
-        }
-        call.arg(1)? as i32
-    } else {
-        first as i32
-    };
-    // Signal 0 only asks whether the process is there; groups are not looked into.
-    if target <= 0 || target as u32 == task::ids().0 || (signals && call.arg(call.spec.flags)? == 0) {
+    // Signal 0 only asks whether the process is there.
+    if signals && call.arg(call.spec.flags)? == 0 {
         return None;
     }
-    // SAFETY: copied at once.
-    let instance = unsafe { TASKS.get(target as u32) }.map(|label| label.instance);
-    if instance == Some(call.label.instance) {
+    if call.spec.traits & SYSCALL_REQUEST != 0 && !matches!(call.arg(0)?, PTRACE_ATTACH | PTRACE_SEIZE) {
         return None;
     }
+    let hit = outside(&call, signals)?;
     let class = if signals { Class::Signal } else { Class::Ptrace };
     let decision = decide::class(&call.subject, class, Access::NONE);
     let raw = call.spec.hook;
     judge(maps::scratch()?, &call, Hook::Signal, &decision, |event| {
         event.hook = raw;
-        event.detail = target as u64;
+        event.detail = hit as u64;
     });
     Some(())
+}
+
+/// Who outside the instance is hit: a process, a group as a negative number, or [`EVERYBODY`].
+#[inline(always)]
+fn outside(call: &Call, signals: bool) -> Option<i64> {
+    let own = call.label.instance;
+    // SAFETY: copied at once.
+    let is_outside = |tgid| unsafe { TASKS.get(tgid) }.is_none_or(|label| label.instance != own);
+    let target = call.arg(call.spec.arg)? as i32;
+    let (pid, group) = if call.spec.traits & SYSCALL_PIDFD != 0 {
+        (Pid::by_fd(target)?, signals && call.arg(3)? & PIDFD_GROUP != 0)
+    } else if target > 0 {
+        (Pid::by_number(target as u32)?, false)
+    } else if call.spec.traits & SYSCALL_GROUPS == 0 {
+        return None;
+    } else if target == EVERYBODY {
+        return Some(EVERYBODY.into());
+    } else if target == 0 {
+        (Pid::own_group()?, true)
+    } else {
+        (Pid::by_number(target.unsigned_abs())?, true)
+    };
+    if group {
+        return pid.any_member(is_outside).then_some(-i64::from(pid.number()?));
+    }
+    let tgid = pid.tgid()?;
+    is_outside(tgid).then_some(tgid.into())
 }

@@ -1,4 +1,4 @@
-//! Sockets as the tracepoints see them: accepted connections, listeners, UNIX sockets by path, packet sockets; and
+//! Sockets as the tracepoints see them: accepted connections, listeners, sockets bound to a port, UNIX sockets by path, packet sockets; and
 //! Internet connections where no cgroup program can be attached.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
@@ -43,10 +43,21 @@ fn sock(fd: i32) -> Option<u64> {
 /// The peer of an Internet socket.
 #[inline(always)]
 fn peer(sock: u64) -> Option<Endpoint> {
+    endpoint(sock, offset!(sock_daddr), offset!(sock_v6_daddr))
+}
+
+/// The address that an Internet socket is bound to.
+#[inline(always)]
+fn own(sock: u64) -> Option<Endpoint> {
+    endpoint(sock, offset!(sock_own_addr), offset!(sock_v6_own_addr))
+}
+
+#[inline(always)]
+fn endpoint(sock: u64, v4: u32, v6: u32) -> Option<Endpoint> {
     let family: u16 = read(sock, offset!(sock_family))?;
     let address = match family {
-        AF_INET => decide::map_v4(read(sock, offset!(sock_daddr))?),
-        AF_INET6 => read(sock, offset!(sock_v6_daddr))?,
+        AF_INET => decide::map_v4(read(sock, v4)?),
+        AF_INET6 => read(sock, v6)?,
         _ => return None,
     };
     Some(Endpoint {
@@ -91,7 +102,7 @@ fn accept(ctx: &RawTracePointContext) -> Option<()> {
     judge_peer(&call, Hook::Accept, Direction::Ingress, &peer)
 }
 
-/// `connect`: UNIX sockets by the identity of the file that they are bound to.
+/// `connect` and `bind`: UNIX sockets by the identity of the file that they are bound to.
 #[raw_tracepoint]
 fn connect_exit(ctx: RawTracePointContext) -> i32 {
     let _ = connect(&ctx);
@@ -105,17 +116,28 @@ fn connect(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let sock = sock(call.arg(0)? as i32)?;
+    let binds = call.spec.hook == Hook::Bind as u8;
     if read::<u16>(sock, offset!(sock_family))? != AF_UNIX {
+        if binds {
+            return judge_peer(&call, Hook::Bind, Direction::Ingress, &own(sock)?);
+        }
         if left_to_cgroup() {
             return None;
         }
         let peer = peer(sock)?;
         return judge_peer(&call, Hook::Connect, Direction::Egress, &peer);
     }
-    let other = pointer(sock, offset!(unix_peer))?;
-    let place = path_at(other + u64::from(offset!(unix_path)))?;
+    // To bind one makes a file.
+    let (holder, access, hook) = if binds {
+        (sock, Access::CREATE, Hook::Mknod)
+    } else {
+        (pointer(sock, offset!(unix_peer))?, Access::WRITE, Hook::UnixConnect)
+    };
+    let place = path_at(holder + u64::from(offset!(unix_path)))?;
     let scratch = maps::scratch()?;
-    judge_place(scratch, &call, Hook::UnixConnect, place, Access::WRITE, |event| {
+    let raw = scratch.launder(hook as u32) as u8;
+    judge_place(scratch, &call, Hook::UnixConnect, place, access, |event| {
+        event.hook = raw;
         event.endpoint.family = AF_UNIX;
         event.flags |= FLAG_AFTER;
     })?;

@@ -38,6 +38,10 @@ const OPERATIONS: &[Operation] = &[
     ("kill", "PID SIGNAL", |words| call(libc::SYS_kill, &numbers(words)?)),
     ("tkill", "TID SIGNAL", |words| call(libc::SYS_tkill, &numbers(words)?)),
     ("tgkill", "PID TID SIGNAL", |words| call(libc::SYS_tgkill, &numbers(words)?)),
+    ("rt_sigqueueinfo", "PID SIGNAL", |words| queue(libc::SYS_rt_sigqueueinfo, words)),
+    ("rt_tgsigqueueinfo", "PID TID SIGNAL", |words| queue(libc::SYS_rt_tgsigqueueinfo, words)),
+    ("pidfd_send_signal", "PID SIGNAL [FLAGS]", signal_by_descriptor),
+    ("pidfd_getfd", "PID FD", take_descriptor),
     ("setresuid", "UID", regain_root),
     ("capset", "", regain_capabilities),
     ("unshare", "", |_| call(libc::SYS_unshare, &[libc::CLONE_NEWUSER.into()])),
@@ -187,6 +191,29 @@ fn read_memory(words: &[&str]) -> Result {
         Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(()),
         read => read,
     }
+}
+
+/// Sends a signal with a value, as `sigqueue` does.
+fn queue(call_number: c_long, words: &[&str]) -> Result {
+    // SAFETY: all zero is a siginfo.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    info.si_code = libc::SI_QUEUE;
+    let mut arguments = numbers(words)?;
+    arguments.push(at(&raw const info));
+    call(call_number, &arguments)
+}
+
+fn pidfd(words: &[&str]) -> Result<OwnedFd> {
+    descriptor(libc::SYS_pidfd_open, &[number(words, 0)?])
+}
+
+fn signal_by_descriptor(words: &[&str]) -> Result {
+    let flags = if words.len() > 2 { number(words, 2)? } else { 0 };
+    call(libc::SYS_pidfd_send_signal, &[pidfd(words)?.as_raw_fd().into(), number(words, 1)?, 0, flags])
+}
+
+fn take_descriptor(words: &[&str]) -> Result {
+    descriptor(libc::SYS_pidfd_getfd, &[pidfd(words)?.as_raw_fd().into(), number(words, 1)?]).map(drop)
 }
 
 /// Gives up root's effective uid for UID and takes it again.

@@ -56,6 +56,31 @@ fn a_signal_to_a_neighbour_is_told_whichever_call_sends_it() -> Result<()> {
 }
 
 #[test]
+fn a_signal_to_a_group_is_told_when_a_neighbour_is_in_it() -> Result<()> {
+    let scene = Scene::empty()?;
+    let actor = Actor::new(&scene)?;
+    let (mut neighbour, companion) = (Neighbour::new(&scene)?, Neighbour::companion(&scene)?);
+    ensure!(run(&scene, &mut actor.does(&format!("kill -{} {SIGTERM}", neighbour.pid())))?.success(), "no such group");
+    neighbour.died_of(SIGTERM)?;
+    drop(neighbour);
+    let neighbour = Neighbour::new(&scene)?;
+    let policy = by_cgroup(&scene, Policy::enforce(&scene.node_red).by_default("signal", "log"))?;
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    // SIGURG does nothing to who does not ask for it.
+    run(&scene, &mut actor.does(&format!("kill -{} 23", companion.pid())))?;
+    run(&scene, &mut actor.does(&format!("kill -{} 23", neighbour.pid())))?;
+    // The group of the harness, from which the actor comes.
+    run(&scene, &mut actor.does("kill 0 23"))?;
+    run(&scene, &mut actor.does("kill -1 23"))?;
+    let records = guard.stop()?;
+    let told: Vec<_> =
+        by_call(&records, "signal", "kill").iter().map(|record| record.signed("/unmapped/detail")).collect();
+    let harness = i64::from(rustix::process::getpgrp().as_raw_pid());
+    ensure!(told == [Some(-i64::from(neighbour.pid())), Some(-harness), Some(-1)], "{told:?}: {records:#?}");
+    Ok(())
+}
+
+#[test]
 fn who_signals_a_neighbour_can_be_killed_for_it() -> Result<()> {
     let scene = Scene::empty()?;
     let neighbour = Neighbour::new(&scene)?;
@@ -68,8 +93,11 @@ fn who_signals_a_neighbour_can_be_killed_for_it() -> Result<()> {
 }
 
 /// Each system call that reaches into another process.
-const INTRUSIONS: &[Deed] =
-    &[("ptrace", |pid| format!("ptrace {pid}")), ("process_vm_readv", |pid| format!("process_vm_readv {pid}"))];
+const INTRUSIONS: &[Deed] = &[
+    ("ptrace", |pid| format!("ptrace {pid}")),
+    ("process_vm_readv", |pid| format!("process_vm_readv {pid}")),
+    ("pidfd_getfd", |pid| format!("pidfd_getfd {pid} 0")),
+];
 
 #[test]
 fn reaching_into_a_neighbour_is_told_whichever_call_does_it() -> Result<()> {

@@ -1,9 +1,9 @@
 //! Each way to a socket is seen, and denied where the kernel asks.
 
-use std::{os::unix::process::ExitStatusExt as _, time::Duration};
+use std::{os::unix::process::ExitStatusExt as _, process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
-use flowwarden_tests::{netns::Network, policy::Policy, scene::Scene, sink::Sink, wait};
+use flowwarden_tests::{guard::Guard, netns::Network, policy::Policy, scene::Scene, sink::Sink, wait};
 
 use crate::stage::{Actor, SIGKILL, act, run, saw};
 
@@ -42,6 +42,36 @@ fn a_listener_is_told_with_its_port() -> Result<()> {
     ensure!(status.success(), "{status}");
     let listen = saw(&records, "listen", "log")?;
     ensure!(listen.number("/dst_endpoint/port") == Some(4711), "{listen:#?}");
+    Ok(())
+}
+
+#[test]
+fn a_bound_port_is_judged_by_the_rules_for_incoming_traffic() -> Result<()> {
+    let scene = Scene::empty()?;
+    let actor = Actor::new(&scene)?;
+    ensure!(run(&scene, &mut actor.does("bind 127.0.0.1:4712"))?.success(), "the port cannot be had without a guard");
+    let policy = Policy::enforce(&scene.node_red).ingress("127.0.0.1/32", 4712, "kill", "no-backdoor");
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let spared = run(&scene, &mut actor.does("bind 127.0.0.1:4713"))?;
+    let status = run(&scene, &mut actor.does("bind 127.0.0.1:4712"))?;
+    let records = guard.stop()?;
+    ensure!(spared.success() && status.signal() == Some(SIGKILL), "{spared}, {status}");
+    let bind = saw(&records, "bind", "kill")?;
+    ensure!(bind.number("/dst_endpoint/port") == Some(4712) && bind.rule() == "no-backdoor", "{bind:#?}");
+    Ok(())
+}
+
+#[test]
+fn a_unix_socket_is_a_file_that_is_made() -> Result<()> {
+    let scene = Scene::empty()?;
+    let path = scene.node_red.home().directory("run")?.join("spy.sock");
+    let script = format!("require('net').createServer().listen({path:?}, () => process.exit(0))");
+    ensure!(run(&scene, Command::new("node").arg("-e").arg(&script))?.success(), "there is no socket without a guard");
+    std::fs::remove_file(&path).or_else(|error| if path.exists() { Err(error) } else { Ok(()) })?;
+    let policy = Policy::enforce(&scene.node_red).file(&path.display().to_string(), &["create"], "kill", "spy");
+    let (status, records) = act(&scene, &policy, Command::new("node").arg("-e").arg(&script))?;
+    ensure!(status.signal() == Some(SIGKILL), "{status}");
+    ensure!(saw(&records, "mknod", "kill")?.path() == path.display().to_string(), "{records:#?}");
     Ok(())
 }
 
