@@ -302,6 +302,8 @@ pub struct Control {
     pub selectors: u32,
     /// `CONTROL_*`
     pub flags: u32,
+    /// The guard's own tgid, which is never in scope.
+    pub guard: u32,
 }
 
 /// The cgroup programs are attached: the tracepoints leave Internet sockets to them.
@@ -320,7 +322,7 @@ shared!(
     NetRule = 12,
     NetRules = 196,
     Instance = 40,
-    Control = 12,
+    Control = 16,
     Watch = 24,
     Identity = 32,
 );

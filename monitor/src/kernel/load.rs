@@ -118,6 +118,7 @@ const SCOPE: &[(&str, &str)] = &[
     ("process_exec", "sched_process_exec"),
     ("exec", "sched_process_exec"),
     ("exec_privilege", "sched_process_exec"),
+    ("process_moved", "cgroup_attach_task"),
     ("process_exit", "sched_process_exit"),
 ];
 const SYSCALLS: &[(&str, &str)] = &[("sys_enter", "sys_enter"), ("sys_exit", "sys_exit")];
@@ -338,8 +339,8 @@ impl Kernel {
                 return Err(error);
             }
         };
-        let control =
-            Control { epoch, selectors: u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX), flags: self.flags };
+        let selectors = u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX);
+        let control = Control { epoch, selectors, flags: self.flags, guard: std::process::id() };
         let mut map: Array<_, Control> = open(&mut self.ebpf, "CONTROL")?;
         map.set(0, control, 0).map_err(|source| KernelError::Map { name: "CONTROL", source })?;
         let old = std::mem::replace(&mut self.epoch, epoch);

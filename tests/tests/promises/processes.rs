@@ -26,8 +26,14 @@ fn told_once(records: &[Record], hook: &str, call: &str, pid: u32) -> Result<()>
 type Deed = (&'static str, fn(u32) -> String);
 
 /// Each system call that sends a signal.
-const SIGNALS: &[Deed] =
-    &[("kill", |pid| format!("kill {pid} {SIGTERM}")), ("tgkill", |pid| format!("tgkill {pid} {pid} {SIGTERM}"))];
+const SIGNALS: &[Deed] = &[
+    ("kill", |pid| format!("kill {pid} {SIGTERM}")),
+    ("tkill", |pid| format!("tkill {pid} {SIGTERM}")),
+    ("tgkill", |pid| format!("tgkill {pid} {pid} {SIGTERM}")),
+    ("rt_sigqueueinfo", |pid| format!("rt_sigqueueinfo {pid} {SIGTERM}")),
+    ("rt_tgsigqueueinfo", |pid| format!("rt_tgsigqueueinfo {pid} {pid} {SIGTERM}")),
+    ("pidfd_send_signal", |pid| format!("pidfd_send_signal {pid} {SIGTERM}")),
+];
 
 #[test]
 fn a_signal_to_a_neighbour_is_told_whichever_call_sends_it() -> Result<()> {
