@@ -80,7 +80,8 @@ pub enum Hook {
     Privilege = 28,
     /// Another process was traced or its memory accessed; `detail` is its pid.
     Ptrace = 29,
-    /// A signal was sent to a process outside the instance; `detail` is its pid.
+    /// A signal was sent to a process outside the instance; `detail` is its pid, that of a group as a negative number,
+    /// or -1 for every process.
     Signal = 30,
     /// The first read through a file that was opened before the guard came, or by somebody else.
     Read = 31,

@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 388;
+offsets! { 460;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -50,11 +50,27 @@ offsets! { 388;
     task_loginuid = "task_struct"."loginuid",
     task_signal = "task_struct"."signal",
     task_cgroups = "task_struct"."cgroups",
+    task_thread_pid = "task_struct"."thread_pid",
+    /// The places of `PIDTYPE_PID` and `PIDTYPE_PGID`, here and in the lists of a `struct pid`.
+    task_pid_link = "task_struct"."pid_links[0]",
+    task_group_link = "task_struct"."pid_links[2]",
     /// `TS_COMPAT` on x86
     task_ti_status = "task_struct"."thread_info.status",
     /// `TIF_32BIT` on arm64
     task_ti_flags = "task_struct"."thread_info.flags",
     signal_live = "signal_struct"."live",
+    signal_group = "signal_struct"."pids[2]",
+    pid_task = "pid"."tasks[0].first",
+    pid_group = "pid"."tasks[2].first",
+    pid_level = "pid"."level",
+    pid_number = "pid"."numbers[0].nr",
+    pid_namespace = "pid"."numbers[0].ns",
+    pid_namespace_below = "pid"."numbers[1].ns",
+    link_next = "hlist_node"."next",
+    namespace_pids = "pid_namespace"."idr.idr_rt.xa_head",
+    node_shift = "xa_node"."shift",
+    node_slots = "xa_node"."slots",
+    node_slots_end = "xa_node"."tags|marks",
     css_set_dfl_cgroup = "css_set"."dfl_cgrp",
     cgroup_kernfs_node = "cgroup"."kn",
     cgroup_parent_css = "cgroup"."self.parent",
@@ -94,6 +110,7 @@ offsets! { 388;
     inode_uid = "inode"."i_uid",
     inode_gid = "inode"."i_gid",
     inode_size = "inode"."i_size",
+    inode_private = "inode"."i_private",
     sb_dev = "super_block"."s_dev",
     mount_mnt = "mount"."mnt",
     mount_root = "mount"."mnt.mnt_root",
@@ -105,6 +122,8 @@ offsets! { 388;
     sock_num = "sock"."__sk_common.skc_num",
     sock_daddr = "sock"."__sk_common.skc_daddr",
     sock_v6_daddr = "sock"."__sk_common.skc_v6_daddr",
+    sock_own_addr = "sock"."__sk_common.skc_rcv_saddr",
+    sock_v6_own_addr = "sock"."__sk_common.skc_v6_rcv_saddr",
     sock_type = "sock"."sk_type",
     sock_protocol = "sock"."sk_protocol",
     unix_peer = "unix_sock"."peer",

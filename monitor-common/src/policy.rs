@@ -304,7 +304,7 @@ pub struct Control {
     pub selectors: u32,
     /// `CONTROL_*`
     pub flags: u32,
-    /// tgid of the guard, whose own operations prove the hooks.
+    /// tgid of the guard, which is never in scope, and whose own operations prove the hooks.
     pub guard: u32,
 }
 

@@ -78,12 +78,16 @@ pub struct Syscall {
     pub pad: u8,
 }
 
-/// The first argument is not the pid of a process but a request, and the pid comes after it (`ptrace`).
-pub const SYSCALL_PID_SECOND: u8 = 1;
+/// The first argument is a request, and only some of them begin to trace somebody (`ptrace`).
+pub const SYSCALL_REQUEST: u8 = 1;
 /// The flags argument points to a structure that begins with 64 bits of flags (`openat2`).
 pub const SYSCALL_FLAGS_IN_STRUCT: u8 = 1 << 1;
 /// The call has no flags argument and always truncates (`creat`).
 pub const SYSCALL_TRUNCATES: u8 = 1 << 2;
+/// The process is named by a descriptor (`pidfd_open`).
+pub const SYSCALL_PIDFD: u8 = 1 << 3;
+/// A number that is not positive names a group of processes, or all (`kill`).
+pub const SYSCALL_GROUPS: u8 = 1 << 4;
 
 shared!(Syscall = 12);
 

@@ -61,6 +61,16 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         self
     }
 
+    /// Adds a rule for incoming traffic at one port.
+    #[must_use]
+    pub fn ingress(mut self, from: &str, port: u16, verdict: &str, id: &str) -> Self {
+        let text = format!(
+            "\n[[instance.ingress]]\nfrom = [{from:?}]\nports = [{port}]\nverdict = \"{verdict}\"\nid = \"{id}\"\n"
+        );
+        self.text.push_str(&text);
+        self
+    }
+
     /// Adds a rule for a program.
     #[must_use]
     pub fn exec(mut self, path: &str, verdict: &str, id: &str) -> Self {

@@ -56,6 +56,12 @@ impl Record {
         self.own("sensor")
     }
 
+    /// The system call; empty for a record that is about none.
+    #[must_use]
+    pub fn syscall(&self) -> &str {
+        self.own("syscall")
+    }
+
     /// Whether the access is among those that the verdict rests on.
     #[must_use]
     pub fn has_access(&self, name: &str) -> bool {
@@ -120,6 +126,12 @@ impl Record {
     #[must_use]
     pub fn number(&self, pointer: &str) -> Option<u64> {
         self.0.pointer(pointer).and_then(Value::as_u64)
+    }
+
+    /// A number that may be negative, by its JSON pointer.
+    #[must_use]
+    pub fn signed(&self, pointer: &str) -> Option<i64> {
+        self.0.pointer(pointer).and_then(Value::as_i64)
     }
 
     fn text(&self, pointer: &str) -> &str {

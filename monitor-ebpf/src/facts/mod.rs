@@ -7,6 +7,7 @@ pub(crate) mod actor;
 pub(crate) mod call;
 pub(crate) mod file;
 pub(crate) mod path;
+pub(crate) mod pid;
 pub(crate) mod state;
 pub(crate) mod task;
 

@@ -1,6 +1,6 @@
 //! The current task.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_uid_gid};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task};
 use monitor_common::scope::MAX_CGROUP_DEPTH;
 
 use super::{offset, pointer, read, word};
@@ -17,13 +17,6 @@ pub(crate) fn current() -> u64 {
 pub(crate) fn ids() -> (u32, u32) {
     let both = bpf_get_current_pid_tgid();
     ((both >> 32) as u32, both as u32)
-}
-
-/// Real uid and gid of the current task.
-#[inline(always)]
-pub(crate) fn uid_gid() -> (u32, u32) {
-    let both = bpf_get_current_uid_gid();
-    (both as u32, (both >> 32) as u32)
 }
 
 /// tgid of a task.

@@ -19,7 +19,7 @@ mod syscalls;
 use monitor_common::{
     Access, Verdict, decide,
     decide::Decision,
-    event::{Event, FLAG_AFTER, FLAG_DAMAGED, Hook},
+    event::{Event, FLAG_AFTER, FLAG_DAMAGED},
 };
 
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
 /// What is asked of a file, and what its record is to say beside the facts.
 #[derive(Clone, Copy)]
 struct Request {
-    /// A [`Hook`] as a number.
+    /// A [`monitor_common::event::Hook`] as a number.
     hook: u8,
     access: Access,
     /// `FLAG_*`; [`FLAG_AFTER`] and [`FLAG_DAMAGED`] are left out where the operation can still be refused.
@@ -98,12 +98,12 @@ fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, re
     done
 }
 
-/// Judges something that is not a file; `fill` completes the record.
+/// Judges something that is not a file; `hook` is a [`monitor_common::event::Hook`], `fill` completes the record.
 #[inline(always)]
 fn judge(
     scratch: &mut Scratch,
     actor: &Actor,
-    hook: Hook,
+    hook: u8,
     decision: &Decision,
     fill: impl FnOnce(&mut Event),
 ) -> Verdict {
@@ -111,7 +111,7 @@ fn judge(
     if (done as u8) < Verdict::Log as u8 {
         return done;
     }
-    let mut record = Record::new(scratch, actor, hook as u8);
+    let mut record = Record::new(scratch, actor, hook);
     fill(record.event());
     record.carry_out(actor, decision, done);
     done

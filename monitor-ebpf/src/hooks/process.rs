@@ -1,18 +1,28 @@
-//! A signal to, or the tracing of, a process outside the instance: `kill`, `tgkill`, `ptrace`, `process_vm_readv`,
-//! `process_vm_writev`.
+//! A signal to, or a reach into, a process outside the instance: `kill` and its kin, `ptrace`, `process_vm_readv`,
+//! `process_vm_writev`, `pidfd_getfd`.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use monitor_common::{Access, Verdict, decide, event::Hook, policy::Class, syscall::SYSCALL_PID_SECOND};
+use monitor_common::{
+    Access, Verdict, decide,
+    event::Hook,
+    policy::Class,
+    syscall::{SYSCALL_GROUPS, SYSCALL_PIDFD, SYSCALL_REQUEST},
+};
 
 use super::judge;
 use crate::{
-    facts::{actor::Actor, call::Call, task},
+    facts::{actor::Actor, call::Call, pid::Pid},
     maps::{self, Scratch, TASKS},
 };
 
 /// `PTRACE_ATTACH`, `PTRACE_SEIZE`: the only requests that begin to trace somebody else.
 const PTRACE_ATTACH: u64 = 16;
 const PTRACE_SEIZE: u64 = 0x4206;
+
+/// `PIDFD_SIGNAL_PROCESS_GROUP` in the last argument of `pidfd_send_signal`.
+const PIDFD_GROUP: u64 = 1 << 2;
+/// To `kill`, every process that may be signalled.
+const EVERYBODY: i32 = -1;
 
 #[raw_tracepoint]
 fn process_enter(ctx: RawTracePointContext) -> i32 {
@@ -23,39 +33,56 @@ fn process_enter(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn handle(ctx: &RawTracePointContext) -> Option<()> {
     let call = Call::enter(ctx)?;
-    let first = call.arg(0)?;
     let signals = call.spec.hook == Hook::Signal as u8;
-    let target = if call.spec.traits & SYSCALL_PID_SECOND != 0 {
-        if first != PTRACE_ATTACH && first != PTRACE_SEIZE {
-            return None;
-        }
-        call.arg(1)? as i32
-    } else {
-        first as i32
-    };
-    // Signal 0 only asks whether the process is there; groups are not looked into.
-    if target <= 0 || (signals && call.arg(call.spec.flags)? == 0) {
+    // Signal 0 only asks whether the process is there.
+    if signals && call.arg(call.spec.flags)? == 0 {
         return None;
     }
-    let (hook, class) = if signals { (Hook::Signal, Class::Signal) } else { (Hook::Ptrace, Class::Ptrace) };
-    judge_target(maps::scratch()?, &call.actor, hook, class, target as u32)?;
+    if call.spec.traits & SYSCALL_REQUEST != 0 && !matches!(call.arg(0)?, PTRACE_ATTACH | PTRACE_SEIZE) {
+        return None;
+    }
+    let hit = outside(&call, signals)?;
+    let class = if signals { Class::Signal } else { Class::Ptrace };
+    judge_target(maps::scratch()?, &call.actor, call.spec.hook, class, hit);
     Some(())
 }
 
-/// Judges what is done to another process, when that is not of the same instance.
+/// Judges what is done to `hit`, which is outside the instance: a process, a group as a negative number, or
+/// [`EVERYBODY`].
 #[inline(always)]
-pub(super) fn judge_target(
-    scratch: &mut Scratch,
-    actor: &Actor,
-    hook: Hook,
-    class: Class,
-    target: u32,
-) -> Option<Verdict> {
-    // SAFETY: copied at once.
-    let instance = unsafe { TASKS.get(target) }.map(|label| label.instance);
-    if target == task::ids().0 || instance == Some(actor.label.instance) {
-        return None;
-    }
+pub(super) fn judge_target(scratch: &mut Scratch, actor: &Actor, hook: u8, class: Class, hit: i64) -> Verdict {
     let decision = decide::class(&actor.subject, class, Access::NONE);
-    Some(judge(scratch, actor, hook, &decision, |event| event.detail = u64::from(target)))
+    judge(scratch, actor, hook, &decision, |event| event.detail = hit as u64)
+}
+
+/// Whether a process is outside the instance.
+#[inline(always)]
+pub(super) fn is_outside(actor: &Actor, tgid: u32) -> bool {
+    // SAFETY: copied at once.
+    unsafe { TASKS.get(tgid) }.is_none_or(|label| label.instance != actor.label.instance)
+}
+
+/// Who outside the instance is hit: a process, a group as a negative number, or [`EVERYBODY`].
+#[inline(always)]
+fn outside(call: &Call, signals: bool) -> Option<i64> {
+    let is_outside = |tgid| is_outside(&call.actor, tgid);
+    let target = call.arg(call.spec.arg)? as i32;
+    let (pid, group) = if call.spec.traits & SYSCALL_PIDFD != 0 {
+        (Pid::by_fd(target)?, signals && call.arg(3)? & PIDFD_GROUP != 0)
+    } else if target > 0 {
+        (Pid::by_number(target as u32)?, false)
+    } else if call.spec.traits & SYSCALL_GROUPS == 0 {
+        return None;
+    } else if target == EVERYBODY {
+        return Some(EVERYBODY.into());
+    } else if target == 0 {
+        (Pid::own_group()?, true)
+    } else {
+        (Pid::by_number(target.unsigned_abs())?, true)
+    };
+    if group {
+        return pid.any_member(is_outside).then_some(-i64::from(pid.number()?));
+    }
+    let tgid = pid.tgid()?;
+    is_outside(tgid).then_some(tgid.into())
 }

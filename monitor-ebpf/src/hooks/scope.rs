@@ -1,4 +1,5 @@
-//! Who is in scope: marks processes when they are made, when they execute a program, and forgets them when they end.
+//! Who is in scope: marks processes when they are made, when they execute a program or are moved into a cgroup, and
+//! forgets them when they end.
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_user, macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
@@ -80,10 +81,36 @@ fn enter_by_exec() -> Option<()> {
     let node_red = is_node(file.dentry_and_mount()?.0, &mut scratch.name)
         && names_node_red(argv, &mut scratch.argv, &mut scratch.tail);
     let node_red = scratch.launder(u32::from(node_red)) != 0;
-    let instance = select(node_red, &mut scratch.cgroups)?;
-    let (euid, caps) = task::privilege(current)?;
+    mark(current, node_red, &mut scratch.cgroups)
+}
+
+/// `cgroup_attach_task(cgroup, path, task, ...)`: whoever moves it, the task belongs where it now is.
+///
+/// Another process's arguments cannot be read from here: where a selector asks for Node-RED too, its next exec decides.
+#[raw_tracepoint(tracepoint = "cgroup_attach_task")]
+fn process_moved(ctx: RawTracePointContext) -> i32 {
+    let _ = enter_by_move(ctx.arg::<u64>(2));
+    0
+}
+
+#[inline(always)]
+fn enter_by_move(moved: u64) -> Option<()> {
+    // SAFETY: only whether it is there is asked.
+    if unsafe { TASKS.get(task::tgid(moved)?) }.is_some() {
+        return None;
+    }
+    // Kernel threads have no memory of their own.
+    pointer(moved, offset!(task_mm))?;
+    mark(moved, false, &mut maps::scratch()?.cgroups)
+}
+
+/// Marks a task's process when a selector selects it.
+#[inline(always)]
+fn mark(of: u64, is_node_red: bool, cgroups: &mut [u64; MAX_CGROUP_DEPTH]) -> Option<()> {
+    let instance = select(of, is_node_red, cgroups)?;
+    let (euid, caps) = task::privilege(of)?;
     let label = TaskLabel { instance, origin: Origin::Selected as u8, kill: 0, euid, caps };
-    TASKS.insert(task::ids().0, label, 0).ok()
+    TASKS.insert(task::tgid(of)?, label, 0).ok()
 }
 
 /// Whether the program's file is called node or nodejs.
@@ -116,16 +143,17 @@ fn names_node_red((start, end): (u64, u64), matcher: &mut ArgvMatcher, room: &mu
     matcher.found()
 }
 
-/// The instance that selects the current task.
+/// The instance that selects a task.
 #[inline(always)]
-fn select(is_node_red: bool, cgroups: &mut [u64; MAX_CGROUP_DEPTH]) -> Option<u16> {
+fn select(of: u64, is_node_red: bool, cgroups: &mut [u64; MAX_CGROUP_DEPTH]) -> Option<u16> {
     let control: &Control = CONTROL.get(0)?;
-    let (tgid, _) = task::ids();
-    if control.epoch == 0 || tgid <= 1 {
+    let tgid = task::tgid(of)?;
+    if control.epoch == 0 || tgid <= 1 || tgid == control.guard {
         return None;
     }
-    task::cgroups(task::current(), cgroups);
-    let facts = TaskFacts { uid: task::uid_gid().0, cgroups, is_node_red };
+    task::cgroups(of, cgroups);
+    let uid = read(pointer(of, offset!(task_cred))?, offset!(cred_uid))?;
+    let facts = TaskFacts { uid, cgroups, is_node_red };
     let half = (control.epoch & 1) * MAX_SELECTORS as u32;
     for index in 0..MAX_SELECTORS as u32 {
         if index >= control.selectors {

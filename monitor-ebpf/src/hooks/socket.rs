@@ -1,4 +1,4 @@
-//! Sockets as the tracepoints see them: accepted connections, listeners, UNIX sockets by path, packet sockets; and
+//! Sockets as the tracepoints see them: accepted connections, listeners, sockets bound to a port, UNIX sockets by path, packet sockets; and
 //! Internet connections where no cgroup program can be attached.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
@@ -44,10 +44,21 @@ fn sock(fd: i32) -> Option<u64> {
 /// The peer of an Internet socket.
 #[inline(always)]
 fn peer(sock: u64) -> Option<Endpoint> {
+    endpoint(sock, offset!(sock_daddr), offset!(sock_v6_daddr))
+}
+
+/// The address that an Internet socket is bound to.
+#[inline(always)]
+fn own(sock: u64) -> Option<Endpoint> {
+    endpoint(sock, offset!(sock_own_addr), offset!(sock_v6_own_addr))
+}
+
+#[inline(always)]
+fn endpoint(sock: u64, v4: u32, v6: u32) -> Option<Endpoint> {
     let family: u16 = read(sock, offset!(sock_family))?;
     let address = match family {
-        AF_INET => decide::map_v4(read(sock, offset!(sock_daddr))?),
-        AF_INET6 => read(sock, offset!(sock_v6_daddr))?,
+        AF_INET => decide::map_v4(read(sock, v4)?),
+        AF_INET6 => read(sock, v6)?,
         _ => return None,
     };
     Some(Endpoint {
@@ -73,7 +84,7 @@ fn judge_peer(actor: &Actor, hook: Hook, direction: Direction, peer: &Endpoint) 
     let port = if matches!(direction, Direction::Ingress) { peer.local_port } else { peer.port };
     let decision = decide::net(&Maps, &actor.subject, &key, port, peer.protocol);
     let Some(scratch) = maps::scratch() else { return };
-    judge(scratch, actor, hook, &decision, |event| {
+    judge(scratch, actor, hook as u8, &decision, |event| {
         event.endpoint = *peer;
         event.flags |= FLAG_AFTER;
     });
@@ -94,7 +105,7 @@ fn accept(ctx: &RawTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// `connect`: UNIX sockets by the identity of the file that they are bound to.
+/// `connect` and `bind`: UNIX sockets by the identity of the file that they are bound to.
 #[raw_tracepoint]
 fn connect_exit(ctx: RawTracePointContext) -> i32 {
     let _ = connect(&ctx);
@@ -108,7 +119,12 @@ fn connect(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let sock = sock(call.arg(0)? as i32)?;
+    let binds = call.spec.hook == Hook::Bind as u8;
     if read::<u16>(sock, offset!(sock_family))? != AF_UNIX {
+        if binds {
+            judge_peer(&call.actor, Hook::Bind, Direction::Ingress, &own(sock)?);
+            return Some(());
+        }
         if left_to_cgroup() {
             return None;
         }
@@ -116,10 +132,14 @@ fn connect(ctx: &RawTracePointContext) -> Option<()> {
         judge_peer(&call.actor, Hook::Connect, Direction::Egress, &peer);
         return Some(());
     }
-    let other = pointer(sock, offset!(unix_peer))?;
-    let (dentry, mount) = path_at(other + u64::from(offset!(unix_path)))?;
-    let request =
-        Request { family: AF_UNIX, flags: FLAG_AFTER, ..Request::new(Hook::UnixConnect as u8, Access::WRITE) };
+    // To bind one makes a file.
+    let (holder, access, hook) = if binds {
+        (sock, Access::CREATE, Hook::Mknod)
+    } else {
+        (pointer(sock, offset!(unix_peer))?, Access::WRITE, Hook::UnixConnect)
+    };
+    let (dentry, mount) = path_at(holder + u64::from(offset!(unix_path)))?;
+    let request = Request { family: AF_UNIX, flags: FLAG_AFTER, ..Request::new(hook as u8, access) };
     judge_place(maps::scratch()?, &call.actor, dentry, mount, &request);
     Some(())
 }
@@ -139,7 +159,7 @@ fn listen(ctx: &RawTracePointContext) -> Option<()> {
     }
     let peer = peer(sock(call.arg(0)? as i32)?)?;
     let decision = decide::class(&call.actor.subject, Class::Ingress, Access::NONE);
-    judge(maps::scratch()?, &call.actor, Hook::Listen, &decision, |event| event.endpoint = peer);
+    judge(maps::scratch()?, &call.actor, Hook::Listen as u8, &decision, |event| event.endpoint = peer);
     Some(())
 }
 
@@ -163,7 +183,7 @@ fn socket(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let decision = decide::class(&call.actor.subject, Class::RawSocket, Access::NONE);
-    judge(maps::scratch()?, &call.actor, Hook::Socket, &decision, |event| {
+    judge(maps::scratch()?, &call.actor, Hook::Socket as u8, &decision, |event| {
         event.detail = family << 32 | kind << 16 | (protocol & 0xffff);
         event.endpoint.family = family as u16;
         event.flags |= FLAG_AFTER;

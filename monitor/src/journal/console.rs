@@ -103,7 +103,11 @@ fn operation(enriched: &Enriched) -> String {
         Hook::Signal => {
             let call =
                 u32::try_from(event.syscall).ok().and_then(|number| table::name(number, false)).unwrap_or("kill");
-            format!("signal process {} ({call})", event.detail)
+            match event.detail.cast_signed() {
+                -1 => format!("signal every process ({call})"),
+                group @ ..0 => format!("signal process group {} ({call})", group.unsigned_abs()),
+                pid => format!("signal process {pid} ({call})"),
+            }
         }
     }
 }

@@ -254,7 +254,7 @@ fn network(out: &mut Value, event: &Event, hook: Hook) {
     let peer = json!({ "ip": address(end.address), "port": end.port });
     // An endpoint has to be named; our own address is not known here, our name is.
     let own = json!({ "hostname": device()["hostname"], "port": end.local_port });
-    let inbound = matches!(hook, Hook::Accept | Hook::Listen);
+    let inbound = matches!(hook, Hook::Accept | Hook::Bind | Hook::Listen);
     let protocol = match end.protocol {
         6 => "tcp",
         17 => "udp",
@@ -265,6 +265,10 @@ fn network(out: &mut Value, event: &Event, hook: Hook) {
     if hook == Hook::Socket {
         // A socket that has no peer yet; the class wants one end at least.
         out["src_endpoint"] = own;
+        return;
+    }
+    if hook == Hook::Bind {
+        out["dst_endpoint"] = json!({ "ip": address(end.address), "port": end.local_port });
         return;
     }
     let (source, destination) = if inbound { (peer, own) } else { (own, peer) };
@@ -323,8 +327,11 @@ fn unmapped(enriched: &Enriched) -> Value {
         set("bytes", event.bytes.into());
         set("count", event.count.into());
     }
-    if matches!(record.hook, Hook::IoUring | Hook::Socket | Hook::Privilege | Hook::Ptrace | Hook::Signal) {
-        set("detail", event.detail.into());
+    match record.hook {
+        // A process group is a negative number.
+        Hook::Ptrace | Hook::Signal => set("detail", event.detail.cast_signed().into()),
+        Hook::IoUring | Hook::Socket | Hook::Privilege => set("detail", event.detail.into()),
+        _ => {}
     }
     // A name that is no UTF-8 is shown with replacement characters; say that it is not the name itself.
     if std::str::from_utf8(&record.path).is_err()

@@ -72,7 +72,7 @@ struct Type {
     kind: u32,
     count: usize,
     bitfields: bool,
-    /// The type that a typedef or qualifier stands for.
+    /// The type that a typedef or qualifier stands for; the size of a composite.
     target: u32,
     /// Where the members begin.
     body: usize,
@@ -173,16 +173,36 @@ impl Btf {
         None
     }
 
-    /// Byte offset of a member path such as `d_name.len` in a struct.
+    /// Byte offset of a member path such as `d_name.len` or `tasks[2].first` in a struct.
     fn path(&self, of: Type, path: &str) -> Option<u32> {
         let mut offset = 0;
         let mut inside = Some(of);
         for name in path.split('.') {
-            let (more, id) = self.member(inside?, name.as_bytes(), 0)?;
+            let (name, index) = match name.strip_suffix(']').and_then(|name| name.split_once('[')) {
+                Some((name, index)) => (name, Some(index.parse::<u32>().ok()?)),
+                None => (name, None),
+            };
+            let (more, mut id) = self.member(inside?, name.as_bytes(), 0)?;
             offset += more;
+            if let Some(index) = index {
+                let (element, size) = self.element(id)?;
+                id = element;
+                offset += index * size;
+            }
             inside = self.composite(id);
         }
         Some(offset)
+    }
+
+    /// Type and size of the elements of an array of structs, unions or pointers.
+    fn element(&self, array: u32) -> Option<(u32, u32)> {
+        let array = self.type_by_id(array).filter(|ty| ty.kind == KIND_ARRAY)?;
+        let id = self.u32(array.body)?;
+        if self.type_by_id(id)?.kind == KIND_POINTER {
+            return Some((id, u32::try_from(size_of::<usize>()).ok()?));
+        }
+        // Where a type that refers to another has that one, a composite has its size.
+        Some((id, self.composite(id)?.target))
     }
 
     /// Byte offset of a member path in each struct of a list; alternatives in a path are parted by `|`.
@@ -260,7 +280,7 @@ impl Btf {
 fn body_size(kind: u32, count: usize) -> Option<usize> {
     Some(match kind {
         1 | 14 | 17 => 4,
-        2 | 7..=12 | 16 | 18 => 0,
+        KIND_POINTER | 7..=12 | 16 | 18 => 0,
         KIND_ARRAY => 12,
         KIND_STRUCT | KIND_UNION | 15 | 19 => 12 * count,
         6 | 13 => 8 * count,
@@ -273,9 +293,10 @@ fn body_size(kind: u32, count: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// A kernel's BTF in small: `struct outer { int a; union { struct { int b; char c; }; long d; }; struct inner e; }`.
+    /// A kernel's BTF in small: `struct outer { int a; union { struct { int b; char c; }; long d; }; struct inner e; struct inner
+    /// rows[2]; struct inner *links[2]; }`.
     fn sample() -> Vec<u8> {
-        let strings = b"\0int\0outer\0a\0b\0c\0d\0inner\0e\0f\0";
+        let strings = b"\0int\0outer\0a\0b\0c\0d\0inner\0e\0f\0rows\0links\0";
         let name = |of: &[u8]| {
             strings.windows(of.len() + 1).position(|window| &window[..of.len()] == of && window[of.len()] == 0).unwrap()
                 as u32
@@ -293,8 +314,11 @@ mod tests {
             KIND_STRUCT,
             name(b"outer"),
             24,
-            &[(name(b"a"), 1, 0), (0, 3, 64), (name(b"e"), 4, 128)],
+            &[(name(b"a"), 1, 0), (0, 3, 64), (name(b"e"), 4, 128), (name(b"rows"), 6, 192), (name(b"links"), 8, 320)],
         )); // 5
+        types.extend([0, KIND_ARRAY << 24, 0, 4, 1, 2]); // 6: two of inner
+        types.extend([0, KIND_POINTER << 24, 4]); // 7
+        types.extend([0, KIND_ARRAY << 24, 0, 7, 1, 2]); // 8: two pointers
         let types: Vec<u8> = types.into_iter().flat_map(u32::to_ne_bytes).collect();
         let mut bytes = Vec::from(MAGIC.to_ne_bytes());
         bytes.extend([1, 0]);
@@ -313,6 +337,15 @@ mod tests {
         assert_eq!(btf.offset("outer", "c"), Some(12));
         assert_eq!(btf.offset("outer", "d"), Some(8));
         assert_eq!(btf.offset("outer", "e.f"), Some(20));
+    }
+
+    #[test]
+    fn elements_are_found_by_their_size() {
+        let btf = Btf::parse(sample()).unwrap();
+        assert_eq!(btf.offset("outer", "rows[1].f"), Some(24 + 8 + 4));
+        assert_eq!(btf.offset("outer", "links[1]"), Some(40 + 8));
+        assert_eq!(btf.offset("outer", "a[1]"), None);
+        assert_eq!(btf.offset("outer", "rows[x]"), None);
     }
 
     #[test]

@@ -129,6 +129,7 @@ const SCOPE: &[(&str, &str)] = &[
     ("process_exec", "sched_process_exec"),
     ("exec", "sched_process_exec"),
     ("exec_privilege", "sched_process_exec"),
+    ("process_moved", "cgroup_attach_task"),
     ("process_exit", "sched_process_exit"),
 ];
 const SYSCALLS: &[(&str, &str)] = &[("sys_enter", "sys_enter"), ("sys_exit", "sys_exit")];

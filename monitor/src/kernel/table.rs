@@ -7,7 +7,10 @@ use std::str::FromStr as _;
 use monitor_common::{
     Access,
     event::Hook,
-    syscall::{COMPAT_BASE, Handler, NO_ARG, SYSCALL_FLAGS_IN_STRUCT, SYSCALL_PID_SECOND, SYSCALL_TRUNCATES, Syscall},
+    syscall::{
+        COMPAT_BASE, Handler, NO_ARG, SYSCALL_FLAGS_IN_STRUCT, SYSCALL_GROUPS, SYSCALL_PIDFD, SYSCALL_REQUEST,
+        SYSCALL_TRUNCATES, Syscall,
+    },
 };
 
 const fn open(flags: u8, traits: u8, dir: u8, arg: u8) -> Syscall {
@@ -31,8 +34,14 @@ const fn path(hook: Hook, access: Access, dir: u8, arg: u8) -> Syscall {
 /// A rename replaces what is at the new name, or makes it.
 const RENAMED_TO: Access = Access::RENAME.union(Access::CREATE);
 
-const fn process(hook: Hook, traits: u8, flags: u8) -> Syscall {
-    Syscall { flags, traits, ..Syscall::on_fd(Handler::Process, hook, Access::NONE, 0) }
+/// A call that sends the signal in argument `signal` to the process in argument `arg`.
+const fn signal(traits: u8, arg: u8, signal: u8) -> Syscall {
+    Syscall { flags: signal, traits, ..Syscall::on_fd(Handler::Process, Hook::Signal, Access::NONE, arg) }
+}
+
+/// A call that reaches into the process in argument `arg`.
+const fn intrusion(traits: u8, arg: u8) -> Syscall {
+    Syscall { traits, ..Syscall::on_fd(Handler::Process, Hook::Ptrace, Access::NONE, arg) }
 }
 
 /// All calls of interest. A name that an architecture does not have is left out there.
@@ -100,6 +109,7 @@ pub const CALLS: &[(&str, Syscall)] = &[
     ("lremovexattr", path(Hook::Xattr, Access::ATTR, NO_ARG, 0)),
     // Sockets. The cgroup programs see what these cannot stop.
     ("connect", Syscall::on_exit(Handler::Connect, Hook::Connect, 0)),
+    ("bind", Syscall::on_exit(Handler::Connect, Hook::Bind, 0)),
     ("accept", Syscall::on_exit(Handler::Accept, Hook::Accept, 0)),
     ("accept4", Syscall::on_exit(Handler::Accept, Hook::Accept, 0)),
     ("listen", Syscall::on_exit(Handler::Listen, Hook::Listen, 0)),
@@ -115,11 +125,16 @@ pub const CALLS: &[(&str, Syscall)] = &[
     ("capset", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
     ("unshare", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
     // Other processes.
-    ("kill", process(Hook::Signal, 0, 1)),
-    ("tgkill", process(Hook::Signal, 0, 2)),
-    ("ptrace", process(Hook::Ptrace, SYSCALL_PID_SECOND, NO_ARG)),
-    ("process_vm_readv", process(Hook::Ptrace, 0, NO_ARG)),
-    ("process_vm_writev", process(Hook::Ptrace, 0, NO_ARG)),
+    ("kill", signal(SYSCALL_GROUPS, 0, 1)),
+    ("tkill", signal(0, 0, 1)),
+    ("tgkill", signal(0, 1, 2)),
+    ("rt_sigqueueinfo", signal(0, 0, 1)),
+    ("rt_tgsigqueueinfo", signal(0, 1, 2)),
+    ("pidfd_send_signal", signal(SYSCALL_PIDFD, 0, 1)),
+    ("ptrace", intrusion(SYSCALL_REQUEST, 1)),
+    ("process_vm_readv", intrusion(0, 0)),
+    ("process_vm_writev", intrusion(0, 0)),
+    ("pidfd_getfd", intrusion(SYSCALL_PIDFD, 0)),
 ];
 
 /// Index in the kernel's table, name and description of each call that this machine has.

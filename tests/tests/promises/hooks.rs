@@ -4,43 +4,23 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixListener, process::ExitStatusExt as _},
-    process::{Command, ExitStatus, Stdio},
+    path::Path,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{guard::Guard, policy::Policy, record::Record, scene::Scene};
 
-const SIGKILL: i32 = 9;
+use crate::stage::{SIGKILL, act, by_cgroup, copy, run, saw, shell};
 
-/// Runs a command as the instance under a policy.
-fn act(scene: &Scene, policy: &Policy, command: &mut Command) -> Result<(ExitStatus, Vec<Record>)> {
-    let guard = Guard::start(Some(policy), &scene.cgroup, &[])?;
-    let status = run(scene, command)?;
-    Ok((status, guard.stop()?))
-}
-
-fn run(scene: &Scene, command: &mut Command) -> Result<ExitStatus> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(scene.node_red.confinement().spawn(command)?.wait()?)
-}
-
-fn shell(script: &str) -> Command {
-    let mut command = Command::new("/bin/sh");
-    command.arg("-c").arg(script);
-    command
-}
-
-fn saw(records: &[Record], hook: &str, verdict: &str) -> Result<()> {
-    let found = records.iter().any(|record| record.hook() == hook && record.verdict() == verdict);
-    ensure!(found, "no {verdict} for {hook} in {records:#?}");
-    Ok(())
-}
+/// Long enough to be overwritten in place.
+const CONTENT: &str = "INTACT, AND LONG ENOUGH";
 
 /// A scene with a file that the instance's user may write to.
 fn scene() -> Result<(Scene, String)> {
     let scene = Scene::empty()?;
     let file = scene.node_red.home().user_dir().join("guarded.txt");
-    fs::write(&file, "INTACT, AND LONG ENOUGH")?;
+    fs::write(&file, CONTENT)?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666))?;
     let file = file.to_str().context("a path that is no text")?.to_owned();
     Ok((scene, file))
@@ -61,66 +41,50 @@ fn a_program_is_killed_before_its_first_instruction() -> Result<()> {
     let (status, records) = act(&scene, &policy, Command::new(&tee).arg(&file))?;
     ensure!(status.signal() == Some(SIGKILL), "{status}");
     ensure!(fs::read_to_string(&file)? == "INTACT", "it ran");
-    saw(&records, "exec", "kill")
+    saw(&records, "exec", "kill")?;
+    Ok(())
+}
+
+/// What a process does to the file that it opened before the guard came: it says when the file is open and goes on when
+/// it reads a line. Without a guard it leaves `mark`, with one it dies before.
+fn with_an_older_descriptor(command: impl Fn(&Scene, &str) -> Result<Command>, mark: &str, hook: &str) -> Result<()> {
+    let (scene, file) = scene()?;
+    for watched in [false, true] {
+        fs::write(&file, CONTENT)?;
+        let mut command = command(&scene, &file)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = scene.node_red.confinement().spawn(&mut command)?;
+        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut String::new())?;
+        let policy = guarded(&scene, "write", "kill");
+        let guard = watched.then(|| Guard::start(Some(&policy), &scene.cgroup, &[])).transpose()?;
+        child.stdin.take().context("no input")?.write_all(b"go\n")?;
+        let status = child.wait()?;
+        let text = fs::read_to_string(&file)?;
+        let Some(guard) = guard else {
+            ensure!(text.contains(mark), "the attack does no harm without a guard: {status}");
+            continue;
+        };
+        ensure!(status.signal() == Some(SIGKILL), "{status}");
+        ensure!(text == CONTENT, "{text}");
+        saw(&guard.stop()?, hook, "kill")?;
+    }
+    Ok(())
 }
 
 #[test]
 fn a_descriptor_from_before_the_guard_writes_nothing() -> Result<()> {
-    let (scene, file) = scene()?;
-    for watched in [false, true] {
-        fs::write(&file, "INTACT")?;
-        let mut command = shell(&format!("exec 3>>'{file}'; echo open; read go; echo EVIL >&3"));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = scene.node_red.confinement().spawn(&mut command)?;
-        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut String::new())?;
-        let guard = if watched {
-            Some(Guard::start(Some(&guarded(&scene, "write", "kill")), &scene.cgroup, &[])?)
-        } else {
-            None
-        };
-        child.stdin.take().context("no input")?.write_all(b"go\n")?;
-        let status = child.wait()?;
-        let text = fs::read_to_string(&file)?;
-        let Some(guard) = guard else {
-            ensure!(text.contains("EVIL"), "the attack does no harm without a guard: {status}");
-            continue;
-        };
-        ensure!(status.signal() == Some(SIGKILL), "{status}");
-        ensure!(text == "INTACT", "{text}");
-        saw(&guard.stop()?, "write", "kill")?;
-    }
-    Ok(())
+    let command = |_: &Scene, file: &str| Ok(shell(&format!("exec 3>>'{file}'; echo open; read go; echo EVIL >&3")));
+    with_an_older_descriptor(command, "EVIL", "write")
 }
 
 #[test]
 fn a_mapping_from_an_older_descriptor_is_killed_before_it_stores() -> Result<()> {
-    let (scene, file) = scene()?;
-    let racer = scene.node_red.home().path().join("racer");
-    fs::copy(env!("CARGO_BIN_EXE_racer"), &racer)?;
-    fs::set_permissions(&racer, fs::Permissions::from_mode(0o755))?;
-    for watched in [false, true] {
-        fs::write(&file, "INTACT, AND LONG ENOUGH")?;
-        let mut command = Command::new(&racer);
-        command.arg("--map").arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = scene.node_red.confinement().spawn(&mut command)?;
-        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut String::new())?;
-        let guard = if watched {
-            Some(Guard::start(Some(&guarded(&scene, "write", "kill")), &scene.cgroup, &[])?)
-        } else {
-            None
-        };
-        child.stdin.take().context("no input")?.write_all(b"go\n")?;
-        let status = child.wait()?;
-        let text = fs::read_to_string(&file)?;
-        let Some(guard) = guard else {
-            ensure!(text.contains("OVERWRITTEN"), "the attack does no harm without a guard: {status}");
-            continue;
-        };
-        ensure!(status.signal() == Some(SIGKILL), "{status}");
-        ensure!(text.starts_with("INTACT"), "{text}");
-        saw(&guard.stop()?, "mmap", "kill")?;
-    }
-    Ok(())
+    let command = |scene: &Scene, file: &str| {
+        let mut command = Command::new(copy(scene, Path::new(env!("CARGO_BIN_EXE_racer")), 0o755)?);
+        command.arg("--map").arg(file);
+        Ok(command)
+    };
+    with_an_older_descriptor(command, "OVERWRITTEN", "mmap")
 }
 
 /// The numbers of 32-bit system calls are others: a filter by number alone would let them pass.
@@ -128,9 +92,7 @@ fn a_mapping_from_an_older_descriptor_is_killed_before_it_stores() -> Result<()>
 #[test]
 fn a_32_bit_call_is_the_same_call() -> Result<()> {
     let (scene, file) = scene()?;
-    let racer = scene.node_red.home().path().join("racer");
-    fs::copy(env!("CARGO_BIN_EXE_racer"), &racer)?;
-    fs::set_permissions(&racer, fs::Permissions::from_mode(0o755))?;
+    let racer = copy(&scene, Path::new(env!("CARGO_BIN_EXE_racer")), 0o755)?;
     let attack = || {
         let mut command = Command::new(&racer);
         command.arg("--as-32-bit").arg(&file);
@@ -222,7 +184,8 @@ fn a_unix_socket_is_known_by_its_file() -> Result<()> {
     let policy = Policy::enforce(&scene.node_red).file("daemon.sock", &["write"], "kill", "daemon");
     let (status, records) = act(&scene, &policy, Command::new("node").arg("-e").arg(&script))?;
     ensure!(status.signal() == Some(SIGKILL), "{status}");
-    saw(&records, "unix_connect", "kill")
+    saw(&records, "unix_connect", "kill")?;
+    Ok(())
 }
 
 #[test]
@@ -253,10 +216,8 @@ fn an_incoming_connection_names_its_peer() -> Result<()> {
 #[test]
 fn an_instance_can_be_selected_by_its_cgroup_and_by_its_program() -> Result<()> {
     let (scene, file) = scene()?;
-    let cgroup = scene.node_red.confinement().cgroup.path().to_owned();
-    let inside = cgroup.strip_prefix(flowwarden_tests::cgroup::mount()?)?;
     let write = format!("echo EVIL >>'{file}'");
-    let by_cgroup = guarded(&scene, "write", "kill").select(&format!("{{ cgroup = \"/{}\" }}", inside.display()));
+    let by_cgroup = by_cgroup(&scene, guarded(&scene, "write", "kill"))?;
     let (status, records) = act(&scene, &by_cgroup, &mut shell(&write))?;
     ensure!(status.signal() == Some(SIGKILL), "{status}");
     saw(&records, "open", "kill")?;
@@ -271,5 +232,6 @@ fn an_instance_can_be_selected_by_its_cgroup_and_by_its_program() -> Result<()> 
     let red = scene.node_red.home().user_dir().join("red.js");
     fs::write(&red, format!("require('child_process').execSync({write:?})"))?;
     let (_, records) = act(&scene, &by_program, Command::new("node").arg(&red))?;
-    saw(&records, "open", "kill")
+    saw(&records, "open", "kill")?;
+    Ok(())
 }

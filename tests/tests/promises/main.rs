@@ -8,9 +8,12 @@ mod evidence;
 mod hooks;
 mod keys;
 mod negative;
+mod processes;
 mod race;
 mod scope;
 mod settings_js;
+mod sockets;
+mod stage;
 
 use flowwarden_tests::scene::Shared;
 

@@ -1,8 +1,7 @@
 //! A thousand processes that write to settings.js at the same moment: not one byte gets through.
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -14,6 +13,8 @@ use flowwarden_tests::{
     scene::Scene,
     snapshot::{Snapshot, State},
 };
+
+use crate::stage::copy;
 
 const WRITERS: usize = 1000;
 const RULE: &str = "settings-js";
@@ -28,10 +29,7 @@ struct Race {
 
 /// Has all writers begin at the same moment, as the instance's uid.
 fn race(scene: &Scene, how: &str) -> Result<Race> {
-    // The build directory may be closed to other users.
-    let racer = scene.node_red.home().path().join("racer");
-    fs::copy(env!("CARGO_BIN_EXE_racer"), &racer)?;
-    fs::set_permissions(&racer, fs::Permissions::from_mode(0o755))?;
+    let racer = copy(scene, Path::new(env!("CARGO_BIN_EXE_racer")), 0o755)?;
     let mut command = Command::new(&racer);
     command.arg(scene.node_red.settings()).arg(WRITERS.to_string()).arg(how);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());

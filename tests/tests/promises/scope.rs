@@ -1,9 +1,17 @@
 //! Who is watched: the instance and all that it starts, whatever uid that takes on; and nobody else.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
+    confine::Confinement,
     flows::{FileAction, Flow},
     guard::Guard,
     needs,
@@ -11,20 +19,19 @@ use flowwarden_tests::{
     policy::{INSTANCE, Policy},
     scene::Scene,
     snapshot::{Snapshot, State},
-    wait,
+    user, wait,
 };
 
-use crate::SCENE;
+use crate::{
+    SCENE,
+    stage::{by_cgroup, copy, saw},
+};
 
 const RULE: &str = "settings-js";
 
 /// A copy of `program` that runs as root for everybody, as sudo does.
 fn setuid_copy(scene: &Scene, program: &str, package: &str) -> Result<PathBuf> {
-    let copy = scene.node_red.home().path().join(format!("root-{program}"));
-    let _ = fs::remove_file(&copy);
-    fs::copy(needs::program(program, package)?, &copy)?;
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o4755))?;
-    Ok(copy)
+    copy(scene, &needs::program(program, package)?, 0o4755)
 }
 
 /// A process that has become somebody else is still the instance's.
@@ -152,4 +159,35 @@ fn what_ran_before_the_guard_is_watched() -> Result<()> {
         }
         Ok(())
     })
+}
+
+#[test]
+fn who_is_moved_into_the_instances_cgroup_is_watched_from_then_on() -> Result<()> {
+    let scene = Scene::empty()?;
+    let file = scene.node_red.home().file("moved.txt", "INTACT")?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666))?;
+    let attack = format!("read go; echo EVIL >> '{}'", file.display());
+    let policy = Policy::enforce(&scene.node_red).file(&file.display().to_string(), &["write"], "kill", "moved");
+    let policy = by_cgroup(&scene, policy)?;
+    let stranger = Confinement {
+        uid: user::free_uid()?,
+        cgroup: scene.cgroup.child("elsewhere")?,
+        ..scene.node_red.confinement().clone()
+    };
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    for moved in [false, true] {
+        fs::write(&file, "INTACT")?;
+        let mut command = Command::new("/bin/sh");
+        let mut child = stranger.spawn(command.args(["-c", &attack]).stdin(Stdio::piped()))?;
+        if moved {
+            let entrance = scene.node_red.confinement().cgroup.entrance()?;
+            rustix::io::write(&entrance, child.id().to_string().as_bytes())?;
+        }
+        child.stdin.take().context("no input")?.write_all(b"go\n")?;
+        let status = child.wait()?;
+        let wrote = fs::read_to_string(&file)? != "INTACT";
+        ensure!(wrote != moved && status.success() != moved, "moved: {moved}, wrote: {wrote}, {status}");
+    }
+    saw(&guard.stop()?, "open", "kill")?;
+    Ok(())
 }

@@ -5,7 +5,7 @@ use monitor_common::{Verdict, event::Hook, policy::Class};
 use super::{Args, security_hook};
 use crate::{
     facts::{actor::Actor, task},
-    hooks::process::judge_target,
+    hooks::process::{is_outside, judge_target},
     maps::Scratch,
 };
 
@@ -29,7 +29,7 @@ fn signal<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Ver
     if args.arg(2) as u32 == 0 {
         return None;
     }
-    judge_target(scratch, actor, Hook::Signal, Class::Signal, task::tgid(args.arg(0))?)
+    judge(actor, scratch, Hook::Signal, Class::Signal, args.arg(0))
 }
 
 #[inline(always)]
@@ -37,5 +37,12 @@ fn trace<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verd
     if args.arg(1) & PTRACE_MODE_ATTACH == 0 {
         return None;
     }
-    judge_target(scratch, actor, Hook::Ptrace, Class::Ptrace, task::tgid(args.arg(0))?)
+    judge(actor, scratch, Hook::Ptrace, Class::Ptrace, args.arg(0))
+}
+
+/// Judges what is done to a task, when that is not of the same instance.
+#[inline(always)]
+fn judge(actor: &Actor, scratch: &mut Scratch, hook: Hook, class: Class, target: u64) -> Option<Verdict> {
+    let tgid = task::tgid(target)?;
+    is_outside(actor, tgid).then(|| judge_target(scratch, actor, hook as u8, class, tgid.into()))
 }

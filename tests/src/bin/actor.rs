@@ -1,0 +1,252 @@
+//! `actor OPERATION [ARGUMENT...]`: does one thing by the system call that is named, and nothing else. Needs no other
+//! program and no library, so that it runs wherever a kernel does.
+//!
+//! Ends with 0 when the kernel has let it, and with the error number when it has not.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "system calls take small sizes and addresses as untyped words"
+)]
+
+use std::{
+    env,
+    ffi::{c_int, c_long},
+    io,
+    mem::size_of,
+    net::SocketAddrV4,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    process::ExitCode,
+    ptr,
+};
+
+type Result<T = ()> = io::Result<T>;
+
+/// Name, arguments in words, what is done.
+type Operation = (&'static str, &'static str, fn(&[&str]) -> Result);
+
+const OPERATIONS: &[Operation] = &[
+    ("raw-socket", "", |_| socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP).map(drop)),
+    ("packet-socket", "", |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0).map(drop)),
+    ("bind", "ADDRESS:PORT", |words| bound(libc::SOCK_DGRAM, word(words, 0)?).map(drop)),
+    ("listen", "ADDRESS:PORT", listen),
+    ("fast-open", "ADDRESS:PORT", fast_open),
+    ("sendmmsg", "ADDRESS:PORT", send_many),
+    ("send-connected", "ADDRESS:PORT", send_connected),
+    ("ptrace", "PID", trace),
+    ("process_vm_readv", "PID", read_memory),
+    ("kill", "PID SIGNAL", |words| call(libc::SYS_kill, &numbers(words)?)),
+    ("tkill", "TID SIGNAL", |words| call(libc::SYS_tkill, &numbers(words)?)),
+    ("tgkill", "PID TID SIGNAL", |words| call(libc::SYS_tgkill, &numbers(words)?)),
+    ("rt_sigqueueinfo", "PID SIGNAL", |words| queue(libc::SYS_rt_sigqueueinfo, words)),
+    ("rt_tgsigqueueinfo", "PID TID SIGNAL", |words| queue(libc::SYS_rt_tgsigqueueinfo, words)),
+    ("pidfd_send_signal", "PID SIGNAL [FLAGS]", signal_by_descriptor),
+    ("pidfd_getfd", "PID FD", take_descriptor),
+    ("setresuid", "UID", regain_root),
+    ("capset", "", regain_capabilities),
+    ("unshare", "", |_| call(libc::SYS_unshare, &[libc::CLONE_NEWUSER.into()])),
+];
+
+/// What is sent where something is.
+const MARK: &[u8] = b"stolen";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let chosen = words.split_first().and_then(|(name, rest)| {
+        OPERATIONS.iter().find(|(known, _, _)| known == name).map(|(_, _, operation)| operation(rest))
+    });
+    match chosen {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            eprintln!("actor: {}: {error}", words.join(" "));
+            ExitCode::from(error.raw_os_error().and_then(|number| u8::try_from(number).ok()).unwrap_or(u8::MAX))
+        }
+        None => {
+            for (name, arguments, _) in OPERATIONS {
+                eprintln!("usage: actor {name} {arguments}");
+            }
+            ExitCode::from(u8::MAX)
+        }
+    }
+}
+
+fn word<'a>(words: &[&'a str], index: usize) -> Result<&'a str> {
+    words.get(index).copied().ok_or_else(|| io::Error::other("an argument is missing"))
+}
+
+fn number(words: &[&str], index: usize) -> Result<c_long> {
+    word(words, index)?.parse().map_err(io::Error::other)
+}
+
+fn numbers(words: &[&str]) -> Result<Vec<c_long>> {
+    (0..words.len()).map(|index| number(words, index)).collect()
+}
+
+/// A system call whose arguments are numbers; its result.
+fn ask(number: c_long, arguments: &[c_long]) -> Result<c_long> {
+    let argument = |index: usize| arguments.get(index).copied().unwrap_or(0);
+    // SAFETY: callers pass numbers, or addresses of memory that outlives the call and is what the call expects.
+    let result =
+        unsafe { libc::syscall(number, argument(0), argument(1), argument(2), argument(3), argument(4), argument(5)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn call(number: c_long, arguments: &[c_long]) -> Result {
+    ask(number, arguments).map(drop)
+}
+
+/// The address of something that a system call reads or writes.
+fn at<T>(what: *const T) -> c_long {
+    what as c_long
+}
+
+fn size<T>() -> c_long {
+    size_of::<T>() as c_long
+}
+
+fn descriptor(number: c_long, arguments: &[c_long]) -> Result<OwnedFd> {
+    let raw = c_int::try_from(ask(number, arguments)?).map_err(io::Error::other)?;
+    // SAFETY: the call has just given the descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<OwnedFd> {
+    descriptor(libc::SYS_socket, &[family.into(), kind.into(), protocol.into()])
+}
+
+fn address(text: &str) -> Result<libc::sockaddr_in> {
+    let parsed: SocketAddrV4 = text.parse().map_err(io::Error::other)?;
+    Ok(libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: parsed.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(parsed.ip().octets()) },
+        sin_zero: [0; 8],
+    })
+}
+
+fn named(number: c_long, socket: &OwnedFd, address: &libc::sockaddr_in) -> Result {
+    call(number, &[socket.as_raw_fd().into(), at(address), size::<libc::sockaddr_in>()])
+}
+
+fn bound(kind: c_int, text: &str) -> Result<OwnedFd> {
+    let socket = socket(libc::AF_INET, kind, 0)?;
+    named(libc::SYS_bind, &socket, &address(text)?)?;
+    Ok(socket)
+}
+
+fn listen(words: &[&str]) -> Result {
+    let socket = bound(libc::SOCK_STREAM, word(words, 0)?)?;
+    call(libc::SYS_listen, &[socket.as_raw_fd().into(), 1])
+}
+
+fn send(socket: &OwnedFd, flags: c_int, to: Option<&libc::sockaddr_in>) -> Result {
+    let (to, len) = to.map_or((0, 0), |to| (at(to), size::<libc::sockaddr_in>()));
+    let fd = socket.as_raw_fd().into();
+    call(libc::SYS_sendto, &[fd, at(MARK.as_ptr()), MARK.len() as c_long, flags.into(), to, len])
+}
+
+/// Connects and sends in one call (RFC 7413).
+fn fast_open(words: &[&str]) -> Result {
+    let socket = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
+    send(&socket, libc::MSG_FASTOPEN, Some(&address(word(words, 0)?)?))
+}
+
+fn send_connected(words: &[&str]) -> Result {
+    let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    named(libc::SYS_connect, &socket, &address(word(words, 0)?)?)?;
+    send(&socket, 0, None)
+}
+
+fn send_many(words: &[&str]) -> Result {
+    let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    let to = address(word(words, 0)?)?;
+    let content = libc::iovec { iov_base: MARK.as_ptr().cast_mut().cast(), iov_len: MARK.len() };
+    let header = libc::msghdr {
+        msg_name: (&raw const to).cast_mut().cast(),
+        msg_namelen: size_of::<libc::sockaddr_in>() as libc::socklen_t,
+        msg_iov: (&raw const content).cast_mut(),
+        msg_iovlen: 1,
+        msg_control: ptr::null_mut(),
+        msg_controllen: 0,
+        msg_flags: 0,
+    };
+    let datagrams = [libc::mmsghdr { msg_hdr: header, msg_len: 0 }; 2];
+    let fd = socket.as_raw_fd().into();
+    call(libc::SYS_sendmmsg, &[fd, at(datagrams.as_ptr()), datagrams.len() as c_long, 0])
+}
+
+fn trace(words: &[&str]) -> Result {
+    call(libc::SYS_ptrace, &[libc::PTRACE_SEIZE.into(), number(words, 0)?])
+}
+
+/// Asks for memory at an address where nothing is: whether the process may be read is asked first.
+fn read_memory(words: &[&str]) -> Result {
+    let mut room = [0_u8; 1];
+    let local = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: 1 };
+    let remote = libc::iovec { iov_base: ptr::without_provenance_mut(1), iov_len: 1 };
+    let read =
+        call(libc::SYS_process_vm_readv, &[number(words, 0)?, at(&raw const local), 1, at(&raw const remote), 1]);
+    match read {
+        Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(()),
+        read => read,
+    }
+}
+
+/// Sends a signal with a value, as `sigqueue` does.
+fn queue(call_number: c_long, words: &[&str]) -> Result {
+    // SAFETY: all zero is a siginfo.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    info.si_code = libc::SI_QUEUE;
+    let mut arguments = numbers(words)?;
+    arguments.push(at(&raw const info));
+    call(call_number, &arguments)
+}
+
+fn pidfd(words: &[&str]) -> Result<OwnedFd> {
+    descriptor(libc::SYS_pidfd_open, &[number(words, 0)?])
+}
+
+fn signal_by_descriptor(words: &[&str]) -> Result {
+    let flags = if words.len() > 2 { number(words, 2)? } else { 0 };
+    call(libc::SYS_pidfd_send_signal, &[pidfd(words)?.as_raw_fd().into(), number(words, 1)?, 0, flags])
+}
+
+fn take_descriptor(words: &[&str]) -> Result {
+    descriptor(libc::SYS_pidfd_getfd, &[pidfd(words)?.as_raw_fd().into(), number(words, 1)?]).map(drop)
+}
+
+/// Gives up root's effective uid for UID and takes it again.
+fn regain_root(words: &[&str]) -> Result {
+    let keep = -1;
+    call(libc::SYS_setresuid, &[keep, number(words, 0)?, keep])?;
+    call(libc::SYS_setresuid, &[keep, 0, keep])
+}
+
+/// `struct __user_cap_header_struct` and `struct __user_cap_data_struct` of linux/capability.h.
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilityData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Lays its effective capabilities down and takes them up again.
+fn regain_capabilities(_words: &[&str]) -> Result {
+    /// `_LINUX_CAPABILITY_VERSION_3`
+    const VERSION: u32 = 0x2008_0522;
+    let header = CapabilityHeader { version: VERSION, pid: 0 };
+    let mut data = [CapabilityData::default(); 2];
+    call(libc::SYS_capget, &[at(&raw const header), at(data.as_mut_ptr())])?;
+    let down = data.map(|half| CapabilityData { effective: 0, ..half });
+    call(libc::SYS_capset, &[at(&raw const header), at(down.as_ptr())])?;
+    let up = data.map(|half| CapabilityData { effective: half.permitted, ..half });
+    call(libc::SYS_capset, &[at(&raw const header), at(up.as_ptr())])
+}
