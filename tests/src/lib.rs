@@ -24,5 +24,6 @@ pub mod record;
 pub mod scene;
 pub mod sink;
 pub mod snapshot;
+pub mod stand_in;
 pub mod user;
 pub mod wait;

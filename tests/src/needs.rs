@@ -47,6 +47,12 @@ pub fn flowwarden() -> Result<PathBuf> {
     bail!("{} is missing: type `cargo xtask build`, or name the program in FLOWWARDEN_BIN", file.display())
 }
 
+/// The program that does one thing: `FLOWWARDEN_ACTOR`, or `built` beside the test.
+pub fn actor(built: Option<&str>) -> Result<PathBuf> {
+    let file = env::var_os("FLOWWARDEN_ACTOR").map(PathBuf::from).or_else(|| built.map(PathBuf::from));
+    file.filter(|file| file.is_file()).context("the program `actor` is missing: name it in FLOWWARDEN_ACTOR")
+}
+
 /// Runs `command` to its end; anything but success is an error with what it printed.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?} cannot be started"))?;

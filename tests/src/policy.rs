@@ -1,6 +1,6 @@
 //! Policies for one instance, as the guard reads them.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use crate::node_red::NodeRed;
 
@@ -17,6 +17,12 @@ impl Policy {
     /// A policy without rules, in `enforce` mode, for the Node-RED with this uid.
     #[must_use]
     pub fn enforce(node_red: &NodeRed) -> Self {
+        Self::for_user(node_red.confinement().uid, &node_red.home().user_dir())
+    }
+
+    /// The same for whoever has this uid and user directory.
+    #[must_use]
+    pub fn for_user(uid: u32, user_dir: &Path) -> Self {
         let text = format!(
             r#"version = 1
 mode = "enforce"
@@ -27,8 +33,8 @@ select = [{{ uid = {} }}]
 user-dir = "{}"
 default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" }}
 "#,
-            node_red.confinement().uid,
-            node_red.home().user_dir().display(),
+            uid,
+            user_dir.display(),
         );
         Self { text }
     }
@@ -47,6 +53,14 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         );
         self.text.push_str(&text);
         self
+    }
+
+    /// Adds a rule that denies, and kills where the sensor cannot.
+    #[must_use]
+    pub fn deny(self, path: &str, access: &[&str], id: &str) -> Self {
+        let mut policy = self.file(path, access, "deny", id);
+        policy.text.push_str("fallback = \"kill\"\n");
+        policy
     }
 
     /// Adds a rule for outgoing connections; where it cannot be denied, the process is killed.

@@ -11,13 +11,18 @@
 
 use std::{
     env,
-    ffi::{c_int, c_long},
-    io,
+    ffi::{CString, c_int, c_long},
+    fs,
+    io::{self, Write as _},
     mem::size_of,
-    net::SocketAddrV4,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    process::ExitCode,
+    net::{SocketAddrV4, TcpStream},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
+    },
+    process::{Command, ExitCode},
     ptr,
+    time::SystemTime,
 };
 
 type Result<T = ()> = io::Result<T>;
@@ -26,6 +31,40 @@ type Result<T = ()> = io::Result<T>;
 type Operation = (&'static str, &'static str, fn(&[&str]) -> Result);
 
 const OPERATIONS: &[Operation] = &[
+    ("read", "FILE", |words| fs::read(word(words, 0)?).map(drop)),
+    ("write", "FILE", |words| put(fs::File::options().write(true), words)),
+    ("append", "FILE", |words| put(fs::File::options().append(true), words)),
+    ("cut-open", "FILE", |words| put(fs::File::options().write(true).truncate(true), words)),
+    ("cut-read", "FILE", |words| opened(word(words, 0)?, libc::O_RDONLY | libc::O_TRUNC).map(drop)),
+    ("create", "FILE", |words| put(fs::File::options().write(true).create_new(true), words)),
+    ("truncate", "FILE", truncate),
+    ("map", "FILE", map_and_write),
+    ("map-late", "FILE", map_then_write),
+    ("copy-range", "FROM TO", copy_range),
+    ("punch", "FILE", punch),
+    ("unlink", "FILE", |words| fs::remove_file(word(words, 0)?)),
+    ("rename", "FROM TO", |words| fs::rename(word(words, 0)?, word(words, 1)?)),
+    ("exchange", "ONE OTHER", exchange),
+    ("link", "FROM TO", |words| fs::hard_link(word(words, 0)?, word(words, 1)?)),
+    ("link-write", "FROM TO", |words| {
+        fs::hard_link(word(words, 0)?, word(words, 1)?)?;
+        put(fs::File::options().write(true), words.get(1..).unwrap_or_default())
+    }),
+    ("symlink-write", "TARGET LINK", |words| {
+        std::os::unix::fs::symlink(word(words, 0)?, word(words, 1)?)?;
+        put(fs::File::options().write(true), words.get(1..).unwrap_or_default())
+    }),
+    ("mkdir", "DIRECTORY", |words| fs::create_dir(word(words, 0)?)),
+    ("chmod", "FILE", |words| fs::set_permissions(word(words, 0)?, fs::Permissions::from_mode(0o666))),
+    ("touch", "FILE", |words| fs::File::open(word(words, 0)?)?.set_modified(SystemTime::UNIX_EPOCH)),
+    ("setxattr", "FILE", set_attribute),
+    ("path-write", "FILE", |words| put_by_number(word(words, 0)?)),
+    ("root-write", "FILE", |words| {
+        put(fs::File::options().write(true), &[&format!("/proc/self/root{}", word(words, 0)?)])
+    }),
+    ("run", "PROGRAM", |words| Err(Command::new(word(words, 0)?).arg("read").arg("/dev/null").exec())),
+    ("unix", "SOCKET", |words| UnixStream::connect(word(words, 0)?).map(drop)),
+    ("connect", "ADDRESS:PORT", |words| TcpStream::connect(word(words, 0)?).map(drop)),
     ("raw-socket", "", |_| socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP).map(drop)),
     ("packet-socket", "", |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0).map(drop)),
     ("bind", "ADDRESS:PORT", |words| bound(libc::SOCK_DGRAM, word(words, 0)?).map(drop)),
@@ -69,6 +108,73 @@ fn main() -> ExitCode {
             ExitCode::from(u8::MAX)
         }
     }
+}
+
+/// Writes what settings.js does not say.
+fn put(how: &fs::OpenOptions, words: &[&str]) -> Result {
+    how.open(word(words, 0)?)?.write_all(MARK)
+}
+
+fn path(text: &str) -> Result<CString> {
+    CString::new(text).map_err(io::Error::other)
+}
+
+fn opened(file: &str, flags: c_int) -> Result<OwnedFd> {
+    let path = path(file)?;
+    descriptor(libc::SYS_openat, &[libc::AT_FDCWD.into(), at(path.as_ptr()), flags.into(), 0])
+}
+
+/// Opens a file for nothing, and then by its number.
+fn put_by_number(file: &str) -> Result {
+    let number = opened(file, libc::O_PATH)?;
+    put(fs::File::options().write(true), &[&format!("/proc/self/fd/{}", number.as_raw_fd())])
+}
+
+fn truncate(words: &[&str]) -> Result {
+    let path = path(word(words, 0)?)?;
+    call(libc::SYS_truncate, &[at(path.as_ptr()), 1])
+}
+
+/// Frees the beginning of a file.
+fn punch(words: &[&str]) -> Result {
+    let file = opened(word(words, 0)?, libc::O_RDWR)?;
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    call(libc::SYS_fallocate, &[file.as_raw_fd().into(), mode.into(), 0, 4])
+}
+
+fn copy_range(words: &[&str]) -> Result {
+    let (from, to) = (opened(word(words, 0)?, libc::O_RDONLY)?, opened(word(words, 1)?, libc::O_WRONLY)?);
+    call(libc::SYS_copy_file_range, &[from.as_raw_fd().into(), 0, to.as_raw_fd().into(), 0, 4, 0])
+}
+
+fn exchange(words: &[&str]) -> Result {
+    let (one, other) = (path(word(words, 0)?)?, path(word(words, 1)?)?);
+    let here = libc::AT_FDCWD.into();
+    call(libc::SYS_renameat2, &[here, at(one.as_ptr()), here, at(other.as_ptr()), libc::RENAME_EXCHANGE.into()])
+}
+
+fn set_attribute(words: &[&str]) -> Result {
+    let (path, name) = (path(word(words, 0)?)?, path("user.mark")?);
+    call(libc::SYS_setxattr, &[at(path.as_ptr()), at(name.as_ptr()), at(MARK.as_ptr()), MARK.len() as c_long, 0])
+}
+
+/// Maps the first byte of a file shared; `protection` first, then the right to write.
+fn mapping(file: &str, protection: c_int) -> Result {
+    let file = opened(file, libc::O_RDWR)?;
+    let shared = libc::MAP_SHARED.into();
+    let place = ask(libc::SYS_mmap, &[0, 1, protection.into(), shared, file.as_raw_fd().into(), 0])?;
+    call(libc::SYS_mprotect, &[place, 1, (libc::PROT_READ | libc::PROT_WRITE).into()])?;
+    // SAFETY: the mapping is ours, shared, writable and one byte long at the least.
+    unsafe { ptr::write_volatile(ptr::with_exposed_provenance_mut::<u8>(place as usize), b'!') };
+    Ok(())
+}
+
+fn map_and_write(words: &[&str]) -> Result {
+    mapping(word(words, 0)?, libc::PROT_READ | libc::PROT_WRITE)
+}
+
+fn map_then_write(words: &[&str]) -> Result {
+    mapping(word(words, 0)?, libc::PROT_READ)
 }
 
 fn word<'a>(words: &[&'a str], index: usize) -> Result<&'a str> {

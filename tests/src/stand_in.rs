@@ -1,0 +1,117 @@
+//! Somebody who does what Node-RED could be made to do, on a machine that has no Node-RED: a kernel that was booted for
+//! nothing but the tests.
+
+use std::{
+    fs,
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use tempfile::TempDir;
+
+use crate::{cgroup::Cgroup, needs, policy::Policy, user};
+
+/// What settings.js says before anybody has touched it.
+pub const SETTINGS: &[u8] = b"module.exports = {}\n";
+
+/// A uid with a user directory, a settings.js and a program that does one thing at a time.
+#[derive(Debug)]
+pub struct StandIn {
+    /// Nobody else has it.
+    pub uid: u32,
+    /// Sockets are judged below this one.
+    pub cgroup: Arc<Cgroup>,
+    directory: TempDir,
+    actor: PathBuf,
+}
+
+impl StandIn {
+    /// `built` is where cargo has put the program `actor`.
+    pub fn new(built: Option<&str>) -> Result<Self> {
+        needs::root()?;
+        let uid = user::free_uid()?;
+        let directory = tempfile::Builder::new().prefix("fwstandin-").tempdir()?;
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+        let actor = directory.path().join("actor");
+        fs::copy(needs::actor(built)?, &actor)?;
+        fs::set_permissions(&actor, fs::Permissions::from_mode(0o755))?;
+        let stand_in = Self { uid, cgroup: Cgroup::new()?, directory, actor };
+        fs::create_dir(stand_in.user_dir())?;
+        stand_in.own(&stand_in.user_dir())?;
+        stand_in.restore()?;
+        Ok(stand_in)
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn user_dir(&self) -> PathBuf {
+        self.directory.path().join("ud")
+    }
+
+    /// Its settings.js.
+    #[must_use]
+    pub fn settings(&self) -> PathBuf {
+        self.user_dir().join("settings.js")
+    }
+
+    /// Makes settings.js as it was, and nothing else in the directory.
+    pub fn restore(&self) -> Result<()> {
+        for entry in fs::read_dir(self.user_dir())?.flatten() {
+            let path = entry.path();
+            if entry.file_type()?.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+        }
+        self.file("settings.js", SETTINGS)
+    }
+
+    /// Makes a file in its directory that belongs to it.
+    pub fn file(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.user_dir().join(name);
+        fs::write(&path, content).with_context(|| format!("{} cannot be made", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+        self.own(&path)
+    }
+
+    fn own(&self, path: &Path) -> Result<()> {
+        Ok(chown(path, Some(self.uid), Some(self.uid))?)
+    }
+
+    /// The program that acts for it.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.actor
+    }
+
+    /// Whether settings.js is what it was, where it was, with the mode that it had.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        let settings = self.settings();
+        let mode = fs::symlink_metadata(&settings).map(|meta| meta.permissions().mode() & 0o7777);
+        fs::read(&settings).is_ok_and(|content| content == SETTINGS) && mode.is_ok_and(|mode| mode == 0o644)
+    }
+
+    /// A policy for it without rules.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy::for_user(self.uid, &self.user_dir())
+    }
+
+    /// Has it do one thing in its directory: an operation of `actor` and its arguments, parted by spaces. Answers with its
+    /// pid and how it ended.
+    pub fn does(&self, what: &str) -> Result<(u32, ExitStatus)> {
+        let entrance = self.cgroup.entrance()?;
+        let mut command = Command::new(&self.actor);
+        command.args(what.split(' ')).current_dir(self.user_dir()).uid(self.uid).gid(self.uid);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: one bare system call with values from before the fork.
+        let command =
+            unsafe { command.pre_exec(move || rustix::io::write(&entrance, b"0").map(drop).map_err(Into::into)) };
+        let mut child = command.spawn().with_context(|| format!("{} cannot be started", self.actor.display()))?;
+        Ok((child.id(), child.wait()?))
+    }
+}

@@ -1,0 +1,137 @@
+//! What the guard promises on any kernel, without Node-RED: a stand-in does one thing at a time. The same program runs on
+//! the machine at hand and inside every kernel that is booted for it.
+//!
+//! One guard serves all attacks: loading its programs is what takes long in an emulated machine.
+
+mod attacks;
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener, process::ExitStatusExt as _},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use attacks::{ATTACKS, Attack, HARMLESS, LOOPBACK};
+use flowwarden_tests::{guard::Guard, policy::Policy, record::Record, stand_in::StandIn};
+
+const SIGKILL: i32 = 9;
+const EPERM: i32 = 1;
+const EACCES: i32 = 13;
+/// Everything that changes a file or its name.
+const CHANGES: [&str; 5] = ["write", "delete", "rename", "link", "attr"];
+
+/// A stand-in with everything that the attacks are about.
+struct Stage {
+    stand_in: StandIn,
+    tcp: TcpListener,
+    _unix: UnixListener,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
+        let socket = stand_in.user_dir().with_file_name("docker.sock");
+        let unix = UnixListener::bind(&socket)?;
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o666))?;
+        let stage = Self { stand_in, tcp: TcpListener::bind((LOOPBACK, 0))?, _unix: unix };
+        stage.restore()?;
+        Ok(stage)
+    }
+
+    fn restore(&self) -> Result<()> {
+        self.stand_in.restore()?;
+        for (name, content) in [("other.js", "evil"), ("key.pem", "secret"), ("flows.json", "[]")] {
+            self.stand_in.file(name, content.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// An operation with the names of this stage in it.
+    fn words(&self, what: &str) -> Result<String> {
+        let program = self.stand_in.program().display().to_string();
+        let tcp = self.tcp.local_addr()?.to_string();
+        let settings = self.stand_in.settings().display().to_string();
+        Ok(what.replace("PROGRAM", &program).replace("TCP", &tcp).replace("SETTINGS", &settings))
+    }
+
+    fn policy(&self) -> Policy {
+        let socket = self.stand_in.user_dir().with_file_name("docker.sock");
+        self.stand_in
+            .policy()
+            .deny("settings.js", &CHANGES, "settings-js")
+            .deny("*.pem", &["read"], "keys")
+            .deny("environment", &["create", "write"], "environment")
+            .deny(&socket.display().to_string(), &["write"], "docker")
+            .egress(&["127.0.0.0/8"], "deny", "egress")
+    }
+}
+
+/// The sensors that run, as the guard's first record names them.
+fn sensors(guard: &Guard) -> Result<Vec<String>> {
+    let start =
+        guard.wait_for(Duration::from_secs(60), |record| record.json().pointer("/unmapped/sensors").is_some())?;
+    let names = start.json().pointer("/unmapped/sensors").and_then(|names| names.as_array().cloned());
+    Ok(names.unwrap_or_default().iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+}
+
+/// What came of an attack: the word for it, or what is wrong about it.
+fn judge(stage: &Stage, guard: &Guard, attack: &Attack, lsm: bool) -> Result<&'static str> {
+    let (pid, status) = stage.stand_in.does(&stage.words(attack.operation)?)?;
+    let alert = guard
+        .wait_for(Duration::from_secs(30), |record| {
+            record.rule() == attack.rule && record.is_alert() && record.pid() == Some(pid.into())
+        })
+        .with_context(|| format!("no record ({status})"))?;
+    let denied = lsm || attack.rule == "egress";
+    if denied {
+        ensure!(alert.verdict() == "deny", "not denied ({status}): {alert:#?}");
+        ensure!(matches!(status.code(), Some(EPERM | EACCES)), "it does not get the error: {status}");
+        ensure!(stage.stand_in.is_intact(), "denied, and settings.js has changed");
+        return Ok("denied");
+    }
+    ensure!(alert.verdict() == "kill" && was_killed(status), "not killed ({status}): {alert:#?}");
+    Ok(if stage.stand_in.is_intact() { "killed before harm" } else { "killed" })
+}
+
+fn was_killed(status: ExitStatus) -> bool {
+    status.signal() == Some(SIGKILL)
+}
+
+#[test]
+fn every_attack_is_met() -> Result<()> {
+    let stage = Stage::new()?;
+    // Without a guard each of them goes through.
+    for attack in ATTACKS {
+        let what = stage.words(attack.operation)?;
+        let (_, status) = stage.stand_in.does(&what)?;
+        ensure!(status.success(), "without a guard `{what}` should go through: {status}");
+        stage.restore()?;
+    }
+    let guard = Guard::start(Some(&stage.policy()), &stage.stand_in.cgroup, &[])?;
+    let sensors = sensors(&guard)?;
+    let lsm = sensors.iter().any(|sensor| sensor == "lsm");
+    println!("sensors: {}", sensors.join(", "));
+    let mut failed = String::new();
+    for attack in ATTACKS {
+        match judge(&stage, &guard, attack, lsm) {
+            Ok(verdict) => println!("attack: {} | {} | {verdict}", attack.technique, attack.rule),
+            Err(error) => writeln!(failed, "{}: {error:#}", attack.technique)?,
+        }
+        stage.restore()?;
+    }
+    for &what in HARMLESS {
+        let (pid, status) = stage.stand_in.does(&stage.words(what)?)?;
+        let alert = guard.journal()?.into_iter().find(|record| record.is_alert() && record.pid() == Some(pid.into()));
+        if !status.success() || alert.is_some() {
+            writeln!(failed, "`{what}` is harmless: {status} {alert:#?}")?;
+        }
+    }
+    let records = guard.stop()?;
+    ensure!(failed.is_empty(), "{failed}");
+    ensure!(records.iter().any(Record::is_alert), "the journal is empty");
+    Ok(())
+}
