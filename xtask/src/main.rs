@@ -8,6 +8,7 @@ mod setup;
 mod shell;
 mod signals;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ enum Command {
     Demo,
     /// Run every check and test from a clean clone.
     Test(test::Options),
+    /// Run the kernel tests inside other kernels, under QEMU.
+    Vm(vm::Options),
     /// Check licences and advisories of the dependencies; needs the network, so `test` leaves it out.
     Deny,
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Demo => demo::run(),
         Command::Test(options) => test::run(&options),
+        Command::Vm(options) => vm::run(&options),
         Command::Deny => test::deny(),
     };
     if let Err(error) = done {

@@ -15,7 +15,9 @@ use std::{env, fs, path::Path, process::Command};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{cargo, shell};
+use flowwarden_tests::needs;
+
+use crate::{cargo, shell, vm::apt};
 
 /// Packages of Debian's matched set.
 const COMPILER_PACKAGES: [&str; 6] =
@@ -33,6 +35,9 @@ pub(crate) struct Options {
     /// Also install what the demo and the tests need: Node.js, npm, iproute2
     #[arg(long)]
     pub(crate) tests: bool,
+    /// Also install what boots other kernels: QEMU
+    #[arg(long)]
+    pub(crate) vm: bool,
 }
 
 /// A compiler that can build the kernel crate.
@@ -61,7 +66,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         test_tools()?;
         println!("tests: Node.js, npm and iproute2 found");
     }
+    if options.vm {
+        vm_tools()?;
+        println!("virtual machines: QEMU found");
+    }
     Ok(())
+}
+
+/// Finds what boots other kernels, and installs it when it is missing.
+pub(crate) fn vm_tools() -> Result<()> {
+    const PROGRAM: &str = "qemu-system-x86_64";
+    const PACKAGE: &str = "qemu-system-x86";
+    if shell::find(PROGRAM).is_some() || apt_install(&[PACKAGE]).is_ok() {
+        return Ok(());
+    }
+    // Parts of QEMU that are installed from backports already break those of the suite itself.
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("bookworm");
+    let suite = format!("{name}-backports");
+    let place = needs::target().join("vm/backports");
+    apt::with_suite(&place, &suite, |apt| {
+        shell::run(apt.args(["install", "--yes", "--no-install-recommends", "--target-release", &suite, PACKAGE]))
+    })
+    .with_context(|| format!("{PROGRAM} is missing: install {PACKAGE} by hand, from {suite} where its parts conflict"))
 }
 
 /// Finds the compiler for the kernel crate, and installs it when there is none.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use flowwarden_tests::needs;
 
-use crate::{build, cargo, setup, setup::Toolchain, shell};
+use crate::{build, cargo, setup, setup::Toolchain, shell, vm};
 
 /// What `cargo xtask test` is asked for.
 #[derive(Args)]
@@ -37,6 +37,10 @@ enum Step {
     Doc,
     /// Unit and property tests, and the examples in the documentation
     Unit,
+    /// Every attack, by a stand-in on this machine's kernel; as root
+    Kernel,
+    /// The same inside two other kernels
+    Vm,
     /// The promises, against a real Node-RED; as root
     Promises,
 }
@@ -54,7 +58,9 @@ impl Step {
             Self::ClippyKernel => shell::run(cargo::kernel(toolchain, "clippy").args(["--", "--deny=warnings"])),
             Self::Doc => shell::run(user("doc").arg("--no-deps").env("RUSTDOCFLAGS", "--deny=warnings")),
             Self::Unit => unit(filter),
-            Self::Promises => promises(filter),
+            Self::Kernel => integration("kernel", filter),
+            Self::Vm => vm::fast(filter),
+            Self::Promises => integration("promises", filter),
         }
     }
 }
@@ -65,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::test_tools()?;
     let chosen = |step: &Step| options.only.is_empty() || options.only.contains(step);
     let steps: Vec<Step> = Step::value_variants().iter().copied().filter(chosen).collect();
-    if steps.contains(&Step::Promises) {
+    if steps.iter().any(|step| matches!(step, Step::Kernel | Step::Promises)) {
         // Better now than after the minutes that the other steps take.
         needs::root()?;
     }
@@ -107,8 +113,8 @@ fn unit(filter: &[String]) -> Result<()> {
     shell::run(cargo::user("test").args(["--release", "--package", "flowwarden-tests", "--lib", "--"]).args(filter))
 }
 
-fn promises(filter: &[String]) -> Result<()> {
+fn integration(name: &str, filter: &[String]) -> Result<()> {
     let mut test = cargo::user("test");
-    test.args(["--release", "--package", "flowwarden-tests", "--test", "promises", "--", "--test-threads=1"]);
+    test.args(["--release", "--package", "flowwarden-tests", "--test", name, "--", "--test-threads=1"]);
     shell::run(test.args(filter).env("FLOWWARDEN_BIN", cargo::flowwarden()))
 }

@@ -6,6 +6,7 @@
 mod attacks;
 
 use std::{
+    env,
     fmt::Write as _,
     fs,
     net::TcpListener,
@@ -111,8 +112,13 @@ fn every_attack_is_met() -> Result<()> {
         ensure!(status.success(), "without a guard `{what}` should go through: {status}");
         stage.restore()?;
     }
-    let guard = Guard::start(Some(&stage.policy()), &stage.stand_in.cgroup, &[])?;
+    let allowed = env::var("FLOWWARDEN_SENSORS").ok();
+    let flags: Vec<_> = allowed.iter().flat_map(|sensors| ["--sensors", sensors]).collect();
+    let guard = Guard::start(Some(&stage.policy()), &stage.stand_in.cgroup, &flags)?;
     let sensors = sensors(&guard)?;
+    if let Ok(expected) = env::var("FLOWWARDEN_EXPECT") {
+        ensure!(sensors.first() == Some(&expected), "{expected} should be the best sensor here: {sensors:?}");
+    }
     let lsm = sensors.iter().any(|sensor| sensor == "lsm");
     println!("sensors: {}", sensors.join(", "));
     let mut failed = String::new();

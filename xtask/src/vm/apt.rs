@@ -1,0 +1,152 @@
+//! Packages of other suites, unpacked beside the system and never installed.
+//!
+//! apt keeps its lists and its idea of what is installed in directories of our own, so that the machine's stay as they
+//! are. The mirror is the one that the machine uses.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{cargo, shell};
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// apt for one suite.
+pub(crate) struct Suite {
+    directory: PathBuf,
+}
+
+impl Suite {
+    /// Reads the lists of a suite; what apt needs to know is kept under `directory`.
+    pub(crate) fn open(directory: &Path, suite: &str) -> Result<Self> {
+        let opened = Self { directory: directory.join(suite) };
+        for part in ["lists/partial", "cache/archives/partial", "empty"] {
+            fs::create_dir_all(opened.directory.join(part))?;
+        }
+        fs::write(opened.directory.join("status"), "")?;
+        let source = format!("deb [arch=amd64 signed-by={KEYRING}] {} {suite} main\n", mirror()?);
+        fs::write(opened.directory.join("sources.list"), source)?;
+        shell::run(opened.apt("apt-get").args(["--quiet", "--quiet", "update"]))?;
+        Ok(opened)
+    }
+
+    fn apt(&self, program: &str) -> Command {
+        let mut apt = cargo::plain(program);
+        let at = |name: &str| self.directory.join(name).display().to_string();
+        for (option, value) in [
+            ("Dir::Etc::sourcelist", at("sources.list")),
+            ("Dir::Etc::sourceparts", at("empty")),
+            ("Dir::Etc::preferencesparts", at("empty")),
+            ("Dir::State::lists", at("lists")),
+            ("Dir::State::status", at("status")),
+            ("Dir::Cache", at("cache")),
+            ("APT::Architecture", "amd64".to_owned()),
+            ("APT::Architectures::", "amd64".to_owned()),
+        ] {
+            apt.arg("-o").arg(format!("{option}={value}"));
+        }
+        apt
+    }
+
+    /// The packages that `package` depends on and whose names begin with one of `prefixes` and a digit.
+    pub(crate) fn depends(&self, package: &str, prefixes: &[&str]) -> Vec<String> {
+        let list = shell::ask(self.apt("apt-cache").args(["depends", package])).unwrap_or_default();
+        let names = list.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        let wanted = |name: &&str| {
+            prefixes.iter().any(|prefix| {
+                name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
+            })
+        };
+        names.filter(wanted).map(str::to_owned).collect()
+    }
+
+    /// Fetches packages and unpacks them into `to`.
+    pub(crate) fn unpack(&self, packages: &[String], to: &Path) -> Result<()> {
+        let archives = self.directory.join("archives");
+        let _ = fs::remove_dir_all(&archives);
+        fs::create_dir_all(&archives)?;
+        // apt fetches as a user of its own, who may not write here; it says so, and goes on as root.
+        shell::run(self.apt("apt-get").args(["--quiet", "--quiet", "download"]).args(packages).current_dir(&archives))?;
+        for archive in fs::read_dir(&archives)?.flatten() {
+            shell::run(cargo::plain("dpkg-deb").arg("--extract").arg(archive.path()).arg(to))?;
+        }
+        fs::remove_dir_all(&archives)?;
+        Ok(())
+    }
+}
+
+/// Has the machine's own apt do something with one more suite, whose lists are kept under `directory`.
+pub(crate) fn with_suite(directory: &Path, suite: &str, act: impl FnOnce(&mut Command) -> Result<()>) -> Result<()> {
+    let parts = directory.join("parts");
+    fs::create_dir_all(directory.join("lists/partial"))?;
+    fs::create_dir_all(&parts)?;
+    for own in fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten() {
+        fs::copy(own.path(), parts.join(own.file_name()))?;
+    }
+    let more = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
+    fs::write(parts.join("flowwarden.list"), more)?;
+    let apt = || {
+        let mut apt = cargo::plain("apt-get");
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        apt.arg("-o").arg(format!("Dir::Etc::sourceparts={}", parts.display()));
+        apt.arg("-o").arg(format!("Dir::State::lists={}", directory.join("lists").display()));
+        apt
+    };
+    shell::run(apt().args(["--quiet", "--quiet", "update"]))?;
+    act(&mut apt())
+}
+
+/// The mirror that the machine takes its own suite from.
+fn mirror() -> Result<String> {
+    let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<_> = parts.chain(["/etc/apt/sources.list".into()]).collect();
+    files.sort();
+    for file in &files {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        if let Some(found) = text.lines().find_map(uri) {
+            return Ok(found.to_owned());
+        }
+    }
+    bail!("no mirror of Debian's archive is named under /etc/apt: kernels can be fetched on Debian only")
+}
+
+/// The archive's address in a line of either format, security updates aside.
+fn uri(line: &str) -> Option<&str> {
+    let mut words = line.split_whitespace();
+    let first = words.next()?;
+    if first != "deb" && first != "URIs:" {
+        return None;
+    }
+    words.find(|word| word.contains("://")).map(|uri| uri.trim_end_matches('/')).filter(|uri| uri.ends_with("/debian"))
+}
+
+/// What `path` begins with, in a directory.
+pub(crate) fn first_in(directory: &Path, prefix: &str) -> Result<PathBuf> {
+    let entries = fs::read_dir(directory).with_context(|| format!("{} is missing", directory.display()))?;
+    let mut names: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    names.sort();
+    names
+        .into_iter()
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
+        .with_context(|| format!("{} has no {prefix}...", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_found_in_both_formats() {
+        assert_eq!(uri("URIs: http://mirror.example/debian/"), Some("http://mirror.example/debian"));
+        assert_eq!(
+            uri("deb [signed-by=/k] https://mirror.example/debian bookworm main"),
+            Some("https://mirror.example/debian")
+        );
+        assert_eq!(uri("# deb http://mirror.example/debian bookworm main"), None);
+        assert_eq!(uri("URIs: http://mirror.example/debian-security"), None);
+    }
+}

@@ -1,0 +1,221 @@
+//! `cargo xtask vm`: the tests inside other kernels, under QEMU.
+//!
+//! A machine has nothing but an initramfs: an init, the tests as one static program, the guard, and the program that plays
+//! the attacks. One boot runs them all.
+
+pub(crate) mod apt;
+mod boot;
+mod initramfs;
+mod kernels;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use flowwarden_tests::needs;
+use initramfs::Archive;
+use kernels::{KERNELS, Kernel, PACKAGE};
+
+use crate::{build, cargo, setup, shell};
+
+/// How many machines run at a time.
+const AT_A_TIME: usize = 2;
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// What `cargo xtask vm` is asked for.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Boot only this kernel; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    kernel: Vec<String>,
+    /// Only list the kernels
+    #[arg(long)]
+    list: bool,
+    /// Sensors that the guard may use, as for `flowwarden run`
+    #[arg(long, value_name = "SENSOR,...")]
+    sensors: Option<String>,
+    /// Filter for the names of tests, after `--`
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// `cargo xtask vm`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.list {
+        for Kernel { name, suite, sensor, .. } in KERNELS {
+            println!("{name:<12} {PACKAGE} of {suite}, best sensor {sensor}");
+        }
+        return Ok(());
+    }
+    if let Some(unknown) = options.kernel.iter().find(|name| KERNELS.iter().all(|kernel| kernel.name != **name)) {
+        bail!("there is no kernel `{unknown}`: `cargo xtask vm --list` names them");
+    }
+    let chosen = KERNELS
+        .iter()
+        .filter(|kernel| options.kernel.is_empty() || options.kernel.iter().any(|name| name == kernel.name));
+    let toolchain = setup::kernel_toolchain()?;
+    build::kernel(&toolchain)?;
+    all(&chosen.collect::<Vec<_>>(), options.sensors.as_deref(), &options.filter)
+}
+
+/// The kernels that `cargo xtask test` boots, with what was built already.
+pub(crate) fn fast(filter: &[String]) -> Result<()> {
+    all(&KERNELS.iter().filter(|kernel| kernel.fast).collect::<Vec<_>>(), None, filter)
+}
+
+/// Boots kernels, some at a time, and tells how each has fared.
+fn all(kernels: &[&Kernel], sensors: Option<&str>, filter: &[String]) -> Result<()> {
+    setup::vm_tools()?;
+    let place = needs::target().join("vm");
+    fs::create_dir_all(&place)?;
+    let programs = Programs::build()?;
+    let mut images = Vec::new();
+    for kernel in kernels {
+        images.push(fetch(kernel, &place)?);
+    }
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let (Some(kernel), Some(image)) = (kernels.get(index), images.get(index)) else { break };
+                    let start = Instant::now();
+                    let done = boot(kernel, image, &programs, sensors, filter, &place);
+                    let took = start.elapsed().as_secs();
+                    let version = image.file_name().unwrap_or_default().to_string_lossy().replace("vmlinuz-", "");
+                    match done {
+                        Ok(text) => println!("== {} ({version}, {took} s) ==\n{}", kernel.name, text.trim()),
+                        Err(error) => {
+                            println!("== {} ({version}, {took} s) FAILED ==\n{error:#}", kernel.name);
+                            failed.lock().unwrap_or_else(PoisonError::into_inner).push(kernel.name);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !failed.is_empty() {
+        bail!("the tests failed on {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// The programs that go into a machine, statically linked.
+struct Programs {
+    init: Vec<u8>,
+    tests: Vec<u8>,
+    actor: Vec<u8>,
+    guard: Vec<u8>,
+}
+
+impl Programs {
+    fn build() -> Result<Self> {
+        let cargo = |subcommand: &str, arguments: &[&str]| {
+            let mut cargo = cargo::user(subcommand);
+            cargo.args(["--release", "--target", TARGET]).args(arguments);
+            cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+            cargo
+        };
+        shell::run(&mut cargo("build", &["--package", "monitor"]))?;
+        shell::run(&mut cargo("build", &["--package", "flowwarden-tests", "--bins"]))?;
+        let test = ["--package", "flowwarden-tests", "--test", "kernel", "--no-run"];
+        shell::run(&mut cargo("test", &test))?;
+        let list = shell::ask(cargo("test", &test).arg("--message-format=json").stderr(Stdio::null()));
+        let tests = executable(&list.unwrap_or_default()).context("cargo does not name the test program")?;
+        let built = needs::target().join(TARGET).join("release");
+        Ok(Self {
+            init: read(&built.join("vm-init"))?,
+            tests: read(&tests)?,
+            actor: read(&built.join("actor"))?,
+            guard: read(&built.join("flowwarden"))?,
+        })
+    }
+}
+
+/// The last program that cargo's messages name.
+fn executable(messages: &str) -> Option<PathBuf> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last()
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("{} is missing", file.display()))
+}
+
+/// Fetches a kernel that is not there yet; gives back its image.
+fn fetch(kernel: &Kernel, place: &Path) -> Result<PathBuf> {
+    let unpacked = place.join("kernels").join(kernel.suite);
+    if let Ok(image) = image(&unpacked) {
+        return Ok(image);
+    }
+    let suite = apt::Suite::open(&place.join("apt"), kernel.suite)?;
+    let mut packages = suite.depends(PACKAGE, &["linux-image-"]);
+    if packages.is_empty() {
+        bail!("{} of {} depends on no kernel", PACKAGE, kernel.suite);
+    }
+    // From 7.x on the image is a package of its own.
+    packages
+        .extend(packages.clone().iter().flat_map(|package| suite.depends(package, &["linux-binary-", "linux-base-"])));
+    let partial = unpacked.with_extension("partial");
+    let _ = fs::remove_dir_all(&partial);
+    fs::create_dir_all(&partial)?;
+    suite.unpack(&packages, &partial)?;
+    let _ = fs::remove_dir_all(&unpacked);
+    fs::rename(&partial, &unpacked)?;
+    image(&unpacked)
+}
+
+/// The image among what was unpacked: in /boot, or beside the modules.
+fn image(unpacked: &Path) -> Result<PathBuf> {
+    if let Ok(image) = apt::first_in(&unpacked.join("boot"), "vmlinuz-") {
+        return Ok(image);
+    }
+    let modules = apt::first_in(&unpacked.join("usr/lib/modules"), "")?;
+    apt::first_in(&modules, "vmlinuz")
+}
+
+fn boot(
+    kernel: &Kernel,
+    image: &Path,
+    programs: &Programs,
+    sensors: Option<&str>,
+    filter: &[String],
+    place: &Path,
+) -> Result<String> {
+    let mut archive = Archive::default();
+    for directory in ["dev", "etc", "proc", "run", "sys", "tmp", "var", "var/tmp"] {
+        archive.directory(directory);
+    }
+    archive.device("dev/console", 5, 1);
+    archive.file("etc/passwd", b"root:x:0:0::/:/sbin/nologin\n");
+    archive.file("init", &programs.init);
+    archive.file("tests", &programs.tests);
+    archive.file("actor", &programs.actor);
+    archive.file("flowwarden", &programs.guard);
+    // The init takes these as they are.
+    let sensor = sensors.map_or(kernel.sensor, |sensors| sensors.split(',').next().unwrap_or_default());
+    let mut environment = format!("FLOWWARDEN_EXPECT={sensor}\n");
+    if let Some(sensors) = sensors {
+        environment.push_str(&format!("FLOWWARDEN_SENSORS={sensors}\n"));
+    }
+    archive.file("etc/environment", environment.as_bytes());
+    archive.file("etc/filter", filter.join("\n").as_bytes());
+    let file = place.join(format!("{}.cpio", kernel.name));
+    fs::write(&file, archive.finish())?;
+    let parameters = kernel.lsm.map_or_else(String::new, |lsm| format!("lsm={lsm}"));
+    let log = place.join(format!("{}.log", kernel.name));
+    boot::boot(image, &file, &parameters, &log)
+}
