@@ -9,7 +9,7 @@ use std::{
 
 use libfuzzer_sys::fuzz_target;
 use monitor::policy::{
-    compile::compile,
+    compile::{Seen, compile},
     host::{CanDeny, Host},
     model::Select,
     parse::parse,
@@ -67,7 +67,8 @@ fuzz_target!(|text: &str| {
     let slots = policy.instances.iter().map(|instance| instance.name.clone()).zip(0..).collect();
     let mut identify = |path: &Path| {
         // Few numbers, so that paths share files.
-        (hash(path) % 3 != 0).then(|| InodeId { ino: hash(path) % 64, dev: 1, generation: 1 })
+        let id = InodeId { ino: hash(path) % 64, dev: 1, generation: 1 };
+        (hash(path) % 3 != 0).then(|| Seen { id, made: hash(path) % 5 != 0 })
     };
     let Ok(compiled) = compile(&policy, 1, &slots, &Machine, &mut identify) else { return };
     let nodes: BTreeSet<u32> = compiled.nodes.iter().map(|(key, _)| key.node).collect();

@@ -1,6 +1,6 @@
 //! The kernel's security hooks that the LSM, fentry and kprobe sensors sit on.
 //!
-//! Each is one function, `security_NAME`, which the LSM list knows as `NAME` (include/linux/lsm_hook_defs.h). One body
+//! Each is one function, `security_NAME`, which the LSM list knows as `NAME` (`include/linux/lsm_hook_defs.h`). One body
 //! serves all three sensors; userspace chooses for each hook the best one that the running kernel truly runs.
 
 use crate::shared;

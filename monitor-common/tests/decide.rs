@@ -126,9 +126,11 @@ impl<'a> View<'a> {
 }
 
 impl PathView for View<'_> {
-    fn climb(&mut self) -> Option<InodeId> {
+    fn climb(&mut self, to: &mut InodeId) -> bool {
+        let Some(&(ino, _)) = self.path.get(self.next) else { return false };
         self.next += 1;
-        self.path.get(self.next - 1).map(|&(ino, _)| id(ino))
+        *to = id(ino);
+        true
     }
     fn name(&mut self, index: usize, name: &mut Name) -> bool {
         name.clear();

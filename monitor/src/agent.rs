@@ -4,16 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{MapData, RingBuf};
-use monitor_common::{
-    policy::{InodeId, MAX_INSTANCES},
-    scope::Selector,
-    security::SecurityHook,
-    verdict::Sensor,
-};
+use monitor_common::{policy::MAX_INSTANCES, scope::Selector, security::SecurityHook, verdict::Sensor};
 use serde_json::{Map, Value, json};
 use tokio::{
     io::unix::AsyncFd,
@@ -34,10 +29,11 @@ use crate::{
     },
     policy::{
         self, Fault, Located, PolicyError,
-        compile::{Compiled, RuleInfo, compile},
+        compile::{Compiled, RuleInfo, Seen, Watched, compile},
         host::System,
         model::Policy,
         preset::{self, Found},
+        settle::{Ages, GRACE, Settling},
     },
 };
 
@@ -142,7 +138,8 @@ pub struct Agent {
     names: NameTable,
     policy: Policy,
     slots: BTreeMap<String, u16>,
-    watched: Vec<(PathBuf, Option<InodeId>)>,
+    watched: Vec<Watched>,
+    settling: Settling,
     selectors: Vec<Selector>,
     reported_lost: u64,
     reported_unjudged: u64,
@@ -187,6 +184,7 @@ impl Agent {
             policy: Policy::default(),
             slots: BTreeMap::new(),
             watched: Vec::new(),
+            settling: Settling::default(),
             selectors: Vec::new(),
             reported_lost: 0,
             reported_unjudged: 0,
@@ -280,18 +278,53 @@ impl Agent {
             self.names.places.pop_first();
         }
         self.slots = slots;
-        self.watched = compiled.watched;
+        let before = std::mem::replace(&mut self.watched, compiled.watched);
         self.selectors = compiled.selectors;
         self.policy = policy;
+        self.tell_made(&before)
+    }
+
+    /// Tells which files are let through while they are made, and which have been made since the policy was compiled last.
+    fn tell_made(&mut self, before: &[Watched]) -> Result<(), AgentError> {
+        // Absent, being made, or made.
+        let stage = |watched: &Watched| (watched.id.is_some(), watched.waits);
+        for now in self.watched.iter().filter(|now| now.id.is_some()) {
+            let old = before.iter().find(|old| old.path == now.path).map(stage);
+            let path = now.path.display();
+            let (stage, message) = match (old, now.waits) {
+                (Some((true, true)), true) => continue,
+                (_, true) => {
+                    let most = GRACE.as_secs();
+                    (
+                        Stage::Reload,
+                        format!("{path} has just come to be: its maker is let through, for {most} s at most"),
+                    )
+                }
+                (Some((_, true)), false) if self.settling.was_quiet(&now.path) => {
+                    (Stage::Reload, format!("{path} is made: protected from now on"))
+                }
+                (Some((_, true)), false) => {
+                    let most = GRACE.as_secs();
+                    (Stage::Error, format!("{path} was still being changed after {most} s: protected from now on"))
+                }
+                (_, false) => continue,
+            };
+            say(&message);
+            let details = Map::from_iter([("path".to_owned(), path.to_string().into())]);
+            self.pipeline.lifecycle(stage, &message, &details)?;
+        }
         Ok(())
     }
 
     fn compile(&mut self, policy: &Policy, slots: &BTreeMap<String, u16>) -> Result<Compiled, AgentError> {
         let epoch = self.kernel.next_epoch();
-        let kernel = &mut self.kernel;
+        let (kernel, settling, now) = (&mut self.kernel, &mut self.settling, Instant::now());
         let mut failed = None;
         let mut identify = |path: &Path| match kernel.identify(path) {
-            Ok(id) => id,
+            Ok(id) => {
+                let made = settling.is_made(path, Ages::of(path).filter(|_| id.is_some()), now);
+                id.map(|id| Seen { id, made })
+            }
             Err(error) => {
                 failed.get_or_insert(error);
                 None
@@ -336,9 +369,10 @@ impl Agent {
             let details = Map::from_iter([("instances".to_owned(), names.into())]);
             return Ok(self.pipeline.lifecycle(Stage::Reload, "A new instance was found", &details)?);
         }
-        let mut changed = false;
-        for (path, old) in &self.watched {
-            changed |= self.kernel.identify(path)? != *old;
+        let (mut changed, now) = (false, Instant::now());
+        for Watched { path, id, waits } in &self.watched {
+            let found = self.kernel.identify(path)?;
+            changed |= found != *id || (*waits && self.settling.is_made(path, Ages::of(path), now));
         }
         let by_cgroup = self
             .policy

@@ -15,6 +15,10 @@ use crate::{cgroup::Cgroup, console::Console, needs, policy::Policy, record::Rec
 
 /// The guard says `ready: ...` when its programs are attached and its instances are found.
 const READY: &str = "ready:";
+/// What it says of a file that has just come to be, after its path.
+const YOUNG: &str = " has just come to be";
+/// What it says, at the end, of such a file when the rules for it hold.
+pub const MADE: &str = "protected from now on";
 
 /// Resident memory of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +60,17 @@ impl Guard {
             }
             Ok(guard.console.find(0, |line| line.trim_start().starts_with(READY)))
         })?;
+        // What came to be a moment ago, as in a scene that is set up, is let through until it is quiet.
+        while let Some(line) = guard.console.find(0, |line| line.contains(YOUNG) && !guard.is_made(line)) {
+            wait::until(&format!("the end of: {line}"), wait::PATIENCE, || Ok(guard.is_made(&line).then_some(())))?;
+        }
         Ok(guard)
+    }
+
+    /// Whether the file that a line calls young is called protected by now.
+    fn is_made(&self, line: &str) -> bool {
+        let path = line.split(YOUNG).next().unwrap_or_default();
+        self.console.find(0, |line| line.starts_with(path) && line.ends_with(MADE)).is_some()
     }
 
     /// What it has printed.

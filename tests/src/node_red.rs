@@ -224,19 +224,26 @@ impl NodeRed {
 
     /// Replaces all flows, and waits until the new ones run.
     pub fn deploy(&self, flow: &Flow) -> Result<()> {
-        let mark = self.console.mark();
-        let answer = self.http("POST", "/flows", &flow.to_json())?;
-        if !answer.is_success() {
-            bail!("Node-RED refuses the flow ({}): {}", answer.status, answer.body);
-        }
-        for line in ["Started flows"].into_iter().chain(flow.ready()) {
-            self.console.wait_for(mark, line, wait::PATIENCE)?;
-        }
+        // The old ones go first: a node that keeps its id and gets other wires can make Node-RED 4.1 fail in the middle of
+        // starting ("reading 'wires'"), with the catch node not yet there.
+        self.replace_flows("[]", &["Started flows"])?;
+        let lines: Vec<_> = ["Started flows"].into_iter().chain(flow.ready()).collect();
+        self.replace_flows(&flow.to_json(), &lines)?;
         if flow.ready().is_some() {
             // `udp out` says that it is ready a moment before it takes messages.
             wait::pause(Duration::from_millis(300))?;
         }
         Ok(())
+    }
+
+    /// Replaces all flows, and waits until Node-RED prints these lines.
+    fn replace_flows(&self, flows: &str, lines: &[&str]) -> Result<()> {
+        let mark = self.console.mark();
+        let answer = self.http("POST", "/flows", flows)?;
+        if !answer.is_success() {
+            bail!("Node-RED refuses the flow ({}): {}", answer.status, answer.body);
+        }
+        lines.iter().try_for_each(|line| self.console.wait_for(mark, line, wait::PATIENCE).map(drop))
     }
 
     /// Presses the button of an inject node.

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 
 /// How long a thing may take that normally takes a second or two: generous, for machines that are emulated.
-pub const PATIENCE: Duration = Duration::from_secs(240);
+pub const PATIENCE: Duration = Duration::from_mins(4);
 const PAUSE: Duration = Duration::from_millis(10);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);

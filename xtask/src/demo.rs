@@ -89,6 +89,10 @@ pub(crate) fn run() -> Result<()> {
     fs::create_dir_all(journal.parent().context("the journal has no directory")?)?;
     guard.keep_journal(&journal)?;
     print_table(&table);
+    println!(
+        "\nWhere settings.js came to harm, the kernel sensor that runs here can kill but not deny: an open that cuts the file\n\
+         and a rename have happened by the time it acts (docs/design.md). The alert and the journal say so each time."
+    );
     println!("\njournal: {}", journal.display());
     let mib = |kib: u64| f64::from(u32::try_from(kib).unwrap_or(u32::MAX)) / 1024.0;
     println!("flowwarden held {:.1} MiB of memory, {:.1} MiB at most", mib(memory.now_kib), mib(memory.peak_kib));

@@ -32,7 +32,7 @@ const OLDEST_NODE: (u32, u32) = (18, 5);
 /// What `cargo xtask setup` is asked for.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Also install what the demo and the tests need: Node.js, npm, iproute2
+    /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also install what boots other kernels: QEMU
@@ -64,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("eBPF: {}, {LINKER} found", describe(&toolchain));
     if options.tests {
         test_tools()?;
-        println!("tests: Node.js, npm and iproute2 found");
+        println!("tests: Node.js, npm and the other programs found");
     }
     if options.vm {
         vm_tools()?;
@@ -94,7 +94,7 @@ pub(crate) fn vm_tools() -> Result<()> {
 /// Finds the compiler for the kernel crate, and installs it when there is none.
 pub(crate) fn kernel_toolchain() -> Result<Toolchain> {
     if shell::find("rustup").is_none() {
-        bail!("rustup is missing: install it with the one line on its home page, then run this command again");
+        bail!("rustup is missing: install it as https://rustup.rs says, then run this command again");
     }
     if let Some(toolchain) = complete_debian().or_else(complete_nightly) {
         return Ok(toolchain);
@@ -103,7 +103,10 @@ pub(crate) fn kernel_toolchain() -> Result<Toolchain> {
     if let Some(toolchain) = install_nightly() {
         return Ok(toolchain);
     }
-    println!("setup: nightly with rust-src and {LINKER} cannot be had here; installing Debian's matched set");
+    println!(
+        "setup: nightly with rust-src and {LINKER} cannot be had here; installing Debian's matched set (about 300 MB to \
+         fetch, 1.7 GB on disk)"
+    );
     install_debian()?;
     complete_debian().with_context(|| {
         format!(
@@ -127,8 +130,14 @@ pub(crate) fn test_tools() -> Result<()> {
         ),
         None => missing.push("nodejs"),
     }
-    let programs =
-        [("npm", "npm"), ("ip", "iproute2"), ("curl", "curl"), ("useradd", "passwd"), ("setpriv", "util-linux")];
+    let programs = [
+        ("npm", "npm"),
+        ("ip", "iproute2"),
+        ("curl", "curl"),
+        ("openssl", "openssl"),
+        ("useradd", "passwd"),
+        ("setpriv", "util-linux"),
+    ];
     missing.extend(programs.iter().filter(|(program, _)| shell::find(program).is_none()).map(|&(_, package)| package));
     apt_install(&missing)
 }

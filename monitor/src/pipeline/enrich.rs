@@ -131,7 +131,7 @@ impl Enricher {
         match record.hook {
             // What an LSM program tells was refused, and is not what the process runs.
             Hook::Exec if record.sensor == Sensor::Tracepoint => {
-                self.remember(tgid, Program { path: record.path.clone(), argv: record.text.clone() })
+                self.remember(tgid, Program { path: record.path.clone(), argv: record.text.clone() });
             }
             Hook::Fork => {
                 let Ok(child) = u32::try_from(record.event.detail) else { return };

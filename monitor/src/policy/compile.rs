@@ -73,18 +73,38 @@ pub struct Compiled {
     pub watches: Vec<(u16, u32, PathBuf)>,
     /// Rules by index, from 1.
     pub rules: Vec<RuleInfo>,
-    /// Paths on whose identity the nodes rest, with the one they had. When another file, or none, is found there, the
-    /// policy is to be compiled anew.
-    ///
-    /// Whoever makes a protected file goes on to set its mode and times: wait until it is closed and quiet for a while
-    /// before compiling, or the first start of Node-RED is taken for an attack on its own settings.
-    pub watched: Vec<(PathBuf, Option<InodeId>)>,
+    /// Paths on whose identity the nodes rest.
+    pub watched: Vec<Watched>,
 }
 
-/// Finds out the identity of a file, not following a link in its last name; `None` when it does not exist.
+/// A path on whose identity nodes rest. When another file, or none, is found there, or rules need not wait any longer, the
+/// policy is to be compiled anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// The path.
+    pub path: PathBuf,
+    /// What was there.
+    pub id: Option<InodeId>,
+    /// Rules against changes to this very path wait until a file is there, and made.
+    pub waits: bool,
+}
+
+/// What is found at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its identity.
+    pub id: InodeId,
+    /// Nobody is busy making it any more; see [`settle`](super::settle).
+    pub made: bool,
+}
+
+/// Finds out what is at a path, not following a link in its last name; `None` when nothing is.
 ///
 /// When finding out fails, what was compiled must not be used: a file that counts as not there is less protected.
-pub type Identify<'a> = &'a mut dyn FnMut(&Path) -> Option<InodeId>;
+pub type Identify<'a> = &'a mut dyn FnMut(&Path) -> Option<Seen>;
+
+/// What a file is made with: rules about these wait until it is made.
+const MAKING: Access = Access::WRITE.union(Access::ATTR).union(Access::DELETE);
 
 /// Compiles a policy. `slots` gives each instance the place that running processes are marked with.
 pub fn compile(
@@ -384,15 +404,14 @@ impl Tree {
     }
 
     /// What is said about the path of a branch itself.
-    fn own(&self, index: usize, exists: bool) -> RuleSet {
+    fn own(&self, index: usize, made: bool) -> RuleSet {
         let branch = &self.branches[index];
         let mut own = branch.own;
-        if !exists {
-            // Node-RED makes its own settings file at the first start, with writes, a chmod and more: until the file is
-            // there, only what makes it, what is moved onto its name, and what uses it is judged.
-            let making = Access::WRITE.union(Access::ATTR).union(Access::DELETE);
+        if !made {
+            // Node-RED makes its own settings file at the first start, with writes, a chmod and more: until that is done,
+            // only what makes it, what is moved onto its name, and what uses it is judged.
             for (bit, rule) in own.iter_mut().enumerate() {
-                if making.bits() & 1 << bit != 0 && rule.verdict > Verdict::Allow as u8 {
+                if restrains(bit, *rule, MAKING) {
                     *rule = Rule::NONE;
                 }
             }
@@ -440,22 +459,23 @@ impl Tree {
         let number = |index: usize| first + u32::try_from(index).unwrap_or(u32::MAX);
         let mut identities: BTreeMap<(u32, u64, u32), Vec<usize>> = BTreeMap::new();
         // Parents come before their children.
-        let mut ids = Vec::with_capacity(self.branches.len());
+        let mut found = Vec::with_capacity(self.branches.len());
         for index in 0..self.branches.len() {
             let Branch { path, parent, .. } = &self.branches[index];
             let alias =
                 index != 0 && (self.branches[*parent].alias || host.link(&self.branches[*parent].path).is_some());
-            let id = identify(path);
+            let seen = identify(path);
             self.branches[index].alias = alias;
-            if let Some(id) = id.filter(|_| !alias) {
+            if let Some(Seen { id, .. }) = seen.filter(|_| !alias) {
                 identities.entry((id.dev, id.ino, id.generation)).or_default().push(index);
             }
-            ids.push(id);
+            found.push(seen);
         }
         let mut nodes: Vec<Node> = Vec::with_capacity(self.branches.len());
         for (index, branch) in self.branches.iter().enumerate() {
+            let made = found[index].is_some_and(|seen: Seen| seen.made);
             let mut node = Node {
-                own: self.own(index, ids[index].is_some()),
+                own: self.own(index, made),
                 children: branch.star,
                 parent: number(branch.parent),
                 ..Node::default()
@@ -492,14 +512,17 @@ impl Tree {
                 }
             }
             let changes = Access::from_bits(!(Access::READ.bits() | Access::EXEC.bits() | Access::CREATE.bits()));
-            let restrained =
-                |(bit, rule): (usize, &Rule)| changes.bits() & 1 << bit != 0 && rule.verdict > Verdict::Allow as u8;
+            let own_restrains = |what| branch.own.iter().enumerate().any(|(bit, rule)| restrains(bit, *rule, what));
             // What is seen through a link is watched where it is.
-            let here = ids[index].is_some() && !branch.alias;
-            if here && (speaks(&branch.held) || branch.own.iter().enumerate().any(restrained)) {
+            let here = found[index].is_some() && !branch.alias;
+            if here && (speaks(&branch.held) || own_restrains(changes)) {
                 compiled.watches.push((slot, number(index), branch.path.clone()));
             }
-            compiled.watched.push((branch.path.clone(), ids[index]));
+            compiled.watched.push(Watched {
+                path: branch.path.clone(),
+                id: found[index].map(|seen| seen.id),
+                waits: !made && own_restrains(MAKING),
+            });
             nodes.push(node);
         }
         let mut extra = self.branches.len();
@@ -543,6 +566,11 @@ impl Tree {
             .extend(nodes.into_iter().enumerate().map(|(index, node)| (NodeKey { epoch, node: number(index) }, node)));
         *next_node = number(extra);
     }
+}
+
+/// Whether the rule for the access of this bit is more than a permission, and the access is one of `what`.
+fn restrains(bit: usize, rule: Rule, what: Access) -> bool {
+    what.bits() & 1 << bit != 0 && rule.verdict > Verdict::Allow as u8
 }
 
 /// Whoever moves a directory away can put another in its place: what is protected against change holds those above.
@@ -793,6 +821,11 @@ pub(super) mod tests {
         InodeId { ino, dev: 1, generation: 1 }
     }
 
+    /// A file at that path that is there, and made.
+    pub(in crate::policy) fn seen(path: &Path) -> Seen {
+        Seen { id: id_of(path), made: true }
+    }
+
     impl View {
         fn new(path: &Path) -> Self {
             let ids = path.ancestors().map(id_of).collect();
@@ -805,9 +838,11 @@ pub(super) mod tests {
     }
 
     impl PathView for View {
-        fn climb(&mut self) -> Option<InodeId> {
+        fn climb(&mut self, id: &mut InodeId) -> bool {
+            let Some(&found) = self.ids.get(self.next) else { return false };
             self.next += 1;
-            self.ids.get(self.next - 1).copied()
+            *id = found;
+            true
         }
         fn name(&mut self, index: usize, name: &mut Name) -> bool {
             name.clear();
@@ -867,7 +902,7 @@ pub(super) mod tests {
         ))
         .unwrap();
         let slots = BTreeMap::from([("a".to_owned(), 0)]);
-        let mut identify = |path: &Path| (!missing.iter().any(|gone| path == Path::new(gone))).then(|| id_of(path));
+        let mut identify = |path: &Path| (!missing.iter().any(|gone| path == Path::new(gone))).then(|| seen(path));
         Tables::new(compile(&policy, EPOCH, &slots, &Everything, &mut identify).unwrap())
     }
 
@@ -954,6 +989,33 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn while_a_file_is_made_it_is_known_but_its_maker_is_let_through() {
+        let rules = rule("\"settings.js\"", "\"read\", \"write\", \"attr\", \"delete\", \"link\"", "kill");
+        let slots = BTreeMap::from([("a".to_owned(), 0)]);
+        let compiled = |made| {
+            let mut identify = |path: &Path| Some(Seen { made: made || !path.ends_with("settings.js"), ..seen(path) });
+            compile(&policy_of(&rules), EPOCH, &slots, &Everything, &mut identify).unwrap()
+        };
+        let waiting = |compiled: &Compiled| -> Vec<_> {
+            compiled.watched.iter().filter(|watched| watched.waits).map(|watched| watched.path.clone()).collect()
+        };
+        let [young, made] = [false, true].map(compiled);
+        assert_eq!(waiting(&young), [PathBuf::from("/h/ud/settings.js")]);
+        assert!(waiting(&made).is_empty());
+        let (young, made) = (Tables::new(young), Tables::new(made));
+        for access in [Access::WRITE, Access::ATTR, Access::DELETE] {
+            assert_eq!(file(&young, "/h/ud/settings.js", access).0, Verdict::Allow, "{access:?}");
+            assert_eq!(file(&made, "/h/ud/settings.js", access).0, Verdict::Kill, "{access:?}");
+        }
+        // By another name of the same file too.
+        let mut alias = View::new(Path::new("/h/alias"));
+        alias.ids[0] = id_of(Path::new("/h/ud/settings.js"));
+        let read = decide::file(&young, &young.subject(), &mut alias, Access::READ, &mut Work::NEW.clone());
+        assert_eq!(read.verdict, Verdict::Kill);
+        assert_eq!(file(&young, "/h/ud/settings.js", Access::LINK).0, Verdict::Kill);
+    }
+
+    #[test]
     fn a_milder_rule_below_does_not_soften_the_hold_on_a_directory() {
         let tables =
             compiled(&[rule("\"**\"", "\"rename\"", "kill"), rule("\"lib/x\"", "\"write\"", "log")].concat(), &[]);
@@ -1024,7 +1086,7 @@ pub(super) mod tests {
         .concat();
         let policy = policy_of(&rules);
         let slots = BTreeMap::from([("a".to_owned(), 3)]);
-        let mut identify = |path: &Path| (!path.ends_with("new.js")).then(|| id_of(path));
+        let mut identify = |path: &Path| (!path.ends_with("new.js")).then(|| seen(path));
         let compiled = compile(&policy, EPOCH, &slots, &Everything, &mut identify).unwrap();
         let watched: Vec<_> = compiled.watches.iter().map(|(slot, _, path)| (*slot, path.to_str().unwrap())).collect();
         assert_eq!(
@@ -1067,7 +1129,7 @@ pub(super) mod tests {
         let text =
             format!("version = 1\n[[instance]]\nname = \"a\"\nselect = [{select}]\nuser-dir = \"/h/ud\"\n{rules}");
         let slots = slots.iter().map(|&(name, slot)| (name.to_owned(), slot)).collect();
-        compile(&parse(&text).unwrap(), EPOCH, &slots, host, &mut |path| Some(id_of(path)))
+        compile(&parse(&text).unwrap(), EPOCH, &slots, host, &mut |path| Some(seen(path)))
     }
 
     #[test]
@@ -1081,7 +1143,7 @@ pub(super) mod tests {
             let one = |path: &Path| {
                 if path.ends_with("b.js") { Path::new("/h/ud/a.json").to_owned() } else { path.to_owned() }
             };
-            let mut identify = |path: &Path| Some(id_of(&one(path)));
+            let mut identify = |path: &Path| Some(seen(&one(path)));
             let tables = Tables::new(
                 compile(&policy, EPOCH, &BTreeMap::from([("a".to_owned(), 0)]), &Everything, &mut identify).unwrap(),
             );

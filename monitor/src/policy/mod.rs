@@ -8,6 +8,7 @@ pub mod host;
 pub mod model;
 pub mod parse;
 pub mod preset;
+pub mod settle;
 
 use std::{
     fmt, fs,

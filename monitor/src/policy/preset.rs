@@ -100,7 +100,7 @@ mod tests {
     use super::*;
     use crate::policy::compile::{
         compile,
-        tests::{EPOCH, Everything, Tables, file, id_of, text as by_name},
+        tests::{EPOCH, Everything, Tables, file, seen, text as by_name},
     };
 
     fn found(user_dir: &str) -> Found {
@@ -112,7 +112,7 @@ mod tests {
     fn tables(user_dir: &str, missing: &[&str]) -> Tables {
         let policy = policy(&[found(user_dir)], true).unwrap();
         let slots = BTreeMap::from([("a".to_owned(), 0)]);
-        let mut identify = |path: &Path| (!missing.iter().any(|gone| path == Path::new(gone))).then(|| id_of(path));
+        let mut identify = |path: &Path| (!missing.iter().any(|gone| path == Path::new(gone))).then(|| seen(path));
         Tables::new(compile(&policy, EPOCH, &slots, &Everything, &mut identify).unwrap())
     }
 
@@ -230,7 +230,7 @@ mod tests {
             + "[[instance.files]]\npath = \"tls/own.pem\"\naccess = [\"read\"]\nverdict = \"allow\"\n";
         let slots = BTreeMap::from([("a".to_owned(), 0)]);
         let policy = parse(&text).unwrap();
-        let tables = Tables::new(compile(&policy, EPOCH, &slots, &Everything, &mut |path| Some(id_of(path))).unwrap());
+        let tables = Tables::new(compile(&policy, EPOCH, &slots, &Everything, &mut |path| Some(seen(path))).unwrap());
         assert_eq!(judge(&tables, "/home/n/.node-red/tls/own.pem", READ), Verdict::Allow);
         assert_eq!(judge(&tables, "/home/n/.node-red/tls/own.pem", Access::WRITE), Verdict::Kill);
         assert_eq!(judge(&tables, "/home/n/.node-red/tls/other.pem", READ), Verdict::Kill);

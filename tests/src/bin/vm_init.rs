@@ -61,7 +61,7 @@ fn loopback() -> std::io::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).map_err(std::io::Error::other)?;
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     // SAFETY: the request is one, and outlives the call.
     let done = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw const request) };

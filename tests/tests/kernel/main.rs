@@ -74,7 +74,7 @@ impl Stage {
 /// The sensors that run, as the guard's first record names them.
 fn sensors(guard: &Guard) -> Result<Vec<String>> {
     let start =
-        guard.wait_for(Duration::from_secs(60), |record| record.json().pointer("/unmapped/sensors").is_some())?;
+        guard.wait_for(Duration::from_mins(1), |record| record.json().pointer("/unmapped/sensors").is_some())?;
     let names = start.json().pointer("/unmapped/sensors").and_then(|names| names.as_array().cloned());
     Ok(names.unwrap_or_default().iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
 }

@@ -6,7 +6,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use flowwarden_tests::{guard::Guard, needs, policy::Policy, scene::Scene};
+use flowwarden_tests::{
+    flows::js,
+    guard::{Guard, MADE},
+    needs,
+    policy::Policy,
+    scene::Scene,
+    wait,
+};
 
 /// How many times a file is opened in the flood.
 const OPENS: u64 = 200_000;
@@ -98,7 +105,7 @@ fn a_file_that_is_made_or_replaced_is_protected() -> Result<()> {
     let guard = Guard::start(Some(&Policy::enforce(&scene.node_red).guard_settings()), &scene.cgroup, &[])?;
     ensure!(appends(&scene)?, "the first start could not make its settings");
     ensure!(settings.exists(), "tee made nothing");
-    flowwarden_tests::wait::pause(std::time::Duration::from_secs(3))?;
+    guard.console().wait_for(0, MADE, wait::PATIENCE)?;
     ensure!(!appends(&scene)?, "a file that came later is not protected");
 
     // The administrator's editor writes a new file and moves it over the old one.
@@ -108,6 +115,45 @@ fn a_file_that_is_made_or_replaced_is_protected() -> Result<()> {
     fs::rename(&new, &settings)?;
     ensure!(!appends(&scene)?, "a file that was replaced is not protected");
     guard.stop().map(drop)
+}
+
+/// Runs a script of Node.js as the instance's user, on its settings file; true when it came to its end.
+fn runs(scene: &Scene, script: &str) -> Result<bool> {
+    let script = format!(
+        "const fs = require('fs'), file = {};
+         const sleep = ms => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+         {script}",
+        js(&scene.node_red.settings())
+    );
+    Ok(scene.node_red.confinement().spawn(Command::new("node").arg("-e").arg(script))?.wait()?.success())
+}
+
+/// Whoever makes settings.js slowly, so that the guard looks at it in between, is let through to the end.
+#[test]
+fn a_slow_first_start_comes_through() -> Result<()> {
+    let scene = Scene::empty()?;
+    let guard = Guard::start(Some(&Policy::enforce(&scene.node_red).guard_settings()), &scene.cgroup, &[])?;
+    let slow = "const fd = fs.openSync(file, 'w'); sleep(1600); fs.writeSync(fd, 'module.exports = {}'); sleep(1600);
+        fs.fchmodSync(fd, 0o644); fs.closeSync(fd); sleep(1600); fs.utimesSync(file, 1, 1);";
+    ensure!(runs(&scene, slow)?, "the maker was killed:\n{}", guard.console().text());
+    guard.console().wait_for(0, MADE, wait::PATIENCE)?;
+    ensure!(!appends(&scene)?, "what was made is not protected");
+    guard.stop().map(drop)
+}
+
+/// Whoever keeps touching a new settings.js to keep it open has ten seconds, and is told about.
+#[test]
+fn touching_a_new_file_does_not_keep_it_open() -> Result<()> {
+    let scene = Scene::empty()?;
+    let guard = Guard::start(Some(&Policy::enforce(&scene.node_red).guard_settings()), &scene.cgroup, &[])?;
+    let touch = "for (let i = 0; i < 40; i++) { fs.writeFileSync(file, String(i)); sleep(500); }";
+    ensure!(!runs(&scene, touch)?, "touched for 20 s, and not killed:\n{}", guard.console().text());
+    let said = guard.console().wait_for(0, MADE, wait::PATIENCE)?;
+    ensure!(said.contains("still being changed"), "{said}");
+    let records = guard.stop()?;
+    let told = records.iter().filter_map(|record| record.json().get("message")?.as_str());
+    ensure!(told.filter(|message| message.contains("still being changed")).count() == 1, "{records:#?}");
+    Ok(())
 }
 
 /// `flowwarden check` tells the place and the mend, without root's help, by exit code.

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 /// The init in the machine begins a line with this to tell how the tests ended.
 const END: &str = "vm-init: exit ";
 /// What QEMU may take. An emulated processor needs twenty times as long as a real one.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_mins(10);
 
 /// Boots a kernel with an initramfs until it says how its tests ended; its output goes to `log`, and comes back when they
 /// have passed.

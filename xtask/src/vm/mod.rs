@@ -148,7 +148,7 @@ impl Programs {
 /// The last program that cargo's messages name.
 fn executable(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last()
+    messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back()
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
@@ -209,7 +209,7 @@ fn boot(
     let sensor = sensors.map_or(kernel.sensor, |sensors| sensors.split(',').next().unwrap_or_default());
     let mut environment = format!("FLOWWARDEN_EXPECT={sensor}\n");
     if let Some(sensors) = sensors {
-        environment.push_str(&format!("FLOWWARDEN_SENSORS={sensors}\n"));
+        environment = format!("{environment}FLOWWARDEN_SENSORS={sensors}\n");
     }
     archive.file("etc/environment", environment.as_bytes());
     archive.file("etc/filter", filter.join("\n").as_bytes());

@@ -2,6 +2,7 @@
 //!
 //! These hooks are told dentries and no mount. Rules are met by identity and name all the same; the record's path ends
 //! at the root of the file system where the task has no mount of it at hand.
+#![expect(clippy::unnecessary_wraps, reason = "one signature for the bodies of all hooks")]
 
 use monitor_common::{
     Access, Verdict,
