@@ -32,6 +32,9 @@ use crate::{build, cargo, setup, shell};
 const AT_A_TIME: usize = 2;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// The tests that need no Node-RED.
+const TESTS: &str = "kernel";
+
 /// What `cargo xtask vm` is asked for.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -131,7 +134,7 @@ impl Programs {
         };
         shell::run(&mut cargo("build", &["--package", "monitor"]))?;
         shell::run(&mut cargo("build", &["--package", "flowwarden-tests", "--bins"]))?;
-        let test = ["--package", "flowwarden-tests", "--test", "kernel", "--no-run"];
+        let test = ["--package", "flowwarden-tests", "--test", TESTS, "--no-run"];
         shell::run(&mut cargo("test", &test))?;
         let list = shell::ask(cargo("test", &test).arg("--message-format=json").stderr(Stdio::null()));
         let tests = executable(&list.unwrap_or_default()).context("cargo does not name the test program")?;
@@ -145,10 +148,12 @@ impl Programs {
     }
 }
 
-/// The last program that cargo's messages name.
+/// The program with the tests of [`TESTS`] among those that cargo's messages name.
 fn executable(messages: &str) -> Option<PathBuf> {
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back()
+    let mut messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    messages.find_map(|message| {
+        (message["target"]["name"] == TESTS).then(|| message["executable"].as_str().map(PathBuf::from))?
+    })
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
