@@ -93,6 +93,14 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         self
     }
 
+    /// Adds a rule that refuses to run a program, and kills what has become it where the sensor cannot refuse.
+    #[must_use]
+    pub fn deny_exec(self, path: &str, id: &str) -> Self {
+        let mut policy = self.exec(path, "deny", id);
+        policy.text.push_str("fallback = \"kill\"\n");
+        policy
+    }
+
     /// Another default verdict for a class.
     #[must_use]
     pub fn by_default(mut self, class: &str, verdict: &str) -> Self {

@@ -4,7 +4,7 @@
 use std::{
     fs,
     os::unix::{
-        fs::{PermissionsExt as _, chown},
+        fs::{MetadataExt as _, PermissionsExt as _, chown},
         process::CommandExt as _,
     },
     path::{Path, PathBuf},
@@ -42,6 +42,8 @@ impl StandIn {
         fs::copy(needs::actor(built)?, &actor)?;
         fs::set_permissions(&actor, fs::Permissions::from_mode(0o755))?;
         let stand_in = Self { uid, cgroup: Cgroup::new()?, directory, actor };
+        fs::create_dir(stand_in.directory.path().join("kept"))?;
+        fs::set_permissions(stand_in.directory.path().join("kept"), fs::Permissions::from_mode(0o700))?;
         fs::create_dir(stand_in.user_dir())?;
         stand_in.own(&stand_in.user_dir())?;
         stand_in.restore()?;
@@ -64,17 +66,43 @@ impl StandIn {
     pub fn restore(&self) -> Result<()> {
         for entry in fs::read_dir(self.user_dir())?.flatten() {
             let path = entry.path();
-            if entry.file_type()?.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(path)?;
+            } else if !self.is_kept(&path) {
+                fs::remove_file(path)?;
+            }
         }
-        self.file("settings.js", SETTINGS)
+        self.file("settings.js", SETTINGS, 0o644)
     }
 
-    /// Makes a file in its directory that belongs to it.
-    pub fn file(&self, name: &str, content: &[u8]) -> Result<()> {
-        let path = self.user_dir().join(name);
-        fs::write(&path, content).with_context(|| format!("{} cannot be made", path.display()))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
-        self.own(&path)
+    /// Makes a file in its directory that belongs to it. Made again, it is the same file: a second name for it is kept out
+    /// of reach.
+    pub fn file(&self, name: &str, content: &[u8], mode: u32) -> Result<()> {
+        let (path, kept) = (self.user_dir().join(name), self.kept(name));
+        if !kept.exists() {
+            fs::write(&kept, content).with_context(|| format!("{} cannot be made", kept.display()))?;
+        }
+        if fs::read(&kept)? != content {
+            fs::write(&kept, content)?;
+        }
+        fs::set_permissions(&kept, fs::Permissions::from_mode(mode))?;
+        self.own(&kept)?;
+        if !self.is_kept(&path) {
+            let _ = fs::remove_file(&path);
+            fs::hard_link(&kept, &path)?;
+        }
+        Ok(())
+    }
+
+    fn kept(&self, name: &str) -> PathBuf {
+        self.directory.path().join("kept").join(name)
+    }
+
+    /// Whether what has this name is the file that was made for it.
+    fn is_kept(&self, path: &Path) -> bool {
+        let identity = |path: &Path| fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        let kept = path.file_name().map(|name| self.kept(&name.to_string_lossy()));
+        identity(path).is_some_and(|found| kept.and_then(|kept| identity(&kept)) == Some(found))
     }
 
     fn own(&self, path: &Path) -> Result<()> {

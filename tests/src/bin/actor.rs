@@ -15,10 +15,14 @@ use std::{
     fs,
     io::{self, Write as _},
     mem::size_of,
-    net::{SocketAddrV4, TcpStream},
+    net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
+        unix::{
+            fs::PermissionsExt as _,
+            net::{UnixDatagram, UnixStream},
+            process::CommandExt as _,
+        },
     },
     process::{Command, ExitCode},
     ptr,
@@ -37,6 +41,14 @@ const OPERATIONS: &[Operation] = &[
     ("cut-open", "FILE", |words| put(fs::File::options().write(true).truncate(true), words)),
     ("cut-read", "FILE", |words| opened(word(words, 0)?, libc::O_RDONLY | libc::O_TRUNC).map(drop)),
     ("create", "FILE", |words| put(fs::File::options().write(true).create_new(true), words)),
+    ("creat", "FILE", |words| {
+        let path = path(word(words, 0)?)?;
+        descriptor(
+            libc::SYS_openat,
+            &[libc::AT_FDCWD.into(), at(path.as_ptr()), (libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC).into(), 0o644],
+        )
+        .map(drop)
+    }),
     ("truncate", "FILE", truncate),
     ("map", "FILE", map_and_write),
     ("map-late", "FILE", map_then_write),
@@ -54,6 +66,39 @@ const OPERATIONS: &[Operation] = &[
         std::os::unix::fs::symlink(word(words, 0)?, word(words, 1)?)?;
         put(fs::File::options().write(true), words.get(1..).unwrap_or_default())
     }),
+    ("chown", "FILE", |words| {
+        let path = path(word(words, 0)?)?;
+        // SAFETY: no arguments.
+        let own = unsafe { libc::getgid() };
+        call(libc::SYS_fchownat, &[libc::AT_FDCWD.into(), at(path.as_ptr()), -1, own.into(), 0])
+    }),
+    ("chmod-by-number", "FILE", |words| {
+        let number = opened(word(words, 0)?, libc::O_PATH)?;
+        fs::set_permissions(format!("/proc/self/fd/{}", number.as_raw_fd()), fs::Permissions::from_mode(0o666))
+    }),
+    ("link-by-number", "FILE TO", link_by_number),
+    ("symlink", "TARGET LINK", |words| std::os::unix::fs::symlink(word(words, 0)?, word(words, 1)?)),
+    ("symlink-read", "TARGET LINK", |words| {
+        std::os::unix::fs::symlink(word(words, 0)?, word(words, 1)?)?;
+        fs::read(word(words, 1)?).map(drop)
+    }),
+    ("link-read", "TARGET LINK", |words| {
+        fs::hard_link(word(words, 0)?, word(words, 1)?)?;
+        fs::read(word(words, 1)?).map(drop)
+    }),
+    ("rename-read", "FROM TO", |words| {
+        fs::rename(word(words, 0)?, word(words, 1)?)?;
+        fs::read(word(words, 1)?).map(drop)
+    }),
+    ("path-read", "FILE", |words| {
+        let number = opened(word(words, 0)?, libc::O_PATH)?;
+        fs::read(format!("/proc/self/fd/{}", number.as_raw_fd())).map(drop)
+    }),
+    ("root-read", "FILE", |words| fs::read(format!("/proc/self/root{}", word(words, 0)?)).map(drop)),
+    ("mknod", "FIFO", |words| make_node(words, libc::S_IFIFO)),
+    ("mknod-file", "FILE", |words| make_node(words, libc::S_IFREG)),
+    ("bind-unix", "SOCKET", |words| UnixDatagram::bind(word(words, 0)?).map(drop)),
+    ("send-unix", "SOCKET", |words| UnixDatagram::unbound()?.send_to(MARK, word(words, 0)?).map(drop)),
     ("mkdir", "DIRECTORY", |words| fs::create_dir(word(words, 0)?)),
     ("chmod", "FILE", |words| fs::set_permissions(word(words, 0)?, fs::Permissions::from_mode(0o666))),
     ("touch", "FILE", |words| fs::File::open(word(words, 0)?)?.set_modified(SystemTime::UNIX_EPOCH)),
@@ -63,6 +108,21 @@ const OPERATIONS: &[Operation] = &[
         put(fs::File::options().write(true), &[&format!("/proc/self/root{}", word(words, 0)?)])
     }),
     ("run", "PROGRAM", |words| Err(Command::new(word(words, 0)?).arg("read").arg("/dev/null").exec())),
+    ("run-by-number", "PROGRAM", |words| {
+        let number = opened(word(words, 0)?, libc::O_RDONLY)?;
+        Err(Command::new(format!("/proc/self/fd/{}", number.as_raw_fd())).arg("read").arg("/dev/null").exec())
+    }),
+    ("link-run", "PROGRAM LINK", |words| {
+        fs::hard_link(word(words, 0)?, word(words, 1)?)?;
+        Err(Command::new(word(words, 1)?).arg("read").arg("/dev/null").exec())
+    }),
+    ("symlink-run", "PROGRAM LINK", |words| {
+        std::os::unix::fs::symlink(word(words, 0)?, word(words, 1)?)?;
+        Err(Command::new(word(words, 1)?).arg("read").arg("/dev/null").exec())
+    }),
+    ("udp", "ADDRESS:PORT", |words| UdpSocket::bind("0.0.0.0:0")?.send_to(MARK, word(words, 0)?).map(drop)),
+    ("udp-mapped", "ADDRESS:PORT", |words| UdpSocket::bind("[::]:0")?.send_to(MARK, mapped(words)?).map(drop)),
+    ("connect-mapped", "ADDRESS:PORT", |words| TcpStream::connect(mapped(words)?).map(drop)),
     ("unix", "SOCKET", |words| UnixStream::connect(word(words, 0)?).map(drop)),
     ("connect", "ADDRESS:PORT", |words| TcpStream::connect(word(words, 0)?).map(drop)),
     ("raw-socket", "", |_| socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP).map(drop)),
@@ -128,6 +188,25 @@ fn opened(file: &str, flags: c_int) -> Result<OwnedFd> {
 fn put_by_number(file: &str) -> Result {
     let number = opened(file, libc::O_PATH)?;
     put(fs::File::options().write(true), &[&format!("/proc/self/fd/{}", number.as_raw_fd())])
+}
+
+/// An IPv4 address as IPv6 programs write it.
+fn mapped(words: &[&str]) -> Result<SocketAddr> {
+    let plain: SocketAddrV4 = word(words, 0)?.parse().map_err(io::Error::other)?;
+    Ok(SocketAddr::new(plain.ip().to_ipv6_mapped().into(), plain.port()))
+}
+
+fn make_node(words: &[&str], kind: libc::mode_t) -> Result {
+    let path = path(word(words, 0)?)?;
+    call(libc::SYS_mknodat, &[libc::AT_FDCWD.into(), at(path.as_ptr()), (kind | 0o644).into(), 0])
+}
+
+/// Gives an open file another name.
+fn link_by_number(words: &[&str]) -> Result {
+    let number = opened(word(words, 0)?, libc::O_PATH)?;
+    let (from, to) = (path(&format!("/proc/self/fd/{}", number.as_raw_fd()))?, path(word(words, 1)?)?);
+    let here = libc::AT_FDCWD.into();
+    call(libc::SYS_linkat, &[here, at(from.as_ptr()), here, at(to.as_ptr()), libc::AT_SYMLINK_FOLLOW.into()])
 }
 
 fn truncate(words: &[&str]) -> Result {

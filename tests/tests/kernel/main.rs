@@ -9,8 +9,13 @@ use std::{
     env,
     fmt::Write as _,
     fs,
-    net::TcpListener,
-    os::unix::{fs::PermissionsExt as _, net::UnixListener, process::ExitStatusExt as _},
+    net::{TcpListener, UdpSocket},
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        net::{UnixDatagram, UnixListener},
+        process::ExitStatusExt as _,
+    },
+    path::PathBuf,
     process::ExitStatus,
     time::Duration,
 };
@@ -29,46 +34,66 @@ const CHANGES: [&str; 5] = ["write", "delete", "rename", "link", "attr"];
 struct Stage {
     stand_in: StandIn,
     tcp: TcpListener,
-    _unix: UnixListener,
+    udp: UdpSocket,
+    _unix: (UnixListener, UnixDatagram),
 }
 
 impl Stage {
     fn new() -> Result<Self> {
         let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
-        let socket = stand_in.user_dir().with_file_name("docker.sock");
-        let unix = UnixListener::bind(&socket)?;
-        fs::set_permissions(&socket, fs::Permissions::from_mode(0o666))?;
-        let stage = Self { stand_in, tcp: TcpListener::bind((LOOPBACK, 0))?, _unix: unix };
+        let (docker, syslog) = (beside(&stand_in, "docker.sock"), beside(&stand_in, "syslog.sock"));
+        let unix = (UnixListener::bind(&docker)?, UnixDatagram::bind(&syslog)?);
+        for socket in [docker, syslog] {
+            fs::set_permissions(&socket, fs::Permissions::from_mode(0o666))?;
+        }
+        let (tcp, udp) = (TcpListener::bind((LOOPBACK, 0))?, UdpSocket::bind((LOOPBACK, 0))?);
+        let stage = Self { stand_in, tcp, udp, _unix: unix };
         stage.restore()?;
         Ok(stage)
     }
 
     fn restore(&self) -> Result<()> {
         self.stand_in.restore()?;
-        for (name, content) in [("other.js", "evil"), ("key.pem", "secret"), ("flows.json", "[]")] {
-            self.stand_in.file(name, content.as_bytes())?;
+        for (name, content) in
+            [("other.js", "evil"), ("key.pem", "secret"), ("cert.pem", "secret"), ("flows.json", "[]")]
+        {
+            self.stand_in.file(name, content.as_bytes(), 0o644)?;
         }
-        Ok(())
+        self.stand_in.file("evil", &fs::read(self.stand_in.program())?, 0o755)?;
+        let at = |name: &str| self.stand_in.user_dir().join(name);
+        fs::hard_link(at("key.pem"), at("old-link"))?;
+        symlink(beside(&self.stand_in, "docker.sock"), at("docker-link"))?;
+        Ok(symlink("other.js", at("link.js"))?)
     }
 
     /// An operation with the names of this stage in it.
     fn words(&self, what: &str) -> Result<String> {
+        let ends = [("TCP", self.tcp.local_addr()?), ("UDP", self.udp.local_addr()?)];
+        let words = ends.iter().fold(what.to_owned(), |words, (name, end)| words.replace(name, &end.to_string()));
         let program = self.stand_in.program().display().to_string();
-        let tcp = self.tcp.local_addr()?.to_string();
-        let settings = self.stand_in.settings().display().to_string();
-        Ok(what.replace("PROGRAM", &program).replace("TCP", &tcp).replace("SETTINGS", &settings))
+        let directory = self.stand_in.user_dir().display().to_string();
+        let words = words.replace("PROGRAM", &program).replace("KEY", &format!("{directory}/key.pem"));
+        Ok(words.replace("SETTINGS", &format!("{directory}/settings.js")))
     }
 
     fn policy(&self) -> Policy {
-        let socket = self.stand_in.user_dir().with_file_name("docker.sock");
+        let socket = |name| beside(&self.stand_in, name).display().to_string();
         self.stand_in
             .policy()
             .deny("settings.js", &CHANGES, "settings-js")
-            .deny("*.pem", &["read"], "keys")
+            .deny("*.pem", &["read"], "certificates")
+            .deny("key.pem", &["read"], "keys")
             .deny("environment", &["create", "write"], "environment")
-            .deny(&socket.display().to_string(), &["write"], "docker")
+            .deny(&socket("docker.sock"), &["write"], "docker")
+            .deny(&socket("syslog.sock"), &["write"], "syslog")
+            .deny_exec("evil", "programs")
             .egress(&["127.0.0.0/8"], "deny", "egress")
     }
+}
+
+/// A path beside the user directory.
+fn beside(stand_in: &StandIn, name: &str) -> PathBuf {
+    stand_in.user_dir().with_file_name(name)
 }
 
 /// The sensors that run, as the guard's first record names them.
@@ -80,8 +105,12 @@ fn sensors(guard: &Guard) -> Result<Vec<String>> {
 }
 
 /// What came of an attack: the word for it, or what is wrong about it.
-fn judge(stage: &Stage, guard: &Guard, attack: &Attack, lsm: bool) -> Result<&'static str> {
+fn judge(stage: &Stage, guard: &Guard, attack: &Attack, lsm: bool, on_security_hooks: bool) -> Result<&'static str> {
     let (pid, status) = stage.stand_in.does(&stage.words(attack.operation)?)?;
+    if attack.needs_security_hooks && !on_security_hooks {
+        ensure!(status.success(), "it is seen after all: correct the list ({status})");
+        return Ok("not seen");
+    }
     let alert = guard
         .wait_for(Duration::from_secs(30), |record| {
             record.rule() == attack.rule && record.is_alert() && record.pid() == Some(pid.into())
@@ -120,10 +149,11 @@ fn every_attack_is_met() -> Result<()> {
         ensure!(sensors.first() == Some(&expected), "{expected} should be the best sensor here: {sensors:?}");
     }
     let lsm = sensors.iter().any(|sensor| sensor == "lsm");
+    let on_security_hooks = sensors.iter().any(|sensor| matches!(sensor.as_str(), "lsm" | "fentry" | "kprobe"));
     println!("sensors: {}", sensors.join(", "));
     let mut failed = String::new();
     for attack in ATTACKS {
-        match judge(&stage, &guard, attack, lsm) {
+        match judge(&stage, &guard, attack, lsm, on_security_hooks) {
             Ok(verdict) => println!("attack: {} | {} | {verdict}", attack.technique, attack.rule),
             Err(error) => writeln!(failed, "{}: {error:#}", attack.technique)?,
         }

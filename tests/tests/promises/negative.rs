@@ -12,6 +12,8 @@ use flowwarden_tests::{
 
 /// The guard is small: less memory than this, in KiB.
 const MOST_KIB: u64 = 30 * 1024;
+/// What it may hold for a moment at its start, while the kernel's types are read to find the functions of the hooks.
+const MOST_AT_START_KIB: u64 = 40 * 1024;
 
 /// The built-in policy finds the instance by itself; whatever it logs in a day of Node-RED is a false alarm.
 #[test]
@@ -62,7 +64,8 @@ fn a_day_in_the_life_of_node_red() -> Result<()> {
     ensure!(alarms.is_empty(), "false alarms: {alarms:#?}");
 
     let memory = guard.memory()?;
-    ensure!(memory.peak_kib < MOST_KIB, "the guard held {} KiB", memory.peak_kib);
+    ensure!(memory.now_kib < MOST_KIB, "the guard holds {} KiB", memory.now_kib);
+    ensure!(memory.peak_kib < MOST_AT_START_KIB, "the guard held {} KiB", memory.peak_kib);
 
     // The guard was awake all the time: the same policy sees the first real attack.
     let attack = Flow::file(&node_red.settings(), FileAction::Append, "EVIL");
