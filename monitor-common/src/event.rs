@@ -152,8 +152,6 @@ pub const FLAG_AFTER: u32 = 1 << 5;
 pub const FLAG_COMPAT: u32 = 1 << 6;
 /// The file has no name any more.
 pub const FLAG_UNLINKED: u32 = 1 << 7;
-/// The file was known by its identity, not by its place: a hard link, or a file that was moved.
-pub const FLAG_BY_IDENTITY: u32 = 1 << 8;
 /// The open made the file.
 pub const FLAG_CREATED: u32 = 1 << 9;
 /// It came through an `io_uring`.

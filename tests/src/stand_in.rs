@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::Arc,
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, Result};
@@ -86,6 +87,7 @@ impl StandIn {
             fs::write(&kept, content)?;
         }
         fs::set_permissions(&kept, fs::Permissions::from_mode(mode))?;
+        fs::File::options().append(true).open(&kept)?.set_modified(SystemTime::now())?;
         self.own(&kept)?;
         if !self.is_kept(&path) {
             let _ = fs::remove_file(&path);
@@ -115,12 +117,15 @@ impl StandIn {
         &self.actor
     }
 
-    /// Whether settings.js is what it was, where it was, with the mode that it had.
+    /// Whether settings.js is what it was, where it was, with the mode and the names that it had, and not older.
     #[must_use]
     pub fn is_intact(&self) -> bool {
         let settings = self.settings();
-        let mode = fs::symlink_metadata(&settings).map(|meta| meta.permissions().mode() & 0o7777);
-        fs::read(&settings).is_ok_and(|content| content == SETTINGS) && mode.is_ok_and(|mode| mode == 0o644)
+        let same = fs::symlink_metadata(&settings).is_ok_and(|meta| {
+            // One name is in the directory, one is kept.
+            meta.permissions().mode() & 0o7777 == 0o644 && meta.nlink() == 2 && meta.mtime() != 0
+        });
+        same && fs::read(&settings).is_ok_and(|content| content == SETTINGS)
     }
 
     /// A policy for it without rules.

@@ -75,6 +75,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         // Better now than after the minutes that the other steps take.
         needs::root()?;
     }
+    if steps.contains(&Step::Vm) {
+        setup::vm_tools()?;
+    }
     if !steps.contains(&Step::Build) && steps.iter().any(|step| *step != Step::Fmt) {
         // Every other step compiles `monitor`, which embeds the object.
         build::kernel(&toolchain)?;

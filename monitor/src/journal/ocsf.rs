@@ -8,8 +8,8 @@ use std::{net::Ipv6Addr, sync::OnceLock};
 use monitor_common::{
     Access, Verdict,
     event::{
-        Event, FLAG_AFTER, FLAG_BY_IDENTITY, FLAG_BY_NAME, FLAG_COMPAT, FLAG_CONFIRMED, FLAG_CREATED, FLAG_CUT,
-        FLAG_DAMAGED, FLAG_FAILED, FLAG_FS_PATH, FLAG_IO_URING, FLAG_OBSERVED, FLAG_UNLINKED, Hook,
+        Event, FLAG_AFTER, FLAG_BY_NAME, FLAG_COMPAT, FLAG_CONFIRMED, FLAG_CREATED, FLAG_CUT, FLAG_DAMAGED,
+        FLAG_FAILED, FLAG_FS_PATH, FLAG_IO_URING, FLAG_OBSERVED, FLAG_UNLINKED, Hook,
     },
     scope::Origin,
 };
@@ -29,7 +29,7 @@ const NETWORK: u32 = 4001;
 const LIFECYCLE: u32 = 6002;
 
 /// Names of the flags of a record, as `unmapped.flags` has them.
-pub const FLAGS: [(u32, &str); 13] = [
+pub const FLAGS: [(u32, &str); 12] = [
     (FLAG_CUT, "cut"),
     (FLAG_BY_NAME, "by_name"),
     (FLAG_CONFIRMED, "confirmed"),
@@ -38,7 +38,6 @@ pub const FLAGS: [(u32, &str); 13] = [
     (FLAG_AFTER, "after"),
     (FLAG_COMPAT, "compat"),
     (FLAG_UNLINKED, "unlinked"),
-    (FLAG_BY_IDENTITY, "by_identity"),
     (FLAG_CREATED, "created"),
     (FLAG_IO_URING, "io_uring"),
     (FLAG_OBSERVED, "observed"),

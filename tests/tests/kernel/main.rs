@@ -66,6 +66,15 @@ impl Stage {
         Ok(symlink("other.js", at("link.js"))?)
     }
 
+    /// Whether what the rule protects has come to no harm, as far as that leaves a trace: what was read leaves none.
+    fn is_unharmed(&self, rule: &str) -> bool {
+        match rule {
+            "settings-js" => self.stand_in.is_intact(),
+            "environment" => fs::symlink_metadata(self.stand_in.user_dir().join("environment")).is_err(),
+            _ => false,
+        }
+    }
+
     /// An operation with the names of this stage in it.
     fn words(&self, what: &str) -> Result<String> {
         let ends = [("TCP", self.tcp.local_addr()?), ("UDP", self.udp.local_addr()?)];
@@ -121,10 +130,11 @@ fn judge(stage: &Stage, guard: &Guard, attack: &Attack, lsm: bool, on_security_h
         ensure!(alert.verdict() == "deny", "not denied ({status}): {alert:#?}");
         ensure!(matches!(status.code(), Some(EPERM | EACCES)), "it does not get the error: {status}");
         ensure!(stage.stand_in.is_intact(), "denied, and settings.js has changed");
+        ensure!(attack.rule != "environment" || stage.is_unharmed(attack.rule), "denied, and made all the same");
         return Ok("denied");
     }
     ensure!(alert.verdict() == "kill" && was_killed(status), "not killed ({status}): {alert:#?}");
-    Ok(if stage.stand_in.is_intact() { "killed before harm" } else { "killed" })
+    Ok(if stage.is_unharmed(attack.rule) { "killed before harm" } else { "killed" })
 }
 
 fn was_killed(status: ExitStatus) -> bool {
@@ -169,5 +179,20 @@ fn every_attack_is_met() -> Result<()> {
     let records = guard.stop()?;
     ensure!(failed.is_empty(), "{failed}");
     ensure!(records.iter().any(Record::is_alert), "the journal is empty");
+    Ok(())
+}
+
+/// The catalogue is written by the runs in other kernels; what is tried must be in it, and nothing else may.
+#[test]
+fn the_catalogue_is_that_of_these_attacks() -> Result<()> {
+    let catalogue = include_str!("../../../docs/bypass-catalogue.md");
+    let rows = catalogue.lines().filter(|line| line.starts_with("| ")).map(|line| line.split(" | "));
+    let rows: Vec<_> = rows
+        .filter_map(|mut fields| Some((fields.next()?.trim_start_matches("| "), fields.next()?)))
+        .skip_while(|&(rule, _)| rule != "rule")
+        .skip(1)
+        .collect();
+    let attacks: Vec<_> = ATTACKS.iter().map(|attack| (attack.rule, attack.technique)).collect();
+    ensure!(rows == attacks, "docs/bypass-catalogue.md is out of date: `cargo xtask vm` writes it");
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod apt;
 mod boot;
+mod catalogue;
 mod initramfs;
 mod kernels;
 
@@ -21,6 +22,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use catalogue::Answers;
 use clap::Args;
 use flowwarden_tests::needs;
 use initramfs::Archive;
@@ -68,16 +70,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         .filter(|kernel| options.kernel.is_empty() || options.kernel.iter().any(|name| name == kernel.name));
     let toolchain = setup::kernel_toolchain()?;
     build::kernel(&toolchain)?;
-    all(&chosen.collect::<Vec<_>>(), options.sensors.as_deref(), &options.filter)
+    let answers = all(&chosen.collect::<Vec<_>>(), options.sensors.as_deref(), &options.filter)?;
+    if options.kernel.is_empty() && options.sensors.is_none() && options.filter.is_empty() {
+        catalogue::write(&answers)?;
+    }
+    Ok(())
 }
 
 /// The kernels that `cargo xtask test` boots, with what was built already.
 pub(crate) fn fast(filter: &[String]) -> Result<()> {
-    all(&KERNELS.iter().filter(|kernel| kernel.fast).collect::<Vec<_>>(), None, filter)
+    all(&KERNELS.iter().filter(|kernel| kernel.fast).collect::<Vec<_>>(), None, filter).map(drop)
 }
 
 /// Boots kernels, some at a time, and tells how each has fared.
-fn all(kernels: &[&Kernel], sensors: Option<&str>, filter: &[String]) -> Result<()> {
+fn all(kernels: &[&'static Kernel], sensors: Option<&str>, filter: &[String]) -> Result<Vec<Answers>> {
     setup::vm_tools()?;
     let place = needs::target().join("vm");
     fs::create_dir_all(&place)?;
@@ -88,6 +94,7 @@ fn all(kernels: &[&Kernel], sensors: Option<&str>, filter: &[String]) -> Result<
     }
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
+    let answered = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
@@ -97,9 +104,13 @@ fn all(kernels: &[&Kernel], sensors: Option<&str>, filter: &[String]) -> Result<
                     let start = Instant::now();
                     let done = boot(kernel, image, &programs, sensors, filter, &place);
                     let took = start.elapsed().as_secs();
-                    let version = image.file_name().unwrap_or_default().to_string_lossy().replace("vmlinuz-", "");
+                    let version = version(image);
                     match done {
-                        Ok(text) => println!("== {} ({version}, {took} s) ==\n{}", kernel.name, text.trim()),
+                        Ok(text) => {
+                            println!("== {} ({version}, {took} s) ==\n{}", kernel.name, text.trim());
+                            let mut answered = answered.lock().unwrap_or_else(PoisonError::into_inner);
+                            answered.push((index, Answers { kernel, version, text }));
+                        }
                         Err(error) => {
                             println!("== {} ({version}, {took} s) FAILED ==\n{error:#}", kernel.name);
                             failed.lock().unwrap_or_else(PoisonError::into_inner).push(kernel.name);
@@ -113,7 +124,16 @@ fn all(kernels: &[&Kernel], sensors: Option<&str>, filter: &[String]) -> Result<
     if !failed.is_empty() {
         bail!("the tests failed on {}", failed.join(", "));
     }
-    Ok(())
+    let mut answered = answered.into_inner().unwrap_or_else(PoisonError::into_inner);
+    answered.sort_by_key(|&(index, _)| index);
+    Ok(answered.into_iter().map(|(_, answers)| answers).collect())
+}
+
+/// The version of a kernel's image, by its own name or that of its directory.
+fn version(image: &Path) -> String {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let own = name(image);
+    own.strip_prefix("vmlinuz-").map_or_else(|| image.parent().map(name).unwrap_or_default(), str::to_owned)
 }
 
 /// The programs that go into a machine, statically linked.
