@@ -44,33 +44,26 @@ trait Args {
     fn moved_arg(&self, index: u32) -> u64;
 }
 
-impl Args for LsmContext {
-    const SENSOR: Sensor = Sensor::Lsm;
+/// LSM and fentry programs have the same context: an array of the arguments.
+macro_rules! args_of_array {
+    ($($context:ident: $sensor:ident),+) => {$(
+        impl Args for $context {
+            const SENSOR: Sensor = Sensor::$sensor;
 
-    #[inline(always)]
-    fn arg(&self, index: usize) -> u64 {
-        register(self, index)
-    }
+            #[inline(always)]
+            fn arg(&self, index: usize) -> u64 {
+                register(self, index)
+            }
 
-    #[inline(always)]
-    fn moved_arg(&self, index: u32) -> u64 {
-        word(self.as_ptr() as u64, 8 * index)
-    }
+            #[inline(always)]
+            fn moved_arg(&self, index: u32) -> u64 {
+                word(self.as_ptr() as u64, 8 * index)
+            }
+        }
+    )+};
 }
 
-impl Args for FEntryContext {
-    const SENSOR: Sensor = Sensor::Fentry;
-
-    #[inline(always)]
-    fn arg(&self, index: usize) -> u64 {
-        register(self, index)
-    }
-
-    #[inline(always)]
-    fn moved_arg(&self, index: u32) -> u64 {
-        word(self.as_ptr() as u64, 8 * index)
-    }
-}
+args_of_array!(LsmContext: Lsm, FEntryContext: Fentry);
 
 /// An argument of a program with BTF: the context is an array of them, and may be loaded from at constant places only.
 /// Volatile, or the compiler might make one load with a computed place out of two.
