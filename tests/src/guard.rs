@@ -103,6 +103,7 @@ impl Guard {
     /// Waits for a record that `wanted` picks.
     pub fn wait_for(&self, timeout: Duration, wanted: impl Fn(&Record) -> bool) -> Result<Record> {
         wait::until("a record in the journal", timeout, || Ok(self.journal()?.into_iter().find(&wanted)))
+            .with_context(|| format!("the guard says:\n{}", self.console.text()))
     }
 
     /// Gives it another policy, and waits until it says what became of that.

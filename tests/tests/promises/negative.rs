@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use anyhow::{Result, ensure};
 use flowwarden_tests::{
     flows::{FileAction, Flow},
-    guard::Guard,
+    guard::{Guard, MADE},
     scene::Scene,
     wait,
 };
@@ -48,8 +48,11 @@ fn a_day_in_the_life_of_node_red() -> Result<()> {
 
     let library = node_red.http("POST", "/library/local/flows/kept.json", &Flow::function(count, &[]).to_json())?;
     ensure!(library.is_success(), "the library refuses: {library:?}");
-    let listed = node_red.http("GET", "/library/local/flows/", "")?;
-    ensure!(listed.body.contains("kept"), "the library lost it: {listed:?}");
+    // Node-RED answers a moment before the entry shows in the list.
+    wait::until("the library to list it", wait::PATIENCE, || {
+        let listed = node_red.http("GET", "/library/local/flows/", "")?;
+        Ok(listed.body.contains("kept").then_some(()))
+    })?;
     let user = node_red.http("POST", "/settings/user", r#"{"menu-menu-item-sidebar":true}"#)?;
     ensure!(user.is_success(), "the user's settings are refused: {user:?}");
 
@@ -67,7 +70,9 @@ fn a_day_in_the_life_of_node_red() -> Result<()> {
     ensure!(memory.now_kib < MOST_KIB, "the guard holds {} KiB", memory.now_kib);
     ensure!(memory.peak_kib < MOST_AT_START_KIB, "the guard held {} KiB", memory.peak_kib);
 
-    // The guard was awake all the time: the same policy sees the first real attack.
+    // The guard was awake all the time: the same policy sees the first real attack. On a fast machine all of the above takes
+    // less than what a new settings file is given to become quiet.
+    guard.console().wait_for(0, MADE, wait::PATIENCE)?;
     let attack = Flow::file(&node_red.settings(), FileAction::Append, "EVIL");
     node_red.play(&attack)?;
     guard.wait_for(Duration::from_secs(10), |record| record.is_alert() && record.path().ends_with("settings.js"))?;
