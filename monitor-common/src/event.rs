@@ -5,8 +5,8 @@
 //! the program gave it).
 
 use crate::{
-    policy::{InodeId, MAX_WATCHES},
-    shared,
+    policy::{Class, InodeId, MAX_WATCHES},
+    shared, socket,
 };
 
 /// How many ancestors of a process a record names.
@@ -85,11 +85,25 @@ pub enum Hook {
     Signal = 30,
     /// The first read through a file that was opened before the guard came, or by somebody else.
     Read = 31,
+    /// A descriptor was taken from another process.
+    Receive = 32,
+    /// Something was mounted; the path is where. `detail` is 1 for what was moved there, 2 for a new root.
+    Mount = 33,
+    /// Something was unmounted.
+    Unmount = 34,
+    /// A namespace was made or entered; `detail` is the `CLONE_NEW*` flags, 0 when they are not known.
+    Namespace = 35,
+    /// The `bpf` system call; `detail` is the command.
+    Bpf = 36,
+    /// A kernel module was loaded; the text is its name where one was asked for by name.
+    Module = 37,
+    /// A command was handed to a driver by `io_uring`.
+    UringCommand = 38,
 }
 
 impl Hook {
     /// All hooks with the names that journals use.
-    pub const NAMES: [(&'static str, Self); 31] = [
+    pub const NAMES: [(&'static str, Self); 38] = [
         ("open", Self::Open),
         ("write", Self::Write),
         ("write_totals", Self::WriteTotals),
@@ -121,6 +135,13 @@ impl Hook {
         ("ptrace", Self::Ptrace),
         ("signal", Self::Signal),
         ("read", Self::Read),
+        ("receive", Self::Receive),
+        ("mount", Self::Mount),
+        ("unmount", Self::Unmount),
+        ("namespace", Self::Namespace),
+        ("bpf", Self::Bpf),
+        ("module", Self::Module),
+        ("uring_cmd", Self::UringCommand),
     ];
 
     /// The hook with this number.
@@ -133,6 +154,25 @@ impl Hook {
     #[must_use]
     pub fn name(self) -> &'static str {
         Self::NAMES.iter().find(|&&(_, hook)| hook == self).map_or("unknown", |&(name, _)| name)
+    }
+
+    /// The class that decides where no rule speaks; `None` for what is only told. `detail` is that of the record.
+    #[must_use]
+    pub fn class(self, detail: u64) -> Option<Class> {
+        Some(match self {
+            Self::Connect | Self::Send => Class::Egress,
+            Self::Bind | Self::Listen | Self::Accept => Class::Ingress,
+            Self::Socket => socket::class((detail >> 32) as u32, (detail >> 16) as u16, detail as u16)?,
+            Self::Exec => Class::Exec,
+            Self::Privilege => Class::Privilege,
+            Self::Ptrace => Class::Ptrace,
+            Self::Signal => Class::Signal,
+            Self::Mount | Self::Unmount => Class::Mount,
+            Self::Namespace => Class::Namespace,
+            Self::Bpf | Self::Module | Self::UringCommand => Class::Kernel,
+            Self::Exit | Self::Fork => return None,
+            _ => Class::Files,
+        })
     }
 }
 

@@ -24,6 +24,7 @@ pub mod opaque;
 pub mod policy;
 pub mod scope;
 pub mod security;
+pub mod socket;
 pub mod syscall;
 pub mod verdict;
 

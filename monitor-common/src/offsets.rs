@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 460;
+offsets! { 464;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -151,6 +151,7 @@ offsets! { 460;
     dentry_sb = "dentry"."d_sb",
     mount_sb = "mount"."mnt.mnt_sb",
     bprm_file = "linux_binprm"."file",
+    bprm_cred = "linux_binprm"."cred",
     iattr_valid = "iattr"."ia_valid",
     vma_file = "vm_area_struct"."vm_file",
     vma_flags = "vm_area_struct"."vm_flags|__vm_flags",

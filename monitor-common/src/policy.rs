@@ -232,11 +232,20 @@ pub enum Class {
     Signal = 6,
     /// Raw and packet sockets.
     RawSocket = 7,
+    /// Sockets of other families than UNIX, IPv4, IPv6 and the kernel's routing table, and of other transports than
+    /// TCP and UDP.
+    Socket = 8,
+    /// Mounts made, moved or taken away.
+    Mount = 9,
+    /// Namespaces made or entered.
+    Namespace = 10,
+    /// The kernel itself: BPF programs, modules, commands that `io_uring` hands to drivers.
+    Kernel = 11,
 }
 
 impl Class {
     /// How many classes there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 12;
     /// The classes in order, with the names that policies use.
     pub const NAMES: [(&'static str, Self); Self::COUNT] = [
         ("files", Self::Files),
@@ -247,6 +256,10 @@ impl Class {
         ("ptrace", Self::Ptrace),
         ("signal", Self::Signal),
         ("raw-socket", Self::RawSocket),
+        ("socket", Self::Socket),
+        ("mount", Self::Mount),
+        ("namespace", Self::Namespace),
+        ("kernel", Self::Kernel),
     ];
 }
 
@@ -310,6 +323,8 @@ pub struct Control {
 
 /// The cgroup programs are attached: the tracepoints leave Internet sockets to them.
 pub const CONTROL_CGROUP: u32 = 1;
+/// A security hook serves user namespaces: the tracepoints leave them to it.
+pub const CONTROL_USERNS: u32 = 1 << 1;
 
 shared!(
     Rule = 4,
@@ -323,7 +338,7 @@ shared!(
     NetKey = 24,
     NetRule = 12,
     NetRules = 196,
-    Instance = 40,
+    Instance = 56,
     Control = 16,
     Watch = 24,
     Identity = 32,

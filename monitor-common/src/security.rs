@@ -61,6 +61,42 @@ hooks! {
     TaskKill = "task_kill",
     /// `(child, mode)`
     PtraceAccessCheck = "ptrace_access_check",
+    /// `(file)`
+    FileReceive = "file_receive",
+    /// `(dev_name, path, type, flags, data)`
+    SbMount = "sb_mount",
+    /// `(mnt, flags)`
+    SbUmount = "sb_umount",
+    /// `(from_path, to_path)`
+    MoveMount = "move_mount",
+    /// `(old_path, new_path)`
+    SbPivotroot = "sb_pivotroot",
+    /// `(cred)`; since 6.1
+    UsernsCreate = "userns_create",
+    /// `(cmd, attr, size, ...)`
+    Bpf = "bpf",
+    /// `(kmod_name)`
+    KernelModuleRequest = "kernel_module_request",
+    /// `(file, id, contents)`
+    KernelReadFile = "kernel_read_file",
+    /// `(id, contents)`
+    KernelLoadData = "kernel_load_data",
+    /// `(ioucmd)`; since 6.0
+    UringCmd = "uring_cmd",
+    /// `(new, old, flags)`
+    TaskFixSetuid = "task_fix_setuid",
+    /// `(new, old, ...)`
+    Capset = "capset",
+    /// `(bprm, file)`
+    BprmCredsFromFile = "bprm_creds_from_file",
+    /// `(family, type, protocol, kern)`
+    SocketCreate = "socket_create",
+    /// `(sock, address, addrlen)`
+    SocketBind = "socket_bind",
+    /// `(sock, address, addrlen)`
+    SocketConnect = "socket_connect",
+    /// `(sock, backlog)`
+    SocketListen = "socket_listen",
 }
 
 impl SecurityHook {

@@ -46,7 +46,12 @@ pub enum Handler {
     PathWalk = 13,
     /// The same for an `io_uring` request.
     UringWalk = 14,
+    /// Entry: the machine itself is changed: mounts, namespaces, BPF, modules.
+    System = 15,
 }
+
+/// How many handlers there may be at entry; those at exit come after them.
+pub const HANDLERS_HALF: u32 = 32;
 
 /// One system call.
 #[repr(C)]
@@ -88,6 +93,8 @@ pub const SYSCALL_TRUNCATES: u8 = 1 << 2;
 pub const SYSCALL_PIDFD: u8 = 1 << 3;
 /// A number that is not positive names a group of processes, or all (`kill`).
 pub const SYSCALL_GROUPS: u8 = 1 << 4;
+/// The lowest byte of the flags is a signal (`clone`).
+pub const SYSCALL_SIGNAL_IN_FLAGS: u8 = 1 << 5;
 
 shared!(Syscall = 12);
 

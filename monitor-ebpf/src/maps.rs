@@ -16,7 +16,7 @@ use monitor_common::{
     },
     scope::{ArgvMatcher, MAX_CGROUP_DEPTH, MAX_SELECTORS, Selector, TaskLabel},
     security::{Judged, SecurityHook},
-    syscall::{Syscall, TABLE_LEN},
+    syscall::{HANDLERS_HALF, Syscall, TABLE_LEN},
 };
 
 use crate::facts::path::NAMES_ROOM;
@@ -64,9 +64,6 @@ pub(crate) static SYSCALLS: Array<Syscall> = Array::with_max_entries(TABLE_LEN, 
 /// Programs for system calls: the lower half at entry, the upper half at exit, each by [`monitor_common::syscall::Handler`].
 #[map]
 pub(crate) static HANDLERS: ProgramArray = ProgramArray::with_max_entries(2 * HANDLERS_HALF, 0);
-
-/// Index of the first handler at exit.
-pub(crate) const HANDLERS_HALF: u32 = 16;
 
 /// Records on their way to userspace.
 #[map]

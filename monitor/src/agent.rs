@@ -114,7 +114,7 @@ impl Names for NameTable {
     fn rule(&self, epoch: u32, index: u16) -> (String, String) {
         let rule = usize::from(index).checked_sub(1).and_then(|index| self.rules.get(&epoch)?.get(index));
         rule.map_or_else(
-            || ("default".to_owned(), "no rule speaks; the default of the class".to_owned()),
+            || (format!("rule-{index}"), "a rule of a policy that was replaced".to_owned()),
             |rule| (rule.id.clone(), rule.sentence.clone()),
         )
     }
@@ -248,8 +248,7 @@ impl Agent {
     /// The sensor that serves each security hook, by the hook's name.
     fn hooks(&self) -> BTreeMap<&'static str, &'static str> {
         let served = self.kernel.served();
-        let sensor = |hook| served.by(hook).map_or(Sensor::Tracepoint.name(), Sensor::name);
-        SecurityHook::NAMES.iter().map(|&(name, hook)| (name, sensor(hook))).collect()
+        SecurityHook::NAMES.iter().map(|&(name, hook)| (name, served.name(hook))).collect()
     }
 
     fn instance_names(&self) -> String {

@@ -114,6 +114,14 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         self
     }
 
+    /// Refuses a class of operations, and kills where the sensor cannot refuse.
+    #[must_use]
+    pub fn deny_by_default(mut self, class: &str) -> Self {
+        let default = format!("default = {{ {class} = {{ verdict = \"deny\", fallback = \"kill\" }}, ");
+        self.text = self.text.replace("default = { ", &default);
+        self
+    }
+
     /// Selects the instance otherwise, for example `{ cgroup = "/a" }`.
     #[must_use]
     pub fn select(mut self, selector: &str) -> Self {

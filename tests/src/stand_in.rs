@@ -2,7 +2,7 @@
 //! nothing but the tests.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _, chown},
         process::CommandExt as _,
@@ -14,6 +14,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustix::{
+    process::{Gid, Uid},
+    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
 use tempfile::TempDir;
 
 use crate::{cgroup::Cgroup, needs, policy::Policy, user};
@@ -42,6 +46,9 @@ impl StandIn {
         let actor = directory.path().join("actor");
         fs::copy(needs::actor(built)?, &actor)?;
         fs::set_permissions(&actor, fs::Permissions::from_mode(0o755))?;
+        let rooted = directory.path().join("rooted");
+        fs::copy(&actor, &rooted)?;
+        fs::set_permissions(&rooted, fs::Permissions::from_mode(0o4755))?;
         let stand_in = Self { uid, cgroup: Cgroup::new()?, directory, actor };
         fs::create_dir(stand_in.directory.path().join("kept"))?;
         fs::set_permissions(stand_in.directory.path().join("kept"), fs::Permissions::from_mode(0o700))?;
@@ -117,6 +124,12 @@ impl StandIn {
         &self.actor
     }
 
+    /// The same program with root's setuid bit.
+    #[must_use]
+    pub fn rooted(&self) -> PathBuf {
+        self.directory.path().join("rooted")
+    }
+
     /// Whether settings.js is what it was, where it was, with the mode and the names that it had, and not older.
     #[must_use]
     pub fn is_intact(&self) -> bool {
@@ -137,13 +150,29 @@ impl StandIn {
     /// Has it do one thing in its directory: an operation of `actor` and its arguments, parted by spaces. Answers with its
     /// pid and how it ended.
     pub fn does(&self, what: &str) -> Result<(u32, ExitStatus)> {
+        self.act(what, self.uid)
+    }
+
+    /// The same for a stand-in that has become root: its real uid is still its own.
+    pub fn does_as_root(&self, what: &str) -> Result<(u32, ExitStatus)> {
+        self.act(what, 0)
+    }
+
+    fn act(&self, what: &str, effective: u32) -> Result<(u32, ExitStatus)> {
+        let (uid, effective) = (Uid::from_raw(self.uid), Uid::from_raw(effective));
+        let gid = Gid::from_raw(self.uid);
         let entrance = self.cgroup.entrance()?;
         let mut command = Command::new(&self.actor);
-        command.args(what.split(' ')).current_dir(self.user_dir()).uid(self.uid).gid(self.uid);
+        command.args(what.split(' ')).current_dir(self.user_dir());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // SAFETY: one bare system call with values from before the fork.
-        let command =
-            unsafe { command.pre_exec(move || rustix::io::write(&entrance, b"0").map(drop).map_err(Into::into)) };
+        let become_it = move || -> io::Result<()> {
+            rustix::io::write(&entrance, b"0")?;
+            set_thread_groups(&[])?;
+            set_thread_res_gid(gid, gid, gid)?;
+            Ok(set_thread_res_uid(uid, effective, effective)?)
+        };
+        // SAFETY: bare system calls with values from before the fork.
+        let command = unsafe { command.pre_exec(become_it) };
         let mut child = command.spawn().with_context(|| format!("{} cannot be started", self.actor.display()))?;
         Ok((child.id(), child.wait()?))
     }

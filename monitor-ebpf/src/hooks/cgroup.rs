@@ -12,10 +12,11 @@ use monitor_common::{
     decide::Decision,
     event::{Endpoint, Event, Hook},
     policy::{Class, Direction, NetKey},
+    socket::{self, AF_INET, AF_INET6},
     verdict::Sensor,
 };
 
-use super::socket::{AF_INET, AF_INET6, SOCK_RAW};
+use super::socket::detail;
 use crate::{
     emit::Record,
     facts::{actor::Actor, task},
@@ -46,7 +47,7 @@ fn sendmsg6(ctx: SockAddrContext) -> i32 {
     judge_address(&ctx, Hook::Send, AF_INET6).unwrap_or(PROCEED)
 }
 
-/// A raw socket is made.
+/// An Internet socket is made: raw, or of a transport whose addresses nothing judges.
 #[cgroup_sock(sock_create)]
 fn sock_create(ctx: SockContext) -> i32 {
     judge_creation(&ctx).unwrap_or(PROCEED)
@@ -105,17 +106,18 @@ fn judge_creation(ctx: &SockContext) -> Option<i32> {
         let raw = &*ctx.sock;
         (
             core::ptr::read_volatile(&raw const raw.family),
-            core::ptr::read_volatile(&raw const raw.type_),
-            core::ptr::read_volatile(&raw const raw.protocol),
+            core::ptr::read_volatile(&raw const raw.type_) as u16,
+            core::ptr::read_volatile(&raw const raw.protocol) as u16,
         )
     };
-    if u64::from(kind) != SOCK_RAW {
-        return None;
-    }
+    let class = socket::class(family, kind, protocol)?;
     let (tgid, actor) = actor()?;
-    let decision = decide::class(&actor.subject, Class::RawSocket, Access::NONE);
+    let decision = match class {
+        Class::RawSocket => decide::class(&actor.subject, Class::RawSocket, Access::NONE),
+        _ => decide::class(&actor.subject, Class::Socket, Access::NONE),
+    };
     carry_out(tgid, &actor, Hook::Socket, &decision, |event| {
-        event.detail = u64::from(family) << 32 | u64::from(kind) << 16 | u64::from(protocol & 0xffff);
+        event.detail = detail(family, kind, protocol);
         event.endpoint.family = family as u16;
         event.endpoint.protocol = protocol as u8;
     })

@@ -7,11 +7,12 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::raw_tracep
 use monitor_common::{
     Access, Verdict, decide,
     event::{FLAG_BY_NAME, FLAG_DAMAGED, FLAG_IO_URING, Hook, PENDING_TEXT},
+    policy::Class,
     syscall::Handler,
     verdict::Sensor,
 };
 
-use super::{Request, judge_file, open::O_TRUNC};
+use super::{Request, judge, judge_file, open::O_TRUNC};
 use crate::{
     emit::Record,
     facts::{
@@ -37,6 +38,7 @@ const RENAMEAT: u8 = 35;
 const UNLINKAT: u8 = 36;
 const MKDIRAT: u8 = 37;
 const LINKAT: u8 = 39;
+const URING_CMD: u8 = 46;
 const FTRUNCATE: u8 = 55;
 
 /// `O_ACCMODE`
@@ -48,7 +50,7 @@ fn actor() -> Option<Actor> {
     Some(Actor { flags: FLAG_IO_URING, ..Actor::current(Sensor::Tracepoint)? })
 }
 
-/// A descriptor is written through.
+/// A descriptor is written through, or a driver commanded.
 #[raw_tracepoint(tracepoint = "io_uring_submit_req")]
 fn io_uring_write(ctx: RawTracePointContext) -> i32 {
     let _ = write(&ctx);
@@ -60,6 +62,12 @@ fn write(ctx: &RawTracePointContext) -> Option<()> {
     call::label()?;
     let request: u64 = ctx.arg(0);
     let opcode: u8 = read(request, offset!(uring_opcode))?;
+    if opcode == URING_CMD {
+        let actor = actor()?;
+        let decision = decide::class(&actor.subject, Class::Kernel, Access::NONE);
+        judge(maps::scratch()?, &actor, Hook::UringCommand as u8, &decision, |_| ());
+        return Some(());
+    }
     if !matches!(opcode, WRITEV | WRITE_FIXED | WRITE | FALLOCATE | FTRUNCATE) {
         return None;
     }

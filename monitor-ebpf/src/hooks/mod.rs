@@ -15,6 +15,7 @@ mod scope;
 mod security;
 mod socket;
 mod syscalls;
+mod system;
 
 use monitor_common::{
     Access, Verdict, decide,

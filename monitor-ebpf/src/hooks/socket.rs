@@ -3,9 +3,10 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
-    Access, decide,
+    Access, Verdict, decide,
     event::{Endpoint, FLAG_AFTER, Hook},
     policy::{CONTROL_CGROUP, Class, Direction, NetKey},
+    socket::{self, AF_INET, AF_INET6, AF_UNIX},
 };
 
 use super::{Request, judge, judge_place};
@@ -17,20 +18,14 @@ use crate::{
         offset, pointer, read,
     },
     lookups::Maps,
-    maps::{self, CONTROL},
+    maps::{self, CONTROL, Scratch},
 };
 
-pub(super) const AF_UNIX: u16 = 1;
-pub(super) const AF_INET: u16 = 2;
-pub(super) const AF_INET6: u16 = 10;
-const AF_PACKET: u64 = 17;
-pub(super) const SOCK_RAW: u64 = 3;
-const SOCK_TYPE_MASK: u64 = 0xf;
 const EINPROGRESS: i64 = -115;
 
 /// Whether Internet sockets are left to the cgroup programs.
 #[inline(always)]
-fn left_to_cgroup() -> bool {
+pub(super) fn left_to_cgroup() -> bool {
     CONTROL.get(0).is_some_and(|control| control.flags & CONTROL_CGROUP != 0)
 }
 
@@ -43,7 +38,7 @@ fn sock(fd: i32) -> Option<u64> {
 
 /// The peer of an Internet socket.
 #[inline(always)]
-fn peer(sock: u64) -> Option<Endpoint> {
+pub(super) fn peer(sock: u64) -> Option<Endpoint> {
     endpoint(sock, offset!(sock_daddr), offset!(sock_v6_daddr))
 }
 
@@ -74,6 +69,21 @@ fn endpoint(sock: u64, v4: u32, v6: u32) -> Option<Endpoint> {
 /// A function of its own: its stack and that of what is done about UNIX sockets would not fit in one frame.
 #[inline(never)]
 fn judge_peer(actor: &Actor, hook: Hook, direction: Direction, peer: &Endpoint) {
+    if let Some(scratch) = maps::scratch() {
+        judge_endpoint(scratch, actor, hook, direction, peer, FLAG_AFTER);
+    }
+}
+
+/// Judges the other end of a connection, or the end that is ours.
+#[inline(always)]
+pub(super) fn judge_endpoint(
+    scratch: &mut Scratch,
+    actor: &Actor,
+    hook: Hook,
+    direction: Direction,
+    peer: &Endpoint,
+    flags: u32,
+) -> Verdict {
     let key = NetKey {
         epoch: actor.subject.epoch,
         instance: actor.subject.slot,
@@ -83,11 +93,38 @@ fn judge_peer(actor: &Actor, hook: Hook, direction: Direction, peer: &Endpoint) 
     // A rule for incoming connections names our port, one for outgoing ones the other's.
     let port = if matches!(direction, Direction::Ingress) { peer.local_port } else { peer.port };
     let decision = decide::net(&Maps, &actor.subject, &key, port, peer.protocol);
-    let Some(scratch) = maps::scratch() else { return };
     judge(scratch, actor, hook as u8, &decision, |event| {
         event.endpoint = *peer;
-        event.flags |= FLAG_AFTER;
-    });
+        event.flags |= flags;
+    })
+}
+
+/// Judges the making of a socket that nothing else judges.
+#[inline(always)]
+pub(super) fn judge_socket(
+    scratch: &mut Scratch,
+    actor: &Actor,
+    family: u32,
+    kind: u16,
+    protocol: u16,
+    flags: u32,
+) -> Option<Verdict> {
+    let decision = match socket::class(family, kind, protocol)? {
+        Class::RawSocket => decide::class(&actor.subject, Class::RawSocket, Access::NONE),
+        _ => decide::class(&actor.subject, Class::Socket, Access::NONE),
+    };
+    Some(judge(scratch, actor, Hook::Socket as u8, &decision, |event| {
+        event.detail = detail(family, kind, protocol);
+        event.endpoint.family = family as u16;
+        event.endpoint.protocol = protocol as u8;
+        event.flags |= flags;
+    }))
+}
+
+/// What a record says about a socket that was made.
+#[inline(always)]
+pub(super) fn detail(family: u32, kind: u16, protocol: u16) -> u64 {
+    u64::from(family) << 32 | u64::from(kind & socket::TYPE_MASK) << 16 | u64::from(protocol)
 }
 
 /// `accept`, `accept4`: the peer comes from the socket, since Node passes no buffer for it.
@@ -163,7 +200,7 @@ fn listen(ctx: &RawTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// `socket`: packet sockets, which no cgroup program sees; raw ones where there is none.
+/// `socket`: those that no cgroup program sees; all of them where there is none.
 #[raw_tracepoint]
 fn socket_exit(ctx: RawTracePointContext) -> i32 {
     let _ = socket(&ctx);
@@ -176,17 +213,10 @@ fn socket(ctx: &RawTracePointContext) -> Option<()> {
     if call.ret < 0 {
         return None;
     }
-    let (family, kind, protocol) = (call.arg(0)?, call.arg(1)? & SOCK_TYPE_MASK, call.arg(2)?);
-    let internet = family == u64::from(AF_INET) || family == u64::from(AF_INET6);
-    let raw = internet && kind == SOCK_RAW && !left_to_cgroup();
-    if family != AF_PACKET && !raw {
+    let (family, kind, protocol) = (call.arg(0)? as u32, call.arg(1)? as u16, call.arg(2)? as u16);
+    if (family == u32::from(AF_INET) || family == u32::from(AF_INET6)) && left_to_cgroup() {
         return None;
     }
-    let decision = decide::class(&call.actor.subject, Class::RawSocket, Access::NONE);
-    judge(maps::scratch()?, &call.actor, Hook::Socket as u8, &decision, |event| {
-        event.detail = family << 32 | kind << 16 | (protocol & 0xffff);
-        event.endpoint.family = family as u16;
-        event.flags |= FLAG_AFTER;
-    });
+    judge_socket(maps::scratch()?, &call.actor, family, kind, protocol, FLAG_AFTER)?;
     Some(())
 }

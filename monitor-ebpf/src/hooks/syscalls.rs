@@ -2,12 +2,9 @@
 //! the handler that the table names.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use monitor_common::syscall::HANDLERS_HALF;
 
-use crate::{
-    emit,
-    facts::call,
-    maps::{HANDLERS, HANDLERS_HALF},
-};
+use crate::{emit, facts::call, maps::HANDLERS};
 
 #[raw_tracepoint(tracepoint = "sys_enter")]
 fn sys_enter(ctx: RawTracePointContext) -> i32 {

@@ -7,7 +7,7 @@ use monitor::{
     kernel::{btf::VMLINUX, load::Kernel, security::FLAVOURS},
     policy::host::{CanDeny, cgroup_mount},
 };
-use monitor_common::{security::SecurityHook, verdict::Sensor};
+use monitor_common::{policy::Class, security::SecurityHook};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -78,16 +78,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     println!();
     for &(name, hook) in SecurityHook::NAMES {
-        println!("{name:<20} {}", served.by(hook).map_or(Sensor::Tracepoint.name(), Sensor::name));
+        println!("{name:<21} {}", served.name(hook));
     }
     println!();
     let can = CanDeny { network: cgroup, ..kernel.can_deny() };
     let deny = |can| if can { "yes     " } else { "fallback" };
     println!("class       log  deny      kill");
-    println!("files       yes  {}  yes", deny(can.files));
-    println!("exec        yes  {}  yes", deny(can.exec));
-    println!("egress      yes  {}  yes", deny(can.network));
-    println!("ingress     yes  fallback  yes");
+    for (name, class) in Class::NAMES {
+        println!("{name:<11} yes  {}  yes", deny(can.class(class)));
+    }
     if !can.files {
         println!();
         println!("A file access is not denied but killed before it does harm where the open does not truncate.");

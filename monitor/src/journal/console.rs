@@ -66,6 +66,7 @@ fn operation(enriched: &Enriched) -> String {
         Hook::Open if access.contains(Access::CREATE) => format!("create {path}"),
         Hook::Open => format!("read {path}"),
         Hook::Read => format!("read {path} through an older descriptor"),
+        Hook::Receive => format!("take a descriptor of {path} from another process"),
         Hook::Write => format!("write to {path}"),
         Hook::WriteTotals => format!("write {} bytes in {} calls to {path}", event.bytes, event.count),
         Hook::Truncate => format!("cut {path}"),
@@ -93,13 +94,23 @@ fn operation(enriched: &Enriched) -> String {
         Hook::Bind => format!("bind {}", end()),
         Hook::Listen => format!("listen on port {}", event.endpoint.local_port),
         Hook::Accept => format!("accept a connection from {}", end()),
-        Hook::Socket => format!("make a raw socket of family {}", event.detail >> 32),
+        Hook::Socket => {
+            let (family, protocol) = (event.detail >> 32, event.detail & 0xffff);
+            format!("make a socket of family {family} (type {}, protocol {protocol})", event.detail >> 16 & 0xffff)
+        }
         Hook::UnixConnect => format!("connect to the socket {path}"),
         Hook::Exec => format!("run {path} ({})", shown(command_line(&record.text).as_bytes())),
         Hook::Exit => "end".to_owned(),
         Hook::Fork => format!("start process {}", event.detail),
         Hook::Privilege => format!("gain privilege (effective uid {}, capabilities {:#x})", event.euid, event.detail),
         Hook::Ptrace => format!("trace or read the memory of process {}", event.detail),
+        Hook::Mount => format!("mount something at {path}"),
+        Hook::Unmount => format!("unmount {path}"),
+        Hook::Namespace => format!("make or enter a namespace (flags {:#x})", event.detail),
+        Hook::Bpf => format!("use the bpf system call (command {})", event.detail),
+        Hook::Module if !record.text.is_empty() => format!("load the kernel module {}", shown(trimmed(&record.text))),
+        Hook::Module => "load a kernel module".to_owned(),
+        Hook::UringCommand => "hand a command to a driver by io_uring".to_owned(),
         Hook::Signal => {
             let call =
                 u32::try_from(event.syscall).ok().and_then(|number| table::name(number, false)).unwrap_or("kill");
@@ -110,6 +121,11 @@ fn operation(enriched: &Enriched) -> String {
             }
         }
     }
+}
+
+/// A text without the zero byte at its end.
+fn trimmed(text: &[u8]) -> &[u8] {
+    text.strip_suffix(&[0]).unwrap_or(text)
 }
 
 /// Bytes that a terminal may be shown: control characters, escapes and what is no UTF-8 are written as `\x..`; what is
@@ -184,7 +200,8 @@ mod tests {
 
     #[test]
     fn it_says_who_what_and_why() {
-        let mut event = Event { hook: Hook::Connect as u8, sensor: 2, verdict: 3, wanted: 3, tgid: 812, ..Event::ZERO };
+        let mut event =
+            Event { hook: Hook::Connect as u8, sensor: 2, verdict: 3, wanted: 3, rule: 1, tgid: 812, ..Event::ZERO };
         event.ancestors[0] = Ancestor { tgid: 640, comm: [0; 16] };
         event.endpoint = Endpoint {
             address: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 9],
@@ -208,9 +225,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_name_reaches_the_terminal_as_a_command(path in prop::collection::vec(1..=255_u8, 0..200), hook in 1..31_u8) {
+        fn no_name_reaches_the_terminal_as_a_command(path in prop::collection::vec(1..=255_u8, 0..200), hook in prop::sample::select(&Hook::NAMES[..])) {
             let path = [path, vec![0]].concat();
-            let event = Event { hook, sensor: 1, verdict: 4, ..Event::ZERO };
+            let event = Event { hook: hook.1 as u8, sensor: 1, verdict: 4, ..Event::ZERO };
             let sentence = said(&event, &path, b"a\0\x1b[2J\0", &[(0, b"\x1b]0;x\x07\0")]);
             prop_assert!(!sentence.chars().any(char::is_control), "{sentence:?}");
         }

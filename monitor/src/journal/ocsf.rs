@@ -64,7 +64,7 @@ fn class(event: &Event, hook: Hook) -> (u32, u32, &'static str) {
     let access = Access::from_bits(event.access);
     match hook {
         Hook::Open if access.contains(Access::CREATE) => (FILE, 1, "Create"),
-        Hook::Open | Hook::Mmap => (FILE, 14, "Open"),
+        Hook::Open | Hook::Mmap | Hook::Receive => (FILE, 14, "Open"),
         Hook::Mkdir | Hook::Mknod | Hook::Link | Hook::Symlink => (FILE, 1, "Create"),
         Hook::Read => (FILE, 2, "Read"),
         Hook::Write | Hook::WriteTotals | Hook::Truncate => (FILE, 3, "Update"),
@@ -73,6 +73,8 @@ fn class(event: &Event, hook: Hook) -> (u32, u32, &'static str) {
         Hook::Chown | Hook::Utimes | Hook::Xattr => (FILE, 6, "Set Attributes"),
         Hook::Chmod => (FILE, 7, "Set Security"),
         Hook::IoUring | Hook::UnixConnect => (FILE, 99, "Other"),
+        Hook::Mount => (FILE, 12, "Mount"),
+        Hook::Unmount => (FILE, 13, "Unmount"),
         Hook::Connect | Hook::Accept => (NETWORK, 1, "Open"),
         Hook::Send => (NETWORK, 6, "Traffic"),
         Hook::Listen => (NETWORK, 7, "Listen"),
@@ -81,7 +83,7 @@ fn class(event: &Event, hook: Hook) -> (u32, u32, &'static str) {
         Hook::Exit => (PROCESS, 2, "Terminate"),
         Hook::Ptrace => (PROCESS, 3, "Open"),
         Hook::Privilege => (PROCESS, 5, "Set User ID"),
-        Hook::Signal => (PROCESS, 99, "Other"),
+        Hook::Signal | Hook::Namespace | Hook::Bpf | Hook::Module | Hook::UringCommand => (PROCESS, 99, "Other"),
     }
 }
 

@@ -17,12 +17,12 @@ use monitor_common::{
     event::{Counters, Hook},
     offsets::{Abi, Offsets},
     policy::{
-        CONTROL_CGROUP, ChildKey, Control, Identity, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_WATCHES, NetKey,
-        NetRules, Node, NodeKey, Pattern, PatternKey, Watch,
+        CONTROL_CGROUP, CONTROL_USERNS, ChildKey, Control, Identity, InodeId, InodeKey, Instance, MAX_INSTANCES,
+        MAX_WATCHES, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey, Watch,
     },
     scope::{MAX_SELECTORS, Selector, TaskLabel},
-    security::Signatures,
-    syscall::{Handler, Syscall},
+    security::{SecurityHook, Signatures},
+    syscall::{HANDLERS_HALF, Handler, Syscall},
     verdict::Sensor,
 };
 use rustix::fs::{Mode, OFlags};
@@ -39,9 +39,6 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fl
 
 /// How many programs may be under way on one CPU, as in the kernel's `maps.rs`.
 const POOL_DEPTH: u32 = 4;
-
-/// First handler at exit, as in the kernel's `maps.rs`.
-const HANDLERS_HALF: u32 = 16;
 
 /// Why the kernel side could not be brought up or changed.
 #[derive(Debug, thiserror::Error)]
@@ -121,14 +118,18 @@ const HANDLERS: &[(u32, &str)] = &[
     (HANDLERS_HALF + Handler::Socket as u32, "socket_exit"),
     (HANDLERS_HALF + Handler::Credentials as u32, "credentials_exit"),
     (Handler::Process as u32, "process_enter"),
+    (Handler::System as u32, "system_enter"),
 ];
+
+/// The program that judges what a setuid program gains.
+const EXEC_PRIVILEGE: &str = "exec_privilege";
 
 /// Programs on other raw tracepoints, and the tracepoint each belongs to. Order matters: the scope comes first.
 const SCOPE: &[(&str, &str)] = &[
     ("process_fork", "sched_process_fork"),
     ("process_exec", "sched_process_exec"),
     ("exec", "sched_process_exec"),
-    ("exec_privilege", "sched_process_exec"),
+    (EXEC_PRIVILEGE, "sched_process_exec"),
     ("process_moved", "cgroup_attach_task"),
     ("process_exit", "sched_process_exit"),
 ];
@@ -194,6 +195,9 @@ impl Kernel {
             let _ = proofs.set(index, 0, 0);
             reached
         });
+        if served.by(SecurityHook::UsernsCreate).is_some() {
+            self.flags |= CONTROL_USERNS;
+        }
         self.served = served;
         Ok(())
     }
@@ -215,8 +219,14 @@ impl Kernel {
     /// Loads what the tracepoints have to look at: every system call that no security hook answers for.
     pub fn load_syscalls(&mut self) -> Result<()> {
         let network = self.can_deny_network();
+        let privilege = self.served.replaces(Hook::Privilege);
         let left: Vec<_> = table::entries()
             .into_iter()
+            .map(|(index, name, syscall)| {
+                // `unshare` is judged for its namespaces at the entry whatever serves privileges.
+                let replaced = privilege && syscall.exit == Handler::Credentials as u8;
+                (index, name, Syscall { exit: if replaced { 0 } else { syscall.exit }, ..syscall })
+            })
             .filter(|(_, _, syscall)| {
                 Hook::from_raw(syscall.hook).is_none_or(|hook| match hook {
                     // The same call connects UNIX sockets and others.
@@ -315,7 +325,9 @@ impl Kernel {
 
     /// Attaches what decides who is in scope.
     pub fn attach_scope(&mut self) -> Result<()> {
-        self.attach_raw(SCOPE)
+        let left = |name: &str| name != EXEC_PRIVILEGE || !self.served.replaces(Hook::Privilege);
+        let scope: Vec<_> = SCOPE.iter().copied().filter(|(name, _)| left(name)).collect();
+        self.attach_raw(&scope)
     }
 
     /// Attaches the programs on system calls, and those on `io_uring` where there is one.
@@ -386,6 +398,7 @@ impl Kernel {
             files: self.served.can_deny_files(),
             network: self.can_deny_network(),
             exec: self.served.can_deny_exec(),
+            system: self.served.can_deny_system(),
         }
     }
 

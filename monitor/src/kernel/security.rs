@@ -71,6 +71,25 @@ pub const ENTRIES: &[Entry] = &[
     entry!(TaskKill, "task_kill", "security_task_kill"),
     // The guard traces nobody.
     entry!(PtraceAccessCheck, "ptrace_access", "security_ptrace_access_check", false),
+    entry!(FileReceive, "file_receive", "security_file_receive"),
+    // It mounts nothing, makes no namespace, and changes neither the kernel nor its own credentials.
+    entry!(SbMount, "sb_mount", "security_sb_mount", false),
+    entry!(SbUmount, "sb_umount", "security_sb_umount", false),
+    entry!(MoveMount, "move_mount", "security_move_mount", false),
+    entry!(SbPivotroot, "sb_pivotroot", "security_sb_pivotroot", false),
+    entry!(UsernsCreate, "userns_create", "security_create_user_ns", false),
+    entry!(Bpf, "bpf", "security_bpf"),
+    entry!(KernelModuleRequest, "module_request", "security_kernel_module_request", false),
+    entry!(KernelReadFile, "kernel_read_file", "security_kernel_read_file", false),
+    entry!(KernelLoadData, "kernel_load_data", "security_kernel_load_data", false),
+    entry!(UringCmd, "uring_cmd", "security_uring_cmd", false),
+    entry!(TaskFixSetuid, "task_fix_setuid", "security_task_fix_setuid", false),
+    entry!(Capset, "capset", "security_capset", false),
+    entry!(BprmCredsFromFile, "bprm_creds", "security_bprm_creds_from_file", false),
+    entry!(SocketCreate, "socket_create", "security_socket_create"),
+    entry!(SocketBind, "socket_bind", "security_socket_bind"),
+    entry!(SocketConnect, "socket_connect", "security_socket_connect"),
+    entry!(SocketListen, "socket_listen", "security_socket_listen"),
 ];
 
 /// The sensors that sit on security hooks, the best first.
@@ -99,6 +118,15 @@ const REPLACES: &[(Hook, &[SecurityHook])] = {
         (Hook::Signal, &[S::TaskKill]),
         (Hook::Ptrace, &[S::PtraceAccessCheck]),
         (Hook::UnixConnect, &[S::UnixStreamConnect, S::UnixMaySend]),
+        (Hook::Privilege, &[S::TaskFixSetuid, S::Capset, S::BprmCredsFromFile]),
+        (Hook::Mount, &[S::SbMount, S::MoveMount, S::SbPivotroot]),
+        (Hook::Unmount, &[S::SbUmount]),
+        (Hook::Bpf, &[S::Bpf]),
+        (Hook::Module, &[S::KernelReadFile, S::KernelLoadData]),
+        (Hook::Socket, &[S::SocketCreate]),
+        // To bind a UNIX socket makes a file.
+        (Hook::Bind, &[S::SocketBind, S::InodeMknod]),
+        (Hook::Listen, &[S::SocketListen]),
         // A request is carried out by the same functions as a system call.
         (
             Hook::IoUring,
@@ -118,6 +146,14 @@ const REPLACES: &[(Hook, &[SecurityHook])] = {
     ]
 };
 
+/// What shows in no system call, so that the tracepoints do not see it where no other sensor serves the hook.
+const UNSEEN_BY_TRACEPOINTS: &[SecurityHook] = &[
+    SecurityHook::UnixMaySend,
+    SecurityHook::FileReceive,
+    SecurityHook::KernelModuleRequest,
+    SecurityHook::SocketConnect,
+];
+
 /// Which sensor serves which hook, and why the better ones do not.
 #[derive(Debug, Default)]
 pub struct Served {
@@ -133,6 +169,16 @@ impl Served {
     #[must_use]
     pub fn by(&self, hook: SecurityHook) -> Option<Sensor> {
         self.hooks.get(&hook).copied()
+    }
+
+    /// The name of what serves a hook.
+    #[must_use]
+    pub fn name(&self, hook: SecurityHook) -> &'static str {
+        match self.by(hook) {
+            Some(sensor) => sensor.name(),
+            None if UNSEEN_BY_TRACEPOINTS.contains(&hook) => "none",
+            None => Sensor::Tracepoint.name(),
+        }
     }
 
     /// Whether everything that the tracepoints know as `hook` is served here.
@@ -155,6 +201,17 @@ impl Served {
     #[must_use]
     pub fn can_deny_exec(&self) -> bool {
         self.by(SecurityHook::BprmCheck) == Some(Sensor::Lsm)
+    }
+
+    /// Whether everything else than files, programs and Internet traffic can be refused. A hook that the kernel is too
+    /// old for does not count.
+    #[must_use]
+    pub fn can_deny_system(&self) -> bool {
+        use SecurityHook as S;
+        [S::TaskKill, S::PtraceAccessCheck, S::TaskFixSetuid, S::Capset, S::BprmCredsFromFile, S::SbMount, S::Bpf]
+            .into_iter()
+            .chain([S::KernelReadFile, S::SocketCreate])
+            .all(|hook| self.by(hook) == Some(Sensor::Lsm))
     }
 
     /// The sensors that serve anything, the best first.

@@ -9,7 +9,7 @@ use monitor_common::{
     event::Hook,
     syscall::{
         COMPAT_BASE, Handler, NO_ARG, SYSCALL_FLAGS_IN_STRUCT, SYSCALL_GROUPS, SYSCALL_PIDFD, SYSCALL_REQUEST,
-        SYSCALL_TRUNCATES, Syscall,
+        SYSCALL_SIGNAL_IN_FLAGS, SYSCALL_TRUNCATES, Syscall,
     },
 };
 
@@ -42,6 +42,21 @@ const fn signal(traits: u8, arg: u8, signal: u8) -> Syscall {
 /// A call that reaches into the process in argument `arg`.
 const fn intrusion(traits: u8, arg: u8) -> Syscall {
     Syscall { traits, ..Syscall::on_fd(Handler::Process, Hook::Ptrace, Access::NONE, arg) }
+}
+
+/// A call that makes or enters namespaces; `flags` is the argument that says which.
+const fn namespaces(traits: u8, flags: u8) -> Syscall {
+    Syscall { flags, traits, ..Syscall::on_fd(Handler::System, Hook::Namespace, Access::NONE, NO_ARG) }
+}
+
+/// A call that changes the kernel; `command` is the argument that says how.
+const fn kernel(hook: Hook, command: u8) -> Syscall {
+    Syscall { flags: command, ..Syscall::on_fd(Handler::System, hook, Access::NONE, NO_ARG) }
+}
+
+/// A call that changes what is mounted at a path.
+const fn mount(hook: Hook, dir: u8, path: u8) -> Syscall {
+    Syscall { dir, ..Syscall::on_fd(Handler::System, hook, Access::NONE, path) }
 }
 
 /// All calls of interest. A name that an architecture does not have is left out there.
@@ -123,7 +138,21 @@ pub const CALLS: &[(&str, Syscall)] = &[
     ("setreuid32", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
     ("setresuid32", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
     ("capset", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
-    ("unshare", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
+    // The machine itself. Whoever makes a user namespace gains capabilities in it.
+    ("unshare", Syscall { exit: Handler::Credentials as u8, ..namespaces(0, 0) }),
+    ("setns", namespaces(0, NO_ARG)),
+    ("clone", namespaces(SYSCALL_SIGNAL_IN_FLAGS, 0)),
+    ("clone3", namespaces(SYSCALL_FLAGS_IN_STRUCT, 0)),
+    ("mount", mount(Hook::Mount, NO_ARG, 1)),
+    ("move_mount", mount(Hook::Mount, 2, 3)),
+    ("pivot_root", mount(Hook::Mount, NO_ARG, 0)),
+    ("umount", mount(Hook::Unmount, NO_ARG, 0)),
+    ("umount2", mount(Hook::Unmount, NO_ARG, 0)),
+    ("bpf", kernel(Hook::Bpf, 0)),
+    ("init_module", kernel(Hook::Module, NO_ARG)),
+    ("finit_module", kernel(Hook::Module, NO_ARG)),
+    ("kexec_load", kernel(Hook::Module, NO_ARG)),
+    ("kexec_file_load", kernel(Hook::Module, NO_ARG)),
     // Other processes.
     ("kill", signal(SYSCALL_GROUPS, 0, 1)),
     ("tkill", signal(0, 0, 1)),

@@ -93,6 +93,10 @@ fn is_about_a_path(hook: Hook) -> bool {
             | Hook::Privilege
             | Hook::Ptrace
             | Hook::Signal
+            | Hook::Namespace
+            | Hook::Bpf
+            | Hook::Module
+            | Hook::UringCommand
     )
 }
 

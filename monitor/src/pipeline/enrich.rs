@@ -9,6 +9,7 @@ use std::{
 
 use monitor_common::{
     event::{FLAG_BY_NAME, FLAG_CONFIRMED, Hook},
+    policy::Class,
     verdict::Sensor,
 };
 
@@ -21,7 +22,7 @@ const MAX_ARGV: usize = 1024;
 
 /// Names of what records carry as numbers.
 pub trait Names {
-    /// Id and sentence of a rule; the class default has index 0.
+    /// Id and sentence of a rule by its index, from 1.
     fn rule(&self, epoch: u32, index: u16) -> (String, String);
     /// Name of an instance.
     fn instance(&self, slot: u16) -> String;
@@ -78,6 +79,16 @@ pub struct Enriched {
     pub unit: Option<String>,
     /// Container id.
     pub container: Option<String>,
+}
+
+/// Id and sentence of the default that decided where no rule spoke.
+fn default_of(record: &Record) -> (String, String) {
+    let class = record.hook.class(record.event.detail);
+    let name = class.and_then(|class| Class::NAMES.iter().find(|(_, known)| *known == class));
+    name.map_or_else(
+        || ("default".to_owned(), "no rule speaks".to_owned()),
+        |(name, _)| (format!("default-{name}"), format!("no rule speaks; the default for {name}")),
+    )
 }
 
 /// Remembers processes, users and cgroups. Bounded: what is oldest is forgotten first.
@@ -152,7 +163,7 @@ impl Enricher {
             record.path = path;
         }
         let event = &record.event;
-        let (rule, sentence) = names.rule(event.epoch, event.rule);
+        let (rule, sentence) = if event.rule == 0 { default_of(&record) } else { names.rule(event.epoch, event.rule) };
         let parents = event
             .ancestors
             .iter()

@@ -148,8 +148,7 @@ impl InstancePolicy {
 }
 
 fn instance_of(instance: &InstancePolicy, enforce: bool) -> Instance {
-    let defaults =
-        instance.defaults.map(|verdict| Rule { id: 0, verdict: verdict as u8, fallback: Verdict::Unset as u8 });
+    let defaults = instance.defaults.map(|it| Rule { id: 0, verdict: it.verdict as u8, fallback: it.fallback as u8 });
     Instance { defaults, enforce: u32::from(enforce), used: 1 }
 }
 

@@ -36,6 +36,7 @@ pub trait Host {
 }
 
 /// Which operations the sensors of the running kernel can make fail.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CanDeny {
     /// Accesses to files.
@@ -44,6 +45,29 @@ pub struct CanDeny {
     pub network: bool,
     /// Programs that are started.
     pub exec: bool,
+    /// Changes of credentials, signals and tracing, mounts, namespaces, the kernel, and sockets of any family.
+    pub system: bool,
+}
+
+impl CanDeny {
+    /// Whether operations of a class can be refused.
+    #[must_use]
+    pub fn class(self, class: Class) -> bool {
+        match class {
+            Class::Files => self.files,
+            Class::Exec => self.exec,
+            // The cgroup programs refuse raw sockets too.
+            Class::Egress | Class::RawSocket => self.network,
+            Class::Ingress => false,
+            Class::Privilege
+            | Class::Ptrace
+            | Class::Signal
+            | Class::Socket
+            | Class::Mount
+            | Class::Namespace
+            | Class::Kernel => self.system,
+        }
+    }
 }
 
 /// This machine.
@@ -302,17 +326,13 @@ fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fau
         }
     }
     for (name, class) in Class::NAMES {
-        let deniable = match class {
-            Class::Files => can.files,
-            Class::Exec => can.exec,
-            // The cgroup programs refuse raw sockets too.
-            Class::Egress | Class::RawSocket => can.network,
-            Class::Ingress | Class::Privilege | Class::Ptrace | Class::Signal => false,
-        };
-        if instance.defaults[class as usize] == Verdict::Deny && !deniable {
+        let deniable = can.class(class);
+        let default = instance.defaults[class as usize];
+        if default.verdict == Verdict::Deny && !deniable {
+            let instead = if default.fallback == Verdict::Kill { "kills" } else { "logs" };
             warnings.push(fault(
                 instance.at,
-                format!("default {name} = \"deny\": no sensor here can deny it; it logs instead"),
+                format!("default {name} = \"deny\": no sensor here can deny it; it {instead} instead"),
             ));
         }
     }

@@ -35,13 +35,27 @@ pub struct InstancePolicy {
     /// Where its flows and settings are; absolute.
     pub user_dir: PathBuf,
     /// What is done where no rule speaks, by [`Class`].
-    pub defaults: [Verdict; Class::COUNT],
+    pub defaults: [ClassDefault; Class::COUNT],
     /// Rules for files and programs.
     pub files: Vec<FileRule>,
     /// Rules for addresses.
     pub nets: Vec<NetRule>,
     /// Where it stands.
     pub at: At,
+}
+
+/// What is done about a class of operations where no rule speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassDefault {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What to do where no sensor can deny; [`Verdict::Unset`] to log.
+    pub fallback: Verdict,
+}
+
+impl ClassDefault {
+    /// Nothing is done.
+    pub const ALLOW: Self = Self { verdict: Verdict::Allow, fallback: Verdict::Unset };
 }
 
 /// One way for a task to belong to an instance; all parts that are given must hold.

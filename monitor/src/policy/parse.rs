@@ -21,7 +21,7 @@ use toml::{
 
 use super::{
     Fault,
-    model::{Action, At, FileRule, InstancePolicy, Names, NetRule, Policy, Prefix, Select},
+    model::{Action, At, ClassDefault, FileRule, InstancePolicy, Names, NetRule, Policy, Prefix, Select},
 };
 
 /// Deepest path that a rule can name, in components.
@@ -301,8 +301,8 @@ impl<'a> Reader<'a> {
         Some(select)
     }
 
-    fn defaults(&mut self, value: Option<&Value<'_>>) -> [Verdict; Class::COUNT] {
-        let mut defaults = [Verdict::Allow; Class::COUNT];
+    fn defaults(&mut self, value: Option<&Value<'_>>) -> [ClassDefault; Class::COUNT] {
+        let mut defaults = [ClassDefault::ALLOW; Class::COUNT];
         let Some(value) = value else { return defaults };
         let Some(table) = value.get_ref().as_table() else {
             self.fault(value.span().start, "`default` must be a table, e.g. default = { egress = \"log\" }");
@@ -311,13 +311,31 @@ impl<'a> Reader<'a> {
         let mut table = Table::new(table, value.span().start);
         for (name, class) in Class::NAMES {
             if let Some(value) = table.take(name)
-                && let Some(verdict) = self.verdict(value)
+                && let Some(default) = self.class_default(value)
             {
-                defaults[class as usize] = verdict;
+                defaults[class as usize] = default;
             }
         }
         self.finish(&table);
         defaults
+    }
+
+    /// A verdict, or one with what is done where no sensor can deny: `{ verdict = "deny", fallback = "kill" }`.
+    fn class_default(&mut self, value: &Value<'_>) -> Option<ClassDefault> {
+        let Some(table) = value.get_ref().as_table() else {
+            return Some(ClassDefault { verdict: self.verdict(value)?, fallback: Verdict::Unset });
+        };
+        let at = value.span().start;
+        let mut table = Table::new(table, at);
+        let (verdict, fallback) = (table.take("verdict"), table.take("fallback"));
+        self.finish(&table);
+        let Some(verdict) = verdict else {
+            self.fault(at, "a default needs a `verdict`: allow, log, deny or kill");
+            return None;
+        };
+        let verdict = self.verdict(verdict)?;
+        let fallback = self.fallback(fallback, Some(verdict));
+        Some(ClassDefault { verdict, fallback })
     }
 
     fn verdict(&mut self, value: &Value<'_>) -> Option<Verdict> {
@@ -328,6 +346,21 @@ impl<'a> Reader<'a> {
             self.fault(value.span().start, format!("\"{text}\" is no verdict: allow, log, deny or kill{hint}"));
         }
         verdict
+    }
+
+    /// What is done where a sensor cannot deny.
+    fn fallback(&mut self, value: Option<&Value<'_>>, verdict: Option<Verdict>) -> Verdict {
+        let Some(value) = value else { return Verdict::Unset };
+        let Some(fallback) = self.verdict(value) else { return Verdict::Unset };
+        if verdict != Some(Verdict::Deny) {
+            self.fault(
+                value.span().start,
+                "`fallback` says what to do where a sensor cannot deny; it goes with verdict = \"deny\" only",
+            );
+        } else if !matches!(fallback, Verdict::Log | Verdict::Kill) {
+            self.fault(value.span().start, "`fallback` is \"log\" or \"kill\"");
+        }
+        fallback
     }
 
     /// The ids that rules of an instance give themselves.
@@ -359,20 +392,7 @@ impl<'a> Reader<'a> {
         index: usize,
     ) -> Option<Action> {
         let verdict = self.required(table, "verdict").and_then(|value| self.verdict(value));
-        let mut fallback = Verdict::Unset;
-        if let Some(value) = table.take("fallback")
-            && let Some(wanted) = self.verdict(value)
-        {
-            if verdict != Some(Verdict::Deny) {
-                self.fault(
-                    value.span().start,
-                    "`fallback` says what to do where a sensor cannot deny; it goes with verdict = \"deny\" only",
-                );
-            } else if !matches!(wanted, Verdict::Log | Verdict::Kill) {
-                self.fault(value.span().start, "`fallback` is \"log\" or \"kill\"");
-            }
-            fallback = wanted;
-        }
+        let fallback = self.fallback(table.take("fallback"), verdict);
         let id = if let Some(value) = table.take("id") {
             let text = self.string(value, "`id`")?;
             if text.is_empty()
@@ -781,10 +801,24 @@ mod tests {
             ("[[instance.egress]]\nto = [\"any\"]\nprotocol = \"icmp\"\nverdict = \"deny\"\n", "`protocol` is"),
             ("[[instance.egress]]\nto = [\"any\"]\n", "`verdict` is missing"),
             ("default = { egres = \"log\" }\n", "did you mean \"egress\""),
+            ("default = { mount = { verdict = \"kill\", fallback = \"log\" } }\n", "goes with verdict"),
+            ("default = { mount = { fallback = \"log\" } }\n", "needs a `verdict`"),
+            ("default = { mount = { verdict = \"deny\", fall = \"log\" } }\n", "unknown key"),
         ] {
             let found = faults(rest);
             assert!(found.iter().any(|fault| fault.what.contains(part)), "{rest}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_default_may_have_a_fallback() {
+        let rest = "default = { mount = { verdict = \"deny\", fallback = \"kill\" }, kernel = \"log\" }\n";
+        let policy = parse(&format!("{HEAD}{rest}")).unwrap();
+        let defaults = &policy.instances[0].defaults;
+        let of = |class: Class| (defaults[class as usize].verdict, defaults[class as usize].fallback);
+        assert_eq!(of(Class::Mount), (Verdict::Deny, Verdict::Kill));
+        assert_eq!(of(Class::Kernel), (Verdict::Log, Verdict::Unset));
+        assert_eq!(of(Class::Socket), (Verdict::Allow, Verdict::Unset));
     }
 
     #[test]

@@ -14,16 +14,49 @@ pub(crate) struct Attack {
     pub(crate) rule: &'static str,
     /// An operation of the program `actor`.
     pub(crate) operation: &'static str,
+    /// What sees it.
+    pub(crate) seen: Seen,
+    /// By a stand-in that has become root.
+    pub(crate) as_root: bool,
+    /// Not every kernel has this: where it fails without a guard there is nothing to guard against.
+    pub(crate) optional: bool,
+    /// Whoever asks is not told that it was refused.
+    pub(crate) silent: bool,
+}
+
+/// What sees an attack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Every sensor.
+    Everywhere,
     /// The system call tells nothing that the tracepoint sensor could judge.
-    pub(crate) needs_security_hooks: bool,
+    OnSecurityHooks,
+    /// There is no security hook on its way.
+    OnSystemCalls,
 }
 
 const fn on(rule: &'static str, technique: &'static str, operation: &'static str) -> Attack {
-    Attack { technique, rule, operation, needs_security_hooks: false }
+    Attack { technique, rule, operation, seen: Seen::Everywhere, as_root: false, optional: false, silent: false }
 }
 
 const fn unseen_by_tracepoints(attack: Attack) -> Attack {
-    Attack { needs_security_hooks: true, ..attack }
+    Attack { seen: Seen::OnSecurityHooks, ..attack }
+}
+
+const fn unseen_by_security_hooks(attack: Attack) -> Attack {
+    Attack { seen: Seen::OnSystemCalls, ..attack }
+}
+
+const fn by_root(attack: Attack) -> Attack {
+    Attack { as_root: true, ..attack }
+}
+
+const fn where_it_works(attack: Attack) -> Attack {
+    Attack { optional: true, ..attack }
+}
+
+const fn silently(attack: Attack) -> Attack {
+    Attack { silent: true, ..attack }
 }
 
 /// Everything that is tried.
@@ -84,6 +117,59 @@ pub(crate) const ATTACKS: &[Attack] = &[
     on("egress", "connected datagram socket", "send-connected UDP"),
     on("egress", "sendmmsg(2)", "sendmmsg UDP"),
     on("egress", "TCP Fast Open", "fast-open TCP"),
+    on("settings-js", "sendfile(2)", "sendfile other.js settings.js"),
+    on("settings-js", "splice(2)", "splice other.js settings.js"),
+    on("settings-js", "a descriptor from another process", "receive-write ../give-settings.sock"),
+    where_it_works(by_root(on("settings-js", "open_by_handle_at(2)", "by-handle settings.js"))),
+    unseen_by_tracepoints(by_root(on("settings-js", "swapon(2)", "swapon settings.js"))),
+    unseen_by_tracepoints(on("settings-js", "another file mounted over it", "bind-mount other.js settings.js")),
+    where_it_works(unseen_by_tracepoints(on(
+        "settings-js",
+        "move_mount(2) over it",
+        "move-mount other.js settings.js",
+    ))),
+    where_it_works(on("settings-js", "io_uring, opened and written", "uring-write settings.js")),
+    where_it_works(on("settings-js", "io_uring, opened with O_TRUNC", "uring-truncate settings.js")),
+    where_it_works(on("settings-js", "io_uring, IORING_OP_UNLINKAT", "uring-unlink settings.js")),
+    where_it_works(on("settings-js", "io_uring, IORING_OP_RENAMEAT", "uring-rename other.js settings.js")),
+    where_it_works(on("settings-js", "io_uring, IORING_OP_LINKAT", "uring-link settings.js alias.js")),
+    where_it_works(on("keys", "io_uring, opened and read", "uring-read key.pem")),
+    unseen_by_tracepoints(on("keys", "a descriptor from another process", "receive-read ../give-key.sock")),
+    where_it_works(on("environment", "io_uring, IORING_OP_MKDIRAT", "uring-mkdir environment")),
+    on("environment", "O_TMPFILE and linkat(2)", "tmpfile environment"),
+    on("egress", "io_uring, IORING_OP_CONNECT", "uring-connect TCP"),
+    on("egress", "io_uring, IORING_OP_SENDMSG", "uring-send UDP"),
+    by_root(on("default-raw-socket", "raw socket", "raw-socket")),
+    by_root(on("default-raw-socket", "packet socket", "packet-socket")),
+    on("default-socket", "generic netlink (AF_NETLINK)", "socket 16 3 16"),
+    where_it_works(on("default-socket", "UDP-Lite (RFC 3828)", "socket 2 2 136")),
+    where_it_works(on("default-socket", "SCTP (RFC 9260)", "socket 2 1 132")),
+    where_it_works(on("default-socket", "virtual machine sockets (AF_VSOCK)", "socket 40 1 0")),
+    where_it_works(on("default-socket", "the kernel's cryptography (AF_ALG)", "socket 38 5 0")),
+    where_it_works(by_root(on("default-socket", "AF_XDP", "socket 44 3 0"))),
+    by_root(on("default-kernel", "bpf(2)", "bpf")),
+    where_it_works(by_root(on("default-kernel", "init_module(2)", "init_module"))),
+    where_it_works(by_root(on("default-kernel", "finit_module(2)", "finit_module other.js"))),
+    where_it_works(unseen_by_tracepoints(silently(by_root(on(
+        "default-kernel",
+        "a module asked for by an interface's name",
+        "name-interface",
+    ))))),
+    where_it_works(on("default-kernel", "io_uring, IORING_OP_URING_CMD", "uring-command /dev/null")),
+    by_root(on("default-signal", "kill(2) of a neighbour", "kill NEIGHBOUR 18")),
+    by_root(on("default-ptrace", "ptrace(2) of a neighbour", "ptrace NEIGHBOUR")),
+    by_root(on("default-ptrace", "process_vm_readv(2) of a neighbour", "process_vm_readv NEIGHBOUR")),
+    unseen_by_tracepoints(by_root(on("default-ptrace", "/proc/PID/mem of a neighbour", "memory NEIGHBOUR"))),
+    on("default-namespace", "unshare(2), a user namespace", "unshare"),
+    on("default-namespace", "clone(2), a user namespace", "clone-user"),
+    unseen_by_security_hooks(by_root(on("default-namespace", "unshare(2), a mount namespace", "unshare-mounts"))),
+    unseen_by_security_hooks(by_root(on("default-namespace", "setns(2)", "setns /proc/self/ns/mnt"))),
+    on("default-privilege", "a setuid program", "run ROOTED"),
+    by_root(on("default-privilege", "setresuid(2) back to root", "setresuid UID")),
+    by_root(on("default-privilege", "capset(2) of what was laid down", "capset")),
+    on("default-mount", "mount(2), a new file system", "mount lib"),
+    on("default-mount", "mount(2), a directory bound to another", "bind-mount lib lib"),
+    where_it_works(on("default-mount", "open_tree(2) and move_mount(2)", "move-mount lib lib")),
 ];
 
 /// What no rule names.
@@ -92,6 +178,11 @@ pub(crate) const HARMLESS: &[&str] = &[
     "read settings.js",
     "rename flows.json flows.bak",
     "create new.js",
-    "mkdir lib",
+    "mkdir more",
     "run PROGRAM",
+    "socket 1 1 0",
+    "socket 2 1 6",
+    "socket 10 2 17",
+    "socket 16 3 0",
+    "unix ../harmless.sock",
 ];

@@ -9,24 +9,34 @@ use std::{
     env,
     fmt::Write as _,
     fs,
+    io::IoSlice,
+    mem::MaybeUninit,
     net::{TcpListener, UdpSocket},
-    os::unix::{
-        fs::{PermissionsExt as _, symlink},
-        net::{UnixDatagram, UnixListener},
-        process::ExitStatusExt as _,
+    os::{
+        fd::AsFd as _,
+        unix::{
+            fs::{PermissionsExt as _, symlink},
+            net::{UnixDatagram, UnixListener},
+            process::ExitStatusExt as _,
+        },
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitStatus,
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use attacks::{ATTACKS, Attack, HARMLESS, LOOPBACK};
+use attacks::{ATTACKS, Attack, HARMLESS, LOOPBACK, Seen};
 use flowwarden_tests::{guard::Guard, policy::Policy, record::Record, stand_in::StandIn};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 const SIGKILL: i32 = 9;
 const EPERM: i32 = 1;
 const EACCES: i32 = 13;
+/// What an attack ends with where the kernel does not have what it needs: `EINVAL`, `ENOSYS`, `EPROTONOSUPPORT`,
+/// `EOPNOTSUPP`, `EAFNOSUPPORT`.
+const NOT_HERE: [i32; 5] = [22, 38, 93, 95, 97];
 /// Everything that changes a file or its name.
 const CHANGES: [&str; 5] = ["write", "delete", "rename", "link", "attr"];
 
@@ -35,15 +45,19 @@ struct Stage {
     stand_in: StandIn,
     tcp: TcpListener,
     udp: UdpSocket,
-    _unix: (UnixListener, UnixDatagram),
+    _unix: (UnixListener, UnixDatagram, UnixListener),
 }
 
 impl Stage {
     fn new() -> Result<Self> {
         let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
         let (docker, syslog) = (beside(&stand_in, "docker.sock"), beside(&stand_in, "syslog.sock"));
-        let unix = (UnixListener::bind(&docker)?, UnixDatagram::bind(&syslog)?);
-        for socket in [docker, syslog] {
+        let harmless = beside(&stand_in, "harmless.sock");
+        let unix = (UnixListener::bind(&docker)?, UnixDatagram::bind(&syslog)?, UnixListener::bind(&harmless)?);
+        let give = ["give-settings.sock", "give-key.sock"].map(|name| beside(&stand_in, name));
+        hand_out(&give[0], stand_in.settings(), true)?;
+        hand_out(&give[1], stand_in.user_dir().join("key.pem"), false)?;
+        for socket in [docker, syslog, harmless].into_iter().chain(give) {
             fs::set_permissions(&socket, fs::Permissions::from_mode(0o666))?;
         }
         let (tcp, udp) = (TcpListener::bind((LOOPBACK, 0))?, UdpSocket::bind((LOOPBACK, 0))?);
@@ -59,6 +73,7 @@ impl Stage {
         {
             self.stand_in.file(name, content.as_bytes(), 0o644)?;
         }
+        fs::create_dir(self.stand_in.user_dir().join("lib"))?;
         self.stand_in.file("evil", &fs::read(self.stand_in.program())?, 0o755)?;
         let at = |name: &str| self.stand_in.user_dir().join(name);
         fs::hard_link(at("key.pem"), at("old-link"))?;
@@ -81,8 +96,29 @@ impl Stage {
         let words = ends.iter().fold(what.to_owned(), |words, (name, end)| words.replace(name, &end.to_string()));
         let program = self.stand_in.program().display().to_string();
         let directory = self.stand_in.user_dir().display().to_string();
-        let words = words.replace("PROGRAM", &program).replace("KEY", &format!("{directory}/key.pem"));
+        let rooted = self.stand_in.rooted().display().to_string();
+        let words = words.replace("PROGRAM", &program).replace("ROOTED", &rooted);
+        let words = words.replace("NEIGHBOUR", &std::process::id().to_string());
+        let words =
+            words.replace("UID", &self.stand_in.uid.to_string()).replace("KEY", &format!("{directory}/key.pem"));
         Ok(words.replace("SETTINGS", &format!("{directory}/settings.js")))
+    }
+
+    /// Has the stand-in try it.
+    fn attempt(&self, attack: &Attack) -> Result<(u32, ExitStatus)> {
+        let what = self.words(attack.operation)?;
+        if attack.as_root { self.stand_in.does_as_root(&what) } else { self.stand_in.does(&what) }
+    }
+
+    /// The policy that a rule belongs to: what some attacks need on their way is what others are about.
+    fn policy_with(&self, rule: &str) -> Policy {
+        match rule {
+            "default-namespace" | "default-privilege" => {
+                self.stand_in.policy().deny_by_default("namespace").deny_by_default("privilege")
+            }
+            "default-mount" => self.stand_in.policy().deny_by_default("mount"),
+            _ => self.policy(),
+        }
     }
 
     fn policy(&self) -> Policy {
@@ -97,7 +133,31 @@ impl Stage {
             .deny(&socket("syslog.sock"), &["write"], "syslog")
             .deny_exec("evil", "programs")
             .egress(&["127.0.0.0/8"], "deny", "egress")
+            .deny_by_default("raw-socket")
+            .deny_by_default("socket")
+            .deny_by_default("kernel")
+            .deny_by_default("signal")
+            .deny_by_default("ptrace")
     }
+}
+
+/// Hands a descriptor of a file to everybody who connects to a socket, as a careless helper would.
+fn hand_out(socket: &Path, file: PathBuf, writable: bool) -> Result<()> {
+    let listener = UnixListener::bind(socket)?;
+    // Ends with the process.
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let Ok(file) = fs::File::options().read(true).write(writable).open(&file) else { continue };
+            let files = [file.as_fd()];
+            let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut room);
+            if control.push(SendAncillaryMessage::ScmRights(&files)) {
+                // Who has been killed meanwhile takes nothing.
+                let _ = sendmsg(&stream, &[IoSlice::new(b"x")], &mut control, SendFlags::NOSIGNAL);
+            }
+        }
+    });
+    Ok(())
 }
 
 /// A path beside the user directory.
@@ -106,17 +166,47 @@ fn beside(stand_in: &StandIn, name: &str) -> PathBuf {
 }
 
 /// The sensors that run, as the guard's first record names them.
-fn sensors(guard: &Guard) -> Result<Vec<String>> {
-    let start =
-        guard.wait_for(Duration::from_mins(1), |record| record.json().pointer("/unmapped/sensors").is_some())?;
-    let names = start.json().pointer("/unmapped/sensors").and_then(|names| names.as_array().cloned());
-    Ok(names.unwrap_or_default().iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+struct Sensors {
+    /// The best one first.
+    all: Vec<String>,
+    /// Security hooks deny.
+    lsm: bool,
+    /// They are served by some sensor at least.
+    on_security_hooks: bool,
+    /// The making of user namespaces is a security hook here, which is so since 6.1.
+    userns: bool,
+}
+
+impl Sensors {
+    fn of(guard: &Guard) -> Result<Self> {
+        let start =
+            guard.wait_for(Duration::from_mins(1), |record| record.json().pointer("/unmapped/sensors").is_some())?;
+        let names = start.json().pointer("/unmapped/sensors").and_then(|names| names.as_array().cloned());
+        let all: Vec<_> =
+            names.unwrap_or_default().iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+        Ok(Self {
+            lsm: all.iter().any(|sensor| sensor == "lsm"),
+            on_security_hooks: all.iter().any(|sensor| matches!(sensor.as_str(), "lsm" | "fentry" | "kprobe")),
+            userns: start.pointer_text("/unmapped/hooks/userns_create") == "lsm",
+            all,
+        })
+    }
+
+    /// Whether an attack has to fail, and not to be the end of whoever tries it.
+    fn deny(&self, attack: &Attack) -> bool {
+        let hooked = match attack.seen {
+            Seen::OnSystemCalls => false,
+            Seen::Everywhere if attack.rule == "default-namespace" => self.userns,
+            Seen::Everywhere | Seen::OnSecurityHooks => self.lsm,
+        };
+        hooked || attack.rule == "egress"
+    }
 }
 
 /// What came of an attack: the word for it, or what is wrong about it.
-fn judge(stage: &Stage, guard: &Guard, attack: &Attack, lsm: bool, on_security_hooks: bool) -> Result<&'static str> {
-    let (pid, status) = stage.stand_in.does(&stage.words(attack.operation)?)?;
-    if attack.needs_security_hooks && !on_security_hooks {
+fn judge(stage: &Stage, guard: &Guard, attack: &Attack, sensors: &Sensors) -> Result<&'static str> {
+    let (pid, status) = stage.attempt(attack)?;
+    if attack.seen == Seen::OnSecurityHooks && !sensors.on_security_hooks {
         ensure!(status.success(), "it is seen after all: correct the list ({status})");
         return Ok("not seen");
     }
@@ -125,10 +215,9 @@ fn judge(stage: &Stage, guard: &Guard, attack: &Attack, lsm: bool, on_security_h
             record.rule() == attack.rule && record.is_alert() && record.pid() == Some(pid.into())
         })
         .with_context(|| format!("no record ({status})"))?;
-    let denied = lsm || attack.rule == "egress";
-    if denied {
+    if sensors.deny(attack) || alert.verdict() == "deny" {
         ensure!(alert.verdict() == "deny", "not denied ({status}): {alert:#?}");
-        ensure!(matches!(status.code(), Some(EPERM | EACCES)), "it does not get the error: {status}");
+        ensure!(attack.silent || matches!(status.code(), Some(EPERM | EACCES)), "it does not get the error: {status}");
         ensure!(stage.stand_in.is_intact(), "denied, and settings.js has changed");
         ensure!(attack.rule != "environment" || stage.is_unharmed(attack.rule), "denied, and made all the same");
         return Ok("denied");
@@ -145,30 +234,40 @@ fn was_killed(status: ExitStatus) -> bool {
 fn every_attack_is_met() -> Result<()> {
     let stage = Stage::new()?;
     // Without a guard each of them goes through.
+    let mut absent = Vec::new();
     for attack in ATTACKS {
-        let what = stage.words(attack.operation)?;
-        let (_, status) = stage.stand_in.does(&what)?;
-        ensure!(status.success(), "without a guard `{what}` should go through: {status}");
+        let (_, status) = stage.attempt(attack)?;
+        if attack.optional && status.code().is_some_and(|code| NOT_HERE.contains(&code)) {
+            absent.push(attack.technique);
+        } else {
+            ensure!(status.success(), "without a guard `{}` should go through: {status}", attack.operation);
+        }
         stage.restore()?;
     }
     let allowed = env::var("FLOWWARDEN_SENSORS").ok();
     let flags: Vec<_> = allowed.iter().flat_map(|sensors| ["--sensors", sensors]).collect();
-    let guard = Guard::start(Some(&stage.policy()), &stage.stand_in.cgroup, &flags)?;
-    let sensors = sensors(&guard)?;
+    let mut policy = stage.policy();
+    let guard = Guard::start(Some(&policy), &stage.stand_in.cgroup, &flags)?;
+    let sensors = Sensors::of(&guard)?;
     if let Ok(expected) = env::var("FLOWWARDEN_EXPECT") {
-        ensure!(sensors.first() == Some(&expected), "{expected} should be the best sensor here: {sensors:?}");
+        let all = &sensors.all;
+        ensure!(all.first() == Some(&expected), "{expected} should be the best sensor here: {all:?}");
     }
-    let lsm = sensors.iter().any(|sensor| sensor == "lsm");
-    let on_security_hooks = sensors.iter().any(|sensor| matches!(sensor.as_str(), "lsm" | "fentry" | "kprobe"));
-    println!("sensors: {}", sensors.join(", "));
+    println!("sensors: {}", sensors.all.join(", "));
     let mut failed = String::new();
     for attack in ATTACKS {
-        match judge(&stage, &guard, attack, lsm, on_security_hooks) {
+        if absent.contains(&attack.technique) {
+            println!("attack: {} | {} | not on this kernel", attack.technique, attack.rule);
+            continue;
+        }
+        put_in_force(&guard, &mut policy, stage.policy_with(attack.rule))?;
+        match judge(&stage, &guard, attack, &sensors) {
             Ok(verdict) => println!("attack: {} | {} | {verdict}", attack.technique, attack.rule),
             Err(error) => writeln!(failed, "{}: {error:#}", attack.technique)?,
         }
         stage.restore()?;
     }
+    put_in_force(&guard, &mut policy, stage.policy())?;
     for &what in HARMLESS {
         let (pid, status) = stage.stand_in.does(&stage.words(what)?)?;
         let alert = guard.journal()?.into_iter().find(|record| record.is_alert() && record.pid() == Some(pid.into()));
@@ -179,6 +278,16 @@ fn every_attack_is_met() -> Result<()> {
     let records = guard.stop()?;
     ensure!(failed.is_empty(), "{failed}");
     ensure!(records.iter().any(Record::is_alert), "the journal is empty");
+    Ok(())
+}
+
+/// Gives the guard another policy, unless it has that one.
+fn put_in_force(guard: &Guard, present: &mut Policy, wanted: Policy) -> Result<()> {
+    if present.text() != wanted.text() {
+        let answer = guard.reload(&wanted)?;
+        ensure!(answer.contains("in force"), "the policy is refused: {answer}");
+        *present = wanted;
+    }
     Ok(())
 }
 

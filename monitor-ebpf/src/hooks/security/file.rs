@@ -29,6 +29,15 @@ security_hook!(
     kprobe_file_mprotect,
     mprotect
 );
+security_hook!(
+    FileReceive,
+    "file_receive",
+    "security_file_receive",
+    lsm_file_receive,
+    fentry_file_receive,
+    kprobe_file_receive,
+    receive
+);
 
 /// `MAY_WRITE`, `MAY_READ` and `MAY_APPEND` of include/linux/fs.h.
 const MAY_WRITE: u32 = 2;
@@ -67,6 +76,17 @@ fn permission<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option
     } else {
         None
     }
+}
+
+/// A descriptor comes from another process, with whatever that one was allowed to open.
+#[inline(always)]
+fn receive<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let file = File(args.arg(0));
+    let (access, _) = file.opened_for()?;
+    if access.is_empty() {
+        return None;
+    }
+    through_descriptor(actor, scratch, file, Hook::Receive, access)
 }
 
 #[inline(always)]

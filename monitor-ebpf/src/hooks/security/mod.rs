@@ -3,11 +3,13 @@
 //!
 //! A hook has one body. [`security_hook!`] makes its three entries; the loader attaches the best one that runs.
 
+mod credentials;
 mod file;
 mod inode;
 mod process;
 mod program;
 mod socket;
+mod system;
 
 use aya_ebpf::{
     EbpfContext,
@@ -123,7 +125,8 @@ fn enter<A: Args>(args: &A, hook: SecurityHook, body: impl FnOnce(&A, &Actor, &m
         prove(hook);
         return 0;
     };
-    let refusal = if matches!(hook, SecurityHook::BprmCheck) { -EACCES } else { -EPERM };
+    let execs = matches!(hook, SecurityHook::BprmCheck | SecurityHook::BprmCredsFromFile);
+    let refusal = if execs { -EACCES } else { -EPERM };
     let Some(held) = maps::hold() else {
         // Nothing that might be forbidden goes through unjudged.
         if A::SENSOR.can_deny() && actor.enforces() {

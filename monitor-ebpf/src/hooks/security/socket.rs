@@ -1,11 +1,20 @@
-//! UNIX sockets, by the file that they are bound to. Internet sockets are the cgroup programs'.
+//! Sockets that are made, bound and listened on, whatever their family; UNIX sockets, by the file that they are bound to.
+//! Connections and datagrams of Internet sockets are the cgroup programs'.
 
-use monitor_common::{Access, Verdict, event::Hook};
+use monitor_common::{
+    Access, Verdict, decide,
+    event::{Endpoint, Hook},
+    policy::{Class, Direction},
+    socket::{AF_INET, AF_INET6, AF_UNIX},
+};
 
 use super::{Args, security_hook};
 use crate::{
-    facts::{actor::Actor, file::path_at, offset, pointer},
-    hooks::{Request, judge_place, socket::AF_UNIX},
+    facts::{actor::Actor, file::path_at, offset, pointer, read, word},
+    hooks::{
+        Request, judge, judge_place,
+        socket::{judge_endpoint, judge_socket, left_to_cgroup, peer},
+    },
     maps::Scratch,
 };
 
@@ -30,18 +39,112 @@ security_hook!(
 
 #[inline(always)]
 fn connect<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
-    judge(actor, scratch, args.arg(1))
+    judge_holder(actor, scratch, args.arg(1))
 }
 
 #[inline(always)]
 fn send<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
-    judge(actor, scratch, pointer(args.arg(1), offset!(socket_sk))?)
+    judge_holder(actor, scratch, pointer(args.arg(1), offset!(socket_sk))?)
 }
 
 /// Judges access to the socket of the other side; one without a file is nobody's business here.
 #[inline(always)]
-fn judge(actor: &Actor, scratch: &mut Scratch, other: u64) -> Option<Verdict> {
+fn judge_holder(actor: &Actor, scratch: &mut Scratch, other: u64) -> Option<Verdict> {
     let (dentry, mount) = path_at(other + u64::from(offset!(unix_path)))?;
     let request = Request { family: AF_UNIX, ..Request::new(Hook::UnixConnect as u8, Access::WRITE) };
     Some(judge_place(scratch, actor, dentry, mount, &request))
+}
+
+security_hook!(
+    SocketCreate,
+    "socket_create",
+    "security_socket_create",
+    lsm_socket_create,
+    fentry_socket_create,
+    kprobe_socket_create,
+    create
+);
+security_hook!(
+    SocketBind,
+    "socket_bind",
+    "security_socket_bind",
+    lsm_socket_bind,
+    fentry_socket_bind,
+    kprobe_socket_bind,
+    bind
+);
+security_hook!(
+    SocketConnect,
+    "socket_connect",
+    "security_socket_connect",
+    lsm_socket_connect,
+    fentry_socket_connect,
+    kprobe_socket_connect,
+    connect_any
+);
+security_hook!(
+    SocketListen,
+    "socket_listen",
+    "security_socket_listen",
+    lsm_socket_listen,
+    fentry_socket_listen,
+    kprobe_socket_listen,
+    listen
+);
+
+/// Offsets in `struct sockaddr_in` and `sockaddr_in6`, which are the same on every kernel (ip(7), ipv6(7)).
+const SOCKADDR_PORT: u32 = 2;
+const SOCKADDR_IN_ADDRESS: u32 = 4;
+const SOCKADDR_IN6_ADDRESS: u32 = 8;
+
+#[inline(always)]
+fn create<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let (family, kind, protocol) = (args.arg(0) as u32, args.arg(1) as u16, args.arg(2) as u16);
+    // The kernel makes some for itself; those of the Internet meet a cgroup program on their way.
+    let internet = family == u32::from(AF_INET) || family == u32::from(AF_INET6);
+    if args.arg(3) as u32 != 0 || (internet && left_to_cgroup()) {
+        return None;
+    }
+    judge_socket(scratch, actor, family, kind, protocol, 0)
+}
+
+/// A socket that was made before the guard came, or by somebody else, is connected.
+#[inline(always)]
+fn connect_any<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let sock = pointer(args.arg(0), offset!(socket_sk))?;
+    let family: u16 = read(sock, offset!(sock_family))?;
+    // Addresses of the Internet are judged by the cgroup programs, UNIX sockets by their files.
+    if matches!(family, AF_INET | AF_INET6 | AF_UNIX) {
+        return None;
+    }
+    let kind: u16 = read(sock, offset!(sock_type))?;
+    judge_socket(scratch, actor, u32::from(family), kind, word(sock, offset!(sock_protocol)), 0)
+}
+
+#[inline(always)]
+fn bind<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let sock = pointer(args.arg(0), offset!(socket_sk))?;
+    let to = args.arg(1);
+    let family: u16 = read(to, 0)?;
+    let address = match family {
+        AF_INET => decide::map_v4(read(to, SOCKADDR_IN_ADDRESS)?),
+        AF_INET6 => read(to, SOCKADDR_IN6_ADDRESS)?,
+        _ => return None,
+    };
+    let end = Endpoint {
+        address,
+        port: 0,
+        local_port: u16::from_be(read(to, SOCKADDR_PORT)?),
+        family,
+        protocol: word::<u16>(sock, offset!(sock_protocol)) as u8,
+        pad: 0,
+    };
+    Some(judge_endpoint(scratch, actor, Hook::Bind, Direction::Ingress, &end, 0))
+}
+
+#[inline(always)]
+fn listen<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let end = peer(pointer(args.arg(0), offset!(socket_sk))?)?;
+    let decision = decide::class(&actor.subject, Class::Ingress, Access::NONE);
+    Some(judge(scratch, actor, Hook::Listen as u8, &decision, |event| event.endpoint = end))
 }

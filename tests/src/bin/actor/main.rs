@@ -9,6 +9,9 @@
     reason = "system calls take small sizes and addresses as untyped words"
 )]
 
+mod system;
+mod uring;
+
 use std::{
     env,
     ffi::{CString, c_int, c_long},
@@ -143,7 +146,6 @@ const OPERATIONS: &[Operation] = &[
     ("pidfd_getfd", "PID FD", take_descriptor),
     ("setresuid", "UID", regain_root),
     ("capset", "", regain_capabilities),
-    ("unshare", "", |_| call(libc::SYS_unshare, &[libc::CLONE_NEWUSER.into()])),
 ];
 
 /// What is sent where something is.
@@ -152,9 +154,9 @@ const MARK: &[u8] = b"stolen";
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let chosen = words.split_first().and_then(|(name, rest)| {
-        OPERATIONS.iter().find(|(known, _, _)| known == name).map(|(_, _, operation)| operation(rest))
-    });
+    let chosen = words
+        .split_first()
+        .and_then(|(name, rest)| all().find(|(known, _, _)| known == name).map(|(_, _, operation)| operation(rest)));
     match chosen {
         Some(Ok(())) => ExitCode::SUCCESS,
         Some(Err(error)) => {
@@ -162,12 +164,16 @@ fn main() -> ExitCode {
             ExitCode::from(error.raw_os_error().and_then(|number| u8::try_from(number).ok()).unwrap_or(u8::MAX))
         }
         None => {
-            for (name, arguments, _) in OPERATIONS {
+            for (name, arguments, _) in all() {
                 eprintln!("usage: actor {name} {arguments}");
             }
             ExitCode::from(u8::MAX)
         }
     }
+}
+
+fn all() -> impl Iterator<Item = &'static Operation> {
+    [OPERATIONS, system::OPERATIONS, uring::OPERATIONS].into_iter().flatten()
 }
 
 /// Writes what settings.js does not say.

@@ -1,0 +1,77 @@
+//! The same by `io_uring`: no system call names what is done.
+
+use std::os::fd::AsRawFd as _;
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+
+use super::{MARK, Operation, Result, address, path, socket, word};
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    ("uring-write", "FILE", |words| {
+        let file = open(words, libc::O_WRONLY)?;
+        submit(&opcode::Write::new(file, MARK.as_ptr(), MARK.len() as u32).build()).map(drop)
+    }),
+    ("uring-truncate", "FILE", |words| open(words, libc::O_RDONLY | libc::O_TRUNC).map(drop)),
+    ("uring-read", "FILE", |words| {
+        let file = open(words, libc::O_RDONLY)?;
+        let mut room = [0_u8; 8];
+        submit(&opcode::Read::new(file, room.as_mut_ptr(), room.len() as u32).build()).map(drop)
+    }),
+    ("uring-unlink", "FILE", |words| {
+        let path = path(word(words, 0)?)?;
+        submit(&opcode::UnlinkAt::new(HERE, path.as_ptr()).build()).map(drop)
+    }),
+    ("uring-rename", "FROM TO", |words| {
+        let (from, to) = (path(word(words, 0)?)?, path(word(words, 1)?)?);
+        submit(&opcode::RenameAt::new(HERE, from.as_ptr(), HERE, to.as_ptr()).build()).map(drop)
+    }),
+    ("uring-link", "FROM TO", |words| {
+        let (from, to) = (path(word(words, 0)?)?, path(word(words, 1)?)?);
+        submit(&opcode::LinkAt::new(HERE, from.as_ptr(), HERE, to.as_ptr()).build()).map(drop)
+    }),
+    ("uring-mkdir", "DIRECTORY", |words| {
+        let path = path(word(words, 0)?)?;
+        submit(&opcode::MkDirAt::new(HERE, path.as_ptr()).build()).map(drop)
+    }),
+    ("uring-connect", "ADDRESS:PORT", |words| {
+        let (socket, to) = (socket(libc::AF_INET, libc::SOCK_STREAM, 0)?, address(word(words, 0)?)?);
+        let len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+        submit(&opcode::Connect::new(types::Fd(socket.as_raw_fd()), (&raw const to).cast(), len).build()).map(drop)
+    }),
+    ("uring-send", "ADDRESS:PORT", |words| {
+        let socket = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+        let mut to = address(word(words, 0)?)?;
+        let mut content = libc::iovec { iov_base: MARK.as_ptr().cast_mut().cast(), iov_len: MARK.len() };
+        let header = libc::msghdr {
+            msg_name: (&raw mut to).cast(),
+            msg_namelen: size_of::<libc::sockaddr_in>() as libc::socklen_t,
+            msg_iov: &raw mut content,
+            msg_iovlen: 1,
+            msg_control: std::ptr::null_mut(),
+            msg_controllen: 0,
+            msg_flags: 0,
+        };
+        submit(&opcode::SendMsg::new(types::Fd(socket.as_raw_fd()), &raw const header).build()).map(drop)
+    }),
+    ("uring-command", "DEVICE", |words| {
+        let file = open(words, libc::O_RDWR)?;
+        submit(&opcode::UringCmd16::new(file, 0).build()).map(drop)
+    }),
+];
+
+const HERE: types::Fd = types::Fd(libc::AT_FDCWD);
+
+fn open(words: &[&str], flags: libc::c_int) -> Result<types::Fd> {
+    let path = path(word(words, 0)?)?;
+    submit(&opcode::OpenAt::new(HERE, path.as_ptr()).flags(flags).build()).map(types::Fd)
+}
+
+/// Has one request carried out; its result.
+fn submit(request: &squeue::Entry) -> Result<i32> {
+    let mut ring = IoUring::new(2)?;
+    // SAFETY: what the request points to is the caller's, who waits here until it is done.
+    unsafe { ring.submission().push(request) }.map_err(std::io::Error::other)?;
+    ring.submit_and_wait(1)?;
+    let result = ring.completion().next().map_or(-libc::EIO, |entry: cqueue::Entry| entry.result());
+    if result < 0 { Err(std::io::Error::from_raw_os_error(-result)) } else { Ok(result) }
+}
