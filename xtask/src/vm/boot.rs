@@ -21,7 +21,9 @@ const LIMIT: Duration = Duration::from_mins(10);
 /// have passed.
 pub(crate) fn boot(kernel: &Path, initramfs: &Path, parameters: &str, log: &Path) -> Result<String> {
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-M", "q35,hpet=off", "-cpu", "max", "-accel", "tcg,thread=multi", "-m", "1024", "-smp", "1"])
+    // An interrupt right after an emulated `cmpxchg16b` finds the flags overwritten, and the kernel dies at once or, one
+    // boot in many, somewhere else. Without the instruction kernels take another way.
+    qemu.args(["-M", "q35,hpet=off", "-cpu", "max,cx16=off", "-accel", "tcg,thread=multi", "-m", "1024", "-smp", "1"])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
         .arg("-kernel")
         .arg(kernel)
