@@ -14,8 +14,8 @@ use crate::{
     name::Name,
     opaque::{Opaque, wipe},
     policy::{
-        ChildKey, Class, InodeId, InodeKey, Instance, MAX_NET_RULES, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN,
-        NODE_SUBTREE_PATTERNS, NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_SUFFIX, PATTERN_LEN,
+        ChildKey, Class, Executable, InodeId, InodeKey, Instance, MAX_NET_RULES, NODE_CHILD_PATTERNS,
+        NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_SUFFIX, PATTERN_LEN,
         PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, RULE_GUARD_PROCESS, RULE_GUARD_PROGRAMS, Rule, RuleSet,
     },
 };
@@ -138,7 +138,8 @@ impl Work {
 
     /// What was decided.
     #[inline(always)]
-    fn decision(&self) -> Decision {
+    #[must_use]
+    pub fn decision(&self) -> Decision {
         Decision {
             verdict: Verdict::from_raw(self.verdict.get() as u8),
             fallback: Verdict::from_raw(self.fallback.get() as u8),
@@ -218,6 +219,42 @@ pub fn file<L: Lookups, P: PathView>(
         weigh_all(subject, work);
     }
     work.decision()
+}
+
+/// Decides about the execution of a file; `kind` is an [`Executable`]. Where no rule speaks about it, the stricter of the
+/// defaults for programs and for those of its kind does.
+#[inline(always)]
+pub fn program<L: Lookups, P: PathView>(
+    maps: &L,
+    subject: &Subject<'_>,
+    view: &mut P,
+    kind: u64,
+    work: &mut Work,
+) -> Decision {
+    file(maps, subject, view, Access::EXEC, work);
+    if work.rule.get() == 0 {
+        let of_its_kind = subject.instance.defaults[Executable::class(kind) as usize];
+        work.weigh(of_its_kind, u32::from(Access::EXEC.bits()));
+    }
+    work.decision()
+}
+
+/// Whether the default for programs of this kind has decided.
+#[inline(always)]
+#[must_use]
+pub fn is_by_kind(subject: &Subject<'_>, kind: u64, decision: &Decision) -> bool {
+    let default = subject.instance.defaults[Executable::class(kind) as usize];
+    kind != Executable::Plain as u64 && decision.rule == 0 && default.verdict == decision.verdict as u8
+}
+
+/// Weighs in what holds for everything on a block device that was opened; to be called after [`file`].
+#[inline(always)]
+pub fn device<L: Lookups>(maps: &L, subject: &Subject<'_>, device: u32, work: &mut Work) {
+    let key = InodeKey { id: InodeId::of_device(device), epoch: subject.epoch, instance: u32::from(subject.slot) };
+    if let Some(node) = maps.inode(&key) {
+        gather_own(maps, subject, node, work);
+        weigh_all(subject, work);
+    }
 }
 
 /// Decides about an access to a path whose node is known.

@@ -5,7 +5,7 @@
 //! the program gave it).
 
 use crate::{
-    policy::{Class, InodeId, MAX_WATCHES},
+    policy::{Class, Executable, InodeId, MAX_WATCHES},
     shared, socket,
 };
 
@@ -70,7 +70,7 @@ pub enum Hook {
     Socket = 23,
     /// A UNIX socket was connected to.
     UnixConnect = 24,
-    /// A program was executed; the text is its arguments.
+    /// A program was executed; the text is its arguments, `detail` the [`Executable`] whose class decided.
     Exec = 25,
     /// A process ended.
     Exit = 26,
@@ -163,7 +163,7 @@ impl Hook {
             Self::Connect | Self::Send => Class::Egress,
             Self::Bind | Self::Listen | Self::Accept => Class::Ingress,
             Self::Socket => socket::class((detail >> 32) as u32, (detail >> 16) as u16, detail as u16)?,
-            Self::Exec => Class::Exec,
+            Self::Exec => Executable::class(detail),
             Self::Privilege => Class::Privilege,
             Self::Ptrace => Class::Ptrace,
             Self::Signal => Class::Signal,

@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 464;
+offsets! { 468;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -109,6 +109,7 @@ offsets! { 464;
     inode_nlink = "inode"."i_nlink",
     inode_uid = "inode"."i_uid",
     inode_gid = "inode"."i_gid",
+    inode_rdev = "inode"."i_rdev",
     inode_size = "inode"."i_size",
     inode_private = "inode"."i_private",
     sb_dev = "super_block"."s_dev",

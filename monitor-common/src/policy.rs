@@ -67,6 +67,15 @@ pub struct InodeId {
     pub generation: u32,
 }
 
+impl InodeId {
+    /// Stands for everything on a block device. No file has this identity.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_device(device: u32) -> Self {
+        Self { ino: 0, dev: device, generation: u32::MAX }
+    }
+}
+
 /// Finds a node by identity.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -248,11 +257,42 @@ pub enum Class {
     Namespace = 10,
     /// The kernel itself: BPF programs, modules, commands that `io_uring` hands to drivers.
     Kernel = 11,
+    /// Programs without a name: in anonymous memory (`memfd_create`), or deleted.
+    ExecUnnamed = 12,
+    /// Programs that the instance's user could have written.
+    ExecWritable = 13,
+}
+
+/// What kind of file a program is, where that has a class of its own.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Executable {
+    /// None: it has a name, and the user could not have written it.
+    Plain = 0,
+    /// It has no name any more, or never had one.
+    Unnamed = 1,
+    /// The user could have written it.
+    Writable = 2,
+}
+
+impl Executable {
+    /// The class that decides about it where no rule speaks.
+    #[inline(always)]
+    #[must_use]
+    pub const fn class(kind: u64) -> Class {
+        if kind == Self::Unnamed as u64 {
+            Class::ExecUnnamed
+        } else if kind == Self::Writable as u64 {
+            Class::ExecWritable
+        } else {
+            Class::Exec
+        }
+    }
 }
 
 impl Class {
     /// How many classes there are.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 14;
     /// The classes in order, with the names that policies use.
     pub const NAMES: [(&'static str, Self); Self::COUNT] = [
         ("files", Self::Files),
@@ -267,6 +307,8 @@ impl Class {
         ("mount", Self::Mount),
         ("namespace", Self::Namespace),
         ("kernel", Self::Kernel),
+        ("exec-unnamed", Self::ExecUnnamed),
+        ("exec-writable", Self::ExecWritable),
     ];
 }
 
@@ -345,7 +387,7 @@ shared!(
     NetKey = 24,
     NetRule = 12,
     NetRules = 196,
-    Instance = 56,
+    Instance = 64,
     Control = 16,
     Watch = 24,
     Identity = 32,

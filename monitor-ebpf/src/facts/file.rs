@@ -1,7 +1,10 @@
 //! Open files and inodes.
 
 use aya_ebpf::cty::c_int;
-use monitor_common::{Access, policy::InodeId};
+use monitor_common::{
+    Access,
+    policy::{Executable, InodeId},
+};
 
 use super::{offset, pointer, read, task, word};
 
@@ -14,6 +17,10 @@ const FMODE_CREATED: u32 = 1 << 20;
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFREG: u16 = 0o100_000;
+const S_IFBLK: u16 = 0o060_000;
+/// Write permission of the group and of others.
+const S_IWGRP: u16 = 0o020;
+const S_IWOTH: u16 = 0o002;
 
 /// Address of a `struct file`.
 #[derive(Clone, Copy)]
@@ -128,6 +135,28 @@ impl Inode {
     #[inline(always)]
     pub(crate) fn links(self) -> u32 {
         word(self.0, offset!(inode_nlink))
+    }
+
+    /// The device behind a block device's file; 0 for every other.
+    #[inline(always)]
+    pub(crate) fn block_device(self) -> u32 {
+        if self.mode() & S_IFMT == S_IFBLK { word(self.0, offset!(inode_rdev)) } else { 0 }
+    }
+
+    /// What kind of program it is for the current task, an [`Executable`], under the name that `dentry` is. Root could write every file: for it only those
+    /// count that others can write too.
+    #[inline(always)]
+    pub(crate) fn executable(self, dentry: u64) -> u64 {
+        // A name that was removed is in no table of names any more, even if the file has others.
+        if self.links() == 0 || word::<u64>(dentry, offset!(dentry_hash)) == 0 {
+            return Executable::Unnamed as u64;
+        }
+        let cred: u64 = word(task::current(), offset!(task_cred));
+        let (uid, gid): (u32, u32) = (word(cred, offset!(cred_uid)), word(cred, offset!(cred_gid)));
+        let mode = self.mode();
+        let owned = uid != 0 && uid == word::<u32>(self.0, offset!(inode_uid));
+        let grouped = gid != 0 && mode & S_IWGRP != 0 && gid == word::<u32>(self.0, offset!(inode_gid));
+        if owned || grouped || mode & S_IWOTH != 0 { Executable::Writable as u64 } else { Executable::Plain as u64 }
     }
 
     /// Whether it is a regular file.

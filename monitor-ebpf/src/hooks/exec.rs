@@ -5,8 +5,10 @@
 
 use aya_ebpf::{helpers::generated::bpf_probe_read_user, macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
-    Access, decide,
+    decide,
+    decide::Decision,
     event::{Hook, TEXT_MAX},
+    policy::Executable,
     verdict::Sensor,
 };
 
@@ -14,8 +16,19 @@ use crate::{
     emit::Record,
     facts::{actor::Actor, file::File, offset, path::Climb, pointer, read, task},
     lookups::Maps,
-    maps,
+    maps::{self, Scratch},
 };
+
+/// Decides about the execution of a file. The kind comes back, an [`Executable`], where the default for it has decided.
+#[inline(always)]
+pub(super) fn judge_program(scratch: &mut Scratch, actor: &Actor, file: File) -> Option<(Decision, u64)> {
+    let place = file.dentry_and_mount()?;
+    let kind = u64::from(scratch.launder(file.inode()?.executable(place.0) as u32));
+    let mut view = Climb::new(place, &mut scratch.dentries);
+    let decision = decide::program(&Maps, &actor.subject, &mut view, kind, &mut scratch.work);
+    let by_kind = decide::is_by_kind(&actor.subject, kind, &decision);
+    Some((decision, if by_kind { kind } else { Executable::Plain as u64 }))
+}
 
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 fn exec(_ctx: RawTracePointContext) -> i32 {
@@ -30,13 +43,13 @@ fn handle() -> Option<()> {
     let mm = pointer(task::current(), offset!(task_mm))?;
     let file = File(pointer(mm, offset!(mm_exe))?);
     let place = file.dentry_and_mount()?;
-    let mut view = Climb::new(place, &mut scratch.dentries);
-    let decision = decide::file(&Maps, &actor.subject, &mut view, Access::EXEC, &mut scratch.work);
+    let (decision, kind) = judge_program(scratch, &actor, file)?;
     let done = actor.outcome(&decision, scratch);
     let mut record = Record::new(scratch, &actor, Hook::Exec as u8);
     if let Some(inode) = file.inode() {
         record.inode(inode);
     }
+    record.event().detail = kind;
     record.path(place);
     let (start, end) = (read::<u64>(mm, offset!(mm_arg_start))?, read::<u64>(mm, offset!(mm_arg_end))?);
     record.text(|to| {

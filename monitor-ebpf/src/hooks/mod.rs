@@ -27,7 +27,7 @@ use crate::{
     emit::Record,
     facts::{
         actor::Actor,
-        file::{File, inode_at},
+        file::{File, Inode, inode_at},
         path::Climb,
     },
     lookups::Maps,
@@ -70,7 +70,9 @@ fn judge_file(scratch: &mut Scratch, actor: &Actor, file: File, request: &Reques
 fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, request: &Request) -> Verdict {
     let access = Access::from_bits(scratch.launder(u32::from(request.access.bits())) as u8);
     let mut view = Climb::new((dentry, mount), &mut scratch.dentries);
-    let decision = decide::file(&Maps, &actor.subject, &mut view, access, &mut scratch.work);
+    decide::file(&Maps, &actor.subject, &mut view, access, &mut scratch.work);
+    weigh_device(scratch, actor, dentry);
+    let decision = scratch.work.decision();
     let done = actor.outcome(&decision, scratch);
     if (done as u8) < Verdict::Log as u8 {
         return done;
@@ -97,6 +99,15 @@ fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, re
     }
     record.carry_out(actor, &decision, done);
     done
+}
+
+/// Weighs in what is on a block device, when the file is one. A function of its own to keep the stack of others small.
+#[inline(never)]
+fn weigh_device(scratch: &mut Scratch, actor: &Actor, dentry: u64) {
+    let device = inode_at(dentry).map_or(0, Inode::block_device);
+    if device != 0 {
+        decide::device(&Maps, &actor.subject, device, &mut scratch.work);
+    }
 }
 
 /// Judges something that is not a file; `hook` is a [`monitor_common::event::Hook`], `fill` completes the record.

@@ -66,12 +66,25 @@ fn endpoint(sock: u64, v4: u32, v6: u32) -> Option<Endpoint> {
     })
 }
 
-/// A function of its own: its stack and that of what is done about UNIX sockets would not fit in one frame.
+/// Judges the peer of a socket, or the address that it is bound to. A function of its own: its stack and that of what is
+/// done about UNIX sockets would not fit in one frame. The hook is a constant, and with it the direction: the verifier does
+/// not take an index into an array of defaults that was computed.
 #[inline(never)]
-fn judge_peer(actor: &Actor, hook: Hook, direction: Direction, peer: &Endpoint) {
-    if let Some(scratch) = maps::scratch() {
-        judge_endpoint(scratch, actor, hook, direction, peer, FLAG_AFTER);
+fn judge_end<const HOOK: u8>(actor: &Actor, sock: u64) {
+    let _ = end::<HOOK>(actor, sock);
+}
+
+#[inline(always)]
+fn end<const HOOK: u8>(actor: &Actor, sock: u64) -> Option<()> {
+    let scratch = maps::scratch()?;
+    if HOOK == Hook::Bind as u8 {
+        judge_endpoint(scratch, actor, Hook::Bind, Direction::Ingress, &own(sock)?, FLAG_AFTER);
+    } else if HOOK == Hook::Accept as u8 {
+        judge_endpoint(scratch, actor, Hook::Accept, Direction::Ingress, &peer(sock)?, FLAG_AFTER);
+    } else {
+        judge_endpoint(scratch, actor, Hook::Connect, Direction::Egress, &peer(sock)?, FLAG_AFTER);
     }
+    Some(())
 }
 
 /// Judges the other end of a connection, or the end that is ours.
@@ -137,8 +150,7 @@ fn accept_exit(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn accept(ctx: &RawTracePointContext) -> Option<()> {
     let call = Call::exit(ctx)?;
-    let peer = peer(sock(i32::try_from(call.ret).ok()?)?)?;
-    judge_peer(&call.actor, Hook::Accept, Direction::Ingress, &peer);
+    judge_end::<{ Hook::Accept as u8 }>(&call.actor, sock(i32::try_from(call.ret).ok()?)?);
     Some(())
 }
 
@@ -159,14 +171,10 @@ fn connect(ctx: &RawTracePointContext) -> Option<()> {
     let binds = call.spec.hook == Hook::Bind as u8;
     if read::<u16>(sock, offset!(sock_family))? != AF_UNIX {
         if binds {
-            judge_peer(&call.actor, Hook::Bind, Direction::Ingress, &own(sock)?);
-            return Some(());
+            judge_end::<{ Hook::Bind as u8 }>(&call.actor, sock);
+        } else if !left_to_cgroup() {
+            judge_end::<{ Hook::Connect as u8 }>(&call.actor, sock);
         }
-        if left_to_cgroup() {
-            return None;
-        }
-        let peer = peer(sock)?;
-        judge_peer(&call.actor, Hook::Connect, Direction::Egress, &peer);
         return Some(());
     }
     // To bind one makes a file.

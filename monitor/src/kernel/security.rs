@@ -6,10 +6,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    os::unix::{
-        fs::{PermissionsExt as _, symlink},
-        net::{UnixDatagram, UnixListener, UnixStream},
+    fs,
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::{
+        fd::AsFd as _,
+        unix::{
+            fs::{PermissionsExt as _, symlink},
+            net::{UnixDatagram, UnixListener, UnixStream},
+        },
     },
     path::Path,
 };
@@ -325,6 +330,25 @@ fn exercise() -> io::Result<()> {
     UnixDatagram::unbound()?.send_to(b"", at("h"))?;
     drop(receiver);
     rustix::process::test_kill_process(rustix::process::getpid())?;
+    hand_over(&file)
+}
+
+/// Sends a descriptor to itself.
+fn hand_over(file: &fs::File) -> io::Result<()> {
+    use rustix::net::{
+        RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    };
+    let (one, other) = UnixStream::pair()?;
+    let files = [file.as_fd()];
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut message = SendAncillaryBuffer::new(&mut room);
+    if !message.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(io::Error::other("there is no room for a descriptor"));
+    }
+    sendmsg(&one, &[IoSlice::new(b"x")], &mut message, SendFlags::empty())?;
+    let (mut room, mut byte) = ([MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))], [0]);
+    let mut message = RecvAncillaryBuffer::new(&mut room);
+    recvmsg(&other, &mut [IoSliceMut::new(&mut byte)], &mut message, RecvFlags::empty())?;
     Ok(())
 }
 

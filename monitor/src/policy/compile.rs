@@ -288,6 +288,26 @@ struct Branch {
     at_once: bool,
 }
 
+impl Branch {
+    /// The strictest that any rule here says about reading and about changes.
+    fn raw(&self) -> RuleSet {
+        const CHANGES: Access = Access::WRITE.union(Access::DELETE).union(Access::RENAME);
+        let mut raw = RuleSet::default();
+        let patterns = self.patterns.iter().flat_map(BTreeMap::values);
+        for rules in [&self.own, &self.star, &self.below].into_iter().chain(patterns) {
+            for (bit, &rule) in rules.iter().enumerate() {
+                for (of, what) in [(Access::READ, Access::READ), (Access::WRITE, CHANGES)] {
+                    if restrains(bit, rule, what) {
+                        let mine = &mut raw[of.bits().trailing_zeros() as usize];
+                        *mine = stricter(*mine, rule);
+                    }
+                }
+            }
+        }
+        raw
+    }
+}
+
 /// The paths of one instance's rules.
 struct Tree {
     branches: Vec<Branch>,
@@ -468,6 +488,27 @@ impl Tree {
         ranked.collect()
     }
 
+    /// What holds for the block devices below the files that rules are about: to read one is to read all that is on it, to
+    /// write it is to change all.
+    fn devices(&self, found: &[Option<Seen>], host: &dyn Host) -> BTreeMap<u32, RuleSet> {
+        let mut below = BTreeMap::new();
+        let mut devices: BTreeMap<u32, RuleSet> = BTreeMap::new();
+        for (index, branch) in self.branches.iter().enumerate() {
+            let raw = branch.raw();
+            // What is not there yet will be made where its directory is.
+            let mut above = std::iter::successors(Some(index), |&at| (at != 0).then(|| self.branches[at].parent));
+            if !speaks(&raw) {
+                continue;
+            }
+            let Some(Seen { id, .. }) = above.find_map(|at| found[at]) else { continue };
+            for &device in below.entry(id.dev).or_insert_with(|| host.devices(id.dev)).iter() {
+                let rules = devices.entry(device).or_default();
+                rules.iter_mut().zip(raw).for_each(|(mine, theirs)| *mine = stricter(*mine, theirs));
+            }
+        }
+        devices
+    }
+
     /// Answers with the guard's own paths to be watched, which take what room the policy's leave.
     fn emit(
         mut self,
@@ -584,6 +625,12 @@ impl Tree {
             }
             compiled.inodes.push((key, number(extra)));
             nodes.push(node);
+            extra += 1;
+        }
+        for (device, own) in self.devices(&found, host) {
+            let key = InodeKey { id: InodeId::of_device(device), epoch, instance: u32::from(slot) };
+            compiled.inodes.push((key, number(extra)));
+            nodes.push(Node { own, ..Node::default() });
             extra += 1;
         }
         compiled

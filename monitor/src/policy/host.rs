@@ -31,6 +31,10 @@ pub trait Host {
     fn exists(&self, path: &Path) -> bool;
     /// Where a symbolic link points, as it stands; `None` for what is none.
     fn link(&self, path: &Path) -> Option<PathBuf>;
+    /// Block devices below the file system with this number, all in the kernel's encoding.
+    fn devices(&self, _device: u32) -> Vec<u32> {
+        Vec::new()
+    }
     /// What can be refused here.
     fn can_deny(&self) -> CanDeny;
 }
@@ -55,7 +59,7 @@ impl CanDeny {
     pub fn class(self, class: Class) -> bool {
         match class {
             Class::Files => self.files,
-            Class::Exec => self.exec,
+            Class::Exec | Class::ExecUnnamed | Class::ExecWritable => self.exec,
             // The cgroup programs refuse raw sockets too.
             Class::Egress | Class::RawSocket => self.network,
             Class::Ingress => false,
@@ -173,6 +177,10 @@ impl Host for System {
 
     fn link(&self, path: &Path) -> Option<PathBuf> {
         fs::read_link(path).ok()
+    }
+
+    fn devices(&self, device: u32) -> Vec<u32> {
+        super::device::below(device)
     }
 
     fn can_deny(&self) -> CanDeny {

@@ -23,22 +23,22 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{Command, ExitStatus},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use attacks::{ATTACKS, Attack, HARMLESS, LOOPBACK, Seen};
-use flowwarden_tests::{guard::Guard, policy::Policy, record::Record, stand_in::StandIn, wait};
+use flowwarden_tests::{guard::Guard, needs, policy::Policy, record::Record, stand_in::StandIn, wait};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 const SIGKILL: i32 = 9;
 const EPERM: i32 = 1;
 const EACCES: i32 = 13;
 /// What an attack ends with where the kernel does not have what it needs: `EINVAL`, `ENOSYS`, `EPROTONOSUPPORT`,
-/// `EOPNOTSUPP`, `EAFNOSUPPORT`.
-const NOT_HERE: [i32; 5] = [22, 38, 93, 95, 97];
+/// `EOPNOTSUPP`, `EAFNOSUPPORT`, `ENODEV`; or what it refuses by itself.
+const NOT_HERE: [i32; 8] = [22, 38, 93, 95, 97, 19, EACCES, EPERM];
 /// Everything that changes a file or its name.
 const CHANGES: [&str; 5] = ["write", "delete", "rename", "link", "attr"];
 
@@ -130,6 +130,9 @@ impl Stage {
                 self.stand_in.policy().deny_by_default("namespace").deny_by_default("privilege")
             }
             "default-mount" => self.stand_in.policy().deny_by_default("mount"),
+            "default-exec-unnamed" => self.stand_in.policy().deny_by_default("exec-unnamed"),
+            "default-exec-writable" => self.stand_in.policy().deny_by_default("exec-writable"),
+            "disk" => self.stand_in.policy().deny("settings.js", &["read"], "disk"),
             // These are the guard's own and need no policy.
             "guard-files" | "guard-secrets" | "guard-process" | "guard-programs" => self.stand_in.policy(),
             _ => self.policy(),
@@ -309,6 +312,25 @@ fn every_attack_is_met() -> Result<()> {
     let records = guard.stop()?;
     ensure!(failed.is_empty(), "{failed}");
     ensure!(records.iter().any(Record::is_alert), "the journal is empty");
+    Ok(())
+}
+
+/// A program that a kernel's verifier refuses leaves its hook to the next sensor: that must not go unnoticed.
+#[test]
+fn every_program_is_accepted_by_the_verifier() -> Result<()> {
+    let doctor = Command::new(needs::flowwarden()?).arg("doctor").output()?;
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    ensure!(doctor.status.success(), "{said}");
+    let refused: Vec<_> =
+        said.lines().filter(|line| line.starts_with("missing") && line.contains("Verifier")).collect();
+    ensure!(refused.is_empty(), "{said}");
+    // Where LSM programs run, everything that they are there for can be denied.
+    let lsm = env::var("FLOWWARDEN_EXPECT").is_ok_and(|sensor| sensor == "lsm");
+    for class in ["files", "exec", "egress", "privilege", "ptrace", "signal", "socket", "mount", "kernel"] {
+        let row = said.lines().find(|line| line.split_whitespace().next() == Some(class) && line.contains(" yes "));
+        let row = row.with_context(|| format!("no verdicts for {class}: {said}"))?;
+        ensure!(!lsm || !row.contains("fallback"), "{class} is not denied here: {said}");
+    }
     Ok(())
 }
 

@@ -44,5 +44,8 @@ fn trace<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verd
 #[inline(always)]
 fn judge(actor: &Actor, scratch: &mut Scratch, hook: Hook, class: Class, target: u64) -> Option<Verdict> {
     let tgid = task::tgid(target)?;
-    is_outside(actor, tgid).then(|| judge_target(scratch, actor, hook as u8, class, tgid.into(), is_guard(tgid)))
+    if !is_outside(actor, tgid) {
+        return None;
+    }
+    Some(judge_target(scratch, actor, hook as u8, class, tgid.into(), is_guard(tgid)))
 }

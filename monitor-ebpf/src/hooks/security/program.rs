@@ -2,13 +2,13 @@
 //!
 //! Only a refusal is told here: what is executed is told, and judged once more, when it has become the process.
 
-use monitor_common::{Access, Verdict, decide, event::Hook};
+use monitor_common::{Verdict, event::Hook};
 
 use super::{Args, security_hook};
 use crate::{
-    facts::{actor::Actor, file::File, offset, path::Climb, pointer},
-    hooks::{Request, judge_place},
-    lookups::Maps,
+    emit::Record,
+    facts::{actor::Actor, file::File, offset, pointer},
+    hooks::exec::judge_program,
     maps::Scratch,
 };
 
@@ -28,11 +28,15 @@ fn check<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verd
         return None;
     }
     let file = File(pointer(args.arg(0), offset!(bprm_file))?);
-    let (dentry, mount) = file.dentry_and_mount()?;
-    let mut view = Climb::new((dentry, mount), &mut scratch.dentries);
-    let decision = decide::file(&Maps, &actor.subject, &mut view, Access::EXEC, &mut scratch.work);
-    if (actor.outcome(&decision, scratch) as u8) < Verdict::Deny as u8 {
+    let (decision, kind) = judge_program(scratch, actor, file)?;
+    let done = actor.outcome(&decision, scratch);
+    if (done as u8) < Verdict::Deny as u8 {
         return None;
     }
-    Some(judge_place(scratch, actor, dentry, mount, &Request::new(Hook::Exec as u8, Access::EXEC)))
+    let mut record = Record::new(scratch, actor, Hook::Exec as u8);
+    record.inode(file.inode()?);
+    record.event().detail = kind;
+    record.path(file.dentry_and_mount()?);
+    record.carry_out(actor, &decision, done);
+    Some(done)
 }

@@ -22,14 +22,16 @@ use std::{
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::{
-            fs::PermissionsExt as _,
+            fs::{MetadataExt as _, PermissionsExt as _},
             net::{UnixDatagram, UnixStream},
             process::CommandExt as _,
         },
     },
     process::{Command, ExitCode},
-    ptr, thread,
-    time::{Duration, SystemTime},
+    ptr,
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 type Result<T = ()> = io::Result<T>;
@@ -113,6 +115,32 @@ const OPERATIONS: &[Operation] = &[
         put(fs::File::options().write(true), &[&format!("/proc/self/root{}", word(words, 0)?)])
     }),
     ("run", "PROGRAM", |words| Err(Command::new(word(words, 0)?).arg("read").arg("/dev/null").exec())),
+    ("run-unnamed", "PROGRAM", |words| {
+        let memory = descriptor(libc::SYS_memfd_create, &[at(path("program")?.as_ptr()), libc::MFD_CLOEXEC.into()])?;
+        io::copy(&mut fs::File::open(word(words, 0)?)?, &mut fs::File::from(memory.try_clone()?))?;
+        Err(Command::new(format!("/proc/self/fd/{}", memory.as_raw_fd())).arg("read").arg("/dev/null").exec())
+    }),
+    ("run-deleted", "PROGRAM", |words| {
+        fs::copy(word(words, 0)?, "doomed")?;
+        let number = opened("doomed", libc::O_RDONLY)?;
+        fs::remove_file("doomed")?;
+        Err(Command::new(format!("/proc/self/fd/{}", number.as_raw_fd())).arg("read").arg("/dev/null").exec())
+    }),
+    ("clone-file", "FROM TO", |words| {
+        let (from, to) = (opened(word(words, 0)?, libc::O_RDONLY)?, opened(word(words, 1)?, libc::O_WRONLY)?);
+        Ok(rustix::fs::ioctl_ficlone(&to, &from)?)
+    }),
+    ("zero", "FILE", |words| {
+        let file = opened(word(words, 0)?, libc::O_RDWR)?;
+        call(libc::SYS_fallocate, &[file.as_raw_fd().into(), libc::FALLOC_FL_ZERO_RANGE.into(), 0, 4])
+    }),
+    ("whiteout", "FROM TO", |words| {
+        let (from, to) = (path(word(words, 0)?)?, path(word(words, 1)?)?);
+        let here = libc::AT_FDCWD.into();
+        call(libc::SYS_renameat2, &[here, at(from.as_ptr()), here, at(to.as_ptr()), libc::RENAME_WHITEOUT.into()])
+    }),
+    ("vmsplice", "FILE", vmsplice),
+    ("swap-name", "DECOY FILE", swap_name),
     ("run-by-number", "PROGRAM", |words| {
         let number = opened(word(words, 0)?, libc::O_RDONLY)?;
         Err(Command::new(format!("/proc/self/fd/{}", number.as_raw_fd())).arg("read").arg("/dev/null").exec())
@@ -183,12 +211,63 @@ fn put(how: &fs::OpenOptions, words: &[&str]) -> Result {
     how.open(word(words, 0)?)?.write_all(MARK)
 }
 
+/// Memory into a pipe, and from there into a file.
+fn vmsplice(words: &[&str]) -> Result {
+    let file = opened(word(words, 0)?, libc::O_WRONLY)?;
+    let (out, into) = io::pipe()?;
+    let part = libc::iovec { iov_base: MARK.as_ptr().cast_mut().cast(), iov_len: MARK.len() };
+    call(libc::SYS_vmsplice, &[into.as_raw_fd().into(), at(&raw const part), 1, 0])?;
+    call(libc::SYS_splice, &[out.as_raw_fd().into(), 0, file.as_raw_fd().into(), 0, MARK.len() as c_long, 0])
+}
+
+/// Opens a file whose name another thread keeps exchanging for that of a harmless one, until the kernel has looked up the
+/// one after everybody else has seen the other.
+fn swap_name(words: &[&str]) -> Result {
+    let (decoy, wanted) = (path(word(words, 0)?)?, path(word(words, 1)?)?);
+    let target = fs::metadata(word(words, 1)?)?.ino();
+    let len = decoy.as_bytes_with_nul().len().max(wanted.as_bytes_with_nul().len());
+    let name: Vec<AtomicU8> = (0..len).map(|_| AtomicU8::new(0)).collect();
+    let put_name = |text: &CString| {
+        for (place, &byte) in name.iter().zip(text.as_bytes_with_nul()) {
+            place.store(byte, Ordering::Relaxed);
+        }
+    };
+    put_name(&decoy);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                put_name(&wanted);
+                thread::yield_now();
+                put_name(&decoy);
+            }
+        });
+        let outcome = loop {
+            let here = libc::AT_FDCWD.into();
+            match descriptor(libc::SYS_openat, &[here, at(name.as_ptr()), libc::O_WRONLY.into(), 0]) {
+                Ok(file) => {
+                    let mut file = fs::File::from(file);
+                    if file.metadata()?.ino() == target {
+                        break file.write_all(MARK);
+                    }
+                }
+                // Half of one name and half of the other.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => break Err(error),
+            }
+        };
+        done.store(true, Ordering::Relaxed);
+        outcome
+    })
+}
+
 /// Has one child after the other write to a file, until it is told to end. Keeps score in another: how many have tried, and
 /// how many have come through.
 fn hammer(words: &[&str]) -> Result {
     let (file, score) = (word(words, 0)?, word(words, 1)?);
     let (mut tried, mut through) = (0, 0);
     loop {
+        let start = Instant::now();
         let child = fork(|| put(fs::File::options().write(true), &[file]))?;
         let mut status = 0;
         // SAFETY: a child of ours, and a place for its status.
@@ -199,7 +278,7 @@ fn hammer(words: &[&str]) -> Result {
         through += u32::from(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
         fs::write(score, format!("{tried} {through}\n"))?;
         // An emulated processor has others to serve, too.
-        thread::sleep(Duration::from_millis(2));
+        thread::sleep(4 * start.elapsed());
     }
 }
 

@@ -7,13 +7,16 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::{AsFd as _, AsRawFd as _},
-        unix::net::UnixStream,
+        unix::{fs::MetadataExt as _, net::UnixStream},
     },
     ptr,
 };
 
 use rustix::{
-    mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind, move_mount, open_tree},
+    mount::{
+        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind, mount_change, move_mount,
+        open_tree,
+    },
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
 };
 
@@ -40,6 +43,32 @@ pub(super) const OPERATIONS: &[Operation] = &[
         let tree = open_tree(rustix::fs::CWD, word(words, 0)?, OpenTreeFlags::OPEN_TREE_CLONE)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         Ok(move_mount(&tree, "", rustix::fs::CWD, word(words, 1)?, flags)?)
+    }),
+    ("bind-read", "FILE", |words| {
+        alone()?;
+        mount_bind(".", "lib")?;
+        fs::read(format!("lib/{}", word(words, 0)?)).map(drop)
+    }),
+    ("overlay-read", "FILE", |words| {
+        // An overlay wants the owners of what is below it to be known, and so no user namespace.
+        call(libc::SYS_unshare, &[libc::CLONE_NEWNS.into()])?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        mount("none", "lib", "tmpfs", MountFlags::empty(), None)?;
+        for directory in ["lib/upper", "lib/work", "lib/merged"] {
+            fs::create_dir(directory)?;
+        }
+        let options = path("lowerdir=.,upperdir=lib/upper,workdir=lib/work")?;
+        mount("none", "lib/merged", "overlay", MountFlags::empty(), options.as_c_str())?;
+        fs::read(format!("lib/merged/{}", word(words, 0)?)).map(drop)
+    }),
+    ("chroot-write", "FILE", |words| {
+        std::os::unix::fs::chroot(".")?;
+        fs::File::options().write(true).open(format!("/{}", word(words, 0)?))?.write_all(MARK)
+    }),
+    ("open-disk", "FILE", |words| open_disk(word(words, 0)?)),
+    ("getfd", "PID", |words| {
+        let process = descriptor(libc::SYS_pidfd_open, &[number(words, 0)?, 0])?;
+        descriptor(libc::SYS_pidfd_getfd, &[process.as_raw_fd().into(), 2, 0]).map(drop)
     }),
     ("bpf", "", |_| bpf()),
     ("bpf-by-id", "", |_| map_by_id()),
@@ -132,6 +161,18 @@ fn bpf() -> Result {
         call(libc::SYS_bpf, &[NEXT_PROGRAM, at(attributes.as_ptr()), size_of_val(&attributes) as c_long]),
         &[libc::ENOENT],
     )
+}
+
+/// Opens the disk that a file is on, through a device file of its own.
+fn open_disk(file: &str) -> Result {
+    let device = fs::metadata(file)?.dev();
+    if libc::major(device) == 0 {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
+    let node = path("disk")?;
+    let mode = libc::S_IFBLK | 0o600;
+    call(libc::SYS_mknodat, &[libc::AT_FDCWD.into(), at(node.as_ptr()), mode.into(), device.cast_signed()])?;
+    fs::File::open("disk").map(drop)
 }
 
 /// Asks for the map with a number that no map has.
