@@ -2,6 +2,7 @@
 
 mod build;
 mod cargo;
+mod cross;
 mod demo;
 mod run;
 mod setup;

@@ -59,7 +59,7 @@ fn loopback() -> std::io::Result<()> {
     // SAFETY: all zero is an ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([*from]);
     }
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).map_err(std::io::Error::other)?;
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;

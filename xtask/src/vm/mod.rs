@@ -4,15 +4,16 @@
 //! the attacks. One boot runs them all.
 
 pub(crate) mod apt;
+pub(crate) mod architecture;
 mod boot;
 mod catalogue;
 mod initramfs;
 mod kernels;
+mod programs;
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -21,21 +22,19 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
+use architecture::Architecture;
 use catalogue::Answers;
 use clap::Args;
 use flowwarden_tests::needs;
 use initramfs::Archive;
-use kernels::{KERNELS, Kernel, PACKAGE};
+use kernels::{KERNELS, Kernel};
+use programs::Programs;
 
-use crate::{build, cargo, setup, shell};
+use crate::{build, setup};
 
 /// How many machines run at a time.
 const AT_A_TIME: usize = 2;
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// The tests that need no Node-RED.
-const TESTS: &str = "kernel";
 
 /// What `cargo xtask vm` is asked for.
 #[derive(Args)]
@@ -57,8 +56,8 @@ pub(crate) struct Options {
 /// `cargo xtask vm`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.list {
-        for Kernel { name, suite, sensor, .. } in KERNELS {
-            println!("{name:<12} {PACKAGE} of {suite}, best sensor {sensor}");
+        for Kernel { name, package, suite, sensor, .. } in KERNELS {
+            println!("{name:<14} {package} of {suite}, best sensor {sensor}");
         }
         return Ok(());
     }
@@ -77,17 +76,30 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The kernels that `cargo xtask test` boots, with what was built already.
-pub(crate) fn fast(filter: &[String]) -> Result<()> {
-    all(&KERNELS.iter().filter(|kernel| kernel.fast).collect::<Vec<_>>(), None, filter).map(drop)
+/// Everything, as `cargo xtask test` does it, with what was built already.
+pub(crate) fn matrix(filter: &[String]) -> Result<()> {
+    all(&KERNELS.iter().collect::<Vec<_>>(), None, filter).map(drop)
+}
+
+/// Finds what the machines need, and installs what is missing.
+pub(crate) fn tools() -> Result<()> {
+    setup::vm_tools(&architectures(&KERNELS.iter().collect::<Vec<_>>()))
+}
+
+/// What kernels run on, each once.
+fn architectures(kernels: &[&Kernel]) -> Vec<Architecture> {
+    let mut all: Vec<_> = kernels.iter().map(|kernel| kernel.architecture).collect();
+    all.dedup();
+    all
 }
 
 /// Boots kernels, some at a time, and tells how each has fared.
 fn all(kernels: &[&'static Kernel], sensors: Option<&str>, filter: &[String]) -> Result<Vec<Answers>> {
-    setup::vm_tools()?;
+    let architectures = architectures(kernels);
+    setup::vm_tools(&architectures)?;
     let place = needs::target().join("vm");
     fs::create_dir_all(&place)?;
-    let programs = Programs::build()?;
+    let programs = architectures.into_iter().map(Programs::build).collect::<Result<Vec<_>>>()?;
     let mut images = Vec::new();
     for kernel in kernels {
         images.push(fetch(kernel, &place)?);
@@ -101,8 +113,10 @@ fn all(kernels: &[&'static Kernel], sensors: Option<&str>, filter: &[String]) ->
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let (Some(kernel), Some(image)) = (kernels.get(index), images.get(index)) else { break };
+                    let built = programs.iter().find(|programs| programs.architecture == kernel.architecture);
+                    let Some(programs) = built else { break };
                     let start = Instant::now();
-                    let done = boot(kernel, image, &programs, sensors, filter, &place);
+                    let done = boot(kernel, image, programs, sensors, filter, &place);
                     let took = start.elapsed().as_secs();
                     let version = version(image);
                     match done {
@@ -136,65 +150,21 @@ fn version(image: &Path) -> String {
     own.strip_prefix("vmlinuz-").map_or_else(|| image.parent().map(name).unwrap_or_default(), str::to_owned)
 }
 
-/// The programs that go into a machine, statically linked.
-struct Programs {
-    init: Vec<u8>,
-    tests: Vec<u8>,
-    actor: Vec<u8>,
-    guard: Vec<u8>,
-}
-
-impl Programs {
-    fn build() -> Result<Self> {
-        let cargo = |subcommand: &str, arguments: &[&str]| {
-            let mut cargo = cargo::user(subcommand);
-            cargo.args(["--release", "--target", TARGET]).args(arguments);
-            cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-            cargo
-        };
-        shell::run(&mut cargo("build", &["--package", "monitor"]))?;
-        shell::run(&mut cargo("build", &["--package", "flowwarden-tests", "--bins"]))?;
-        let test = ["--package", "flowwarden-tests", "--test", TESTS, "--no-run"];
-        shell::run(&mut cargo("test", &test))?;
-        let list = shell::ask(cargo("test", &test).arg("--message-format=json").stderr(Stdio::null()));
-        let tests = executable(&list.unwrap_or_default()).context("cargo does not name the test program")?;
-        let built = needs::target().join(TARGET).join("release");
-        Ok(Self {
-            init: read(&built.join("vm-init"))?,
-            tests: read(&tests)?,
-            actor: read(&built.join("actor"))?,
-            guard: read(&built.join("flowwarden"))?,
-        })
-    }
-}
-
-/// The program with the tests of [`TESTS`] among those that cargo's messages name.
-fn executable(messages: &str) -> Option<PathBuf> {
-    let mut messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    messages.find_map(|message| {
-        (message["target"]["name"] == TESTS).then(|| message["executable"].as_str().map(PathBuf::from))?
-    })
-}
-
-fn read(file: &Path) -> Result<Vec<u8>> {
-    fs::read(file).with_context(|| format!("{} is missing", file.display()))
-}
-
 /// Fetches a kernel that is not there yet; gives back its image.
 fn fetch(kernel: &Kernel, place: &Path) -> Result<PathBuf> {
-    let unpacked = place.join("kernels").join(kernel.suite);
+    let unpacked = place.join("kernels").join(format!("{}-{}", kernel.package, kernel.suite));
     if let Ok(image) = image(&unpacked) {
         return Ok(image);
     }
-    let suite = apt::Suite::open(&place.join("apt"), kernel.suite)?;
-    let mut packages = suite.depends(PACKAGE, &["linux-image-"]);
+    let suite = apt::Suite::open(&place.join("apt"), kernel.suite, kernel.architecture)?;
+    let mut packages = suite.depends(kernel.package, &["linux-image-"]);
     if packages.is_empty() {
-        bail!("{} of {} depends on no kernel", PACKAGE, kernel.suite);
+        bail!("{} of {} depends on no kernel", kernel.package, kernel.suite);
     }
     // From 7.x on the image is a package of its own.
     packages
         .extend(packages.clone().iter().flat_map(|package| suite.depends(package, &["linux-binary-", "linux-base-"])));
-    let partial = unpacked.with_extension("partial");
+    let partial = place.join("kernels/partial");
     let _ = fs::remove_dir_all(&partial);
     fs::create_dir_all(&partial)?;
     suite.unpack(&packages, &partial)?;
@@ -242,5 +212,5 @@ fn boot(
     fs::write(&file, archive.finish())?;
     let parameters = kernel.lsm.map_or_else(String::new, |lsm| format!("lsm={lsm}"));
     let log = place.join(format!("{}.log", kernel.name));
-    boot::boot(image, &file, &parameters, &log)
+    boot::boot(&boot::Machine { kernel, image, initramfs: &file, parameters: &parameters }, &log)
 }
