@@ -16,7 +16,7 @@ use crate::{
     policy::{
         ChildKey, Class, InodeId, InodeKey, Instance, MAX_NET_RULES, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN,
         NODE_SUBTREE_PATTERNS, NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_SUFFIX, PATTERN_LEN,
-        PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
+        PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, RULE_GUARD_PROCESS, RULE_GUARD_PROGRAMS, Rule, RuleSet,
     },
 };
 
@@ -509,6 +509,33 @@ pub fn class(subject: &Subject<'_>, class: Class, access: Access) -> Decision {
     } else {
         Decision { verdict: Verdict::Allow, access, ..Decision::default() }
     }
+}
+
+/// Decides about a signal to a process outside the instance, or a reach into one.
+#[inline(always)]
+#[must_use]
+pub fn process(subject: &Subject<'_>, of: Class, hits_guard: bool) -> Decision {
+    shield(class(subject, of, Access::NONE), hits_guard, RULE_GUARD_PROCESS)
+}
+
+/// `bpf` commands that hand out what others have loaded: `BPF_OBJ_GET`, `BPF_PROG_GET_FD_BY_ID`, `BPF_MAP_GET_FD_BY_ID`
+/// and `BPF_LINK_GET_FD_BY_ID` (include/uapi/linux/bpf.h).
+const HANDS_OUT: [u32; 4] = [7, 13, 14, 30];
+
+/// Decides about a `bpf` system call.
+#[inline(always)]
+#[must_use]
+pub fn bpf(subject: &Subject<'_>, command: u32) -> Decision {
+    shield(class(subject, Class::Kernel, Access::NONE), HANDS_OUT.contains(&command), RULE_GUARD_PROGRAMS)
+}
+
+/// The guard is nobody's to touch, however mild the policy is.
+#[inline(always)]
+fn shield(decision: Decision, hit: bool, rule: u16) -> Decision {
+    if hit && (decision.verdict as u8) < Verdict::Deny as u8 {
+        return Decision { verdict: Verdict::Deny, fallback: Verdict::Kill, rule, access: Access::NONE };
+    }
+    decision
 }
 
 /// Decides about traffic with an address.

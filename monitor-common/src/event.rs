@@ -420,6 +420,10 @@ pub struct Pending {
     pub rule: u16,
     /// 1 when `states` are filled in.
     pub watched: u16,
+    /// Epoch of the policy at the entry, which `rule` and `states` belong to.
+    pub epoch: u32,
+    /// Zero.
+    pub pad: u32,
     /// State of each [`crate::policy::Watch`] at the entry, 0 for those of other instances: sixteen bits each for its
     /// name and place, its links, its mode and owner, its size.
     pub states: [u64; MAX_WATCHES],
@@ -430,4 +434,4 @@ pub struct Pending {
 /// Bytes of a path as text that are looked at and kept.
 pub const PENDING_TEXT: usize = 512;
 
-shared!(Pending = 1304, Counters = 32, WriteKey = 16, WriteTotals = 16);
+shared!(Pending = 1312, Counters = 32, WriteKey = 16, WriteTotals = 16);

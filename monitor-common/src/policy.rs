@@ -18,6 +18,13 @@ pub const MAX_NET_RULES: usize = 16;
 /// Bytes of a `*SUFFIX` or `PREFIX*` pattern that are compared.
 pub const PATTERN_LEN: usize = 32;
 
+/// Index of the rule that nobody watched signals the guard or reaches into it; no policy can lift it.
+pub const RULE_GUARD_PROCESS: u16 = u16::MAX - 1;
+/// Index of the rule that nobody watched gets hold of programs and maps that others have loaded.
+pub const RULE_GUARD_PROGRAMS: u16 = u16::MAX - 2;
+/// The first index that no rule of a policy has.
+pub const FIRST_RESERVED: u16 = RULE_GUARD_PROGRAMS;
+
 /// What to do, and on whose word.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -317,7 +324,7 @@ pub struct Control {
     pub selectors: u32,
     /// `CONTROL_*`
     pub flags: u32,
-    /// tgid of the guard, which is never in scope, and whose own operations prove the hooks.
+    /// tgid of the guard, which is never in scope, and whose own operations prove the hooks; 0 when it has ended.
     pub guard: u32,
 }
 

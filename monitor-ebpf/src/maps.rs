@@ -73,6 +73,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
+/// How many lost records userspace has told of; kept for the run that takes over. One entry.
+#[map]
+static TOLD: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Totals of open files whose first write was recorded.
 #[map]
 pub(crate) static WRITES: LruHashMap<WriteKey, WriteTotals> = LruHashMap::with_max_entries(8_192, 0);

@@ -4,8 +4,10 @@
 //! [`kernel`]; records come back through the [`pipeline`] into the [`journal`]; [`agent`] turns the wheel.
 
 pub mod agent;
+pub mod heal;
 pub mod instance;
 pub mod journal;
 pub mod kernel;
 pub mod pipeline;
 pub mod policy;
+pub mod state;

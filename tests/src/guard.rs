@@ -15,6 +15,8 @@ use crate::{cgroup::Cgroup, console::Console, needs, policy::Policy, record::Rec
 
 /// The guard says `ready: ...` when its programs are attached and its instances are found.
 const READY: &str = "ready:";
+/// The policy's file in the guard's directory.
+const POLICY: &str = "policy.toml";
 /// What it says of a file that has just come to be, after its path.
 const YOUNG: &str = " has just come to be";
 /// What it says, at the end, of such a file when the rules for it hold.
@@ -42,13 +44,36 @@ impl Guard {
     pub fn start(policy: Option<&Policy>, cgroup: &Cgroup, flags: &[&str]) -> Result<Self> {
         // Only root may enter a directory that is made like this, as the guard wants it for its policy.
         let directory = tempfile::Builder::new().prefix("fwguard-").tempdir()?;
+        if let Some(policy) = policy {
+            fs::write(directory.path().join(POLICY), policy.text())?;
+        }
+        Self::launch(directory, cgroup, flags)
+    }
+
+    /// Kills it as nobody can fend off, and starts it again with what it has left.
+    pub fn start_again(mut self, cgroup: &Cgroup, flags: &[&str]) -> Result<Self> {
+        self.kill()?;
+        // What is left of this one is not to be removed.
+        let directory = std::mem::replace(&mut self.directory, tempfile::tempdir()?);
+        Self::launch(directory, cgroup, flags)
+    }
+
+    /// Kills it as nobody can fend off.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    fn launch(directory: TempDir, cgroup: &Cgroup, flags: &[&str]) -> Result<Self> {
         let mut command = Command::new(needs::flowwarden()?);
         command.arg("run").arg("--journal").arg(directory.path().join("journal"));
+        command.arg("--state").arg(directory.path().join("state"));
+        command.arg("--pid-file").arg(directory.path().join("pid"));
         command.arg("--cgroup-root").arg(cgroup.path()).args(flags);
-        if let Some(policy) = policy {
-            let file = directory.path().join("policy.toml");
-            fs::write(&file, policy.text())?;
-            command.arg("--config").arg(file);
+        let policy = directory.path().join(POLICY);
+        if policy.exists() {
+            command.arg("--config").arg(policy);
         }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let console = Console::default();
@@ -85,6 +110,12 @@ impl Guard {
         self.child.id()
     }
 
+    /// The directory with its policy, journal and state.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// The journal's file.
     #[must_use]
     pub fn journal_file(&self) -> PathBuf {
@@ -108,7 +139,7 @@ impl Guard {
 
     /// Gives it another policy, and waits until it says what became of that.
     pub fn reload(&self, policy: &Policy) -> Result<String> {
-        fs::write(self.directory.path().join("policy.toml"), policy.text())?;
+        fs::write(self.directory.path().join(POLICY), policy.text())?;
         let mark = self.console.mark();
         self.signal(Signal::HUP)?;
         self.console.wait_for(mark, "reload", wait::PATIENCE)

@@ -8,6 +8,7 @@
 //! [`scene::Scene`] is one such Node-RED with a [`guard::Guard`] when one is asked for; [`flows`] are the attacks, and a
 //! [`record::Record`] is a line of the guard's journal.
 
+pub mod bpffs;
 pub mod cgroup;
 pub mod confine;
 pub mod console;

@@ -63,6 +63,21 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         policy
     }
 
+    /// Has the files of the rule that was added last put back when they came to harm.
+    #[must_use]
+    pub fn heal(mut self) -> Self {
+        self.text.push_str("heal = true\n");
+        self
+    }
+
+    /// Has the rule that was added last kill more than the process that acts.
+    #[must_use]
+    pub fn scope(mut self, scope: &str) -> Self {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "scope = \"{scope}\"");
+        self
+    }
+
     /// Adds a rule for outgoing connections; where it cannot be denied, the process is killed.
     #[must_use]
     pub fn egress(mut self, to: &[&str], verdict: &str, id: &str) -> Self {

@@ -8,7 +8,7 @@ use std::{
         process::CommandExt as _,
     },
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
     time::SystemTime,
 };
@@ -76,7 +76,7 @@ impl StandIn {
             let path = entry.path();
             if entry.file_type()?.is_dir() {
                 fs::remove_dir_all(path)?;
-            } else if !self.is_kept(&path) {
+            } else if !self.is_kept(&path) && path != self.settings() {
                 fs::remove_file(path)?;
             }
         }
@@ -87,6 +87,11 @@ impl StandIn {
     /// of reach.
     pub fn file(&self, name: &str, content: &[u8], mode: u32) -> Result<()> {
         let (path, kept) = (self.user_dir().join(name), self.kept(name));
+        if path == self.settings() && kept.exists() && !self.is_kept(&path) && self.is_healed() {
+            // The guard has made another file of it, and has looked at that one since.
+            fs::remove_file(&kept)?;
+            return Ok(fs::hard_link(&path, &kept)?);
+        }
         if !kept.exists() {
             fs::write(&kept, content).with_context(|| format!("{} cannot be made", kept.display()))?;
         }
@@ -97,8 +102,10 @@ impl StandIn {
         fs::File::options().append(true).open(&kept)?.set_modified(SystemTime::now())?;
         self.own(&kept)?;
         if !self.is_kept(&path) {
-            let _ = fs::remove_file(&path);
-            fs::hard_link(&kept, &path)?;
+            // At no time is there no file: who heals it would make one.
+            let link = self.kept("link");
+            fs::hard_link(&kept, &link)?;
+            fs::rename(&link, &path)?;
         }
         Ok(())
     }
@@ -141,6 +148,14 @@ impl StandIn {
         same && fs::read(&settings).is_ok_and(|content| content == SETTINGS)
     }
 
+    /// Whether settings.js says what it said, and has the mode that it had; it may be another file.
+    #[must_use]
+    pub fn is_healed(&self) -> bool {
+        let settings = self.settings();
+        let mode = fs::symlink_metadata(&settings).map(|meta| meta.permissions().mode() & 0o7777);
+        mode.is_ok_and(|mode| mode == 0o644) && fs::read(&settings).is_ok_and(|content| content == SETTINGS)
+    }
+
     /// A policy for it without rules.
     #[must_use]
     pub fn policy(&self) -> Policy {
@@ -159,6 +174,16 @@ impl StandIn {
     }
 
     fn act(&self, what: &str, effective: u32) -> Result<(u32, ExitStatus)> {
+        let mut child = self.begin(what, effective)?;
+        Ok((child.id(), child.wait()?))
+    }
+
+    /// Has it begin something, in its directory, that does not end by itself.
+    pub fn begins(&self, what: &str) -> Result<Running> {
+        Ok(Running(self.begin(what, self.uid)?))
+    }
+
+    fn begin(&self, what: &str, effective: u32) -> Result<Child> {
         let (uid, effective) = (Uid::from_raw(self.uid), Uid::from_raw(effective));
         let gid = Gid::from_raw(self.uid);
         let entrance = self.cgroup.entrance()?;
@@ -173,7 +198,31 @@ impl StandIn {
         };
         // SAFETY: bare system calls with values from before the fork.
         let command = unsafe { command.pre_exec(become_it) };
-        let mut child = command.spawn().with_context(|| format!("{} cannot be started", self.actor.display()))?;
-        Ok((child.id(), child.wait()?))
+        command.spawn().with_context(|| format!("{} cannot be started", self.actor.display()))
+    }
+}
+
+/// Something that a stand-in does until this goes away.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl Running {
+    /// Its pid.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How it ended; `None` while it goes on.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.0.try_wait()?)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

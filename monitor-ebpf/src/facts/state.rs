@@ -7,11 +7,15 @@ use monitor_common::{
 };
 
 use super::{offset, word};
-use crate::maps::WATCHES;
+use crate::maps::{CONTROL, WATCHES};
 
-/// The watch in a slot, when it belongs to the instance.
+/// The watch in a slot, when it belongs to the instance. None when there is no guard any more: what is pointed to stays in
+/// memory only for as long as the guard holds it open.
 #[inline(always)]
 pub(crate) fn watch(subject: &Subject<'_>, index: u32) -> Option<&'static Watch> {
+    if CONTROL.get(0)?.guard == 0 {
+        return None;
+    }
     let half = (subject.epoch & 1) * MAX_WATCHES as u32;
     WATCHES.get(half + index).filter(|watch| watch.dentry != 0 && watch.instance == u32::from(subject.slot))
 }

@@ -52,6 +52,7 @@ fn begin(ctx: &RawTracePointContext) -> Option<()> {
     scratch.pending.watched = 0;
     scratch.pending.texts[1][0] = 0;
     let call = Call::enter(ctx)?;
+    scratch.pending.epoch = call.actor.subject.epoch;
     for index in 0..MAX_WATCHES {
         let mut state = 0;
         if let Some(watch) = state::watch(&call.actor.subject, index as u32) {
@@ -211,6 +212,7 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
     let event = record.event();
     event.flags |= flags;
     if flags & FLAG_BY_NAME != 0 {
+        event.epoch = pending.epoch;
         event.detail = u64::from(pending.which);
         record.path((pending.dentry, pending.mount));
         record.texts(&pending.texts);
@@ -227,7 +229,8 @@ fn changed(scratch: &mut Scratch, call: &Call, pending: &Pending) -> u32 {
     scratch.node.set(0);
     scratch.matched.set(0);
     let asked = Access::from_bits(call.spec.access | call.spec.access2);
-    if pending.watched != 0 {
+    // A policy that came in between has other watches.
+    if pending.watched != 0 && pending.epoch == call.actor.subject.epoch {
         for index in 0..MAX_WATCHES {
             let before = pending.states[index];
             if before == 0 {

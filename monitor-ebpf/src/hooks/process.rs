@@ -3,7 +3,7 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
-    Access, Verdict, decide,
+    Verdict, decide,
     event::Hook,
     policy::Class,
     syscall::{SYSCALL_GROUPS, SYSCALL_PIDFD, SYSCALL_REQUEST},
@@ -12,7 +12,7 @@ use monitor_common::{
 use super::judge;
 use crate::{
     facts::{actor::Actor, call::Call, pid::Pid},
-    maps::{self, Scratch, TASKS},
+    maps::{self, CONTROL, Scratch, TASKS},
 };
 
 /// `PTRACE_ATTACH`, `PTRACE_SEIZE`: the only requests that begin to trace somebody else.
@@ -41,17 +41,24 @@ fn handle(ctx: &RawTracePointContext) -> Option<()> {
     if call.spec.traits & SYSCALL_REQUEST != 0 && !matches!(call.arg(0)?, PTRACE_ATTACH | PTRACE_SEIZE) {
         return None;
     }
-    let hit = outside(&call, signals)?;
+    let (hit, hits_guard) = outside(&call, signals)?;
     let class = if signals { Class::Signal } else { Class::Ptrace };
-    judge_target(maps::scratch()?, &call.actor, call.spec.hook, class, hit);
+    judge_target(maps::scratch()?, &call.actor, call.spec.hook, class, hit, hits_guard);
     Some(())
 }
 
 /// Judges what is done to `hit`, which is outside the instance: a process, a group as a negative number, or
 /// [`EVERYBODY`].
 #[inline(always)]
-pub(super) fn judge_target(scratch: &mut Scratch, actor: &Actor, hook: u8, class: Class, hit: i64) -> Verdict {
-    let decision = decide::class(&actor.subject, class, Access::NONE);
+pub(super) fn judge_target(
+    scratch: &mut Scratch,
+    actor: &Actor,
+    hook: u8,
+    class: Class,
+    hit: i64,
+    hits_guard: bool,
+) -> Verdict {
+    let decision = decide::process(&actor.subject, class, hits_guard);
     judge(scratch, actor, hook, &decision, |event| event.detail = hit as u64)
 }
 
@@ -62,9 +69,15 @@ pub(super) fn is_outside(actor: &Actor, tgid: u32) -> bool {
     unsafe { TASKS.get(tgid) }.is_none_or(|label| label.instance != actor.label.instance)
 }
 
-/// Who outside the instance is hit: a process, a group as a negative number, or [`EVERYBODY`].
+/// Whether a process is the guard.
 #[inline(always)]
-fn outside(call: &Call, signals: bool) -> Option<i64> {
+pub(super) fn is_guard(tgid: u32) -> bool {
+    CONTROL.get(0).is_some_and(|control| control.guard == tgid)
+}
+
+/// Who outside the instance is hit: a process, a group as a negative number, or [`EVERYBODY`]; and whether the guard is.
+#[inline(always)]
+fn outside(call: &Call, signals: bool) -> Option<(i64, bool)> {
     let is_outside = |tgid| is_outside(&call.actor, tgid);
     let target = call.arg(call.spec.arg)? as i32;
     let (pid, group) = if call.spec.traits & SYSCALL_PIDFD != 0 {
@@ -74,15 +87,16 @@ fn outside(call: &Call, signals: bool) -> Option<i64> {
     } else if call.spec.traits & SYSCALL_GROUPS == 0 {
         return None;
     } else if target == EVERYBODY {
-        return Some(EVERYBODY.into());
+        return Some((EVERYBODY.into(), true));
     } else if target == 0 {
         (Pid::own_group()?, true)
     } else {
         (Pid::by_number(target.unsigned_abs())?, true)
     };
     if group {
-        return pid.any_member(is_outside).then_some(-i64::from(pid.number()?));
+        let group = -i64::from(pid.number()?);
+        return pid.any_member(is_outside).then(|| (group, pid.any_member(is_guard)));
     }
     let tgid = pid.tgid()?;
-    is_outside(tgid).then_some(tgid.into())
+    is_outside(tgid).then(|| (tgid.into(), is_guard(tgid)))
 }

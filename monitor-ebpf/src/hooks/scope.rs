@@ -51,9 +51,18 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn exit(ctx: &RawTracePointContext) -> Option<()> {
-    call::label()?;
+    let is_guard = CONTROL.get(0).is_some_and(|control| control.guard == task::ids().0);
+    if !is_guard {
+        call::label()?;
+    }
     let signal = pointer(ctx.arg::<u64>(0), offset!(task_signal))?;
     if read::<i32>(signal, offset!(signal_live))? > 0 {
+        return None;
+    }
+    if is_guard {
+        // Where programs are pinned they go on. Its pid may soon be somebody else's, who must not be taken for it.
+        // SAFETY: the value of an array lives as long as the map; a single store.
+        unsafe { (*CONTROL.get_ptr_mut(0)?).guard = 0 };
         return None;
     }
     if let Some(actor) = Actor::current(Sensor::Tracepoint) {

@@ -48,7 +48,11 @@ fn handle(ctx: &RawTracePointContext) -> Option<()> {
         if call.spec.flags != NO_ARG {
             detail = call.arg(call.spec.flags)?;
         }
-        decide::class(&call.actor.subject, Class::Kernel, Access::NONE)
+        if hook == Hook::Bpf as u8 {
+            decide::bpf(&call.actor.subject, detail as u32)
+        } else {
+            decide::class(&call.actor.subject, Class::Kernel, Access::NONE)
+        }
     };
     let done = call.actor.outcome(&decision, scratch);
     if (done as u8) < Verdict::Log as u8 {

@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("sensors     only root can try them: sudo flowwarden doctor");
         return Ok(());
     }
-    let mut kernel = match Kernel::load() {
+    let mut kernel = match Kernel::load(None) {
         Ok(kernel) => kernel,
         Err(error) => {
             println!("sensors     none: {}", short(&error.to_string()));

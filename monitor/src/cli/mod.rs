@@ -3,7 +3,9 @@
 //! Exit codes: 0 done, 1 something failed, 2 the command line or the policy is wrong.
 
 mod check;
+mod detach;
 mod doctor;
+mod good;
 mod reload;
 mod run;
 
@@ -32,6 +34,12 @@ enum Command {
     Check(check::Arguments),
     /// Says what this machine's kernel can do for you.
     Doctor(doctor::Arguments),
+    /// Makes protected files as they are now the good copies that are put back after an attack (as root).
+    Accept(good::Arguments),
+    /// Puts the good copies of protected files back (as root).
+    Restore(good::Arguments),
+    /// Ends what a guard that was started with --pin has left in the kernel (as root).
+    Detach(detach::Arguments),
     /// Has the running guard read its policy again.
     Reload(reload::Arguments),
 }
@@ -42,6 +50,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Accept(arguments) => good::accept(&arguments),
+        Command::Restore(arguments) => good::restore(&arguments),
+        Command::Detach(arguments) => detach::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
     };
     match outcome {

@@ -4,7 +4,11 @@ use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use monitor::agent::{Agent, Options};
+use monitor::{
+    agent::{Agent, Options},
+    kernel::pin,
+    state,
+};
 use monitor_common::verdict::Sensor;
 
 use super::reload::PID_FILE;
@@ -29,6 +33,16 @@ pub(super) struct Arguments {
     /// Sensors that may be used beside the cgroup programs; each hook takes the best of them that runs here.
     #[arg(long, value_name = "SENSOR,...", value_delimiter = ',', default_value = "lsm,fentry,kprobe,tracepoint")]
     sensors: Vec<Choice>,
+    /// Keep the kernel programs where they are when the guard ends or is killed, by pins in this directory of a BPF file
+    /// system; the next run takes over without a gap, and `flowwarden detach` ends it. The default under systemd.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = pin::DIRECTORY)]
+    pin: Option<PathBuf>,
+    /// Detach everything when the guard ends, also under systemd.
+    #[arg(long, conflicts_with = "pin")]
+    no_pin: bool,
+    /// Directory of what is kept from one run to the next; made when it is not there, closed to others.
+    #[arg(long, value_name = "DIR", default_value = state::DIRECTORY)]
+    state: PathBuf,
     /// Where the pid is kept for `flowwarden reload`.
     #[arg(long, value_name = "FILE", default_value = PID_FILE)]
     pid_file: PathBuf,
@@ -67,6 +81,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let options = Options {
         config: arguments.config,
         journal: arguments.journal,
+        state: arguments.state,
+        pin: arguments.pin.or_else(|| (!arguments.no_pin && is_service()).then(|| pin::DIRECTORY.into())),
         enforce,
         cgroup_root: arguments.cgroup_root,
         sensors: arguments.sensors.into_iter().map(Choice::sensor).collect(),
@@ -80,4 +96,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         .with_context(|| format!("{}: the pid cannot be written", arguments.pid_file.display()))?;
     runtime.block_on(agent.run(events))?;
     Ok(())
+}
+
+/// Whether systemd has started this process itself, and not somebody whom it has started.
+fn is_service() -> bool {
+    std::env::var_os("INVOCATION_ID").is_some() && rustix::process::getppid().is_some_and(rustix::process::Pid::is_init)
 }

@@ -130,7 +130,8 @@ fn trimmed(text: &[u8]) -> &[u8] {
 
 /// Bytes that a terminal may be shown: control characters, escapes and what is no UTF-8 are written as `\x..`; what is
 /// long is cut in the middle.
-fn shown(bytes: &[u8]) -> String {
+#[must_use]
+pub fn shown(bytes: &[u8]) -> String {
     let mut out = String::new();
     for chunk in bytes.utf8_chunks() {
         for char in chunk.valid().chars() {

@@ -4,6 +4,7 @@
 
 pub mod console;
 pub mod ocsf;
+pub mod response;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},

@@ -53,6 +53,8 @@ pub enum Stage {
     Stop,
     /// It took a new policy.
     Reload,
+    /// It took over from an earlier run whose programs were still judging.
+    Takeover,
     /// Records were lost.
     Loss,
     /// Something failed that it goes on without.
@@ -135,6 +137,7 @@ pub fn lifecycle(stage: Stage, message: &str, details: &Map<String, Value>) -> V
         Stage::Start => (3, "Start", 1),
         Stage::Stop => (4, "Stop", 1),
         Stage::Reload => (99, "Reload", 1),
+        Stage::Takeover => (99, "Takeover", 1),
         Stage::Loss => (99, "Loss", 4),
         Stage::Error => (99, "Error", 3),
     };
@@ -154,7 +157,7 @@ pub fn lifecycle(stage: Stage, message: &str, details: &Map<String, Value>) -> V
     })
 }
 
-fn now_ms() -> i64 {
+pub(super) fn now_ms() -> i64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000)
 }
@@ -163,11 +166,11 @@ fn product() -> Value {
     json!({ "name": "Flowwarden", "vendor_name": "Flowwarden", "version": env!("CARGO_PKG_VERSION") })
 }
 
-fn metadata() -> Value {
+pub(super) fn metadata() -> Value {
     json!({ "version": VERSION, "product": product(), "profiles": ["host", "security_control"] })
 }
 
-fn device() -> &'static Value {
+pub(super) fn device() -> &'static Value {
     static DEVICE: OnceLock<Value> = OnceLock::new();
     DEVICE.get_or_init(|| {
         let uname = rustix::system::uname();
@@ -344,7 +347,7 @@ fn unmapped(enriched: &Enriched) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use monitor_common::event::{Ancestor, Endpoint};
 
     use super::*;
@@ -373,7 +376,7 @@ mod tests {
         jsonschema::validator_for(&serde_json::from_str(&text).unwrap()).unwrap()
     }
 
-    fn valid(event: &Value) {
+    pub(in crate::journal) fn valid(event: &Value) {
         let mut event = event.clone();
         event["metadata"]["sequence"] = 1.into();
         event["metadata"]["uid"] = "x-1".into();
@@ -442,7 +445,7 @@ mod tests {
 
     #[test]
     fn the_guards_own_events_are_valid() {
-        for stage in [Stage::Start, Stage::Stop, Stage::Reload, Stage::Loss, Stage::Error] {
+        for stage in [Stage::Start, Stage::Stop, Stage::Reload, Stage::Takeover, Stage::Loss, Stage::Error] {
             valid(&lifecycle(stage, "x", &Map::from_iter([("lost".to_owned(), 3.into())])));
         }
     }

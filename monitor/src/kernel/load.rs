@@ -11,7 +11,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
-    programs::{CgroupAttachMode, Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::{Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use monitor_common::{
     event::{Counters, Hook},
@@ -30,6 +30,8 @@ use rustix::fs::{Mode, OFlags};
 use super::{
     abi, btf,
     btf::Btf,
+    link::{Links, Target},
+    pin::{self, Begun, PinError},
     security::{self, Served},
     table,
 };
@@ -87,6 +89,9 @@ pub enum KernelError {
         /// The cause.
         source: io::Error,
     },
+    /// Something could not be pinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
 }
 
 type Result<T, E = KernelError> = std::result::Result<T, E>;
@@ -148,6 +153,7 @@ const CGROUP: &[&str] = &["connect4", "connect6", "sendmsg4", "sendmsg6", "sock_
 /// The programs and maps in the kernel. Dropping it detaches everything.
 pub struct Kernel {
     ebpf: Ebpf,
+    links: Links,
     tasks: HashMap<MapData, u32, TaskLabel>,
     /// The programs are reachable by tail call only while this is open.
     handlers: ProgramArray<MapData>,
@@ -160,8 +166,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Brings the object in: maps, and the program that identifies files. Loads no other program, attaches none.
-    pub fn load() -> Result<Self> {
+    /// Brings the object in: maps, and the program that identifies files. Loads no other program, attaches none. Maps that
+    /// the next run has to find are pinned in `pins`.
+    pub fn load(pins: Option<&Begun>) -> Result<Self> {
         let (offsets, abi, signatures, lacking) = layout()?;
         let cpus = aya::util::nr_cpus().map_or(1024, |cpus| u32::try_from(cpus).unwrap_or(1024));
         let mut ebpf = EbpfLoader::new()
@@ -178,17 +185,25 @@ impl Kernel {
             .collect();
         let identify = raw_tracepoint(&mut ebpf, "identify")?;
         identify.load().map_err(|source| KernelError::Program { name: "identify", source })?;
+        if let Some(directory) = pins.map(Begun::maps) {
+            for &name in pin::MAPS {
+                let map = ebpf.map(name).ok_or(KernelError::Absent(name))?;
+                map.pin(directory.join(name))
+                    .map_err(|source| PinError::Refused { path: directory.clone(), source })?;
+            }
+        }
         let handlers = take(&mut ebpf, "HANDLERS")?;
         let tasks = take(&mut ebpf, "TASKS")?;
         let held = Vec::new();
-        Ok(Self { ebpf, tasks, handlers, held, epoch: 0, flags: 0, degraded, served: Served::default() })
+        let links = Links::default();
+        Ok(Self { ebpf, links, tasks, handlers, held, epoch: 0, flags: 0, degraded, served: Served::default() })
     }
 
     /// Attaches the security hooks, each in the best flavour among `allowed` that runs here. Nothing is in scope yet.
     pub fn attach_security(&mut self, allowed: &[Sensor]) -> Result<()> {
         // The hooks answer to the guard's own operations, so that it knows whether they are called.
         self.control(0, 0)?;
-        let served = security::attach(&mut self.ebpf, allowed, |ebpf, hook| {
+        let served = security::attach(&mut self.ebpf, &mut self.links, allowed, |ebpf, hook| {
             let Ok(mut proofs) = open::<Array<_, u32>>(ebpf, "PROOFS") else { return false };
             let index = hook as u32;
             let reached = proofs.get(&index, 0).is_ok_and(|proof| proof != 0);
@@ -347,25 +362,11 @@ impl Kernel {
     pub fn attach_cgroup(&mut self, path: &Path) -> Result<()> {
         let cgroup = File::open(path).map_err(|source| KernelError::Cgroup { path: path.to_owned(), source })?;
         for &name in CGROUP {
-            let program = self.ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
-            let attached = match program {
-                Program::CgroupSockAddr(program) => {
-                    program.load().and_then(|()| program.attach(&cgroup, CgroupAttachMode::Single).map(drop))
-                }
-                Program::CgroupSock(program) => {
-                    program.load().and_then(|()| program.attach(&cgroup, CgroupAttachMode::Single).map(drop))
-                }
-                _ => return Err(KernelError::Absent(name)),
-            };
-            if let Err(source) = attached {
+            if let Err(error) = self.attach(name, Target::Cgroup(&cgroup)) {
                 for &name in CGROUP {
-                    match self.ebpf.program_mut(name) {
-                        Some(Program::CgroupSockAddr(program)) => drop(program.unload()),
-                        Some(Program::CgroupSock(program)) => drop(program.unload()),
-                        _ => {}
-                    }
+                    self.links.detach(&mut self.ebpf, name);
                 }
-                return Err(KernelError::Program { name, source });
+                return Err(error);
             }
         }
         self.flags |= CONTROL_CGROUP;
@@ -384,6 +385,22 @@ impl Kernel {
             loaded.map_err(|source| KernelError::Program { name, source })?;
         }
         Ok(())
+    }
+
+    /// Pins what is attached. What cannot be pinned here ends with the guard, and is noted.
+    pub fn pin(&mut self, pins: &Begun) -> Result<()> {
+        let path = pins.links();
+        let bound = self.links.pin(&path).map_err(|source| PinError::Refused { path, source })?;
+        if !bound.is_empty() {
+            let why = "this kernel cannot pin kprobes (5.15 can): what they see is watched only while the guard runs";
+            self.degrade(&bound.join(", "), why.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Lets epochs begin after one that an earlier run has used.
+    pub fn begin_after(&mut self, epoch: u32) {
+        self.epoch = self.epoch.max(epoch);
     }
 
     /// Notes a hook that does not run, for the record.
@@ -409,14 +426,12 @@ impl Kernel {
     }
 
     fn attach_raw(&mut self, programs: &[(&'static str, &'static str)]) -> Result<()> {
-        for &(name, tracepoint) in programs {
-            let program = raw_tracepoint(&mut self.ebpf, name)?;
-            program
-                .load()
-                .and_then(|()| program.attach(tracepoint))
-                .map_err(|source| KernelError::Program { name, source })?;
-        }
-        Ok(())
+        programs.iter().try_for_each(|&(name, tracepoint)| self.attach(name, Target::Tracepoint(tracepoint)))
+    }
+
+    fn attach(&mut self, name: &'static str, target: Target<'_>) -> Result<()> {
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
+        self.links.attach(program, name, target).map_err(|source| KernelError::Program { name, source })
     }
 
     /// The epoch that a new policy is to be compiled for.
@@ -532,9 +547,21 @@ impl Kernel {
         self.tasks.iter().flatten().collect()
     }
 
+    /// Whether a process is in scope.
+    #[must_use]
+    pub fn is_labelled(&self, tgid: u32) -> bool {
+        self.tasks.get(&tgid, 0).is_ok()
+    }
+
     /// Takes a process out of scope.
     pub fn forget_task(&mut self, tgid: u32) {
         let _ = self.tasks.remove(&tgid);
+    }
+
+    /// Leaves word for the next run how many lost records have been told.
+    pub fn tell_lost(&mut self, lost: u64) -> Result<()> {
+        let mut map: Array<_, u64> = open(&mut self.ebpf, "TOLD")?;
+        map.set(0, lost, 0).map_err(|source| KernelError::Map { name: "TOLD", source })
     }
 
     /// What became of the records, CPU by CPU.

@@ -2,7 +2,9 @@
 
 pub mod abi;
 pub mod btf;
+mod link;
 pub mod load;
+pub mod pin;
 pub mod scan;
 pub mod security;
 pub mod table;

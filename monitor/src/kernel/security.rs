@@ -14,11 +14,10 @@ use std::{
     path::Path,
 };
 
-use aya::{
-    Btf, Ebpf,
-    programs::{Program, ProgramError},
-};
+use aya::{Btf, Ebpf};
 use monitor_common::{event::Hook, security::SecurityHook, verdict::Sensor};
+
+use super::link::{Links, Target};
 
 /// One hook as userspace knows it.
 #[derive(Debug)]
@@ -224,6 +223,7 @@ impl Served {
 /// and forgets it.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
+    links: &mut Links,
     allowed: &[Sensor],
     mut reached: impl FnMut(&mut Ebpf, SecurityHook) -> bool,
 ) -> Served {
@@ -243,7 +243,7 @@ pub(super) fn attach(
             if served.hooks.contains_key(&entry.hook) {
                 continue;
             }
-            match attach_one(ebpf, entry, flavour, btf.as_ref().map_err(String::as_str)) {
+            match attach_one(ebpf, links, entry, flavour, btf.as_ref().map_err(String::as_str)) {
                 Ok(()) => attached.push(entry),
                 Err(why) if index == 0 => {
                     served.refused.push((sensor, why));
@@ -263,7 +263,7 @@ pub(super) fn attach(
                 served.hooks.insert(entry.hook, sensor);
                 continue;
             }
-            unload(ebpf, entry.programs[flavour]);
+            links.detach(ebpf, entry.programs[flavour]);
             if runs {
                 let why = match &exercised {
                     Ok(()) => "it attaches, but is never called".to_owned(),
@@ -280,29 +280,24 @@ pub(super) fn attach(
     served
 }
 
-fn attach_one(ebpf: &mut Ebpf, entry: &Entry, flavour: usize, btf: Result<&Btf, &str>) -> Result<(), String> {
+fn attach_one(
+    ebpf: &mut Ebpf,
+    links: &mut Links,
+    entry: &Entry,
+    flavour: usize,
+    btf: Result<&Btf, &str>,
+) -> Result<(), String> {
     let name = entry.programs[flavour];
-    let program = ebpf.program_mut(name).ok_or_else(|| format!("the kernel object has no {name}"))?;
-    let done = match program {
-        Program::Lsm(program) => program.load(entry.hook.name(), btf?).and_then(|()| program.attach().map(drop)),
-        Program::FEntry(program) => program.load(entry.function, btf?).and_then(|()| program.attach().map(drop)),
-        Program::KProbe(program) => program.load().and_then(|()| program.attach(entry.function, 0).map(drop)),
-        _ => return Err(format!("{name} is of another type than its name says")),
+    let target = match FLAVOURS[flavour] {
+        Sensor::Lsm => Target::Hook(entry.hook.name(), btf?),
+        Sensor::Fentry => Target::Function(entry.function, btf?),
+        _ => Target::Probe(entry.function),
     };
-    done.map_err(|error: ProgramError| {
-        unload(ebpf, name);
+    let program = ebpf.program_mut(name).ok_or_else(|| format!("the kernel object has no {name}"))?;
+    links.attach(program, name, target).map_err(|error| {
+        links.detach(ebpf, name);
         super::load::chain(&error)
     })
-}
-
-fn unload(ebpf: &mut Ebpf, name: &str) {
-    // An error leaves a program behind that ends with the guard.
-    let _ = match ebpf.program_mut(name) {
-        Some(Program::Lsm(program)) => program.unload(),
-        Some(Program::FEntry(program)) => program.unload(),
-        Some(Program::KProbe(program)) => program.unload(),
-        _ => Ok(()),
-    };
 }
 
 /// Does once what each provable hook is about, in a directory of its own.

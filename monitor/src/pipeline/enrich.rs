@@ -13,7 +13,7 @@ use monitor_common::{
     verdict::Sensor,
 };
 
-use super::decode::Record;
+use super::{decode::Record, lineage::Lineage};
 
 /// Most processes that are remembered.
 const MAX_PROCESSES: usize = 8192;
@@ -96,6 +96,7 @@ fn default_of(record: &Record) -> (String, String) {
 pub struct Enricher {
     programs: HashMap<u32, Program>,
     order: VecDeque<u32>,
+    lineage: Lineage,
     users: HashMap<u32, Option<String>>,
     cgroups: HashMap<u64, Option<String>>,
     cgroup_mount: PathBuf,
@@ -109,11 +110,18 @@ impl Enricher {
         Self {
             programs: HashMap::new(),
             order: VecDeque::new(),
+            lineage: Lineage::default(),
             users: HashMap::new(),
             cgroups: HashMap::new(),
             cgroup_mount,
             boot_offset_ns: boot_offset_ns(),
         }
+    }
+
+    /// Who made whom.
+    #[must_use]
+    pub fn lineage(&self) -> &Lineage {
+        &self.lineage
     }
 
     /// Reads a process that ran before the guard came.
@@ -146,6 +154,7 @@ impl Enricher {
             }
             Hook::Fork => {
                 let Ok(child) = u32::try_from(record.event.detail) else { return };
+                self.lineage.fork(tgid, child);
                 if let Some(program) = self.programs.get(&tgid).cloned() {
                     self.remember(child, program);
                 }

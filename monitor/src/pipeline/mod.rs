@@ -2,12 +2,15 @@
 
 pub mod decode;
 pub mod enrich;
+pub mod lineage;
+pub mod names;
 
 use monitor_common::{Verdict, event::Hook};
 
 use crate::journal::{Durability, Journal, JournalError, console, ocsf};
 use decode::{DecodeError, Record};
-use enrich::{Enricher, Names};
+use enrich::{Enriched, Enricher, Names};
+use serde_json::{Map, Value};
 
 /// Why a record could not be journaled.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,19 @@ pub enum PipelineError {
     /// The journal cannot be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
+}
+
+/// What there is to say about a record, and what has to be done about it.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The record.
+    pub record: Record,
+    /// Name of the instance.
+    pub instance: String,
+    /// Id of the rule.
+    pub rule: String,
+    /// For the console.
+    pub sentence: String,
 }
 
 /// Takes records, one after the other.
@@ -41,10 +57,10 @@ impl Pipeline {
         &mut self.enricher
     }
 
-    /// Takes one record; answers the sentence for the console when there is something to say.
+    /// Takes one record; answers when there is something to say.
     ///
     /// What was denied or killed is on the disk after the next [`Pipeline::settle`].
-    pub fn record(&mut self, bytes: &[u8], names: &dyn Names) -> Result<Option<(Verdict, String)>, PipelineError> {
+    pub fn record(&mut self, bytes: &[u8], names: &dyn Names) -> Result<Option<Told>, PipelineError> {
         let record = decode::decode(bytes)?;
         self.enricher.observe(&record);
         if record.verdict < Verdict::Log || is_context(&record) {
@@ -55,7 +71,14 @@ impl Pipeline {
         let line = ocsf::render(&enriched, &sentence);
         self.urgent |= enriched.record.verdict >= Verdict::Deny;
         self.journal.append(line, Durability::Grouped)?;
-        Ok(Some((enriched.record.verdict, sentence)))
+        let Enriched { record, instance, rule, .. } = enriched;
+        Ok(Some(Told { record, instance, rule, sentence }))
+    }
+
+    /// Journals what was done beyond the operation itself.
+    pub fn response(&mut self, event: Value) -> Result<(), PipelineError> {
+        self.urgent = true;
+        Ok(self.journal.append(event, Durability::Grouped)?)
     }
 
     /// Journals that the guard started, stopped, or changed its policy.
@@ -63,7 +86,7 @@ impl Pipeline {
         &mut self,
         stage: ocsf::Stage,
         message: &str,
-        details: &serde_json::Map<String, serde_json::Value>,
+        details: &Map<String, Value>,
     ) -> Result<(), PipelineError> {
         Ok(self.journal.append(ocsf::lifecycle(stage, message, details), Durability::Now)?)
     }

@@ -20,10 +20,10 @@ use monitor_common::{
     Access, Verdict,
     name::Name,
     policy::{
-        ChildKey, Class, Direction, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_NET_RULES, MAX_WATCHES,
-        NET_HEAD_BITS, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node,
-        NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN, PATTERN_SUBTREE_PREFIX,
-        PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
+        ChildKey, Class, Direction, FIRST_RESERVED, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_NET_RULES,
+        MAX_WATCHES, NET_HEAD_BITS, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule,
+        NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN,
+        PATTERN_SUBTREE_PREFIX, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
     scope::{MAX_SELECTORS, SELECT_CGROUP, SELECT_EXEC, SELECT_UID, Selector},
 };
@@ -31,7 +31,7 @@ use monitor_common::{
 use super::{
     Fault,
     host::{Host, uid_of},
-    model::{self, Action, FileRule, InstancePolicy, Names, Policy, Prefix},
+    model::{self, Action, FileRule, InstancePolicy, KillScope, Names, Policy, Prefix},
 };
 
 /// Most symbolic links that are followed in one path, as in the kernel.
@@ -50,6 +50,8 @@ pub struct RuleInfo {
     pub verdict: Verdict,
     /// What it is about.
     pub class: Class,
+    /// Who dies where it kills.
+    pub scope: KillScope,
 }
 
 /// Everything that goes into the kernel's maps, and what is needed to read records of this epoch.
@@ -73,6 +75,10 @@ pub struct Compiled {
     pub watches: Vec<(u16, u32, PathBuf)>,
     /// Rules by index, from 1.
     pub rules: Vec<RuleInfo>,
+    /// Who dies by the default of a class, where that is more than the process: slot of the instance, class, scope.
+    pub scopes: Vec<(u16, Class, KillScope)>,
+    /// Files of which a copy is kept, with the index of the rule.
+    pub healed: Vec<(u16, PathBuf)>,
     /// Paths on whose identity the nodes rest.
     pub watched: Vec<Watched>,
 }
@@ -116,6 +122,7 @@ pub fn compile(
 ) -> Result<Compiled, Fault> {
     let mut compiled = Compiled::default();
     let mut next_node = 1;
+    let mut last = Vec::new();
     let mut taken = BTreeSet::new();
     for instance in &policy.instances {
         let slot =
@@ -129,14 +136,27 @@ pub fn compile(
             let class = if rule.access == Access::EXEC { Class::Exec } else { Class::Files };
             let index = compiled.rule(instance, &rule.action, class, file_sentence(rule))?;
             tree.add(rule, rule_of(&rule.action, index), host);
+            if rule.heal {
+                compiled.healed.push((index, rule.path.clone()));
+            }
         }
-        tree.emit(&mut compiled, epoch, slot, &mut next_node, host, identify);
+        for (_, class) in Class::NAMES {
+            let scope = instance.defaults[class as usize].scope;
+            if scope != KillScope::Process {
+                compiled.scopes.push((slot, class, scope));
+            }
+        }
+        let mut own = tree.emit(&mut compiled, epoch, slot, &mut next_node, host, identify);
+        last.append(&mut own);
         compiled.nets(instance, epoch, slot)?;
         compiled.instances.push((slot, instance_of(instance, policy.enforce)));
         compiled.selectors(instance, slot, host)?;
     }
     // The deepest are the ones that rules name; the directories above them come after. There is room for so many.
-    compiled.watches.sort_by_key(|(_, _, path)| Reverse(path.components().count()));
+    for watches in [&mut compiled.watches, &mut last] {
+        watches.sort_by_key(|(_, _, path)| Reverse(path.components().count()));
+    }
+    compiled.watches.append(&mut last);
     compiled.watches.truncate(MAX_WATCHES);
     Ok(compiled)
 }
@@ -264,6 +284,8 @@ struct Branch {
     patterns: [Patterns; 4],
     /// Reached through a symbolic link: what is found there has its identity elsewhere.
     alias: bool,
+    /// What the rules say holds at once, however young the file is.
+    at_once: bool,
 }
 
 /// The paths of one instance's rules.
@@ -356,7 +378,8 @@ impl Tree {
 
     fn add_at(&mut self, path: &Path, rule: &FileRule, action: Rule) {
         let at = self.branch(path);
-        let Branch { own, star, below, patterns, .. } = &mut self.branches[at];
+        let Branch { own, star, below, patterns, at_once, .. } = &mut self.branches[at];
+        *at_once |= rule.at_once;
         let mut pattern =
             |kind: u32, literal: Vec<u8>| set(patterns[kind as usize].entry(literal).or_default(), rule.access, action);
         match &rule.names {
@@ -445,6 +468,7 @@ impl Tree {
         ranked.collect()
     }
 
+    /// Answers with the guard's own paths to be watched, which take what room the policy's leave.
     fn emit(
         mut self,
         compiled: &mut Compiled,
@@ -453,7 +477,8 @@ impl Tree {
         next_node: &mut u32,
         host: &dyn Host,
         identify: Identify<'_>,
-    ) {
+    ) -> Vec<(u16, u32, PathBuf)> {
+        let mut own = Vec::new();
         let first = *next_node;
         let number = |index: usize| first + u32::try_from(index).unwrap_or(u32::MAX);
         let mut identities: BTreeMap<(u32, u64, u32), Vec<usize>> = BTreeMap::new();
@@ -472,7 +497,7 @@ impl Tree {
         }
         let mut nodes: Vec<Node> = Vec::with_capacity(self.branches.len());
         for (index, branch) in self.branches.iter().enumerate() {
-            let made = found[index].is_some_and(|seen: Seen| seen.made);
+            let made = branch.at_once || found[index].is_some_and(|seen: Seen| seen.made);
             let mut node = Node {
                 own: self.own(index, made),
                 children: branch.star,
@@ -515,7 +540,8 @@ impl Tree {
             // What is seen through a link is watched where it is.
             let here = found[index].is_some() && !branch.alias;
             if here && (speaks(&branch.held) || own_restrains(changes)) {
-                compiled.watches.push((slot, number(index), branch.path.clone()));
+                let watches = if branch.at_once { &mut own } else { &mut compiled.watches };
+                watches.push((slot, number(index), branch.path.clone()));
             }
             compiled.watched.push(Watched {
                 path: branch.path.clone(),
@@ -564,6 +590,7 @@ impl Tree {
             .nodes
             .extend(nodes.into_iter().enumerate().map(|(index, node)| (NodeKey { epoch, node: number(index) }, node)));
         *next_node = number(extra);
+        own
     }
 }
 
@@ -613,18 +640,20 @@ impl Compiled {
         class: Class,
         sentence: String,
     ) -> Result<u16, Fault> {
-        let Action { id, verdict, at, .. } = action;
+        let Action { id, verdict, scope, at, .. } = action;
         self.rules.push(RuleInfo {
             instance: instance.name.clone(),
             id: id.clone(),
             sentence,
             verdict: *verdict,
             class,
+            scope: *scope,
         });
-        u16::try_from(self.rules.len()).map_err(|_| Fault {
+        let fits = u16::try_from(self.rules.len()).ok().filter(|&index| index < FIRST_RESERVED);
+        fits.ok_or_else(|| Fault {
             line: at.line,
             column: at.column,
-            what: "more than 65535 rules in one policy".to_owned(),
+            what: format!("more than {} rules in one policy", FIRST_RESERVED - 1),
         })
     }
 

@@ -6,6 +6,7 @@
 pub mod compile;
 pub mod host;
 pub mod model;
+pub mod own;
 pub mod parse;
 pub mod preset;
 pub mod settle;

@@ -51,11 +51,43 @@ pub struct ClassDefault {
     pub verdict: Verdict,
     /// What to do where no sensor can deny; [`Verdict::Unset`] to log.
     pub fallback: Verdict,
+    /// Who dies where somebody is killed.
+    pub scope: KillScope,
 }
 
 impl ClassDefault {
     /// Nothing is done.
-    pub const ALLOW: Self = Self { verdict: Verdict::Allow, fallback: Verdict::Unset };
+    pub const ALLOW: Self = Self { verdict: Verdict::Allow, fallback: Verdict::Unset, scope: KillScope::Process };
+}
+
+/// Who dies where a rule kills. The process that acted always does, at once and by the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KillScope {
+    /// Nobody else.
+    #[default]
+    Process,
+    /// What Node-RED has started: everything below that child of its main process under which it happened.
+    Tree,
+    /// Every process of the instance.
+    Instance,
+}
+
+impl KillScope {
+    /// All of them, with the names that policies and journals use.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("process", Self::Process), ("tree", Self::Tree), ("instance", Self::Instance)];
+
+    /// The scope with this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|&(_, scope)| scope)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|&&(_, scope)| scope == self).map_or("process", |&(name, _)| name)
+    }
 }
 
 /// One way for a task to belong to an instance; all parts that are given must hold.
@@ -94,6 +126,8 @@ pub struct Action {
     pub verdict: Verdict,
     /// What to do where the sensor cannot deny.
     pub fallback: Verdict,
+    /// Who dies where it kills.
+    pub scope: KillScope,
     /// Where it stands.
     pub at: At,
 }
@@ -126,6 +160,10 @@ pub struct FileRule {
     pub names: Names,
     /// The accesses that it speaks about.
     pub access: Access,
+    /// A copy is kept of what it protects, and put back when that came to harm.
+    pub heal: bool,
+    /// It holds at once, also for a file that has just come to be.
+    pub at_once: bool,
     /// What it does.
     pub action: Action,
 }

@@ -21,7 +21,8 @@ use toml::{
 
 use super::{
     Fault,
-    model::{Action, At, ClassDefault, FileRule, InstancePolicy, Names, NetRule, Policy, Prefix, Select},
+    model::{Action, At, ClassDefault, FileRule, InstancePolicy, KillScope, Names, NetRule, Policy, Prefix, Select},
+    own,
 };
 
 /// Deepest path that a rule can name, in components.
@@ -323,11 +324,11 @@ impl<'a> Reader<'a> {
     /// A verdict, or one with what is done where no sensor can deny: `{ verdict = "deny", fallback = "kill" }`.
     fn class_default(&mut self, value: &Value<'_>) -> Option<ClassDefault> {
         let Some(table) = value.get_ref().as_table() else {
-            return Some(ClassDefault { verdict: self.verdict(value)?, fallback: Verdict::Unset });
+            return Some(ClassDefault { verdict: self.verdict(value)?, ..ClassDefault::ALLOW });
         };
         let at = value.span().start;
         let mut table = Table::new(table, at);
-        let (verdict, fallback) = (table.take("verdict"), table.take("fallback"));
+        let (verdict, fallback, scope) = (table.take("verdict"), table.take("fallback"), table.take("scope"));
         self.finish(&table);
         let Some(verdict) = verdict else {
             self.fault(at, "a default needs a `verdict`: allow, log, deny or kill");
@@ -335,7 +336,8 @@ impl<'a> Reader<'a> {
         };
         let verdict = self.verdict(verdict)?;
         let fallback = self.fallback(fallback, Some(verdict));
-        Some(ClassDefault { verdict, fallback })
+        let scope = self.scope(scope, Some(verdict), fallback);
+        Some(ClassDefault { verdict, fallback, scope })
     }
 
     fn verdict(&mut self, value: &Value<'_>) -> Option<Verdict> {
@@ -361,6 +363,23 @@ impl<'a> Reader<'a> {
             self.fault(value.span().start, "`fallback` is \"log\" or \"kill\"");
         }
         fallback
+    }
+
+    /// Who dies where somebody is killed.
+    fn scope(&mut self, value: Option<&Value<'_>>, verdict: Option<Verdict>, fallback: Verdict) -> KillScope {
+        let Some(value) = value else { return KillScope::Process };
+        let Some(text) = self.string(value, "`scope`") else { return KillScope::Process };
+        let scope = KillScope::by_name(text);
+        if scope.is_none() {
+            let hint = suggest(text, KillScope::NAMES.into_iter().map(|(name, _)| name));
+            self.fault(value.span().start, format!("\"{text}\" is no scope: process, tree or instance{hint}"));
+        } else if verdict.is_some_and(|verdict| verdict != Verdict::Kill) && fallback != Verdict::Kill {
+            self.fault(
+                value.span().start,
+                "`scope` says who is killed; it goes with verdict or fallback = \"kill\" only",
+            );
+        }
+        scope.unwrap_or_default()
     }
 
     /// The ids that rules of an instance give themselves.
@@ -393,12 +412,18 @@ impl<'a> Reader<'a> {
     ) -> Option<Action> {
         let verdict = self.required(table, "verdict").and_then(|value| self.verdict(value));
         let fallback = self.fallback(table.take("fallback"), verdict);
+        let scope = self.scope(table.take("scope"), verdict, fallback);
         let id = if let Some(value) = table.take("id") {
             let text = self.string(value, "`id`")?;
             if text.is_empty()
                 || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             {
                 self.fault(value.span().start, "`id` may hold lower-case letters, digits and `-`");
+            } else if text.starts_with(own::PREFIX) {
+                self.fault(
+                    value.span().start,
+                    format!("ids that begin with `{}` are those of the guard's own rules; choose another", own::PREFIX),
+                );
             }
             text.to_owned()
         } else {
@@ -408,7 +433,7 @@ impl<'a> Reader<'a> {
             }
             id
         };
-        Some(Action { id, verdict: verdict?, fallback, at: self.at(table.at) })
+        Some(Action { id, verdict: verdict?, fallback, scope, at: self.at(table.at) })
     }
 
     fn file_rule(
@@ -433,14 +458,34 @@ impl<'a> Reader<'a> {
             Some(access) => access,
             None => self.required(&mut table, "access").map_or(Access::NONE, |value| self.access(value)),
         };
+        let heal = if fixed.is_none() { table.take("heal") } else { None };
         let action = self.action(&mut table, if fixed.is_some() { "exec" } else { "files" }, ids, index);
         self.finish(&table);
+        let heals = heal.is_some_and(|value| self.heal(value, access));
         let Some(action) = action else { return };
         for (text, at) in texts {
             if let Some((path, names)) = self.pattern(text, &instance.user_dir, at) {
-                instance.files.push(FileRule { path, names, access, action: action.clone() });
+                if heals && names != Names::Itself {
+                    self.fault(at, format!("\"{text}\": only single files can be healed; name each of them"));
+                }
+                let (heal, at_once) = (heals, false);
+                instance.files.push(FileRule { path, names, access, heal, at_once, action: action.clone() });
             }
         }
+    }
+
+    /// Whether a rule heals what it protects.
+    fn heal(&mut self, value: &Value<'_>, access: Access) -> bool {
+        let at = value.span().start;
+        let Some(heal) = value.get_ref().as_bool() else {
+            self.fault(at, "`heal` is true or false");
+            return false;
+        };
+        let changes = [Access::WRITE, Access::DELETE, Access::RENAME];
+        if heal && !changes.into_iter().any(|change| access.contains(change)) {
+            self.fault(at, "`heal` needs a rule about changes: write, delete or rename");
+        }
+        heal
     }
 
     fn access(&mut self, value: &Value<'_>) -> Access {
@@ -803,6 +848,20 @@ mod tests {
             ("default = { egres = \"log\" }\n", "did you mean \"egress\""),
             ("default = { mount = { verdict = \"kill\", fallback = \"log\" } }\n", "goes with verdict"),
             ("default = { mount = { fallback = \"log\" } }\n", "needs a `verdict`"),
+            ("default = { mount = { verdict = \"log\", scope = \"tree\" } }\n", "`scope` says who is killed"),
+            ("default = { mount = { verdict = \"kill\", scope = \"tee\" } }\n", "did you mean \"tree\"?"),
+            (
+                "[[instance.files]]\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kill\"\nheal = true\n",
+                "`heal` needs a rule about changes",
+            ),
+            (
+                "[[instance.files]]\npath = \"b/**\"\naccess = [\"write\"]\nverdict = \"kill\"\nheal = true\n",
+                "only single files can be healed",
+            ),
+            (
+                "[[instance.files]]\nid = \"guard-x\"\npath = \"b\"\naccess = [\"read\"]\nverdict = \"kill\"\n",
+                "those of the guard's own rules",
+            ),
             ("default = { mount = { verdict = \"deny\", fall = \"log\" } }\n", "unknown key"),
         ] {
             let found = faults(rest);

@@ -4,6 +4,8 @@
 //! One guard serves all attacks: loading its programs is what takes long in an emulated machine.
 
 mod attacks;
+mod outlive;
+mod scope;
 
 use std::{
     env,
@@ -28,7 +30,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use attacks::{ATTACKS, Attack, HARMLESS, LOOPBACK, Seen};
-use flowwarden_tests::{guard::Guard, policy::Policy, record::Record, stand_in::StandIn};
+use flowwarden_tests::{guard::Guard, policy::Policy, record::Record, stand_in::StandIn, wait};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 const SIGKILL: i32 = 9;
@@ -74,6 +76,12 @@ impl Stage {
             self.stand_in.file(name, content.as_bytes(), 0o644)?;
         }
         fs::create_dir(self.stand_in.user_dir().join("lib"))?;
+        let unguarded = beside(&self.stand_in, "unguarded");
+        let _ = fs::remove_dir_all(&unguarded);
+        for directory in ["", "journal", "state"] {
+            fs::create_dir(unguarded.join(directory))?;
+        }
+        fs::write(unguarded.join("policy.toml"), "")?;
         self.stand_in.file("evil", &fs::read(self.stand_in.program())?, 0o755)?;
         let at = |name: &str| self.stand_in.user_dir().join(name);
         fs::hard_link(at("key.pem"), at("old-link"))?;
@@ -91,22 +99,27 @@ impl Stage {
     }
 
     /// An operation with the names of this stage in it.
-    fn words(&self, what: &str) -> Result<String> {
+    fn words(&self, what: &str, guard: Option<&Guard>) -> Result<String> {
         let ends = [("TCP", self.tcp.local_addr()?), ("UDP", self.udp.local_addr()?)];
         let words = ends.iter().fold(what.to_owned(), |words, (name, end)| words.replace(name, &end.to_string()));
         let program = self.stand_in.program().display().to_string();
         let directory = self.stand_in.user_dir().display().to_string();
         let rooted = self.stand_in.rooted().display().to_string();
         let words = words.replace("PROGRAM", &program).replace("ROOTED", &rooted);
-        let words = words.replace("NEIGHBOUR", &std::process::id().to_string());
+        let neighbour = std::process::id();
+        let words = words.replace("NEIGHBOUR", &neighbour.to_string());
+        // Without a guard there is nobody but a neighbour, and the same files somewhere else.
+        let words = words.replace("GUARD", &guard.map_or(neighbour, Guard::pid).to_string());
+        let place = guard.map_or_else(|| beside(&self.stand_in, "unguarded"), |guard| guard.directory().to_owned());
+        let words = words.replace("PLACE", &place.display().to_string());
         let words =
             words.replace("UID", &self.stand_in.uid.to_string()).replace("KEY", &format!("{directory}/key.pem"));
         Ok(words.replace("SETTINGS", &format!("{directory}/settings.js")))
     }
 
     /// Has the stand-in try it.
-    fn attempt(&self, attack: &Attack) -> Result<(u32, ExitStatus)> {
-        let what = self.words(attack.operation)?;
+    fn attempt(&self, attack: &Attack, guard: Option<&Guard>) -> Result<(u32, ExitStatus)> {
+        let what = self.words(attack.operation, guard)?;
         if attack.as_root { self.stand_in.does_as_root(&what) } else { self.stand_in.does(&what) }
     }
 
@@ -117,6 +130,8 @@ impl Stage {
                 self.stand_in.policy().deny_by_default("namespace").deny_by_default("privilege")
             }
             "default-mount" => self.stand_in.policy().deny_by_default("mount"),
+            // These are the guard's own and need no policy.
+            "guard-files" | "guard-secrets" | "guard-process" | "guard-programs" => self.stand_in.policy(),
             _ => self.policy(),
         }
     }
@@ -126,6 +141,7 @@ impl Stage {
         self.stand_in
             .policy()
             .deny("settings.js", &CHANGES, "settings-js")
+            .heal()
             .deny("*.pem", &["read"], "certificates")
             .deny("key.pem", &["read"], "keys")
             .deny("environment", &["create", "write"], "environment")
@@ -203,9 +219,16 @@ impl Sensors {
     }
 }
 
+/// Flags for the guard, and the sensors that it may use when somebody has chosen.
+fn with_sensors(flags: &[&str]) -> Vec<String> {
+    let allowed = env::var("FLOWWARDEN_SENSORS").ok();
+    let sensors = allowed.iter().flat_map(|sensors| ["--sensors", sensors]);
+    flags.iter().copied().chain(sensors).map(str::to_owned).collect()
+}
+
 /// What came of an attack: the word for it, or what is wrong about it.
 fn judge(stage: &Stage, guard: &Guard, attack: &Attack, sensors: &Sensors) -> Result<&'static str> {
-    let (pid, status) = stage.attempt(attack)?;
+    let (pid, status) = stage.attempt(attack, Some(guard))?;
     if attack.seen == Seen::OnSecurityHooks && !sensors.on_security_hooks {
         ensure!(status.success(), "it is seen after all: correct the list ({status})");
         return Ok("not seen");
@@ -223,7 +246,15 @@ fn judge(stage: &Stage, guard: &Guard, attack: &Attack, sensors: &Sensors) -> Re
         return Ok("denied");
     }
     ensure!(alert.verdict() == "kill" && was_killed(status), "not killed ({status}): {alert:#?}");
-    Ok(if stage.is_unharmed(attack.rule) { "killed before harm" } else { "killed" })
+    if stage.is_unharmed(attack.rule) {
+        return Ok("killed before harm");
+    }
+    if attack.rule == "settings-js" {
+        let healed = || Ok(stage.stand_in.is_healed().then_some(()));
+        wait::until("settings.js to be healed", Duration::from_secs(30), healed)?;
+        return Ok("killed and healed");
+    }
+    Ok("killed")
 }
 
 fn was_killed(status: ExitStatus) -> bool {
@@ -236,7 +267,7 @@ fn every_attack_is_met() -> Result<()> {
     // Without a guard each of them goes through.
     let mut absent = Vec::new();
     for attack in ATTACKS {
-        let (_, status) = stage.attempt(attack)?;
+        let (_, status) = stage.attempt(attack, None)?;
         if attack.optional && status.code().is_some_and(|code| NOT_HERE.contains(&code)) {
             absent.push(attack.technique);
         } else {
@@ -244,8 +275,8 @@ fn every_attack_is_met() -> Result<()> {
         }
         stage.restore()?;
     }
-    let allowed = env::var("FLOWWARDEN_SENSORS").ok();
-    let flags: Vec<_> = allowed.iter().flat_map(|sensors| ["--sensors", sensors]).collect();
+    let flags = with_sensors(&[]);
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
     let mut policy = stage.policy();
     let guard = Guard::start(Some(&policy), &stage.stand_in.cgroup, &flags)?;
     let sensors = Sensors::of(&guard)?;
@@ -269,7 +300,7 @@ fn every_attack_is_met() -> Result<()> {
     }
     put_in_force(&guard, &mut policy, stage.policy())?;
     for &what in HARMLESS {
-        let (pid, status) = stage.stand_in.does(&stage.words(what)?)?;
+        let (pid, status) = stage.stand_in.does(&stage.words(what, Some(&guard))?)?;
         let alert = guard.journal()?.into_iter().find(|record| record.is_alert() && record.pid() == Some(pid.into()));
         if !status.success() || alert.is_some() {
             writeln!(failed, "`{what}` is harmless: {status} {alert:#?}")?;

@@ -5,7 +5,7 @@ use monitor_common::{Verdict, event::Hook, policy::Class};
 use super::{Args, security_hook};
 use crate::{
     facts::{actor::Actor, task},
-    hooks::process::{is_outside, judge_target},
+    hooks::process::{is_guard, is_outside, judge_target},
     maps::Scratch,
 };
 
@@ -44,5 +44,5 @@ fn trace<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verd
 #[inline(always)]
 fn judge(actor: &Actor, scratch: &mut Scratch, hook: Hook, class: Class, target: u64) -> Option<Verdict> {
     let tgid = task::tgid(target)?;
-    is_outside(actor, tgid).then(|| judge_target(scratch, actor, hook as u8, class, tgid.into()))
+    is_outside(actor, tgid).then(|| judge_target(scratch, actor, hook as u8, class, tgid.into(), is_guard(tgid)))
 }

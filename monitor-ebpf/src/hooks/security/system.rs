@@ -147,9 +147,9 @@ fn user_namespace<A: Args>(_: &A, actor: &Actor, scratch: &mut Scratch) -> Optio
 
 #[inline(always)]
 fn bpf<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
-    let command = u64::from(args.arg(0) as u32);
-    let decision = decide::class(&actor.subject, Class::Kernel, Access::NONE);
-    Some(judge(scratch, actor, Hook::Bpf as u8, &decision, |event| event.detail = command))
+    let command = args.arg(0) as u32;
+    let decision = decide::bpf(&actor.subject, command);
+    Some(judge(scratch, actor, Hook::Bpf as u8, &decision, |event| event.detail = command.into()))
 }
 
 /// The kernel is about to ask for a module by name, as for a socket of a family that it does not know yet.

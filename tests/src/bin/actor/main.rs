@@ -28,8 +28,8 @@ use std::{
         },
     },
     process::{Command, ExitCode},
-    ptr,
-    time::SystemTime,
+    ptr, thread,
+    time::{Duration, SystemTime},
 };
 
 type Result<T = ()> = io::Result<T>;
@@ -40,6 +40,8 @@ type Operation = (&'static str, &'static str, fn(&[&str]) -> Result);
 const OPERATIONS: &[Operation] = &[
     ("read", "FILE", |words| fs::read(word(words, 0)?).map(drop)),
     ("write", "FILE", |words| put(fs::File::options().write(true), words)),
+    ("hammer", "FILE SCORE", hammer),
+    ("family", "FILE MEMBERS", family),
     ("append", "FILE", |words| put(fs::File::options().append(true), words)),
     ("cut-open", "FILE", |words| put(fs::File::options().write(true).truncate(true), words)),
     ("cut-read", "FILE", |words| opened(word(words, 0)?, libc::O_RDONLY | libc::O_TRUNC).map(drop)),
@@ -179,6 +181,68 @@ fn all() -> impl Iterator<Item = &'static Operation> {
 /// Writes what settings.js does not say.
 fn put(how: &fs::OpenOptions, words: &[&str]) -> Result {
     how.open(word(words, 0)?)?.write_all(MARK)
+}
+
+/// Has one child after the other write to a file, until it is told to end. Keeps score in another: how many have tried, and
+/// how many have come through.
+fn hammer(words: &[&str]) -> Result {
+    let (file, score) = (word(words, 0)?, word(words, 1)?);
+    let (mut tried, mut through) = (0, 0);
+    loop {
+        let child = fork(|| put(fs::File::options().write(true), &[file]))?;
+        let mut status = 0;
+        // SAFETY: a child of ours, and a place for its status.
+        if unsafe { libc::waitpid(child, &raw mut status, 0) } != child {
+            return Err(io::Error::last_os_error());
+        }
+        tried += 1;
+        through += u32::from(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
+        fs::write(score, format!("{tried} {through}\n"))?;
+        // An emulated processor has others to serve, too.
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Makes a child that does nothing, and another with two of its own: one that does nothing, and one that writes to a file
+/// once the file is there in which the pids of all are kept, in this order, after that of the first of them.
+fn family(words: &[&str]) -> Result {
+    let (file, members) = (word(words, 0)?, word(words, 1)?);
+    let own = std::process::id();
+    let idle = fork(forever)?;
+    fork(|| {
+        let parent = std::process::id();
+        let sibling = fork(forever)?;
+        fork(|| {
+            let all = format!("{own} {idle} {parent} {sibling} {}\n", std::process::id());
+            // The others have to be asleep when this one is met, or the test would tell less.
+            thread::sleep(Duration::from_millis(100));
+            fs::write("members.new", all)?;
+            fs::rename("members.new", members)?;
+            put(fs::File::options().write(true), &[file])
+        })?;
+        forever()
+    })?;
+    forever()
+}
+
+fn forever() -> Result {
+    loop {
+        thread::sleep(Duration::from_hours(1));
+    }
+}
+
+/// Makes a child that does one thing and ends: with 0 when it could.
+fn fork(what: impl FnOnce() -> Result) -> Result<libc::pid_t> {
+    // SAFETY: there is one thread.
+    match unsafe { libc::fork() } {
+        0 => {
+            let code = what().map_or(1, |()| 0);
+            // SAFETY: ends the child, and runs nothing of the parent's.
+            unsafe { libc::_exit(code) }
+        }
+        -1 => Err(io::Error::last_os_error()),
+        child => Ok(child),
+    }
 }
 
 fn path(text: &str) -> Result<CString> {

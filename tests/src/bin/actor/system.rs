@@ -42,6 +42,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Ok(move_mount(&tree, "", rustix::fs::CWD, word(words, 1)?, flags)?)
     }),
     ("bpf", "", |_| bpf()),
+    ("bpf-by-id", "", |_| map_by_id()),
     // What is no module is refused after the kernel has asked whether any may be loaded.
     ("init_module", "", |_| {
         // Less than a header's worth is not even looked at.
@@ -129,6 +130,17 @@ fn bpf() -> Result {
     let attributes = [0_u32; 3];
     unless(
         call(libc::SYS_bpf, &[NEXT_PROGRAM, at(attributes.as_ptr()), size_of_val(&attributes) as c_long]),
+        &[libc::ENOENT],
+    )
+}
+
+/// Asks for the map with a number that no map has.
+fn map_by_id() -> Result {
+    /// `BPF_MAP_GET_FD_BY_ID` of linux/bpf.h.
+    const MAP_BY_ID: c_long = 14;
+    let attributes = [u32::MAX, 0, 0];
+    unless(
+        call(libc::SYS_bpf, &[MAP_BY_ID, at(attributes.as_ptr()), size_of_val(&attributes) as c_long]),
         &[libc::ENOENT],
     )
 }

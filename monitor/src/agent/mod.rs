@@ -1,5 +1,8 @@
 //! The agent: brings the kernel side up, keeps the policy true to the file system, and carries records to the journal.
 
+mod respond;
+mod takeover;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{IsTerminal as _, Write as _},
@@ -8,7 +11,14 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use monitor_common::{policy::MAX_INSTANCES, scope::Selector, security::SecurityHook, verdict::Sensor};
+use monitor_common::{
+    Verdict,
+    event::{FLAG_OBSERVED, Hook},
+    policy::MAX_INSTANCES,
+    scope::Selector,
+    security::SecurityHook,
+    verdict::Sensor,
+};
 use serde_json::{Map, Value, json};
 use tokio::{
     io::unix::AsyncFd,
@@ -17,25 +27,32 @@ use tokio::{
 };
 
 use crate::{
+    heal::{self, Healed, Healer},
     instance,
-    journal::{Journal, JournalError, console, ocsf::Stage},
+    journal::{
+        Journal, JournalError, console,
+        ocsf::Stage,
+        response::{self, Because},
+    },
     kernel::{
         load::{Kernel, KernelError, chain},
+        pin::{PinError, Pins},
         scan,
     },
-    pipeline::{
-        Pipeline, PipelineError,
-        enrich::{Enricher, Names},
-    },
+    pipeline::{Pipeline, PipelineError, Told, enrich::Enricher, names::NameTable},
     policy::{
         self, Fault, Located, PolicyError,
-        compile::{Compiled, RuleInfo, Seen, Watched, compile},
+        compile::{Compiled, Seen, Watched, compile},
         host::System,
-        model::Policy,
+        model::{KillScope, Policy},
+        own::Own,
         preset::{self, Found},
         settle::{Ages, GRACE, Settling},
     },
+    state::{State, StateError},
 };
+use respond::Responder;
+use takeover::Takeover;
 
 /// How often grouped lines are written out.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -47,8 +64,6 @@ const BATCH: usize = 256;
 const TURN: usize = 4096;
 /// Most turns that are taken when the guard stops.
 const LAST_TURNS: usize = 64;
-/// Epochs whose rule names are kept for records that are still on their way.
-const EPOCHS_KEPT: usize = 8;
 
 /// Why the agent could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +86,12 @@ pub enum AgentError {
     /// A record could not be handled.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// What is kept between runs cannot be.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Pins cannot be used.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// The runtime failed.
     #[error("{what}: {source}")]
     Io {
@@ -92,6 +113,10 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// Directory of the journal.
     pub journal: PathBuf,
+    /// Directory of what is kept from one run to the next.
+    pub state: PathBuf,
+    /// Directory of pins: with it the programs go on when the guard ends.
+    pub pin: Option<PathBuf>,
     /// Overrules the policy's mode.
     pub enforce: Option<bool>,
     /// Directory in cgroup v2 below which traffic is judged.
@@ -102,33 +127,6 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
 }
 
-/// Names of rules and instances, by epoch.
-#[derive(Debug, Default)]
-struct NameTable {
-    rules: BTreeMap<u32, Vec<RuleInfo>>,
-    places: BTreeMap<u32, Vec<(u32, PathBuf)>>,
-    instances: BTreeMap<u16, String>,
-}
-
-impl Names for NameTable {
-    fn rule(&self, epoch: u32, index: u16) -> (String, String) {
-        let rule = usize::from(index).checked_sub(1).and_then(|index| self.rules.get(&epoch)?.get(index));
-        rule.map_or_else(
-            || (format!("rule-{index}"), "a rule of a policy that was replaced".to_owned()),
-            |rule| (rule.id.clone(), rule.sentence.clone()),
-        )
-    }
-
-    fn place(&self, epoch: u32, node: u64) -> Option<Vec<u8>> {
-        let (_, path) = self.places.get(&epoch)?.iter().find(|(known, _)| u64::from(*known) == node)?;
-        Some(path.as_os_str().as_encoded_bytes().to_owned())
-    }
-
-    fn instance(&self, slot: u16) -> String {
-        self.instances.get(&slot).cloned().unwrap_or_else(|| format!("slot-{slot}"))
-    }
-}
-
 /// A running guard.
 pub struct Agent {
     options: Options,
@@ -137,7 +135,11 @@ pub struct Agent {
     pipeline: Pipeline,
     names: NameTable,
     policy: Policy,
-    slots: BTreeMap<String, u16>,
+    state: State,
+    own: Own,
+    healer: Healer,
+    /// Locked for as long as the guard runs.
+    pins: Option<Pins>,
     watched: Vec<Watched>,
     settling: Settling,
     selectors: Vec<Selector>,
@@ -163,8 +165,12 @@ impl Agent {
         let mut host = System::new();
         let mut found = Vec::new();
         let policy = read_policy(&options, &host, &mut found)?;
+        let state = State::open(&options.state)?;
+        let pins = options.pin.as_deref().map(Pins::open).transpose()?;
         let journal = Journal::open(&options.journal)?;
-        let mut kernel = Kernel::load()?;
+        let older = pins.as_ref().map_or_else(|| Ok(Vec::new()), Pins::generations)?;
+        let begun = pins.as_ref().map(Pins::begin).transpose()?;
+        let mut kernel = Kernel::load(begun.as_ref())?;
         let events = kernel.events()?;
         let root = options.cgroup_root.clone().unwrap_or_else(|| host.cgroup_mount.clone());
         if let Err(error) = kernel.attach_cgroup(&root) {
@@ -173,6 +179,7 @@ impl Agent {
         kernel.attach_security(&options.sensors)?;
         kernel.load_syscalls()?;
         host.can_deny = kernel.can_deny();
+        let own = own(&options, &host);
         let pipeline = Pipeline::new(Enricher::new(host.cgroup_mount.clone()), journal);
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let mut agent = Self {
@@ -182,7 +189,10 @@ impl Agent {
             pipeline,
             names: NameTable::default(),
             policy: Policy::default(),
-            slots: BTreeMap::new(),
+            own,
+            healer: Healer::open(&state)?,
+            state,
+            pins,
             watched: Vec::new(),
             settling: Settling::default(),
             selectors: Vec::new(),
@@ -191,14 +201,26 @@ impl Agent {
             colour,
             found,
         };
+        // After what may fail for a reason of its own: earlier programs go on unless these are in place.
+        let takeover = Takeover::begin(older, &agent.state)?;
+        agent.kernel.begin_after(takeover.epoch);
+        agent.names.slots.clone_from(&takeover.names.slots);
         agent.apply(policy)?;
         agent.kernel.attach_scope()?;
         // A process that is made while the first pass runs is met by the second.
-        agent.label_running()?;
-        agent.label_running()?;
+        for _ in 0..2 {
+            agent.label_inherited(&takeover)?;
+            agent.label_running()?;
+        }
         agent.kernel.attach_syscalls()?;
         // What was compiled before the programs ran may be old by now.
         agent.refresh()?;
+        if let Some(begun) = begun {
+            agent.kernel.pin(&begun)?;
+            begun.keep();
+        }
+        takeover.finish(&mut agent.pipeline)?;
+        agent.look_at_healed();
         // SAFETY: no arguments that could be wrong; gives memory of the start back to the system.
         unsafe { libc::malloc_trim(0) };
         agent.announce()?;
@@ -258,25 +280,29 @@ impl Agent {
 
     /// Compiles a policy and puts it in force, all or nothing.
     fn apply(&mut self, policy: Policy) -> Result<(), AgentError> {
-        let slots = slots(&self.slots, &policy);
-        let compiled = self.compile(&policy, &slots)?;
+        let mut guarded = policy.clone();
+        self.own.protect(&mut guarded);
+        let slots = slots(&self.names.slots, &policy);
+        let compiled = self.compile(&guarded, &slots)?;
         self.kernel.install(&compiled)?;
         let gone: BTreeSet<_> =
-            self.slots.values().copied().filter(|slot| !slots.values().any(|used| used == slot)).collect();
+            self.names.slots.values().copied().filter(|slot| !slots.values().any(|used| used == slot)).collect();
         for (tgid, label) in self.kernel.labels() {
             if gone.contains(&label.instance) {
                 self.kernel.forget_task(tgid);
             }
         }
-        self.names.instances = slots.iter().map(|(name, &slot)| (slot, name.clone())).collect();
-        let epoch = self.kernel.epoch();
-        self.names.rules.insert(epoch, compiled.rules);
-        self.names.places.insert(epoch, compiled.watches.into_iter().map(|(_, node, path)| (node, path)).collect());
-        while self.names.rules.len() > EPOCHS_KEPT {
-            self.names.rules.pop_first();
-            self.names.places.pop_first();
+        self.names.add(self.kernel.epoch(), &compiled);
+        self.names.slots = slots;
+        let rule = |index: u16| compiled.rules.get(usize::from(index).checked_sub(1)?);
+        let healed = compiled.healed.iter().filter_map(|(index, path)| {
+            let rule = rule(*index)?;
+            Some(Healed { instance: rule.instance.clone(), rule: rule.id.clone(), path: path.clone() })
+        });
+        self.healer.guard(healed.collect());
+        if self.pins.is_some() {
+            takeover::keep_names(&self.state, &self.names)?;
         }
-        self.slots = slots;
         let before = std::mem::replace(&mut self.watched, compiled.watched);
         self.selectors = compiled.selectors;
         self.policy = policy;
@@ -341,6 +367,19 @@ impl Agent {
         Located(path, fault).to_string()
     }
 
+    /// Marks what an earlier run had in scope, and is no instance's by itself.
+    fn label_inherited(&mut self, takeover: &Takeover) -> Result<(), AgentError> {
+        let in_use = |slot| self.names.slots.values().any(|&used| used == slot);
+        let known: BTreeSet<_> = self.kernel.labels().into_iter().map(|(tgid, _)| tgid).collect();
+        for (tgid, label) in takeover.labels() {
+            if in_use(label.instance) && !known.contains(&tgid) {
+                self.kernel.label(tgid, label)?;
+                self.pipeline.enricher().seed(tgid);
+            }
+        }
+        Ok(())
+    }
+
     /// Marks what already runs.
     fn label_running(&mut self) -> Result<(), AgentError> {
         let own = std::process::id();
@@ -382,10 +421,12 @@ impl Agent {
         if !changed && !by_cgroup {
             return Ok(());
         }
-        let slots = self.slots.clone();
+        let slots = self.names.slots.clone();
         let policy = self.policy.clone();
         if by_cgroup {
-            let compiled = self.compile(&policy, &slots)?;
+            let mut guarded = policy.clone();
+            self.own.protect(&mut guarded);
+            let compiled = self.compile(&guarded, &slots)?;
             if compiled.selectors == self.selectors && !changed {
                 return Ok(());
             }
@@ -420,6 +461,7 @@ impl Agent {
             let message = format!("{new} records were lost: the ring buffer was full");
             say(&message);
             self.pipeline.lifecycle(Stage::Loss, &message, &details)?;
+            self.kernel.tell_lost(lost)?;
         }
         Ok(())
     }
@@ -458,8 +500,10 @@ impl Agent {
                 return false;
             };
             match self.pipeline.record(&item, &self.names) {
-                Ok(Some((verdict, sentence))) => {
-                    say(&if self.colour { console::coloured(verdict, &sentence) } else { sentence });
+                Ok(Some(told)) => {
+                    let Told { record, sentence, .. } = &told;
+                    say(&if self.colour { console::coloured(record.verdict, sentence) } else { sentence.clone() });
+                    self.respond(&told);
                 }
                 Ok(None) => {}
                 // One bad record, or a full disk, must not end the guard: enforcement goes on in the kernel.
@@ -473,7 +517,67 @@ impl Agent {
         true
     }
 
+    /// Does what a rule asks for beyond the operation itself.
+    fn respond(&mut self, told: &Told) {
+        let Told { record, instance, rule, .. } = told;
+        let event = &record.event;
+        let scope = if record.verdict == Verdict::Kill { self.names.scope(record) } else { KillScope::Process };
+        if scope != KillScope::Process {
+            let lineage = self.pipeline.enricher().lineage();
+            let responder = Responder { kernel: &self.kernel, lineage, host: &self.host };
+            let ended = responder.kill(record, scope, &self.policy, instance);
+            let because = Because { instance, rule, scope: scope.name(), actor: event.tgid };
+            for process in &ended {
+                let sentence = format!(
+                    "instance {instance}: {} (pid {}) killed too: rule {rule} kills the whole {}",
+                    process.name,
+                    process.pid,
+                    scope.name()
+                );
+                say(&console::shown(sentence.as_bytes()));
+                if let Err(error) = self.pipeline.response(response::ended(process, because, &sentence)) {
+                    eprintln!("flowwarden: {error}");
+                }
+            }
+        }
+        // What was denied has done no harm, and who only observes changes nothing.
+        if record.wanted >= Verdict::Deny && record.verdict != Verdict::Deny && event.flags & FLAG_OBSERVED == 0 {
+            self.healer.suspect(instance, rule, record.hook == Hook::Link, Instant::now());
+        }
+    }
+
+    /// Puts back what came to harm.
+    fn heal(&mut self) {
+        if self.healer.is_busy() {
+            let told = self.healer.heal(Instant::now());
+            self.tell_healing(&told);
+            if told.iter().any(|told| told.outcome == heal::Outcome::Restored)
+                && let Err(error) = self.refresh()
+            {
+                eprintln!("flowwarden: the policy could not be renewed, the old one stays in force: {error}");
+            }
+        }
+    }
+
+    /// Takes first copies, and tells what is not as it should be.
+    fn look_at_healed(&mut self) {
+        let watched = &self.watched;
+        let is_made = |path: &Path| watched.iter().any(|it| it.path == path && it.id.is_some() && !it.waits);
+        let told = self.healer.look(is_made);
+        self.tell_healing(&told);
+    }
+
+    fn tell_healing(&mut self, all: &[heal::Told]) {
+        for told in all {
+            say(&console::shown(told.message.as_bytes()));
+            if let Err(error) = self.pipeline.response(response::healing(told)) {
+                eprintln!("flowwarden: {error}");
+            }
+        }
+    }
+
     fn settle(&mut self) {
+        self.heal();
         if let Err(error) = self.pipeline.settle() {
             eprintln!("flowwarden: {error}");
         }
@@ -503,6 +607,7 @@ impl Agent {
                     }
                 }
                 _ = flush.tick() => {
+                    self.heal();
                     if let Err(error) = self.pipeline.tick() {
                         eprintln!("flowwarden: {error}");
                     }
@@ -511,6 +616,7 @@ impl Agent {
                     if let Err(error) = self.refresh() {
                         eprintln!("flowwarden: the policy could not be renewed, the old one stays in force: {error}");
                     }
+                    self.look_at_healed();
                     self.report_loss()?;
                 }
                 _ = hangup.recv() => self.reload()?,
@@ -525,13 +631,32 @@ impl Agent {
             }
         }
         self.report_loss()?;
-        self.pipeline.lifecycle(Stage::Stop, "Flowwarden stopped", &Map::new())?;
+        let message = if self.pins.is_some() { "Flowwarden stopped; its programs go on" } else { "Flowwarden stopped" };
+        self.pipeline.lifecycle(Stage::Stop, message, &Map::new())?;
         if let Some(path) = &self.options.pid_file {
             let _ = std::fs::remove_file(path);
         }
-        say("stopped");
+        match &self.options.pin {
+            Some(path) => say(&format!(
+                "stopped; the kernel goes on to judge: `flowwarden detach --pin {}` ends it",
+                path.display()
+            )),
+            None => say("stopped"),
+        }
         Ok(())
     }
+}
+
+/// What belongs to the guard.
+fn own(options: &Options, host: &System) -> Own {
+    let mut own = Own::process(&host.cgroup_mount);
+    for path in options.config.iter().chain(&options.pid_file) {
+        own.file(path);
+    }
+    for path in [&options.journal, &options.state].into_iter().chain(&options.pin) {
+        own.secret(path);
+    }
+    own
 }
 
 /// Reads the policy file; without one makes the embedded policy for the instances that are known and those that run.

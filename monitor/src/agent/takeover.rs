@@ -1,0 +1,99 @@
+//! Taking over from a run of the guard that has ended and left its programs pinned.
+//!
+//! Until the very end both judge, so an operation in between may be recorded twice, and never not at all.
+
+use monitor_common::scope::TaskLabel;
+use serde_json::{Map, json};
+
+use super::{AgentError, say};
+use crate::{
+    journal::ocsf::Stage,
+    kernel::pin::Generation,
+    pipeline::{Pipeline, names::NameTable},
+    state::State,
+};
+
+/// Where the names of a pinned policy are kept, in the state directory.
+const NAMES: &str = "names.json";
+
+/// What earlier runs have left.
+#[derive(Default)]
+pub(super) struct Takeover {
+    generations: Vec<Generation>,
+    /// What their policies called things.
+    pub(super) names: NameTable,
+    /// The last epoch of theirs.
+    pub(super) epoch: u32,
+}
+
+/// What became of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    records: u64,
+    lost: u64,
+}
+
+impl Takeover {
+    /// Makes this process the guard of what is pinned.
+    pub(super) fn begin(generations: Vec<Generation>, state: &State) -> Result<Self, AgentError> {
+        if generations.is_empty() {
+            return Ok(Self::default());
+        }
+        let names = state.read(NAMES)?.map(|text| NameTable::from_text(&text)).unwrap_or_default();
+        let mut epoch = 0;
+        for generation in &generations {
+            match generation.adopt() {
+                Ok(used) => epoch = epoch.max(used),
+                Err(error) => {
+                    eprintln!("flowwarden: pins of another version: only their programs are taken over: {error}");
+                }
+            }
+        }
+        Ok(Self { generations, names, epoch })
+    }
+
+    /// Who is in scope for them: a process that has left its uid is known by nothing else.
+    pub(super) fn labels(&self) -> Vec<(u32, TaskLabel)> {
+        self.generations.iter().filter_map(|generation| generation.labels().ok()).flatten().collect()
+    }
+
+    /// Journals what was recorded while nobody read, and removes the older programs. To be called when the new ones judge.
+    pub(super) fn finish(self, pipeline: &mut Pipeline) -> Result<(), AgentError> {
+        if self.generations.is_empty() {
+            return Ok(());
+        }
+        let mut found = Found::default();
+        for generation in self.generations {
+            let events = generation.events();
+            generation.detach()?;
+            if let Ok(mut events) = events {
+                while let Some(item) = events.next() {
+                    found.records += 1;
+                    match pipeline.record(&item, &self.names) {
+                        Ok(Some(told)) => say(&told.sentence),
+                        Ok(None) => {}
+                        Err(error) => eprintln!("flowwarden: {error}"),
+                    }
+                }
+            }
+            found.lost += generation.lost().unwrap_or_default();
+            generation.remove()?;
+        }
+        let Found { records, lost } = found;
+        let details = Map::from_iter([("records".to_owned(), json!(records)), ("lost".to_owned(), json!(lost))]);
+        let message =
+            format!("took over from an earlier run: {records} records were waiting, {lost} were lost meanwhile");
+        say(&message);
+        if lost > 0 {
+            pipeline.lifecycle(Stage::Loss, &message, &details)?;
+        } else {
+            pipeline.lifecycle(Stage::Takeover, &message, &details)?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the names of the policy in force for the run that may take over.
+pub(super) fn keep_names(state: &State, names: &NameTable) -> Result<(), AgentError> {
+    Ok(state.write(NAMES, names.to_text().as_bytes())?)
+}

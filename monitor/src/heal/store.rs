@@ -1,0 +1,132 @@
+//! Good copies and evidence on disk, in the state directory.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use data_encoding::HEXLOWER;
+use ring::digest::{SHA256, digest};
+
+use super::copy::Copy;
+use crate::state::{State, StateError};
+
+/// Most pieces of evidence that are kept, and most bytes; then the oldest go.
+const MAX_EVIDENCE: usize = 256;
+const MAX_EVIDENCE_BYTES: u64 = 64 << 20;
+
+/// Why a copy cannot be kept or had.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The state directory fails.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The file fails.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// No good copy is kept.
+    #[error("no good copy of {0} is kept: the guard keeps one while it runs with a rule for it that has `heal = true`")]
+    NoCopy(PathBuf),
+    /// The copy was changed or cut.
+    #[error("the good copy of {0} cannot be read: look at the file, then type `flowwarden accept` for it again")]
+    Broken(PathBuf),
+}
+
+/// The directories `good` and `evidence`.
+#[derive(Debug)]
+pub struct Store {
+    good: State,
+    evidence: State,
+}
+
+impl Store {
+    /// Opens them, and makes them when they are not there.
+    pub fn open(state: &State) -> Result<Self, StateError> {
+        Ok(Self { good: state.within("good")?, evidence: state.within("evidence")? })
+    }
+
+    /// The good copy of what is at a place; `None` when none was ever taken.
+    pub fn good(&self, place: &Path) -> Result<Option<Copy>, StoreError> {
+        let Some(bytes) = self.good.read(&name(place))? else { return Ok(None) };
+        Copy::from_bytes(&bytes).map(Some).ok_or_else(|| StoreError::Broken(place.to_owned()))
+    }
+
+    /// Makes a copy the good one.
+    pub fn keep(&self, place: &Path, copy: &Copy) -> Result<(), StoreError> {
+        Ok(self.good.write(&name(place), &copy.to_bytes())?)
+    }
+
+    /// Keeps what was found at a place, and answers where. The same version is kept once.
+    pub fn evidence(&self, place: &Path, copy: &Copy) -> Result<Option<PathBuf>, StoreError> {
+        self.make_room();
+        let own = place.file_name().unwrap_or_default().to_string_lossy();
+        let own: String =
+            own.chars().filter(|letter| letter.is_ascii_alphanumeric() || "._-".contains(*letter)).take(64).collect();
+        let digest = copy.digest();
+        let known = self.entries().into_iter().find(|path| path.to_string_lossy().ends_with(&digest[..16]));
+        if known.is_some() {
+            return Ok(known);
+        }
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let name = format!("{seconds}-{own}-{}", &digest[..16]);
+        self.evidence.write(&name, &copy.to_bytes())?;
+        Ok(Some(self.evidence.path().join(name)))
+    }
+
+    /// The evidence, the oldest first.
+    fn entries(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.evidence.path()).into_iter().flatten().flatten();
+        let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        paths
+    }
+
+    fn make_room(&self) {
+        let (mut count, mut bytes) = (0, 0);
+        for path in self.entries().iter().rev() {
+            count += 1;
+            bytes += fs::symlink_metadata(path).map_or(0, |meta| meta.len());
+            if count >= MAX_EVIDENCE || bytes > MAX_EVIDENCE_BYTES {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+fn name(place: &Path) -> String {
+    HEXLOWER.encode(digest(&SHA256, place.as_os_str().as_encoded_bytes()).as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_is_kept_once_and_not_without_bound() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&State::open(&directory.path().join("s")).unwrap()).unwrap();
+        let place = Path::new("/u/settings.js");
+        for number in 0..MAX_EVIDENCE + 10 {
+            store.evidence(place, &Copy::Link(number.to_string().into_bytes())).unwrap();
+        }
+        assert_eq!(store.entries().len(), MAX_EVIDENCE);
+        let again = Copy::Link((MAX_EVIDENCE + 9).to_string().into_bytes());
+        let first = store.evidence(place, &again).unwrap();
+        assert_eq!(store.evidence(place, &again).unwrap(), first);
+    }
+
+    #[test]
+    fn a_broken_copy_is_told_and_not_put_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&State::open(&directory.path().join("s")).unwrap()).unwrap();
+        let place = Path::new("/u/settings.js");
+        store.good.write(&name(place), b"nonsense").unwrap();
+        assert!(store.good(place).unwrap_err().to_string().contains("flowwarden accept"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Events about what the guard has done beyond the operation that it met.
+
+use serde_json::{Value, json};
+
+use super::ocsf::{device, metadata, now_ms};
+use crate::heal::{Outcome, Told};
+
+/// Process Activity.
+const PROCESS: u32 = 1007;
+/// File Remediation Activity.
+const REMEDIATION: u32 = 7002;
+
+/// A process that was killed because of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its pid.
+    pub pid: u32,
+    /// Its command name.
+    pub name: String,
+}
+
+/// Whose policy had a process killed.
+#[derive(Clone, Copy, Debug)]
+pub struct Because<'a> {
+    /// Name of the instance.
+    pub instance: &'a str,
+    /// Id of the rule.
+    pub rule: &'a str,
+    /// Name of the scope.
+    pub scope: &'a str,
+    /// The process that acted, which the kernel has killed.
+    pub actor: u32,
+}
+
+/// A process was killed because of what another has done.
+#[must_use]
+pub fn ended(process: &Ended, because: Because<'_>, sentence: &str) -> Value {
+    json!({
+        "class_uid": PROCESS,
+        "category_uid": PROCESS / 1000,
+        "activity_id": 2,
+        "activity_name": "Terminate",
+        "type_uid": PROCESS * 100 + 2,
+        "time": now_ms(),
+        "severity_id": 4,
+        "action_id": 2,
+        "action": "Denied",
+        "disposition_id": 99,
+        "disposition": "Killed",
+        "message": sentence,
+        "metadata": metadata(),
+        "device": device(),
+        "actor": { "app_name": "Flowwarden" },
+        "process": { "pid": process.pid, "name": process.name },
+        "policy": { "name": because.instance, "uid": because.rule },
+        "unmapped": {
+            "instance": because.instance,
+            "rule": because.rule,
+            "scope": because.scope,
+            "because_of_pid": because.actor,
+        },
+    })
+}
+
+/// Something was found or done about a file that is healed.
+#[must_use]
+pub fn healing(told: &Told) -> Value {
+    let (activity, name, status, severity) = match told.outcome {
+        Outcome::Kept => (4, "Harden", 1, 1),
+        Outcome::Differs => (5, "Detect", 1, 3),
+        Outcome::Restored => (3, "Restore", 1, 4),
+        Outcome::Failed => (3, "Restore", 2, 5),
+    };
+    let path = told.file.path.to_string_lossy();
+    let file_name = told.file.path.file_name().unwrap_or_default().to_string_lossy();
+    json!({
+        "class_uid": REMEDIATION,
+        "category_uid": REMEDIATION / 1000,
+        "activity_id": activity,
+        "activity_name": name,
+        "type_uid": REMEDIATION * 100 + activity,
+        "time": now_ms(),
+        "severity_id": severity,
+        "status_id": status,
+        "message": told.message,
+        "metadata": metadata(),
+        "device": device(),
+        "command_uid": told.file.rule,
+        "file": { "path": path, "name": file_name, "type_id": 1 },
+        "policy": { "name": told.file.instance, "uid": told.file.rule },
+        "unmapped": told.details,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
+
+    use super::*;
+    use crate::{heal::Healed, journal::ocsf::tests::valid};
+
+    #[test]
+    fn responses_are_valid() {
+        let because = Because { instance: "a", rule: "r", scope: "tree", actor: 7 };
+        valid(&ended(&Ended { pid: 9, name: "curl".to_owned() }, because, "x"));
+        for outcome in [Outcome::Kept, Outcome::Differs, Outcome::Restored, Outcome::Failed] {
+            let file = Healed { instance: "a".to_owned(), rule: "r".to_owned(), path: "/u/settings.js".into() };
+            let details = Map::from_iter([("heal_us".to_owned(), 3.into())]);
+            valid(&healing(&Told { file, outcome, message: "x".to_owned(), details }));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Attaching programs, and keeping them attached when the guard ends.
+
+use std::{collections::BTreeMap, fs::File, path::Path};
+
+use aya::{
+    Btf, Ebpf,
+    pin::PinError,
+    programs::{
+        CgroupAttachMode, CgroupSock, CgroupSockAddr, FEntry, KProbe, Lsm, Program, ProgramError, RawTracePoint,
+        kprobe::KProbeLink, links::FdLink,
+    },
+};
+
+/// What a program is attached to.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// A raw tracepoint.
+    Tracepoint(&'static str),
+    /// A directory in cgroup v2. Others' programs there stay.
+    Cgroup(&'a File),
+    /// A hook in the kernel's LSM list.
+    Hook(&'static str, &'a Btf),
+    /// The entry of a function, by fentry.
+    Function(&'static str, &'a Btf),
+    /// The same, by a kprobe.
+    Probe(&'static str),
+}
+
+/// An attached program; detached when this goes away, unless it is pinned.
+enum Link {
+    Pinnable(FdLink),
+    /// Kernels before 5.15 have no link for a kprobe that could be pinned.
+    Bound(#[expect(dead_code, reason = "attached for as long as it is held")] KProbeLink),
+}
+
+/// All attached programs, by name.
+#[derive(Default)]
+pub(super) struct Links(BTreeMap<&'static str, Link>);
+
+impl Links {
+    /// Loads and attaches a program.
+    pub(super) fn attach(
+        &mut self,
+        program: &mut Program,
+        name: &'static str,
+        to: Target<'_>,
+    ) -> Result<(), ProgramError> {
+        let link = attach(program, to)?;
+        self.0.insert(name, link);
+        Ok(())
+    }
+
+    /// Detaches a program and takes it out of the kernel, if it is there.
+    pub(super) fn detach(&mut self, ebpf: &mut Ebpf, name: &str) {
+        self.0.remove(name);
+        // An error leaves a program behind that nothing calls and that ends with the guard.
+        let _ = match ebpf.program_mut(name) {
+            Some(Program::Lsm(program)) => program.unload(),
+            Some(Program::FEntry(program)) => program.unload(),
+            Some(Program::KProbe(program)) => program.unload(),
+            Some(Program::CgroupSockAddr(program)) => program.unload(),
+            Some(Program::CgroupSock(program)) => program.unload(),
+            _ => Ok(()),
+        };
+    }
+
+    /// Pins every program under its name in a directory of a BPF file system. From then on it stays attached until the
+    /// pin is removed. Answers with those that cannot be pinned here; they stay attached for as long as the guard runs.
+    pub(super) fn pin(&mut self, directory: &Path) -> Result<Vec<&'static str>, PinError> {
+        let mut bound = Vec::new();
+        for (name, link) in std::mem::take(&mut self.0) {
+            match link {
+                Link::Pinnable(link) => drop(link.pin(directory.join(name))?),
+                link @ Link::Bound(_) => {
+                    bound.push(name);
+                    self.0.insert(name, link);
+                }
+            }
+        }
+        Ok(bound)
+    }
+}
+
+fn attach(program: &mut Program, to: Target<'_>) -> Result<Link, ProgramError> {
+    let link = match to {
+        Target::Tracepoint(tracepoint) => {
+            let program: &mut RawTracePoint = program.try_into()?;
+            program.load()?;
+            let id = program.attach(tracepoint)?;
+            program.take_link(id)?.into()
+        }
+        Target::Hook(hook, btf) => {
+            let program: &mut Lsm = program.try_into()?;
+            program.load(hook, btf)?;
+            let id = program.attach()?;
+            program.take_link(id)?.into()
+        }
+        Target::Function(function, btf) => {
+            let program: &mut FEntry = program.try_into()?;
+            program.load(function, btf)?;
+            let id = program.attach()?;
+            program.take_link(id)?.into()
+        }
+        Target::Probe(function) => {
+            let program: &mut KProbe = program.try_into()?;
+            program.load()?;
+            let id = program.attach(function, 0)?;
+            let link = program.take_link(id)?;
+            if !aya::features().bpf_perf_link() {
+                return Ok(Link::Bound(link));
+            }
+            pinnable(link)?
+        }
+        Target::Cgroup(directory) => {
+            if let Program::CgroupSock(program) = program {
+                let program: &mut CgroupSock = program;
+                program.load()?;
+                let id = program.attach(directory, CgroupAttachMode::Single)?;
+                pinnable(program.take_link(id)?)?
+            } else {
+                let program: &mut CgroupSockAddr = program.try_into()?;
+                program.load()?;
+                let id = program.attach(directory, CgroupAttachMode::Single)?;
+                pinnable(program.take_link(id)?)?
+            }
+        }
+    };
+    Ok(Link::Pinnable(link))
+}
+
+/// A link as a descriptor, which all kernels that we run on give for all but kprobes.
+fn pinnable<L>(link: L) -> Result<FdLink, ProgramError>
+where
+    FdLink: TryFrom<L>,
+{
+    FdLink::try_from(link).map_err(|_| ProgramError::NotAttached)
+}

@@ -1,0 +1,190 @@
+//! The names of rules, places and instances, which records carry as numbers.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+};
+
+use monitor_common::policy::{Class, RULE_GUARD_PROCESS, RULE_GUARD_PROGRAMS};
+use serde_json::{Value, json};
+
+use super::{decode::Record, enrich::Names};
+use crate::policy::{
+    compile::{Compiled, RuleInfo},
+    model::KillScope,
+};
+
+/// Epochs whose names are kept for records that are still on their way.
+const EPOCHS_KEPT: usize = 8;
+
+/// Rules that no policy has written.
+const RESERVED: [(u16, &str, &str); 2] = [
+    (RULE_GUARD_PROCESS, "guard-process", "nobody watched signals the guard or reaches into it: deny"),
+    (
+        RULE_GUARD_PROGRAMS,
+        "guard-programs",
+        "nobody watched gets hold of what others have loaded into the kernel: deny",
+    ),
+];
+
+/// What the policy of one epoch calls things.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Epoch {
+    /// Id, sentence and scope of each rule, by index from 1.
+    rules: Vec<(String, String, KillScope)>,
+    /// Who dies by the default of a class, where that is more than the process.
+    scopes: Vec<(u16, Class, KillScope)>,
+    /// Paths of nodes.
+    places: Vec<(u32, PathBuf)>,
+}
+
+/// Names by epoch. Outlives the guard as text, for the run that takes its records over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameTable {
+    epochs: BTreeMap<u32, Epoch>,
+    /// Slots of the instances, by name.
+    pub slots: BTreeMap<String, u16>,
+}
+
+impl NameTable {
+    /// Adds what a new policy calls things.
+    pub fn add(&mut self, epoch: u32, policy: &Compiled) {
+        let rule = |rule: &RuleInfo| (rule.id.clone(), rule.sentence.clone(), rule.scope);
+        let rules = policy.rules.iter().map(rule).collect();
+        let places = policy.watches.iter().map(|(_, node, path)| (*node, path.clone())).collect();
+        self.epochs.insert(epoch, Epoch { rules, scopes: policy.scopes.clone(), places });
+        while self.epochs.len() > EPOCHS_KEPT {
+            self.epochs.pop_first();
+        }
+    }
+
+    /// Who dies where the rule of a record kills. What an earlier run has recorded was its to carry out.
+    #[must_use]
+    pub fn scope(&self, record: &Record) -> KillScope {
+        let event = &record.event;
+        let Some(epoch) = self.epochs.get(&event.epoch) else { return KillScope::Process };
+        if let Some(index) = usize::from(event.rule).checked_sub(1) {
+            return epoch.rules.get(index).map_or(KillScope::Process, |&(_, _, scope)| scope);
+        }
+        let class = record.hook.class(event.detail);
+        let found = epoch.scopes.iter().find(|&&(slot, known, _)| slot == event.instance && Some(known) == class);
+        found.map_or(KillScope::Process, |&(_, _, scope)| scope)
+    }
+
+    /// As JSON.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_owned();
+        let epochs: Vec<_> = self
+            .epochs
+            .iter()
+            .map(|(number, epoch)| {
+                let places: Vec<_> = epoch.places.iter().map(|(node, path)| json!([node, bytes(path)])).collect();
+                let rules: Vec<_> = epoch.rules.iter().map(|(id, sentence, _)| json!([id, sentence])).collect();
+                json!({ "epoch": number, "rules": rules, "places": places })
+            })
+            .collect();
+        json!({ "slots": self.slots, "epochs": epochs }).to_string()
+    }
+
+    /// From what [`NameTable::to_text`] gave; what cannot be read is left out.
+    #[must_use]
+    pub fn from_text(text: &[u8]) -> Self {
+        let value: Value = serde_json::from_slice(text).unwrap_or_default();
+        let slots = value["slots"].as_object().into_iter().flatten();
+        let slots = slots.filter_map(|(name, slot)| Some((name.clone(), u16::try_from(slot.as_u64()?).ok()?)));
+        let epochs = value["epochs"].as_array().into_iter().flatten();
+        Self { slots: slots.collect(), epochs: epochs.filter_map(epoch).collect() }
+    }
+}
+
+fn epoch(value: &Value) -> Option<(u32, Epoch)> {
+    let word = |value: &Value| value.as_str().map(str::to_owned);
+    let byte = |value: &Value| u8::try_from(value.as_u64()?).ok();
+    let number = |value: &Value| u32::try_from(value.as_u64()?).ok();
+    let rules = value["rules"].as_array()?.iter();
+    let rules = rules.map(|rule| Some((word(&rule[0])?, word(&rule[1])?, KillScope::Process)));
+    let place = |place: &Value| {
+        let path: Option<Vec<u8>> = place[1].as_array()?.iter().map(byte).collect();
+        Some((number(&place[0])?, PathBuf::from(OsString::from_vec(path?))))
+    };
+    let places = value["places"].as_array()?.iter().map(place);
+    let (rules, places) = (rules.collect::<Option<_>>()?, places.collect::<Option<_>>()?);
+    Some((number(&value["epoch"])?, Epoch { rules, scopes: Vec::new(), places }))
+}
+
+impl Names for NameTable {
+    fn rule(&self, epoch: u32, index: u16) -> (String, String) {
+        if let Some((_, id, sentence)) = RESERVED.iter().find(|(reserved, ..)| *reserved == index) {
+            return ((*id).to_owned(), (*sentence).to_owned());
+        }
+        let rule = usize::from(index).checked_sub(1).and_then(|index| self.epochs.get(&epoch)?.rules.get(index));
+        rule.map_or_else(
+            || (format!("rule-{index}"), "a rule of a policy that was replaced".to_owned()),
+            |(id, sentence, _)| (id.clone(), sentence.clone()),
+        )
+    }
+
+    fn place(&self, epoch: u32, node: u64) -> Option<Vec<u8>> {
+        let (_, path) = self.epochs.get(&epoch)?.places.iter().find(|(known, _)| u64::from(*known) == node)?;
+        Some(path.as_os_str().as_encoded_bytes().to_owned())
+    }
+
+    fn instance(&self, slot: u16) -> String {
+        let name = self.slots.iter().find(|&(_, &known)| known == slot);
+        name.map_or_else(|| format!("slot-{slot}"), |(name, _)| name.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_common::Verdict;
+
+    use super::*;
+
+    fn table() -> NameTable {
+        let rule = RuleInfo {
+            instance: "a".to_owned(),
+            id: "settings-js".to_owned(),
+            sentence: "write of \"x\"\n: kill".to_owned(),
+            verdict: Verdict::Kill,
+            class: Class::Files,
+            scope: KillScope::Process,
+        };
+        let mut table = NameTable { slots: BTreeMap::from([("a".to_owned(), 3)]), ..NameTable::default() };
+        let watches = vec![(3, 9, PathBuf::from(OsString::from_vec(b"/u/\xff".to_vec())))];
+        table.add(7, &Compiled { rules: vec![rule], watches, ..Compiled::default() });
+        table
+    }
+
+    #[test]
+    fn names_come_back_from_their_text() {
+        let table = table();
+        let back = NameTable::from_text(table.to_text().as_bytes());
+        assert_eq!(back, table);
+        assert_eq!(back.rule(7, 1).0, "settings-js");
+        assert_eq!(back.place(7, 9).unwrap(), b"/u/\xff");
+        assert_eq!(back.instance(3), "a");
+        assert_eq!(back.rule(7, RULE_GUARD_PROCESS).0, "guard-process");
+    }
+
+    #[test]
+    fn what_is_not_known_gets_a_name_all_the_same() {
+        for text in [&b""[..], b"{", b"{\"slots\":{\"a\":70000},\"epochs\":[{\"epoch\":7,\"rules\":[[1]]}]}"] {
+            let table = NameTable::from_text(text);
+            assert_eq!((table.rule(7, 1).0, table.instance(3)), ("rule-1".to_owned(), "slot-3".to_owned()));
+        }
+    }
+
+    #[test]
+    fn old_epochs_are_forgotten() {
+        let mut table = table();
+        for epoch in 100..120 {
+            table.add(epoch, &Compiled::default());
+        }
+        assert_eq!(table.epochs.len(), EPOCHS_KEPT);
+        assert_eq!(table.rule(7, 1).0, "rule-1");
+    }
+}
