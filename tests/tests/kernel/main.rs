@@ -36,9 +36,9 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 const SIGKILL: i32 = 9;
 const EPERM: i32 = 1;
 const EACCES: i32 = 13;
-/// What an attack ends with where the kernel does not have what it needs: `EINVAL`, `ENOSYS`, `EPROTONOSUPPORT`,
-/// `EOPNOTSUPP`, `EAFNOSUPPORT`.
-const NOT_HERE: [i32; 5] = [22, 38, 93, 95, 97];
+/// What an attack ends with where the kernel does not have what it needs: `ENOEXEC`, `EINVAL`, `ENOSYS`,
+/// `EPROTONOSUPPORT`, `EOPNOTSUPP`, `EAFNOSUPPORT`.
+const NOT_HERE: [i32; 6] = [8, 22, 38, 93, 95, 97];
 /// Everything that changes a file or its name.
 const CHANGES: [&str; 5] = ["write", "delete", "rename", "link", "attr"];
 

@@ -83,17 +83,38 @@ impl Suite {
 
     /// Fetches packages and unpacks them into `to`.
     pub(crate) fn unpack(&self, packages: &[String], to: &Path) -> Result<()> {
-        let archives = self.directory.join("archives");
-        let _ = fs::remove_dir_all(&archives);
-        fs::create_dir_all(&archives)?;
+        let archives = self.archives("archives")?;
         // apt fetches as a user of its own, who may not write here; it says so, and goes on as root.
         shell::run(self.apt("apt-get").args(["--quiet", "--quiet", "download"]).args(packages).current_dir(&archives))?;
-        for archive in fs::read_dir(&archives)?.flatten() {
-            shell::run(cargo::plain("dpkg-deb").arg("--extract").arg(archive.path()).arg(to))?;
-        }
-        fs::remove_dir_all(&archives)?;
-        Ok(())
+        extract(&archives, to)
     }
+
+    /// The same with all that the packages depend on.
+    pub(crate) fn unpack_with_all(&self, packages: &[String], to: &Path) -> Result<()> {
+        let archives = self.archives("cache/archives")?;
+        fs::create_dir_all(archives.join("partial"))?;
+        let mut fetch = self.apt("apt-get");
+        fetch.args(["--quiet", "--quiet", "--yes", "--no-install-recommends", "--download-only", "install"]);
+        shell::run(fetch.args(packages))?;
+        extract(&archives, to)
+    }
+
+    /// An empty directory for packages.
+    fn archives(&self, name: &str) -> Result<PathBuf> {
+        let archives = self.directory.join(name);
+        let _ = fs::remove_dir_all(&archives);
+        fs::create_dir_all(&archives)?;
+        Ok(archives)
+    }
+}
+
+/// Unpacks all packages of a directory, and removes it.
+fn extract(archives: &Path, to: &Path) -> Result<()> {
+    let files = fs::read_dir(archives)?.flatten().map(|entry| entry.path());
+    for archive in files.filter(|file| file.extension().is_some_and(|extension| extension == "deb")) {
+        shell::run(cargo::plain("dpkg-deb").arg("--extract").arg(archive).arg(to))?;
+    }
+    Ok(fs::remove_dir_all(archives)?)
 }
 
 /// Has the machine's own apt do something with one more suite, whose lists are kept under `directory`.

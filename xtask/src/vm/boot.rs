@@ -17,7 +17,7 @@ use super::kernels::Kernel;
 /// The init in the machine begins a line with this to tell how the tests ended.
 const END: &str = "vm-init: exit ";
 /// What QEMU may take. An emulated processor needs twenty times as long as a real one.
-const LIMIT: Duration = Duration::from_mins(10);
+const LIMIT: Duration = Duration::from_mins(15);
 
 /// A machine to be booted.
 pub(super) struct Machine<'a> {
@@ -25,6 +25,8 @@ pub(super) struct Machine<'a> {
     /// The kernel's image.
     pub(super) image: &'a Path,
     pub(super) initramfs: &'a Path,
+    /// The image of a disk. What is written to it is forgotten.
+    pub(super) disk: Option<&'a Path>,
     /// More for the kernel's command line.
     pub(super) parameters: &'a str,
 }
@@ -35,7 +37,7 @@ impl Machine<'_> {
         let (board, processor) = architecture.board();
         let mut qemu = Command::new(architecture.emulator());
         qemu.args(["-M", board, "-cpu", self.kernel.processor.unwrap_or(processor), "-accel", "tcg,thread=multi"])
-            .args(["-m", "1024", "-smp", "1"])
+            .args(["-m", if self.disk.is_some() { "1536" } else { "1024" }, "-smp", "1"])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
             .arg("-kernel")
             .arg(self.image)
@@ -45,6 +47,10 @@ impl Machine<'_> {
             .arg(format!("console={} quiet panic=-1 mitigations=off {}", architecture.console(), self.parameters))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
+        if let Some(disk) = self.disk {
+            qemu.arg("-drive").arg(format!("file={},if=none,id=disk,format=raw,snapshot=on", disk.display()));
+            qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
+        }
         qemu.spawn().map(Running).context("QEMU cannot be started: type `cargo xtask setup --vm`")
     }
 }

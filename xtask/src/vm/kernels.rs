@@ -19,29 +19,31 @@ pub(crate) struct Kernel {
     pub(crate) lsm: Option<&'static str>,
     /// The best sensor that has to run on it.
     pub(crate) sensor: &'static str,
+    /// Whether a real Node-RED is tried on it, too.
+    pub(crate) node_red: bool,
 }
 
 const fn amd64(name: &'static str, suite: &'static str, sensor: &'static str) -> Kernel {
     let package = "linux-image-cloud-amd64";
-    Kernel { name, architecture: Amd64, suite, package, processor: None, lsm: None, sensor }
+    Kernel { name, architecture: Amd64, suite, package, processor: None, lsm: None, sensor, node_red: false }
 }
 
 const fn arm64(name: &'static str, suite: &'static str, sensor: &'static str) -> Kernel {
     let package = "linux-image-cloud-arm64";
-    Kernel { name, architecture: Arm64, suite, package, processor: None, lsm: None, sensor }
+    Kernel { name, architecture: Arm64, suite, package, processor: None, lsm: None, sensor, node_red: false }
 }
 
 /// All kernels. The suites move on: the version that ran is printed.
 pub(crate) const KERNELS: &[Kernel] = &[
     Kernel { lsm: Some("lockdown,yama,apparmor,bpf"), ..amd64("5.10-lsm", "bullseye", "lsm") },
     amd64("5.10", "bullseye", "fentry"),
-    amd64("6.1", "bookworm", "lsm"),
+    Kernel { node_red: true, ..amd64("6.1", "bookworm", "lsm") },
     Kernel { lsm: Some("lockdown,yama,apparmor"), ..amd64("6.1-no-bpf", "bookworm", "fentry") },
     amd64("6.12", "bookworm-backports", "lsm"),
     amd64("newest", "trixie-backports", "lsm"),
     // Before 6.4, arm64 takes LSM and fentry programs in and refuses to attach them.
     arm64("arm64-6.1", "bookworm", "kprobe"),
-    arm64("arm64-6.12", "bookworm-backports", "lsm"),
+    Kernel { node_red: true, ..arm64("arm64-6.12", "bookworm-backports", "lsm") },
     // Pages of 16 KiB, as on a Raspberry Pi 5, whose processor this is; no cloud flavour has them.
     Kernel {
         package: "linux-image-arm64-16k",

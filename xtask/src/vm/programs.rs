@@ -7,18 +7,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use clap::ValueEnum as _;
 
-use super::architecture::Architecture;
+use super::{Tests, architecture::Architecture};
 use crate::{cross::Std, shell};
-
-/// The tests that need no Node-RED.
-const TESTS: &str = "kernel";
 
 /// Programs for one architecture.
 pub(super) struct Programs {
     pub(super) architecture: Architecture,
     pub(super) init: Vec<u8>,
-    pub(super) tests: Vec<u8>,
+    tests: Vec<(Tests, Vec<u8>)>,
     pub(super) actor: Vec<u8>,
     pub(super) guard: Vec<u8>,
 }
@@ -33,26 +31,39 @@ impl Programs {
         };
         shell::run(&mut cargo("build", &["--package", "monitor"]))?;
         shell::run(&mut cargo("build", &["--package", "flowwarden-tests", "--bins"]))?;
-        let test = ["--package", "flowwarden-tests", "--test", TESTS, "--no-run"];
+        let test: Vec<_> = ["--package", "flowwarden-tests", "--no-run"]
+            .into_iter()
+            .chain(Tests::value_variants().iter().flat_map(|tests| ["--test", tests.name()]))
+            .collect();
         shell::run(&mut cargo("test", &test))?;
         let list = shell::ask(cargo("test", &test).arg("--message-format=json").stderr(Stdio::null()));
-        let tests = executable(&list.unwrap_or_default()).context("cargo does not name the test program")?;
+        let list = list.unwrap_or_default();
+        let tests = Tests::value_variants().iter().map(|&tests| {
+            let program = executable(&list, tests.name());
+            Ok((tests, read(&program.with_context(|| format!("cargo does not name the program `{}`", tests.name()))?)?))
+        });
+        let tests = tests.collect::<Result<Vec<_>>>()?;
         let built = std.target_directory().join(architecture.target()).join("release");
         Ok(Self {
             architecture,
             init: read(&built.join("vm-init"))?,
-            tests: read(&tests)?,
+            tests,
             actor: read(&built.join("actor"))?,
             guard: read(&built.join("flowwarden"))?,
         })
     }
+
+    /// The program with these tests.
+    pub(super) fn tests(&self, wanted: Tests) -> &[u8] {
+        self.tests.iter().find(|(tests, _)| *tests == wanted).map_or(&[], |(_, program)| program)
+    }
 }
 
-/// The program with the tests of [`TESTS`] among those that cargo's messages name.
-fn executable(messages: &str) -> Option<PathBuf> {
+/// The program with these tests among those that cargo's messages name.
+fn executable(messages: &str, tests: &str) -> Option<PathBuf> {
     let mut messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     messages.find_map(|message| {
-        (message["target"]["name"] == TESTS).then(|| message["executable"].as_str().map(PathBuf::from))?
+        (message["target"]["name"] == tests).then(|| message["executable"].as_str().map(PathBuf::from))?
     })
 }
 
