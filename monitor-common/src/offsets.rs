@@ -168,6 +168,8 @@ pub struct Abi {
     pub compat_args: [u32; 6],
     /// The first argument at exit: arm64 puts the result where it was.
     pub first_at_exit: u32,
+    /// The same of a 32-bit caller.
+    pub compat_first_at_exit: u32,
     /// The number, at exit.
     pub number: u32,
     /// The arguments of a function of the kernel.
@@ -184,6 +186,7 @@ impl Abi {
         args: [MISSING; 6],
         compat_args: [MISSING; 6],
         first_at_exit: MISSING,
+        compat_first_at_exit: MISSING,
         number: MISSING,
         function_args: [MISSING; 4],
         compat_word: MISSING,
@@ -191,4 +194,4 @@ impl Abi {
     };
 }
 
-shared!(Abi = 80);
+shared!(Abi = 84);

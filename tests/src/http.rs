@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What the server said.
 #[derive(Clone, Debug)]

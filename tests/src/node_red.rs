@@ -25,8 +25,8 @@ use crate::{
 pub const VERSION: &str = "4.1.15";
 /// The Node.js that [`node_with_io_uring`] installs where the machine's own has no `io_uring`.
 const NODE_VERSION: &str = "20.19.5";
-/// How long an attack may take, which is over in milliseconds.
-const ATTACK: Duration = Duration::from_secs(30);
+/// How long an attack may take, which is over in milliseconds where no processor is emulated.
+const ATTACK: Duration = Duration::from_mins(2);
 
 /// Node-RED's `red.js`, installed from npm once and then kept in [`cache`].
 pub fn install() -> Result<PathBuf> {

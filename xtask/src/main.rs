@@ -1,7 +1,9 @@
 //! Flowwarden's own commands: `cargo xtask COMMAND`.
 
+mod bench;
 mod build;
 mod cargo;
+mod cross;
 mod demo;
 mod run;
 mod setup;
@@ -36,6 +38,8 @@ enum Command {
     Test(test::Options),
     /// Run the kernel tests inside other kernels, under QEMU.
     Vm(vm::Options),
+    /// Take figures here and inside other kernels, and write docs/benchmarks.md; as root.
+    Bench,
     /// Check licences and advisories of the dependencies; needs the network, so `test` leaves it out.
     Deny,
 }
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Test(options) => test::run(&options),
         Command::Vm(options) => vm::run(&options),
+        Command::Bench => bench::run(),
         Command::Deny => test::deny(),
     };
     if let Err(error) = done {

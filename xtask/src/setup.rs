@@ -17,7 +17,12 @@ use clap::Args;
 
 use flowwarden_tests::needs;
 
-use crate::{cargo, shell, vm::apt};
+use crate::{
+    cargo,
+    cross::Std,
+    shell,
+    vm::{apt, architecture::Architecture},
+};
 
 /// Packages of Debian's matched set.
 const COMPILER_PACKAGES: [&str; 6] =
@@ -35,7 +40,7 @@ pub(crate) struct Options {
     /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl
     #[arg(long)]
     pub(crate) tests: bool,
-    /// Also install what boots other kernels: QEMU
+    /// Also install what boots other kernels: QEMU, and what builds for arm64
     #[arg(long)]
     pub(crate) vm: bool,
 }
@@ -67,28 +72,34 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("tests: Node.js, npm and the other programs found");
     }
     if options.vm {
-        vm_tools()?;
-        println!("virtual machines: QEMU found");
+        vm_tools(&[Architecture::Amd64, Architecture::Arm64])?;
     }
     Ok(())
 }
 
-/// Finds what boots other kernels, and installs it when it is missing.
-pub(crate) fn vm_tools() -> Result<()> {
-    const PROGRAM: &str = "qemu-system-x86_64";
-    const PACKAGE: &str = "qemu-system-x86";
-    if shell::find(PROGRAM).is_some() || apt_install(&[PACKAGE]).is_ok() {
+/// Finds what boots other kernels and builds for their processors, and installs what is missing.
+pub(crate) fn vm_tools(architectures: &[Architecture]) -> Result<()> {
+    for architecture in architectures {
+        emulator(*architecture)?;
+        let std = Std::find(*architecture)?;
+        println!("{architecture}: {} found; standard library {}", architecture.emulator(), std.describe());
+    }
+    Ok(())
+}
+
+/// Finds what emulates a processor, and installs it when it is missing.
+fn emulator(architecture: Architecture) -> Result<()> {
+    let (program, package) = (architecture.emulator(), architecture.emulator_package());
+    if shell::find(program).is_some() || apt_install(&[package]).is_ok() {
         return Ok(());
     }
     // Parts of QEMU that are installed from backports already break those of the suite itself.
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("bookworm");
-    let suite = format!("{name}-backports");
+    let suite = format!("{}-backports", apt::codename());
     let place = needs::target().join("vm/backports");
     apt::with_suite(&place, &suite, |apt| {
-        shell::run(apt.args(["install", "--yes", "--no-install-recommends", "--target-release", &suite, PACKAGE]))
+        shell::run(apt.args(["install", "--yes", "--no-install-recommends", "--target-release", &suite, package]))
     })
-    .with_context(|| format!("{PROGRAM} is missing: install {PACKAGE} by hand, from {suite} where its parts conflict"))
+    .with_context(|| format!("{program} is missing: install {package} by hand, from {suite} where its parts conflict"))
 }
 
 /// Finds the compiler for the kernel crate, and installs it when there is none.
@@ -222,7 +233,7 @@ fn install_debian() -> Result<()> {
 }
 
 /// Installs the packages that are not there yet; anybody but root gets the line to type.
-fn apt_install(packages: &[&str]) -> Result<()> {
+pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
     let missing: Vec<_> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());

@@ -59,7 +59,7 @@ impl Step {
             Self::Doc => shell::run(user("doc").arg("--no-deps").env("RUSTDOCFLAGS", "--deny=warnings")),
             Self::Unit => unit(filter),
             Self::Kernel => integration("kernel", filter),
-            Self::Vm => vm::fast(filter),
+            Self::Vm => vm::matrix(filter),
             Self::Promises => integration("promises", filter),
         }
     }
@@ -76,7 +76,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         needs::root()?;
     }
     if steps.contains(&Step::Vm) {
-        setup::vm_tools()?;
+        vm::tools()?;
     }
     if !steps.contains(&Step::Build) && steps.iter().any(|step| *step != Step::Fmt) {
         // Every other step compiles `monitor`, which embeds the object.

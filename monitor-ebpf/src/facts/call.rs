@@ -107,7 +107,8 @@ impl Call {
             return None;
         }
         if self.compat != 0 {
-            return read::<u64>(self.regs, compat_offset(slot)).map(|value| value & 0xffff_ffff);
+            let offset = if self.exit && slot == 0 { abi!(compat_first_at_exit) } else { compat_offset(slot) };
+            return read::<u64>(self.regs, offset).map(|value| value & 0xffff_ffff);
         }
         let offset = if self.exit && slot == 0 { abi!(first_at_exit) } else { offset_of(slot) };
         read(self.regs, offset)

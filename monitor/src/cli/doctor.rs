@@ -1,6 +1,6 @@
 //! `flowwarden doctor`
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Instant};
 
 use clap::Args;
 use monitor::{
@@ -35,6 +35,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("sensors     only root can try them: sudo flowwarden doctor");
         return Ok(());
     }
+    let start = Instant::now();
     let mut kernel = match Kernel::load(None) {
         Ok(kernel) => kernel,
         Err(error) => {
@@ -46,8 +47,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     kernel.load_syscalls()?;
     let cgroup = mount.is_some()
         && kernel.try_cgroup().map_err(|error| println!("missing     cgroup: {}", short(&error.to_string()))).is_ok();
+    let took = start.elapsed().as_millis();
     if arguments.programs {
         let mut programs = kernel.programs();
+        println!("loaded      {} programs in {took} ms", programs.len());
         programs.sort_unstable_by_key(|&(_, walked)| std::cmp::Reverse(walked));
         for (name, walked) in programs {
             println!("program     {name:<28} {walked:>8} instructions verified");

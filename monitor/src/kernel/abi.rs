@@ -24,6 +24,7 @@ pub fn resolve(btf: &Btf) -> Result<Abi, Vec<String>> {
         abi.args = ["di", "si", "dx", "r10", "r8", "r9"].map(&mut field);
         abi.compat_args = ["bx", "cx", "dx", "si", "di", "bp"].map(&mut field);
         abi.first_at_exit = abi.args[0];
+        abi.compat_first_at_exit = abi.compat_args[0];
         abi.number = field("orig_ax");
         abi.function_args = ["di", "si", "dx", "cx"].map(&mut field);
     } else {
@@ -31,6 +32,7 @@ pub fn resolve(btf: &Btf) -> Result<Abi, Vec<String>> {
         abi.args = [0, 8, 16, 24, 32, 40].map(|offset| regs.saturating_add(offset));
         abi.compat_args = abi.args;
         abi.first_at_exit = field("orig_x0");
+        abi.compat_first_at_exit = abi.first_at_exit;
         abi.number = field("syscallno");
         abi.function_args = [0, 8, 16, 24].map(|offset| regs.saturating_add(offset));
     }

@@ -1,16 +1,28 @@
-//! The first and only program of a virtual machine: makes the place habitable, runs the tests, tells how they ended, and
-//! switches the machine off.
+//! The first and only program of a virtual machine: makes the place habitable, moves to the disk where there is one, runs
+//! the tests, tells how they ended, and switches the machine off.
 
 use std::{
     ffi::CStr,
-    fs,
+    fs, io,
+    path::Path,
     process::{self, Command},
+    thread,
+    time::Duration,
 };
 
 use rustix::{
-    mount::{MountFlags, mount},
-    system::{RebootCommand, reboot},
+    mount::{MountFlags, mount, mount_move},
+    system::{RebootCommand, finit_module, reboot},
 };
+
+/// Modules to be loaded, in the order of their names.
+const MODULES: &str = "/modules";
+/// The first disk.
+const DISK: &str = "/dev/vda";
+/// Where it is mounted before it becomes the root.
+const ROOT: &str = "/disk";
+/// What is taken along to the disk.
+const PROGRAMS: [&str; 3] = ["tests", "actor", "flowwarden"];
 
 const MOUNTS: &[(&str, &str)] = &[
     ("proc", "/proc"),
@@ -28,6 +40,11 @@ fn main() {
         eprintln!("vm-init: switches the machine off, so it runs as its first process only");
         process::exit(2);
     }
+    let environment = fs::read_to_string("/etc/environment").unwrap_or_default();
+    let filter = fs::read_to_string("/etc/filter").unwrap_or_default();
+    if let Err(error) = move_to_disk() {
+        println!("vm-init: the disk: {error}");
+    }
     for &(kind, place) in MOUNTS {
         if let Err(error) = mount(kind, place, kind, MountFlags::empty(), None::<&CStr>) {
             println!("vm-init: {place}: {error}");
@@ -37,10 +54,9 @@ fn main() {
     if let Err(error) = loopback() {
         println!("vm-init: loopback: {error}");
     }
-    let environment = fs::read_to_string("/etc/environment").unwrap_or_default();
-    let filter = fs::read_to_string("/etc/filter").unwrap_or_default();
     let mut tests = Command::new("/tests");
     tests.args(["--nocapture", "--test-threads=1", "--skip", "the_catalogue"]).args(filter.lines());
+    tests.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     tests.env("FLOWWARDEN_BIN", "/flowwarden").env("FLOWWARDEN_ACTOR", "/actor");
     tests.envs(environment.lines().filter_map(|line| line.split_once('=')));
     let ended = match tests.status() {
@@ -54,16 +70,46 @@ fn main() {
     }
 }
 
+/// Loads the modules that came along, and makes the disk that they drive the root file system. No modules, no disk.
+fn move_to_disk() -> io::Result<()> {
+    let mut modules: Vec<_> = fs::read_dir(MODULES)?.flatten().map(|entry| entry.path()).collect();
+    if modules.is_empty() {
+        return Ok(());
+    }
+    modules.sort();
+    for module in modules {
+        // One that has become a part of the kernel meanwhile is no loss; the disk shows whether all are there.
+        if let Err(error) = finit_module(fs::File::open(&module)?, c"", 0) {
+            println!("vm-init: {}: {error}", module.display());
+        }
+    }
+    mount("devtmpfs", "/dev", "devtmpfs", MountFlags::empty(), None::<&CStr>)?;
+    for _ in 0..100 {
+        if fs::exists(DISK)? {
+            break;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    mount(DISK, ROOT, "ext4", MountFlags::empty(), None::<&CStr>)?;
+    for program in PROGRAMS {
+        fs::copy(Path::new("/").join(program), Path::new(ROOT).join(program))?;
+    }
+    std::env::set_current_dir(ROOT)?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    std::env::set_current_dir("/")
+}
+
 /// Sets `lo` up.
-fn loopback() -> std::io::Result<()> {
+fn loopback() -> io::Result<()> {
     // SAFETY: all zero is an ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
+        *to = libc::c_char::from_ne_bytes([*from]);
     }
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).map_err(std::io::Error::other)?;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).map_err(io::Error::other)?;
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     // SAFETY: the request is one, and outlives the call.
     let done = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &raw const request) };
-    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -36,9 +36,9 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 const SIGKILL: i32 = 9;
 const EPERM: i32 = 1;
 const EACCES: i32 = 13;
-/// What an attack ends with where the kernel does not have what it needs: `EINVAL`, `ENOSYS`, `EPROTONOSUPPORT`,
-/// `EOPNOTSUPP`, `EAFNOSUPPORT`, `ENODEV`; or what it refuses by itself.
-const NOT_HERE: [i32; 8] = [22, 38, 93, 95, 97, 19, EACCES, EPERM];
+/// What an attack ends with where the kernel does not have what it needs: `ENOEXEC`, `ENODEV`, `EINVAL`, `ENOSYS`,
+/// `EPROTONOSUPPORT`, `EOPNOTSUPP`, `EAFNOSUPPORT`; or what it refuses by itself.
+const NOT_HERE: [i32; 9] = [8, 19, 22, 38, 93, 95, 97, EACCES, EPERM];
 /// Everything that changes a file or its name.
 const CHANGES: [&str; 5] = ["write", "delete", "rename", "link", "attr"];
 

@@ -11,25 +11,42 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use super::architecture::Architecture;
 use crate::{cargo, shell};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// apt for one suite.
+/// apt for one suite, or for some that belong together, and one architecture.
 pub(crate) struct Suite {
     directory: PathBuf,
+    architecture: Architecture,
 }
 
 impl Suite {
     /// Reads the lists of a suite; what apt needs to know is kept under `directory`.
-    pub(crate) fn open(directory: &Path, suite: &str) -> Result<Self> {
-        let opened = Self { directory: directory.join(suite) };
+    pub(crate) fn open(directory: &Path, suite: &str, architecture: Architecture) -> Result<Self> {
+        Self::of(directory, &[(mirror()?, suite.to_owned())], architecture)
+    }
+
+    /// Reads the lists of the suite that this machine runs, with its security updates.
+    pub(crate) fn own(directory: &Path, architecture: Architecture) -> Result<Self> {
+        let (suite, mirror) = (codename(), mirror()?);
+        let updates = (format!("{mirror}-security"), format!("{suite}-security"));
+        Self::of(directory, &[(mirror, suite), updates], architecture)
+    }
+
+    /// The first suite gives the directory its name.
+    fn of(directory: &Path, suites: &[(String, String)], architecture: Architecture) -> Result<Self> {
+        let name = suites.first().map_or("", |(_, suite)| suite);
+        let opened = Self { directory: directory.join(format!("{name}-{architecture}")), architecture };
         for part in ["lists/partial", "cache/archives/partial", "empty"] {
             fs::create_dir_all(opened.directory.join(part))?;
         }
         fs::write(opened.directory.join("status"), "")?;
-        let source = format!("deb [arch=amd64 signed-by={KEYRING}] {} {suite} main\n", mirror()?);
-        fs::write(opened.directory.join("sources.list"), source)?;
+        let source = |(mirror, suite): &(String, String)| {
+            format!("deb [arch={architecture} signed-by={KEYRING}] {mirror} {suite} main\n")
+        };
+        fs::write(opened.directory.join("sources.list"), suites.iter().map(source).collect::<String>())?;
         shell::run(opened.apt("apt-get").args(["--quiet", "--quiet", "update"]))?;
         Ok(opened)
     }
@@ -44,8 +61,8 @@ impl Suite {
             ("Dir::State::lists", at("lists")),
             ("Dir::State::status", at("status")),
             ("Dir::Cache", at("cache")),
-            ("APT::Architecture", "amd64".to_owned()),
-            ("APT::Architectures::", "amd64".to_owned()),
+            ("APT::Architecture", self.architecture.to_string()),
+            ("APT::Architectures::", self.architecture.to_string()),
         ] {
             apt.arg("-o").arg(format!("{option}={value}"));
         }
@@ -66,17 +83,38 @@ impl Suite {
 
     /// Fetches packages and unpacks them into `to`.
     pub(crate) fn unpack(&self, packages: &[String], to: &Path) -> Result<()> {
-        let archives = self.directory.join("archives");
-        let _ = fs::remove_dir_all(&archives);
-        fs::create_dir_all(&archives)?;
+        let archives = self.archives("archives")?;
         // apt fetches as a user of its own, who may not write here; it says so, and goes on as root.
         shell::run(self.apt("apt-get").args(["--quiet", "--quiet", "download"]).args(packages).current_dir(&archives))?;
-        for archive in fs::read_dir(&archives)?.flatten() {
-            shell::run(cargo::plain("dpkg-deb").arg("--extract").arg(archive.path()).arg(to))?;
-        }
-        fs::remove_dir_all(&archives)?;
-        Ok(())
+        extract(&archives, to)
     }
+
+    /// The same with all that the packages depend on.
+    pub(crate) fn unpack_with_all(&self, packages: &[String], to: &Path) -> Result<()> {
+        let archives = self.archives("cache/archives")?;
+        fs::create_dir_all(archives.join("partial"))?;
+        let mut fetch = self.apt("apt-get");
+        fetch.args(["--quiet", "--quiet", "--yes", "--no-install-recommends", "--download-only", "install"]);
+        shell::run(fetch.args(packages))?;
+        extract(&archives, to)
+    }
+
+    /// An empty directory for packages.
+    fn archives(&self, name: &str) -> Result<PathBuf> {
+        let archives = self.directory.join(name);
+        let _ = fs::remove_dir_all(&archives);
+        fs::create_dir_all(&archives)?;
+        Ok(archives)
+    }
+}
+
+/// Unpacks all packages of a directory, and removes it.
+fn extract(archives: &Path, to: &Path) -> Result<()> {
+    let files = fs::read_dir(archives)?.flatten().map(|entry| entry.path());
+    for archive in files.filter(|file| file.extension().is_some_and(|extension| extension == "deb")) {
+        shell::run(cargo::plain("dpkg-deb").arg("--extract").arg(archive).arg(to))?;
+    }
+    Ok(fs::remove_dir_all(archives)?)
 }
 
 /// Has the machine's own apt do something with one more suite, whose lists are kept under `directory`.
@@ -98,6 +136,13 @@ pub(crate) fn with_suite(directory: &Path, suite: &str, act: impl FnOnce(&mut Co
     };
     shell::run(apt().args(["--quiet", "--quiet", "update"]))?;
     act(&mut apt())
+}
+
+/// The name of the suite that the machine runs.
+pub(crate) fn codename() -> String {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    name.unwrap_or("bookworm").to_owned()
 }
 
 /// The mirror that the machine takes its own suite from.

@@ -12,28 +12,52 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use super::kernels::Kernel;
+
 /// The init in the machine begins a line with this to tell how the tests ended.
 const END: &str = "vm-init: exit ";
 /// What QEMU may take. An emulated processor needs twenty times as long as a real one.
-const LIMIT: Duration = Duration::from_mins(10);
+const LIMIT: Duration = Duration::from_mins(15);
 
-/// Boots a kernel with an initramfs until it says how its tests ended; its output goes to `log`, and comes back when they
-/// have passed.
-pub(crate) fn boot(kernel: &Path, initramfs: &Path, parameters: &str, log: &Path) -> Result<String> {
-    let mut qemu = Command::new("qemu-system-x86_64");
-    // An interrupt right after an emulated `cmpxchg16b` finds the flags overwritten, and the kernel dies at once or, one
-    // boot in many, somewhere else. Without the instruction kernels take another way.
-    qemu.args(["-M", "q35,hpet=off", "-cpu", "max,cx16=off", "-accel", "tcg,thread=multi", "-m", "1024", "-smp", "1"])
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(initramfs)
-        .arg("-append")
-        .arg(format!("console=ttyS0 quiet panic=-1 mitigations=off {parameters}"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    let mut machine = Machine(qemu.spawn().context("QEMU cannot be started: type `cargo xtask setup --vm`")?);
+/// A machine to be booted.
+pub(super) struct Machine<'a> {
+    pub(super) kernel: &'a Kernel,
+    /// The kernel's image.
+    pub(super) image: &'a Path,
+    pub(super) initramfs: &'a Path,
+    /// The image of a disk. What is written to it is forgotten.
+    pub(super) disk: Option<&'a Path>,
+    /// More for the kernel's command line.
+    pub(super) parameters: &'a str,
+}
+
+impl Machine<'_> {
+    fn start(&self) -> Result<Running> {
+        let architecture = self.kernel.architecture;
+        let (board, processor) = architecture.board();
+        let mut qemu = Command::new(architecture.emulator());
+        qemu.args(["-M", board, "-cpu", self.kernel.processor.unwrap_or(processor), "-accel", "tcg,thread=multi"])
+            .args(["-m", if self.disk.is_some() { "1536" } else { "1024" }, "-smp", "1"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(self.image)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            .arg("-append")
+            .arg(format!("console={} quiet panic=-1 mitigations=off {}", architecture.console(), self.parameters))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        if let Some(disk) = self.disk {
+            qemu.arg("-drive").arg(format!("file={},if=none,id=disk,format=raw,snapshot=on", disk.display()));
+            qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
+        }
+        qemu.spawn().map(Running).context("QEMU cannot be started: type `cargo xtask setup --vm`")
+    }
+}
+
+/// Boots a machine until it says how its tests ended; its output goes to `log`, and comes back when they have passed.
+pub(super) fn boot(machine: &Machine<'_>, log: &Path) -> Result<String> {
+    let mut machine = machine.start()?;
     let output = machine.0.stdout.take().context("QEMU has no output")?;
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -68,9 +92,9 @@ pub(crate) fn boot(kernel: &Path, initramfs: &Path, parameters: &str, log: &Path
 }
 
 /// A running QEMU, which ends with this.
-struct Machine(Child);
+struct Running(Child);
 
-impl Drop for Machine {
+impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

@@ -1,21 +1,11 @@
 //! `docs/bypass-catalogue.md`: what became of each attack on each kernel, as the tests told.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs};
+use std::{fmt::Write as _, fs, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
-use super::kernels::Kernel;
+use super::Answers;
 use crate::cargo;
-
-/// One machine's answers.
-pub(super) struct Answers {
-    /// The kernel.
-    pub(super) kernel: &'static Kernel,
-    /// Its version.
-    pub(super) version: String,
-    /// What the tests printed.
-    pub(super) text: String,
-}
 
 const HEAD: &str = "# Bypass catalogue
 
@@ -30,42 +20,147 @@ of which goes through when there is no guard. The rules say `deny`, with `fallba
 
 ";
 
+/// What came of each attack on each kernel, in the order of the attacks.
+#[derive(Debug, PartialEq, Eq)]
+struct Table {
+    kernels: Vec<String>,
+    /// Rule, technique, and a verdict for each kernel.
+    rows: Vec<(String, String, Vec<String>)>,
+}
+
+impl Table {
+    /// As the machines told.
+    fn told(all: &[Answers]) -> Self {
+        let mut rows: Vec<(String, String, Vec<String>)> = Vec::new();
+        for (column, answers) in all.iter().enumerate() {
+            for line in answers.text.lines().filter_map(|line| line.split_once("attack: ").map(|(_, rest)| rest)) {
+                let [technique, rule, verdict] = line.splitn(3, " | ").collect::<Vec<_>>()[..] else { continue };
+                let known = rows.iter().position(|(known, other, _)| known == rule && other == technique);
+                let row = known.unwrap_or_else(|| {
+                    rows.push((rule.to_owned(), technique.to_owned(), vec![String::new(); all.len()]));
+                    rows.len() - 1
+                });
+                verdict.clone_into(&mut rows[row].2[column]);
+            }
+        }
+        Self { kernels: all.iter().map(|answers| answers.kernel.name.to_owned()).collect(), rows }
+    }
+
+    /// As a catalogue says.
+    fn written(catalogue: &str) -> Self {
+        let mut lines = catalogue.lines().map(cells).skip_while(|cells| cells.first() != Some(&"rule"));
+        let kernels = lines.next().unwrap_or_default().into_iter().skip(2).map(str::to_owned).collect();
+        let row = |cells: Vec<&str>| {
+            let (rule, technique) = (cells.first()?.to_string(), cells.get(1)?.to_string());
+            Some((rule, technique, cells.into_iter().skip(2).map(str::to_owned).collect()))
+        };
+        // A line of dashes comes after the head.
+        Self { kernels, rows: lines.skip(1).filter_map(row).collect() }
+    }
+
+    /// The verdict on an attack on a kernel.
+    fn verdict(&self, rule: &str, technique: &str, kernel: &str) -> Option<&str> {
+        let column = self.kernels.iter().position(|known| known == kernel)?;
+        let row = self.rows.iter().find(|(known, other, _)| known == rule && other == technique)?;
+        row.2.get(column).map(String::as_str)
+    }
+
+    /// What is said here and not there, in words.
+    fn differences(&self, from: &Self) -> Vec<String> {
+        let mut all = Vec::new();
+        for (rule, technique, verdicts) in &self.rows {
+            for (kernel, now) in self.kernels.iter().zip(verdicts) {
+                let was = from.verdict(rule, technique, kernel);
+                if was != Some(now) {
+                    all.push(format!("{kernel}: {technique} ({rule}): {now}, was {}", was.unwrap_or("not listed")));
+                }
+            }
+        }
+        all
+    }
+}
+
+/// The cells of a row.
+fn cells(line: &str) -> Vec<&str> {
+    let inner = line.strip_prefix("| ").and_then(|line| line.strip_suffix(" |"));
+    inner.map(|inner| inner.split(" | ").collect()).unwrap_or_default()
+}
+
+fn file() -> PathBuf {
+    cargo::root().join("docs/bypass-catalogue.md")
+}
+
+/// That the catalogue says what the machines told.
+pub(super) fn compare(all: &[Answers]) -> Result<()> {
+    let text = fs::read_to_string(file()).with_context(|| format!("{} is missing", file().display()))?;
+    let (told, written) = (Table::told(all), Table::written(&text));
+    let mut differences = told.differences(&written);
+    differences.extend(written.differences(&told).into_iter().filter(|line| line.ends_with("not listed")));
+    if differences.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{} is not what the kernels told; look at each line, then write it anew with `cargo xtask vm`:\n{}",
+        file().display(),
+        differences.join("\n")
+    )
+}
+
 /// Writes the catalogue. `all` are in the order of the columns.
 pub(super) fn write(all: &[Answers]) -> Result<()> {
-    let mut order = Vec::new();
-    let mut verdicts: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
-    for (column, answers) in all.iter().enumerate() {
-        for line in answers.text.lines().filter_map(|line| line.split_once("attack: ").map(|(_, rest)| rest)) {
-            let mut fields = line.splitn(3, " | ").map(str::to_owned);
-            let (Some(technique), Some(rule), Some(verdict)) = (fields.next(), fields.next(), fields.next()) else {
-                continue;
-            };
-            let key = (rule, technique);
-            if !verdicts.contains_key(&key) {
-                order.push(key.clone());
-            }
-            let row = verdicts.entry(key).or_insert_with(|| vec![String::new(); all.len()]);
-            row[column] = verdict;
-        }
-    }
+    let table = Table::told(all);
     let mut text = HEAD.to_owned();
     writeln!(text, "| kernel | version | sensors |\n|---|---|---|")?;
     for Answers { kernel, version, text: said } in all {
         let sensors = said.lines().find_map(|line| line.split_once("sensors: ")).map_or("", |(_, sensors)| sensors);
         writeln!(text, "| {} | {version} | {sensors} |", kernel.name)?;
     }
-    write!(text, "\n| rule | technique |")?;
-    for answers in all {
-        write!(text, " {} |", answers.kernel.name)?;
+    writeln!(text, "\n| rule | technique | {} |", table.kernels.join(" | "))?;
+    writeln!(text, "|---|---|{}", "---|".repeat(all.len()))?;
+    for (rule, technique, verdicts) in &table.rows {
+        writeln!(text, "| {rule} | {technique} | {} |", verdicts.join(" | "))?;
     }
-    writeln!(text, "\n|---|---|{}", "---|".repeat(all.len()))?;
-    for key in order {
-        let (rule, technique) = &key;
-        let row = verdicts.get(&key).map(|row| row.join(" | ")).unwrap_or_default();
-        writeln!(text, "| {rule} | {technique} | {row} |")?;
-    }
-    let file = cargo::root().join("docs/bypass-catalogue.md");
-    fs::write(&file, text).with_context(|| format!("{} cannot be written", file.display()))?;
-    println!("written: {}", file.display());
+    fs::write(file(), text).with_context(|| format!("{} cannot be written", file().display()))?;
+    println!("written: {}", file().display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITTEN: &str = "# Bypass catalogue
+
+| kernel | version | sensors |
+|---|---|---|
+| a | 1 | lsm |
+
+| rule | technique | a | b |
+|---|---|---|---|
+| r | unlink(2) | denied | killed |
+";
+
+    fn table(verdicts: [&str; 2]) -> Table {
+        let verdicts = verdicts.map(str::to_owned).to_vec();
+        let rows = vec![("r".to_owned(), "unlink(2)".to_owned(), verdicts)];
+        Table { kernels: vec!["a".to_owned(), "b".to_owned()], rows }
+    }
+
+    #[test]
+    fn a_catalogue_is_read_as_it_is_written() {
+        assert_eq!(Table::written(WRITTEN), table(["denied", "killed"]));
+    }
+
+    #[test]
+    fn a_verdict_that_changes_is_told() {
+        let now = table(["denied", "not seen"]);
+        assert_eq!(now.differences(&Table::written(WRITTEN)), ["b: unlink(2) (r): not seen, was killed"]);
+        assert!(table(["denied", "killed"]).differences(&Table::written(WRITTEN)).is_empty());
+    }
+
+    #[test]
+    fn what_is_missing_on_one_side_is_told() {
+        let nothing = Table { kernels: Vec::new(), rows: Vec::new() };
+        assert_eq!(Table::written(WRITTEN).differences(&nothing).len(), 2);
+    }
 }

@@ -1,31 +1,54 @@
 //! The kernels that the tests are run on.
 
+use super::architecture::Architecture::{self, Amd64, Arm64};
+
 /// A kernel of Debian's, and how it is booted.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     /// What it is called here.
     pub(crate) name: &'static str,
+    /// What it runs on.
+    pub(crate) architecture: Architecture,
     /// The suite that has it.
     pub(crate) suite: &'static str,
+    /// The meta package. The cloud flavour boots fastest, and has all that is needed built in.
+    pub(crate) package: &'static str,
+    /// The emulated processor; that of the board when there is none.
+    pub(crate) processor: Option<&'static str>,
     /// The kernel's `lsm=` list; its own when there is none.
     pub(crate) lsm: Option<&'static str>,
     /// The best sensor that has to run on it.
     pub(crate) sensor: &'static str,
-    /// Whether `cargo xtask test` boots it.
-    pub(crate) fast: bool,
+    /// Whether a real Node-RED is tried on it, too.
+    pub(crate) node_red: bool,
 }
 
-/// The meta package: the cloud flavour boots fastest, and has all that is needed built in.
-pub(crate) const PACKAGE: &str = "linux-image-cloud-amd64";
+const fn amd64(name: &'static str, suite: &'static str, sensor: &'static str) -> Kernel {
+    let package = "linux-image-cloud-amd64";
+    Kernel { name, architecture: Amd64, suite, package, processor: None, lsm: None, sensor, node_red: false }
+}
 
-const WITHOUT_BPF: Option<&str> = Some("lockdown,yama,apparmor");
+const fn arm64(name: &'static str, suite: &'static str, sensor: &'static str) -> Kernel {
+    let package = "linux-image-cloud-arm64";
+    Kernel { name, architecture: Arm64, suite, package, processor: None, lsm: None, sensor, node_red: false }
+}
 
 /// All kernels. The suites move on: the version that ran is printed.
 pub(crate) const KERNELS: &[Kernel] = &[
-    Kernel { name: "5.10-lsm", suite: "bullseye", lsm: Some("lockdown,yama,apparmor,bpf"), sensor: "lsm", fast: false },
-    Kernel { name: "5.10", suite: "bullseye", lsm: None, sensor: "fentry", fast: false },
-    Kernel { name: "6.1", suite: "bookworm", lsm: None, sensor: "lsm", fast: true },
-    Kernel { name: "6.1-no-bpf", suite: "bookworm", lsm: WITHOUT_BPF, sensor: "fentry", fast: false },
-    Kernel { name: "6.12", suite: "bookworm-backports", lsm: None, sensor: "lsm", fast: true },
-    Kernel { name: "newest", suite: "trixie-backports", lsm: None, sensor: "lsm", fast: false },
+    Kernel { lsm: Some("lockdown,yama,apparmor,bpf"), ..amd64("5.10-lsm", "bullseye", "lsm") },
+    amd64("5.10", "bullseye", "fentry"),
+    Kernel { node_red: true, ..amd64("6.1", "bookworm", "lsm") },
+    Kernel { lsm: Some("lockdown,yama,apparmor"), ..amd64("6.1-no-bpf", "bookworm", "fentry") },
+    amd64("6.12", "bookworm-backports", "lsm"),
+    amd64("newest", "trixie-backports", "lsm"),
+    // Before 6.4, arm64 takes LSM and fentry programs in and refuses to attach them.
+    arm64("arm64-6.1", "bookworm", "kprobe"),
+    Kernel { node_red: true, ..arm64("arm64-6.12", "bookworm-backports", "lsm") },
+    // Pages of 16 KiB, as on a Raspberry Pi 5, whose processor this is; no cloud flavour has them.
+    Kernel {
+        package: "linux-image-arm64-16k",
+        processor: Some("cortex-a76"),
+        ..arm64("arm64-6.12-16k", "bookworm-backports", "lsm")
+    },
+    arm64("arm64-newest", "trixie-backports", "lsm"),
 ];

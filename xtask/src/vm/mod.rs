@@ -1,18 +1,21 @@
 //! `cargo xtask vm`: the tests inside other kernels, under QEMU.
 //!
 //! A machine has nothing but an initramfs: an init, the tests as one static program, the guard, and the program that plays
-//! the attacks. One boot runs them all.
+//! the attacks. One boot runs them all. A machine that runs Node-RED has a disk with it, too.
 
 pub(crate) mod apt;
+pub(crate) mod architecture;
 mod boot;
 mod catalogue;
+mod disk;
 mod initramfs;
 mod kernels;
+mod modules;
+mod programs;
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -22,20 +25,66 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use catalogue::Answers;
-use clap::Args;
+use architecture::Architecture;
+use clap::{Args, ValueEnum};
 use flowwarden_tests::needs;
 use initramfs::Archive;
-use kernels::{KERNELS, Kernel, PACKAGE};
+use kernels::{KERNELS, Kernel};
+use programs::Programs;
 
-use crate::{build, cargo, setup, shell};
+use crate::{build, setup};
 
 /// How many machines run at a time.
 const AT_A_TIME: usize = 2;
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// The tests that need no Node-RED.
-const TESTS: &str = "kernel";
+/// Tests that run inside a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tests {
+    /// Every attack, by a stand-in
+    Kernel,
+    /// A real Node-RED
+    NodeRed,
+    /// Figures
+    Bench,
+}
+
+impl Tests {
+    /// What cargo calls them.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::NodeRed => "node_red",
+            Self::Bench => "bench",
+        }
+    }
+}
+
+/// One machine's answers.
+pub(crate) struct Answers {
+    /// The kernel.
+    pub(crate) kernel: &'static Kernel,
+    /// Its version.
+    pub(crate) version: String,
+    /// What the tests printed.
+    pub(crate) text: String,
+}
+
+/// One machine and what it runs.
+#[derive(Clone, Copy)]
+struct Job {
+    kernel: &'static Kernel,
+    tests: Tests,
+}
+
+impl Job {
+    fn name(&self) -> String {
+        match self.tests {
+            Tests::Kernel => self.kernel.name.to_owned(),
+            Tests::NodeRed => format!("{}-node-red", self.kernel.name),
+            Tests::Bench => format!("{}-bench", self.kernel.name),
+        }
+    }
+}
 
 /// What `cargo xtask vm` is asked for.
 #[derive(Args)]
@@ -43,6 +92,9 @@ pub(crate) struct Options {
     /// Boot only this kernel; may be given more than once
     #[arg(long, value_name = "NAME")]
     kernel: Vec<String>,
+    /// Run only these tests
+    #[arg(long, value_enum, value_name = "TESTS")]
+    tests: Option<Tests>,
     /// Only list the kernels
     #[arg(long)]
     list: bool,
@@ -57,69 +109,112 @@ pub(crate) struct Options {
 /// `cargo xtask vm`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.list {
-        for Kernel { name, suite, sensor, .. } in KERNELS {
-            println!("{name:<12} {PACKAGE} of {suite}, best sensor {sensor}");
+        for Kernel { name, package, suite, sensor, node_red, .. } in KERNELS {
+            let more = if *node_red { ", Node-RED" } else { "" };
+            println!("{name:<14} {package} of {suite}, best sensor {sensor}{more}");
         }
         return Ok(());
     }
     if let Some(unknown) = options.kernel.iter().find(|name| KERNELS.iter().all(|kernel| kernel.name != **name)) {
         bail!("there is no kernel `{unknown}`: `cargo xtask vm --list` names them");
     }
-    let chosen = KERNELS
-        .iter()
-        .filter(|kernel| options.kernel.is_empty() || options.kernel.iter().any(|name| name == kernel.name));
+    let of_kind = if options.tests == Some(Tests::Bench) { benches() } else { jobs() };
+    let is_chosen =
+        |kernel: &Kernel| options.kernel.is_empty() || options.kernel.iter().any(|name| name == kernel.name);
+    let chosen =
+        of_kind.into_iter().filter(|job| is_chosen(job.kernel) && options.tests.is_none_or(|it| it == job.tests));
     let toolchain = setup::kernel_toolchain()?;
     build::kernel(&toolchain)?;
     let answers = all(&chosen.collect::<Vec<_>>(), options.sensors.as_deref(), &options.filter)?;
-    if options.kernel.is_empty() && options.sensors.is_none() && options.filter.is_empty() {
+    let is_whole = options.kernel.is_empty() && options.tests.is_none_or(|tests| tests == Tests::Kernel);
+    if is_whole && options.sensors.is_none() && options.filter.is_empty() {
         catalogue::write(&answers)?;
     }
     Ok(())
 }
 
-/// The kernels that `cargo xtask test` boots, with what was built already.
-pub(crate) fn fast(filter: &[String]) -> Result<()> {
-    all(&KERNELS.iter().filter(|kernel| kernel.fast).collect::<Vec<_>>(), None, filter).map(drop)
+/// Everything there is: what takes longest comes first, or it would be waited for at the end.
+fn jobs() -> Vec<Job> {
+    let job = |tests| move |kernel| Job { kernel, tests };
+    let node_red = KERNELS.iter().filter(|kernel| kernel.node_red).map(job(Tests::NodeRed));
+    node_red.chain(KERNELS.iter().map(job(Tests::Kernel))).collect()
 }
 
-/// Boots kernels, some at a time, and tells how each has fared.
-fn all(kernels: &[&'static Kernel], sensors: Option<&str>, filter: &[String]) -> Result<Vec<Answers>> {
-    setup::vm_tools()?;
+/// Everything, as `cargo xtask test` does it, with what was built already. What it answers has to be what the catalogue says.
+pub(crate) fn matrix(filter: &[String]) -> Result<()> {
+    let answers = all(&jobs(), None, filter)?;
+    if filter.is_empty() { catalogue::compare(&answers) } else { Ok(()) }
+}
+
+/// The figures of all kernels, with what was built already.
+pub(crate) fn bench() -> Result<Vec<Answers>> {
+    all(&benches(), None, &[])
+}
+
+fn benches() -> Vec<Job> {
+    KERNELS.iter().map(|kernel| Job { kernel, tests: Tests::Bench }).collect()
+}
+
+/// Finds what the machines need, and installs what is missing.
+pub(crate) fn tools() -> Result<()> {
+    setup::vm_tools(&architectures(&jobs()))
+}
+
+/// What the machines emulate, each once.
+fn architectures(jobs: &[Job]) -> Vec<Architecture> {
+    let all = [Architecture::Amd64, Architecture::Arm64];
+    all.into_iter().filter(|wanted| jobs.iter().any(|job| job.kernel.architecture == *wanted)).collect()
+}
+
+/// Boots machines, some at a time, and tells how each has fared.
+fn all(jobs: &[Job], sensors: Option<&str>, filter: &[String]) -> Result<Vec<Answers>> {
+    let architectures = architectures(jobs);
+    setup::vm_tools(&architectures)?;
     let place = needs::target().join("vm");
     fs::create_dir_all(&place)?;
-    let programs = Programs::build()?;
-    let mut images = Vec::new();
-    for kernel in kernels {
-        images.push(fetch(kernel, &place)?);
+    let programs = architectures.into_iter().map(Programs::build).collect::<Result<Vec<_>>>()?;
+    let mut machines = Vec::new();
+    for job in jobs {
+        let programs = programs.iter().find(|programs| programs.architecture == job.kernel.architecture);
+        machines.push(Prepared {
+            programs: programs.context("the programs are built for another architecture")?,
+            job,
+            unpacked: fetch(job.kernel, &place)?,
+            disk: (job.tests == Tests::NodeRed).then(|| disk::make(job.kernel.architecture, &place)).transpose()?,
+        });
     }
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
     let answered = Mutex::new(Vec::new());
+    let start = Instant::now();
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let (Some(kernel), Some(image)) = (kernels.get(index), images.get(index)) else { break };
+                    let Some(machine) = machines.get(index) else { break };
                     let start = Instant::now();
-                    let done = boot(kernel, image, &programs, sensors, filter, &place);
-                    let took = start.elapsed().as_secs();
-                    let version = version(image);
+                    let done = machine.run(sensors, filter, &place);
+                    let (took, name) = (start.elapsed().as_secs(), machine.job.name());
+                    let version = machine.version();
                     match done {
                         Ok(text) => {
-                            println!("== {} ({version}, {took} s) ==\n{}", kernel.name, text.trim());
+                            println!("== {name} ({version}, {took} s) ==\n{}", text.trim());
                             let mut answered = answered.lock().unwrap_or_else(PoisonError::into_inner);
-                            answered.push((index, Answers { kernel, version, text }));
+                            if machine.job.tests != Tests::NodeRed {
+                                answered.push((index, Answers { kernel: machine.job.kernel, version, text }));
+                            }
                         }
                         Err(error) => {
-                            println!("== {} ({version}, {took} s) FAILED ==\n{error:#}", kernel.name);
-                            failed.lock().unwrap_or_else(PoisonError::into_inner).push(kernel.name);
+                            println!("== {name} ({version}, {took} s) FAILED ==\n{error:#}");
+                            failed.lock().unwrap_or_else(PoisonError::into_inner).push(name);
                         }
                     }
                 }
             });
         }
     });
+    println!("{} machines in {} s", jobs.len(), start.elapsed().as_secs());
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         bail!("the tests failed on {}", failed.join(", "));
@@ -129,78 +224,27 @@ fn all(kernels: &[&'static Kernel], sensors: Option<&str>, filter: &[String]) ->
     Ok(answered.into_iter().map(|(_, answers)| answers).collect())
 }
 
-/// The version of a kernel's image, by its own name or that of its directory.
-fn version(image: &Path) -> String {
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let own = name(image);
-    own.strip_prefix("vmlinuz-").map_or_else(|| image.parent().map(name).unwrap_or_default(), str::to_owned)
-}
-
-/// The programs that go into a machine, statically linked.
-struct Programs {
-    init: Vec<u8>,
-    tests: Vec<u8>,
-    actor: Vec<u8>,
-    guard: Vec<u8>,
-}
-
-impl Programs {
-    fn build() -> Result<Self> {
-        let cargo = |subcommand: &str, arguments: &[&str]| {
-            let mut cargo = cargo::user(subcommand);
-            cargo.args(["--release", "--target", TARGET]).args(arguments);
-            cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-            cargo
-        };
-        shell::run(&mut cargo("build", &["--package", "monitor"]))?;
-        shell::run(&mut cargo("build", &["--package", "flowwarden-tests", "--bins"]))?;
-        let test = ["--package", "flowwarden-tests", "--test", TESTS, "--no-run"];
-        shell::run(&mut cargo("test", &test))?;
-        let list = shell::ask(cargo("test", &test).arg("--message-format=json").stderr(Stdio::null()));
-        let tests = executable(&list.unwrap_or_default()).context("cargo does not name the test program")?;
-        let built = needs::target().join(TARGET).join("release");
-        Ok(Self {
-            init: read(&built.join("vm-init"))?,
-            tests: read(&tests)?,
-            actor: read(&built.join("actor"))?,
-            guard: read(&built.join("flowwarden"))?,
-        })
-    }
-}
-
-/// The program with the tests of [`TESTS`] among those that cargo's messages name.
-fn executable(messages: &str) -> Option<PathBuf> {
-    let mut messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    messages.find_map(|message| {
-        (message["target"]["name"] == TESTS).then(|| message["executable"].as_str().map(PathBuf::from))?
-    })
-}
-
-fn read(file: &Path) -> Result<Vec<u8>> {
-    fs::read(file).with_context(|| format!("{} is missing", file.display()))
-}
-
-/// Fetches a kernel that is not there yet; gives back its image.
+/// Fetches a kernel that is not there yet; gives back the directory that it was unpacked to.
 fn fetch(kernel: &Kernel, place: &Path) -> Result<PathBuf> {
-    let unpacked = place.join("kernels").join(kernel.suite);
-    if let Ok(image) = image(&unpacked) {
-        return Ok(image);
+    let unpacked = place.join("kernels").join(format!("{}-{}", kernel.package, kernel.suite));
+    if image(&unpacked).is_ok() {
+        return Ok(unpacked);
     }
-    let suite = apt::Suite::open(&place.join("apt"), kernel.suite)?;
-    let mut packages = suite.depends(PACKAGE, &["linux-image-"]);
+    let suite = apt::Suite::open(&place.join("apt"), kernel.suite, kernel.architecture)?;
+    let mut packages = suite.depends(kernel.package, &["linux-image-"]);
     if packages.is_empty() {
-        bail!("{} of {} depends on no kernel", PACKAGE, kernel.suite);
+        bail!("{} of {} depends on no kernel", kernel.package, kernel.suite);
     }
     // From 7.x on the image is a package of its own.
     packages
         .extend(packages.clone().iter().flat_map(|package| suite.depends(package, &["linux-binary-", "linux-base-"])));
-    let partial = unpacked.with_extension("partial");
+    let partial = place.join("kernels/partial");
     let _ = fs::remove_dir_all(&partial);
     fs::create_dir_all(&partial)?;
     suite.unpack(&packages, &partial)?;
     let _ = fs::remove_dir_all(&unpacked);
     fs::rename(&partial, &unpacked)?;
-    image(&unpacked)
+    image(&unpacked).map(|_| unpacked)
 }
 
 /// The image among what was unpacked: in /boot, or beside the modules.
@@ -212,35 +256,64 @@ fn image(unpacked: &Path) -> Result<PathBuf> {
     apt::first_in(&modules, "vmlinuz")
 }
 
-fn boot(
-    kernel: &Kernel,
-    image: &Path,
-    programs: &Programs,
-    sensors: Option<&str>,
-    filter: &[String],
-    place: &Path,
-) -> Result<String> {
-    let mut archive = Archive::default();
-    for directory in ["dev", "etc", "proc", "run", "sys", "tmp", "var", "var/tmp"] {
-        archive.directory(directory);
+/// A machine that can be booted.
+struct Prepared<'a> {
+    job: &'a Job,
+    programs: &'a Programs,
+    /// The kernel.
+    unpacked: PathBuf,
+    disk: Option<PathBuf>,
+}
+
+impl Prepared<'_> {
+    /// The kernel's version, by the name of its image or of the directory of its modules.
+    fn version(&self) -> String {
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let Ok(image) = image(&self.unpacked) else { return String::new() };
+        let own = name(&image);
+        own.strip_prefix("vmlinuz-").map_or_else(|| image.parent().map(name).unwrap_or_default(), str::to_owned)
     }
-    archive.device("dev/console", 5, 1);
-    archive.file("etc/passwd", b"root:x:0:0::/:/sbin/nologin\n");
-    archive.file("init", &programs.init);
-    archive.file("tests", &programs.tests);
-    archive.file("actor", &programs.actor);
-    archive.file("flowwarden", &programs.guard);
-    // The init takes these as they are.
-    let sensor = sensors.map_or(kernel.sensor, |sensors| sensors.split(',').next().unwrap_or_default());
-    let mut environment = format!("FLOWWARDEN_EXPECT={sensor}\n");
-    if let Some(sensors) = sensors {
-        environment = format!("{environment}FLOWWARDEN_SENSORS={sensors}\n");
+
+    fn run(&self, sensors: Option<&str>, filter: &[String], place: &Path) -> Result<String> {
+        let (kernel, name) = (self.job.kernel, self.job.name());
+        let initramfs = place.join(format!("{name}.cpio"));
+        fs::write(&initramfs, self.initramfs(sensors, filter)?)?;
+        let parameters = kernel.lsm.map_or_else(String::new, |lsm| format!("lsm={lsm}"));
+        let machine = boot::Machine {
+            kernel,
+            image: &image(&self.unpacked)?,
+            initramfs: &initramfs,
+            disk: self.disk.as_deref(),
+            parameters: &parameters,
+        };
+        boot::boot(&machine, &place.join(format!("{name}.log")))
     }
-    archive.file("etc/environment", environment.as_bytes());
-    archive.file("etc/filter", filter.join("\n").as_bytes());
-    let file = place.join(format!("{}.cpio", kernel.name));
-    fs::write(&file, archive.finish())?;
-    let parameters = kernel.lsm.map_or_else(String::new, |lsm| format!("lsm={lsm}"));
-    let log = place.join(format!("{}.log", kernel.name));
-    boot::boot(image, &file, &parameters, &log)
+
+    fn initramfs(&self, sensors: Option<&str>, filter: &[String]) -> Result<Vec<u8>> {
+        let mut archive = Archive::default();
+        for directory in ["dev", "disk", "etc", "modules", "proc", "run", "sys", "tmp", "var", "var/tmp"] {
+            archive.directory(directory);
+        }
+        archive.device("dev/console", 5, 1);
+        archive.file("etc/passwd", b"root:x:0:0::/:/sbin/nologin\n");
+        archive.file("init", &self.programs.init);
+        archive.file("tests", self.programs.tests(self.job.tests));
+        archive.file("actor", &self.programs.actor);
+        archive.file("flowwarden", &self.programs.guard);
+        if self.disk.is_some() {
+            for (name, content) in modules::read(&self.unpacked)? {
+                archive.file(&format!("modules/{name}"), &content);
+            }
+        }
+        // The init takes these as they are.
+        let kernel = self.job.kernel;
+        let sensor = sensors.map_or(kernel.sensor, |sensors| sensors.split(',').next().unwrap_or_default());
+        let mut environment = format!("FLOWWARDEN_EXPECT={sensor}\nFLOWWARDEN_CACHE={}\n", disk::CACHE);
+        if let Some(sensors) = sensors {
+            environment = format!("{environment}FLOWWARDEN_SENSORS={sensors}\n");
+        }
+        archive.file("etc/environment", environment.as_bytes());
+        archive.file("etc/filter", filter.join("\n").as_bytes());
+        Ok(archive.finish())
+    }
 }

@@ -9,6 +9,8 @@
     reason = "system calls take small sizes and addresses as untyped words"
 )]
 
+mod bench;
+mod compat;
 mod system;
 mod uring;
 
@@ -203,7 +205,7 @@ fn main() -> ExitCode {
 }
 
 fn all() -> impl Iterator<Item = &'static Operation> {
-    [OPERATIONS, system::OPERATIONS, uring::OPERATIONS].into_iter().flatten()
+    [OPERATIONS, bench::OPERATIONS, compat::OPERATIONS, system::OPERATIONS, uring::OPERATIONS].into_iter().flatten()
 }
 
 /// Writes what settings.js does not say.

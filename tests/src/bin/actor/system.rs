@@ -90,7 +90,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         // SAFETY: all zero is a request.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(b"stolen") {
-            *to = from.cast_signed();
+            *to = libc::c_char::from_ne_bytes([*from]);
         }
         let arguments = [socket.as_raw_fd().into(), libc::SIOCGIFINDEX as c_long, at(&raw const request)];
         unless(call(libc::SYS_ioctl, &arguments), &[libc::ENODEV])

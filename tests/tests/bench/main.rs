@@ -1,0 +1,107 @@
+//! Figures, for `cargo xtask bench`, which puts them into docs/benchmarks.md. A machine that is emulated gives counts
+//! only, never times.
+
+use std::{collections::BTreeMap, env, fs, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use flowwarden_tests::{guard::Guard, needs, policy::Policy, stand_in::StandIn};
+
+const WRITERS: usize = 10_000;
+/// How many there are at a time: an emulated machine has little memory.
+const AT_A_TIME: usize = 250;
+const CHANGES: [&str; 5] = ["write", "delete", "rename", "link", "attr"];
+const SENSORS: [&str; 4] = ["lsm", "fentry", "kprobe", "tracepoint"];
+/// Calls of each kind in one measurement, and how often each is taken; the least of them counts.
+const CALLS: usize = 200_000;
+const ROUNDS: usize = 5;
+
+fn stand_in() -> Result<StandIn> {
+    StandIn::new(option_env!("CARGO_BIN_EXE_actor"))
+}
+
+fn policy(stand_in: &StandIn) -> Policy {
+    stand_in.policy().deny("settings.js", &CHANGES, "settings-js")
+}
+
+/// `a=1 b=2` as a map.
+fn figures(stand_in: &StandIn, file: &str) -> Result<BTreeMap<String, u64>> {
+    let text = fs::read_to_string(stand_in.user_dir().join(file)).context("the stand-in left no figures")?;
+    let pairs = text.split_whitespace().filter_map(|pair| pair.split_once('='));
+    Ok(pairs.filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?))).collect())
+}
+
+#[test]
+fn ten_thousand_writers() -> Result<()> {
+    let stand_in = stand_in()?;
+    let race = format!("race settings.js {WRITERS} {AT_A_TIME} figures");
+    stand_in.does(&race)?;
+    let free = figures(&stand_in, "figures")?;
+    ensure!(free.get("wrote").copied() == Some(WRITERS as u64), "without a guard all should write: {free:?}");
+    for sensor in SENSORS {
+        stand_in.restore()?;
+        let Ok(guard) = Guard::start(Some(&policy(&stand_in)), &stand_in.cgroup, &["--sensors", sensor]) else {
+            continue;
+        };
+        let sensors = guard.wait_for(std::time::Duration::from_mins(1), |record| {
+            record.json().pointer("/unmapped/sensors").is_some()
+        })?;
+        let best = sensors.json().pointer("/unmapped/sensors/0").and_then(|name| name.as_str().map(str::to_owned));
+        if best.as_deref() != Some(sensor) && sensor != "tracepoint" {
+            continue;
+        }
+        stand_in.does(&race)?;
+        let figures = figures(&stand_in, "figures")?;
+        let figure = |key: &str| figures.get(key).copied().unwrap_or_default();
+        let intact = stand_in.is_intact();
+        guard.stop()?;
+        println!(
+            "race: {sensor} | {} | {} | {} | {}",
+            figure("refused"),
+            figure("killed"),
+            figure("wrote"),
+            if intact { "none" } else { "some" }
+        );
+        ensure!(intact && figure("wrote") == 0, "{sensor}: some got through: {figures:?}");
+    }
+    Ok(())
+}
+
+/// What each program is for the kernel's verifier.
+#[test]
+fn programs() -> Result<()> {
+    print!("{}", needs::run(Command::new(needs::flowwarden()?).args(["doctor", "--programs"]))?);
+    Ok(())
+}
+
+/// What the guard costs those that it watches and those that it does not.
+#[test]
+fn costs() -> Result<()> {
+    if env::var_os("FLOWWARDEN_EXPECT").is_some() {
+        // An emulated machine's times mean nothing.
+        return Ok(());
+    }
+    let (watched, other) = (stand_in()?, stand_in()?);
+    let least = || -> Result<BTreeMap<String, u64>> {
+        let mut all = BTreeMap::new();
+        for _ in 0..ROUNDS {
+            for (who, stand_in) in [("watched", &watched), ("other", &other)] {
+                // What was opened is none of any rule.
+                stand_in.file("flows.json", b"[]", 0o644)?;
+                stand_in.does(&format!("cost flows.json {CALLS} figures"))?;
+                for (call, cost) in figures(stand_in, "figures")? {
+                    let least = all.entry(format!("{who} {call}")).or_insert(cost);
+                    *least = cost.min(*least);
+                }
+            }
+        }
+        Ok(all)
+    };
+    let before = least()?;
+    let guard = Guard::start(Some(&policy(&watched)), &watched.cgroup, &[])?;
+    let with = least()?;
+    guard.stop()?;
+    for (what, without) in before {
+        println!("cost: {what} | {without} | {}", with.get(&what).copied().unwrap_or_default());
+    }
+    Ok(())
+}

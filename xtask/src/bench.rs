@@ -1,0 +1,159 @@
+//! `cargo xtask bench`: figures of this machine and of the other kernels, written to docs/benchmarks.md.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use flowwarden_tests::needs;
+
+use crate::{build, cargo, setup, vm, vm::Answers};
+
+const HEAD: &str = "# Benchmarks
+
+Written by `cargo xtask bench`. Emulated machines give counts only: no time from them means anything. Times and ratios are
+of one run on the machine at hand, whose kernel is the column `native`.
+
+";
+
+/// The figures of one kernel.
+struct Figures {
+    kernel: String,
+    version: String,
+    text: String,
+}
+
+impl Figures {
+    /// The cells of the lines that begin with `kind`.
+    fn lines(&self, kind: &str) -> impl Iterator<Item = Vec<&str>> {
+        let lines = self.text.lines().filter_map(move |line| line.split_once(kind).map(|(_, rest)| rest));
+        lines.map(|line| line.split(" | ").map(str::trim).collect())
+    }
+
+    /// How many instructions the verifier walked for each program.
+    fn programs(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.text.lines().filter_map(|line| {
+            let mut words = line.strip_prefix("program ")?.split_whitespace();
+            Some((words.next()?, words.next()?.parse().ok()?))
+        })
+    }
+
+    /// What `flowwarden doctor` says after a word.
+    fn told(&self, word: &str) -> Option<&str> {
+        self.text.lines().find_map(|line| line.strip_prefix(word)).map(str::trim)
+    }
+}
+
+/// `cargo xtask bench`.
+pub(crate) fn run() -> Result<()> {
+    needs::root()?;
+    build::build(&setup::kernel_toolchain()?)?;
+    let native = Figures {
+        kernel: "native".to_owned(),
+        version: rustix::system::uname().release().to_string_lossy().into_owned(),
+        text: here()?,
+    };
+    println!("{}", native.text);
+    let machines = vm::bench()?.into_iter().map(|Answers { kernel, version, text }| Figures {
+        kernel: kernel.name.to_owned(),
+        version,
+        text,
+    });
+    let all: Vec<_> = [native].into_iter().chain(machines).collect();
+    let file = cargo::root().join("docs/benchmarks.md");
+    fs::write(&file, text(&all)?).with_context(|| format!("{} cannot be written", file.display()))?;
+    println!("written: {}", file.display());
+    Ok(())
+}
+
+/// What the benchmarks tell on this machine.
+fn here() -> Result<String> {
+    let mut bench = cargo::user("test");
+    bench.args(["--release", "--package", "flowwarden-tests", "--test", "bench", "--"]);
+    bench.args(["--nocapture", "--test-threads=1"]).env("FLOWWARDEN_BIN", cargo::flowwarden());
+    output(&mut bench)
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command.stderr(Stdio::inherit()).output().context("cargo cannot be started")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("the benchmarks failed:\n{text}");
+    }
+    Ok(text)
+}
+
+fn text(all: &[Figures]) -> Result<String> {
+    let mut text = HEAD.to_owned();
+    writeln!(text, "| kernel | version |\n|---|---|")?;
+    for figures in all {
+        writeln!(text, "| {} | {} |", figures.kernel, figures.version)?;
+    }
+    races(&mut text, all)?;
+    costs(&mut text, all)?;
+    programs(&mut text, all)?;
+    Ok(text)
+}
+
+fn races(text: &mut String, all: &[Figures]) -> Result<()> {
+    writeln!(
+        text,
+        "\n## 10,000 writers on settings.js\n\nProcesses that open it and write at the same moment, 250 at a time.\n"
+    )?;
+    writeln!(text, "| kernel | sensor | refused | killed | wrote | bytes changed |\n|---|---|---|---|---|---|")?;
+    for figures in all {
+        for cells in figures.lines("race: ") {
+            writeln!(text, "| {} | {} |", figures.kernel, cells.join(" | "))?;
+        }
+    }
+    Ok(())
+}
+
+/// Only the machine at hand has any.
+fn costs(text: &mut String, all: &[Figures]) -> Result<()> {
+    writeln!(
+        text,
+        "\n## What a call costs\n\nNanoseconds, the least of five measurements; `open` is an open and a close.\n"
+    )?;
+    writeln!(text, "| who, what | without a guard | with one | ratio |\n|---|---|---|---|")?;
+    for figures in all {
+        for cells in figures.lines("cost: ") {
+            let [what, without, with] = cells[..] else { continue };
+            let ratio = with.parse::<f64>()? / without.parse::<f64>()?.max(1.0);
+            writeln!(text, "| {what} | {without} | {with} | {ratio:.2} |")?;
+        }
+        if let Some(told) = figures.told("loaded ") {
+            writeln!(text, "\nTo load and attach everything takes: {told}.")?;
+        }
+    }
+    Ok(())
+}
+
+fn programs(text: &mut String, all: &[Figures]) -> Result<()> {
+    let mut rows: BTreeMap<&str, Vec<Option<u64>>> = BTreeMap::new();
+    for (column, figures) in all.iter().enumerate() {
+        for (name, walked) in figures.programs() {
+            rows.entry(name).or_insert_with(|| vec![None; all.len()])[column] = Some(walked);
+        }
+    }
+    writeln!(
+        text,
+        "\n## Programs\n\nInstructions that the verifier walked through to accept each program (`flowwarden doctor \
+         --programs`), of a million that it is willing to; `?` where the kernel does not tell (before 5.16), nothing where \
+         it is not used.\n"
+    )?;
+    let kernels: Vec<_> = all.iter().map(|figures| figures.kernel.as_str()).collect();
+    writeln!(text, "| program | {} |\n|---|{}", kernels.join(" | "), "---|".repeat(all.len()))?;
+    for (name, row) in rows {
+        let cell = |walked: &Option<u64>| match walked {
+            None => String::new(),
+            Some(0) => "?".to_owned(),
+            Some(walked) => walked.to_string(),
+        };
+        writeln!(text, "| {name} | {} |", row.iter().map(cell).collect::<Vec<_>>().join(" | "))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! Rust's standard library for the architecture of a virtual machine.
+//!
+//! For the machine's own architecture it is there. For another one there are two ways:
+//!
+//! - **rustup**: `rustup target add`, to the toolchain that runs `xtask`;
+//! - **Debian**: the library from Debian's package for that architecture, unpacked beside the compiler that
+//!   [`setup`](crate::setup) links into rustup as `bpf`, and of the same version. Nothing of a foreign architecture is
+//!   installed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+use flowwarden_tests::needs;
+
+use crate::{
+    cargo, setup, shell,
+    vm::{apt, architecture::Architecture},
+};
+
+/// The package with the standard library of Debian's compiler.
+const PACKAGE: &str = "libstd-rust-web-dev";
+/// The C compiler that links for arm64, and the C library that it links statically.
+const LINKER_PACKAGES: [&str; 2] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
+const LINKER: &str = "aarch64-linux-gnu-gcc";
+
+/// Where the standard library is.
+#[derive(Clone, Debug)]
+pub(crate) enum Std {
+    /// In the toolchain that runs `xtask`.
+    Rustup,
+    /// Debian's, in this directory, for the toolchain `bpf`.
+    Debian(PathBuf),
+}
+
+impl Std {
+    /// Finds the library for an architecture, and gets it when there is none.
+    pub(crate) fn find(architecture: Architecture) -> Result<Self> {
+        if architecture == Architecture::Arm64 {
+            setup::apt_install(&LINKER_PACKAGES)?;
+        }
+        if has_std(&mut rustc(), architecture) {
+            return Ok(Self::Rustup);
+        }
+        let debian = sysroot(architecture);
+        if let Some(found) = debian.as_deref().filter(|sysroot| is_whole(sysroot, architecture)) {
+            return Ok(Self::Debian(found.to_owned()));
+        }
+        println!("setup: no standard library for {}; trying rustup", architecture.target());
+        let mut add = cargo::plain("rustup");
+        add.args(["target", "add", architecture.target()]);
+        if let Some(toolchain) = std::env::var_os("RUSTUP_TOOLCHAIN") {
+            add.arg("--toolchain").arg(toolchain);
+        }
+        if shell::run(&mut add).is_ok() && has_std(&mut rustc(), architecture) {
+            return Ok(Self::Rustup);
+        }
+        println!("setup: rustup cannot fetch it here; unpacking that of Debian's {PACKAGE} for {architecture}");
+        let sysroot = debian.with_context(|| {
+            format!(
+                "and Debian's compiler is not here, whose library would do: let rustup reach its server for `rustup \
+                 target add {}`",
+                architecture.target()
+            )
+        })?;
+        unpack(&sysroot, architecture)?;
+        Ok(Self::Debian(sysroot))
+    }
+
+    /// In words.
+    pub(crate) fn describe(&self) -> &'static str {
+        match self {
+            Self::Rustup => "from rustup",
+            Self::Debian(_) => "from Debian's package, unpacked, for the toolchain `bpf`",
+        }
+    }
+
+    /// `cargo` that builds statically linked programs with it.
+    pub(crate) fn cargo(&self, subcommand: &str, architecture: Architecture) -> Command {
+        let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+        let mut cargo = match self {
+            Self::Rustup => cargo::user(subcommand),
+            Self::Debian(sysroot) => {
+                flags.push(format!("--sysroot={}", sysroot.join("usr").display()));
+                let mut cargo = cargo::plain("rustup");
+                cargo.args(["run", "bpf", "cargo", subcommand]);
+                cargo.env("FLOWWARDEN_BPF_OBJECT", cargo::bpf_object());
+                // Another compiler's work is kept apart.
+                cargo.arg("--target-dir").arg(self.target_directory());
+                cargo
+            }
+        };
+        cargo.args(["--release", "--target", architecture.target()]);
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        if architecture == Architecture::Arm64 {
+            cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
+        }
+        cargo
+    }
+
+    /// Where [`Self::cargo`] puts what it builds.
+    pub(crate) fn target_directory(&self) -> PathBuf {
+        match self {
+            Self::Rustup => needs::target(),
+            Self::Debian(_) => needs::target().join("debian"),
+        }
+    }
+}
+
+/// The compiler that runs `xtask`.
+fn rustc() -> Command {
+    let mut rustc = cargo::plain("rustc");
+    if let Some(toolchain) = std::env::var_os("RUSTUP_TOOLCHAIN") {
+        rustc.env("RUSTUP_TOOLCHAIN", toolchain);
+    }
+    rustc
+}
+
+fn has_std(rustc: &mut Command, architecture: Architecture) -> bool {
+    let libraries = shell::ask(rustc.args(["--print", "target-libdir", "--target", architecture.target()]));
+    libraries.is_some_and(|directory| holds_std(Path::new(&directory)))
+}
+
+fn holds_std(libraries: &Path) -> bool {
+    let mut files = fs::read_dir(libraries).into_iter().flatten().flatten();
+    files.any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
+}
+
+/// Where Debian's library is unpacked to; its version is that of the compiler. `None` when that is not here.
+fn sysroot(architecture: Architecture) -> Option<PathBuf> {
+    let version = compiler_version()?;
+    Some(needs::target().join("vm").join(format!("std-{architecture}-{version}")))
+}
+
+fn compiler_version() -> Option<String> {
+    let version = shell::ask(cargo::plain("dpkg-query").args(["--show", "--showformat=${Version}", PACKAGE]))?;
+    (!version.is_empty()).then_some(version)
+}
+
+fn is_whole(sysroot: &Path, architecture: Architecture) -> bool {
+    holds_std(&sysroot.join("usr/lib/rustlib").join(architecture.target()).join("lib"))
+}
+
+fn unpack(sysroot: &Path, architecture: Architecture) -> Result<()> {
+    let version = compiler_version().unwrap_or_default();
+    let partial = sysroot.with_file_name("std.partial");
+    let _ = fs::remove_dir_all(&partial);
+    fs::create_dir_all(&partial)?;
+    let suite = apt::Suite::own(&needs::target().join("vm/apt"), architecture)?;
+    suite.unpack(&[format!("{PACKAGE}={version}")], &partial).with_context(|| {
+        format!(
+            "Debian's archive has no {PACKAGE} {version} for {architecture} any more: type `apt-get upgrade rustc-web`"
+        )
+    })?;
+    let _ = fs::remove_dir_all(sysroot);
+    fs::rename(&partial, sysroot)?;
+    Ok(())
+}
