@@ -12,6 +12,8 @@ use monitor_common::{
     policy::{Class, Direction},
 };
 
+use crate::instance::{account::Accounts, root::Root};
+
 use super::{
     Fault,
     model::{Action, At, InstancePolicy, Names, Policy, Select},
@@ -107,29 +109,13 @@ pub fn cgroup_mount() -> Option<PathBuf> {
     })
 }
 
-/// Programs in the place of a shell with which nobody logs in, even where /etc/shells lists them.
-const NO_LOGIN: &[&str] = &["nologin", "false", "sync", "true"];
-
-/// The shell that a line of /etc/passwd gives a person, if any. `shells` is /etc/shells.
-fn login_shell<'a>(field: &'a str, shells: Option<&str>) -> Option<&'a str> {
-    // passwd(5): an empty field means /bin/sh.
-    let shell = if field.is_empty() { "/bin/sh" } else { field };
-    let refuses = shell.rsplit('/').next().is_some_and(|name| NO_LOGIN.contains(&name));
-    let listed = shells.is_none_or(|shells| shells.lines().any(|line| line.trim() == shell));
-    (!refuses && listed).then_some(shell)
-}
-
 impl Host for System {
     fn uid(&self, user: &str) -> Option<u32> {
-        passwd().into_iter().find(|entry| entry.name == user).map(|entry| entry.uid)
+        Some(accounts().named(user)?.uid)
     }
 
     fn login(&self, uid: u32) -> Option<(String, String)> {
-        let shells = fs::read_to_string("/etc/shells").ok();
-        passwd().into_iter().filter(|entry| entry.uid == uid).find_map(|entry| {
-            let shell = login_shell(&entry.shell, shells.as_deref())?.to_owned();
-            Some((entry.name, shell))
-        })
+        accounts().login(uid).map(|(account, shell)| (account.name.clone(), shell.to_owned()))
     }
 
     fn cgroups(&self, select: &Select) -> Vec<(PathBuf, u64)> {
@@ -180,24 +166,8 @@ impl Host for System {
     }
 }
 
-struct Passwd {
-    name: String,
-    uid: u32,
-    shell: String,
-}
-
-fn passwd() -> Vec<Passwd> {
-    let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    text.lines()
-        .filter_map(|line| {
-            let fields: Vec<_> = line.split(':').collect();
-            Some(Passwd {
-                name: (*fields.first()?).to_owned(),
-                uid: fields.get(2)?.parse().ok()?,
-                shell: (*fields.get(6)?).to_owned(),
-            })
-        })
-        .collect()
+fn accounts() -> Accounts {
+    Root::host().map(|root| Accounts::read(&root)).unwrap_or_default()
 }
 
 fn fault(at: At, what: String) -> Fault {
@@ -422,18 +392,6 @@ mod tests {
             "the mode of a link says nothing"
         );
         assert_eq!(refused(&["/tmp/policy.toml"]), "");
-    }
-
-    #[test]
-    fn a_login_shell_is_one_that_the_machine_lists() {
-        let shells = Some("# shells\n/bin/sh\n/bin/bash\n/usr/sbin/nologin\n");
-        assert_eq!(login_shell("/bin/bash", shells), Some("/bin/bash"));
-        assert_eq!(login_shell("", shells), Some("/bin/sh"));
-        assert_eq!(login_shell("/opt/daemon", shells), None);
-        assert_eq!(login_shell("/opt/daemon", None), Some("/opt/daemon"), "without a list the cautious answer");
-        for shell in ["/usr/sbin/nologin", "/bin/false", "/bin/sync"] {
-            assert_eq!(login_shell(shell, shells), None, "{shell}");
-        }
     }
 
     #[test]
