@@ -7,6 +7,7 @@ mod audit;
 mod check;
 mod discover;
 mod doctor;
+mod init;
 mod reload;
 mod run;
 
@@ -39,6 +40,8 @@ enum Command {
     Discover(discover::Arguments),
     /// Says what this machine's kernel can do for you.
     Doctor(doctor::Arguments),
+    /// Writes a policy for the instances that are found; read it before you use it.
+    Init(init::Arguments),
     /// Has the running guard read its policy again.
     Reload(reload::Arguments),
 }
@@ -54,6 +57,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Discover(arguments) => discover::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
     };
     match outcome {

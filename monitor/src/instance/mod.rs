@@ -112,6 +112,8 @@ pub struct Instance {
     pub package: Option<PathBuf>,
     /// Its version.
     pub version: Option<String>,
+    /// The program that runs it: node, as it sees it.
+    pub executable: Option<PathBuf>,
     /// What the settings say.
     pub settings: Option<Settings>,
     /// The port given on the command line, which overrules the settings.
@@ -146,6 +148,16 @@ impl Instance {
                 Root::of_process(pid).or_else(|error| if self.is_contained() { Err(error) } else { Root::host() })
             }
             None => Root::host(),
+        }
+    }
+
+    /// The host's name for a path that it sees; none when it has none.
+    #[must_use]
+    pub fn on_host(&self, path: &Path) -> Option<PathBuf> {
+        match self.pid {
+            Some(pid) => place::on_host(pid, path),
+            None if self.is_contained() => None,
+            None => Some(path.to_owned()),
         }
     }
 
@@ -340,6 +352,7 @@ impl Survey {
         let mut instance = inspect(&seed, &root, kind);
         instance.pid = Some(process.pid);
         instance.cgroup = Some(process.cgroup.clone());
+        instance.executable.clone_from(&process.executable);
         instance.set_user(Some(process.uid), accounts);
         instance.listens = network::listens(process.pid);
         instance.host_user_dir =
@@ -529,6 +542,7 @@ fn inspect(seed: &Seed, root: &Root, kind: Kind) -> Instance {
         environment_files: Vec::new(),
         version: package.as_ref().and_then(|package| installed::version(root, package)),
         package,
+        executable: None,
         settings,
         port_argument: arguments.port,
         listens: Vec::new(),

@@ -18,6 +18,8 @@ pub(crate) struct Running {
     pub(crate) arguments: Option<Arguments>,
     pub(crate) environment: Environment,
     pub(crate) working_directory: Option<PathBuf>,
+    /// The program that it runs.
+    pub(crate) executable: Option<PathBuf>,
     /// Its cgroup below the mount.
     pub(crate) cgroup: String,
     /// The device agent of FlowFuse has started it.
@@ -68,6 +70,7 @@ impl Running {
             arguments,
             environment: Environment { set, complete },
             working_directory: fs::read_link(base.join("cwd")).ok(),
+            executable: fs::read_link(base.join("exe")).ok(),
             cgroup: cgroup(&fs::read_to_string(base.join("cgroup")).unwrap_or_default()),
             by_flowfuse: of_parent
                 .iter()

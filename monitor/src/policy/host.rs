@@ -82,6 +82,16 @@ pub struct System {
 }
 
 impl System {
+    /// This machine as it says it is, for whoever does not load kernel programs: with `bpf` in the kernel's list of LSMs,
+    /// or where that list cannot be read, everything counts as refusable. The guard itself tries it.
+    #[must_use]
+    pub fn expected() -> Self {
+        let listed = fs::read_to_string("/sys/kernel/security/lsm")
+            .is_ok_and(|list| !list.trim().split(',').any(|name| name == "bpf"));
+        let can = !listed;
+        Self { can_deny: CanDeny { files: can, network: true, exec: can, system: can }, ..Self::new() }
+    }
+
     /// This machine, with cgroup v2 where it is mounted.
     #[must_use]
     pub fn new() -> Self {
@@ -263,7 +273,9 @@ pub fn warn(policy: &Policy, host: &dyn Host) -> Vec<Fault> {
 fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fault>) {
     let can = host.can_deny();
     for rule in &instance.files {
-        if rule.names == Names::Itself && !host.exists(&rule.path) {
+        // A rule against making a file is about one that is not there.
+        let against_making = rule.access.contains(Access::CREATE) && rule.action.verdict > Verdict::Allow;
+        if rule.names == Names::Itself && !against_making && !host.exists(&rule.path) {
             warnings.push(fault(rule.action.at, format!("{} does not exist (yet)", rule.path.display())));
         }
     }

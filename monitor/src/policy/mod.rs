@@ -5,6 +5,7 @@
 
 pub mod compile;
 pub mod host;
+pub mod init;
 pub mod model;
 pub mod parse;
 pub mod preset;

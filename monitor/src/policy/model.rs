@@ -94,6 +94,10 @@ pub struct Action {
     pub verdict: Verdict,
     /// What to do where the sensor cannot deny.
     pub fallback: Verdict,
+    /// Why the rule is there, in a sentence.
+    pub why: Option<String>,
+    /// ATT&CK techniques that it is about.
+    pub techniques: Vec<String>,
     /// Where it stands.
     pub at: At,
 }
