@@ -20,7 +20,8 @@ pub(crate) struct Arguments {
 /// Whether a word of a command line names Node-RED's program.
 pub(crate) fn is_program(word: &str) -> bool {
     let name = word.rsplit('/').next().unwrap_or_default();
-    matches!(name, "red.js" | "node-red" | "node-red-pi") || (name.starts_with("node-red") && name.ends_with(".js"))
+    let script = name.strip_suffix(".js").is_some_and(|stem| stem.starts_with("node-red"));
+    script || matches!(name, "red.js" | "node-red" | "node-red-pi")
 }
 
 impl Arguments {

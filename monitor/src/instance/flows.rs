@@ -148,10 +148,11 @@ impl Flows {
             "tcp in" => self.listen(kind, node.get("port"), "tcp"),
             "tcp out" if is_client("beserver") => self.target(kind, node.get("host"), node.get("port"), None, "tcp"),
             "tcp out" if node.get("beserver") == Some("server") => self.listen(kind, node.get("port"), "tcp"),
-            "tcp request" => self.target(kind, node.get("server"), node.get("port"), None, "tcp"),
             "udp in" => self.listen(kind, node.get("port"), "udp"),
             "udp out" => self.target(kind, node.get("addr"), node.get("port"), None, "udp"),
-            "e-mail" | "e-mail in" => self.target(kind, node.get("server"), node.get("port"), None, "tcp"),
+            "tcp request" | "e-mail" | "e-mail in" => {
+                self.target(kind, node.get("server"), node.get("port"), None, "tcp");
+            }
             "file" => self.named(kind, node, "filename", Use::Write),
             "file in" => self.named(kind, node, "filename", Use::Read),
             "watch" => {

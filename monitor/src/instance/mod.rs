@@ -484,7 +484,7 @@ impl Instance {
     }
 
     fn set_unit(&mut self, unit: &unit::Unit) {
-        self.name = unit.name.trim_end_matches(".service").to_owned();
+        unit.name.trim_end_matches(".service").clone_into(&mut self.name);
         self.environment_files.clone_from(&unit.environment_files);
         self.unit_keys.clone_from(&unit.keys);
         self.command.clone_from(&unit.command);

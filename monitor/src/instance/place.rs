@@ -4,7 +4,9 @@
 //! the device and the directory that is mounted lead from one to the other.
 
 use std::{
+    ffi::OsString,
     fs,
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
 };
 
@@ -76,8 +78,7 @@ fn unescape(text: &str) -> PathBuf {
             None => plain.push(byte),
         }
     }
-    use std::os::unix::ffi::OsStringExt as _;
-    PathBuf::from(std::ffi::OsString::from_vec(plain))
+    PathBuf::from(OsString::from_vec(plain))
 }
 
 #[cfg(test)]

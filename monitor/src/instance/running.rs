@@ -82,7 +82,7 @@ impl Running {
     pub(crate) fn packages(&self) -> Vec<PathBuf> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
         let mut found: Vec<PathBuf> = Vec::new();
-        for line in maps.lines().filter(|line| line.ends_with(".node")) {
+        for line in maps.lines().filter(|line| line.rsplit('.').next() == Some("node")) {
             let Some(path) = line.find('/').and_then(|at| line.get(at..)) else { continue };
             if let Some((before, _)) = path.split_once("/node-red/node_modules/") {
                 found.push(Path::new(before).join("node-red"));

@@ -73,7 +73,7 @@ fn unit(root: &Root, accounts: &Accounts, name: &str, file: &Path) -> Option<Uni
     for directory in DIRECTORIES {
         let directory = Path::new(directory).join(format!("{name}.d"));
         for drop_in in root.list(&directory, MOST).unwrap_or_default() {
-            if drop_in.ends_with(".conf") {
+            if drop_in.strip_suffix(".conf").is_some() {
                 drop_ins.insert(drop_in.clone(), directory.join(drop_in));
             }
         }
@@ -190,7 +190,7 @@ impl Specifiers<'_> {
             }
             match chars.next() {
                 Some('h') => {
-                    expanded.push_str(&self.home.map_or_else(|| "%h".to_owned(), |home| home.display().to_string()))
+                    expanded.push_str(&self.home.map_or_else(|| "%h".to_owned(), |home| home.display().to_string()));
                 }
                 Some('u') => expanded.push_str(self.user),
                 Some('n') => expanded.push_str(self.unit),
@@ -199,9 +199,8 @@ impl Specifiers<'_> {
                 Some('i' | 'I') => expanded.push_str(instance),
                 Some('t') => expanded.push_str("/run"),
                 Some('S') => expanded.push_str("/var/lib"),
-                Some('%') => expanded.push('%'),
+                Some('%') | None => expanded.push('%'),
                 Some(other) => expanded.extend(['%', other]),
-                None => expanded.push('%'),
             }
         }
         expanded
@@ -218,7 +217,6 @@ fn words(line: &str) -> Vec<String> {
         match (char, quote) {
             ('\\', _) => word.get_or_insert_default().extend(chars.next()),
             (_, Some(open)) if char == open => quote = None,
-            (_, Some(_)) => word.get_or_insert_default().push(char),
             ('"' | '\'', None) => {
                 quote = Some(char);
                 word.get_or_insert_default();
@@ -252,7 +250,7 @@ fn pair(entry: &str) -> Option<(String, String)> {
     entry.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 
-/// The lines of an EnvironmentFile.
+/// The lines of an `EnvironmentFile`.
 fn environment_file(text: &str) -> impl Iterator<Item = (String, String)> + '_ {
     text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])).filter_map(|line| {
         let (name, value) = line.split_once('=')?;

@@ -615,7 +615,10 @@ impl Compiled {
     ) -> Result<u16, Fault> {
         let Action { id, verdict, at, why, .. } = action;
         // Who reads a record wants the reason first.
-        let sentence = why.as_ref().map_or(sentence.clone(), |why| format!("{why} ({sentence})"));
+        let sentence = match why {
+            Some(why) => format!("{why} ({sentence})"),
+            None => sentence,
+        };
         self.rules.push(RuleInfo {
             instance: instance.name.clone(),
             id: id.clone(),

@@ -4,8 +4,10 @@ use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
 use flowwarden_tests::{
+    cli,
     flows::{FileAction, Flow},
     guard::{Guard, MADE},
+    policy::Policy,
     scene::Scene,
     wait,
 };
@@ -20,6 +22,34 @@ const MOST_AT_START_KIB: u64 = 40 * 1024;
 fn a_day_in_the_life_of_node_red() -> Result<()> {
     let mut scene = Scene::empty()?;
     let guard = Guard::start(None, &scene.cgroup, &[])?;
+    day(&mut scene, guard)
+}
+
+/// The same with what `flowwarden init` writes, carried out.
+#[test]
+fn a_day_with_the_preset_home() -> Result<()> {
+    day_with("home")
+}
+
+#[test]
+fn a_day_with_the_preset_standard() -> Result<()> {
+    day_with("standard")
+}
+
+fn day_with(preset: &str) -> Result<()> {
+    let mut scene = Scene::new()?;
+    let policy = Policy::written(cli::init(preset, &["--enforce"])?);
+    scene.node_red.stop()?;
+    // The day begins with a first start.
+    for entry in fs::read_dir(scene.node_red.home().user_dir())?.flatten() {
+        let path = entry.path();
+        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+    }
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    day(&mut scene, guard)
+}
+
+fn day(scene: &mut Scene, guard: Guard) -> Result<()> {
     let node_red = &mut scene.node_red;
 
     // The first start, in an empty userDir, makes settings.js.

@@ -185,7 +185,7 @@ fn acl(place: &Place) -> Option<Vec<Entry>> {
     parse_acl(buffer.get(..len)?)
 }
 
-/// linux/posix_acl_xattr.h: version 2, then tag, permissions and id of each entry.
+/// `linux/posix_acl_xattr.h`: version 2, then tag, permissions and id of each entry.
 fn parse_acl(bytes: &[u8]) -> Option<Vec<Entry>> {
     let (version, entries) = bytes.split_first_chunk::<4>()?;
     (*version == 2_u32.to_le_bytes()).then(|| {

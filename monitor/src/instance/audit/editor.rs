@@ -26,7 +26,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
         return vec![Finding::pass("editor-exposed", RULE, "there is no editor: httpAdminRoot is off")];
     }
     let bound = bound(subject, settings);
-    let local = !bound.is_empty() && bound.iter().all(|address| address.is_loopback());
+    let local = !bound.is_empty() && bound.iter().all(IpAddr::is_loopback);
     vec![
         exposed(subject, settings, &bound),
         auth(settings, local),
@@ -104,7 +104,7 @@ fn auth(settings: &Settings, local: bool) -> Finding {
             ),
         ]),
         (Fact::Known(true), Fact::Known(Some(permissions))) => {
-            let writes = permissions.split(", ").any(|one| one != "read" && !one.ends_with(".read"));
+            let writes = permissions.split(", ").any(|one| !matches!(one.rsplit('.').next(), Some("read")));
             let status = if writes { weaker(Status::Fail) } else { Status::Warn };
             Finding::new(CHECK, RULE, status, "adminAuth asks, but lets people in without a login")
                 .because([format!("adminAuth.default.permissions: {permissions}")])

@@ -179,16 +179,16 @@ fn confinement(subject: &Subject<'_>) -> Finding {
     if missing.is_empty() {
         return Finding::pass(CHECK, RULE, format!("{unit} is confined by systemd"));
     }
-    let mut lines: String = missing.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    let mut lines: Vec<_> = missing.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
     if let Some(directory) = subject.user_dir() {
-        lines += &format!("ReadWritePaths={0}\n", directory.display());
+        lines.push(format!("ReadWritePaths={}\n", directory.display()));
         if directory.starts_with("/home") || directory.starts_with("/root") {
-            lines += &format!("BindPaths={0}\n", directory.display());
+            lines.push(format!("BindPaths={}\n", directory.display()));
         }
     }
     Finding::new(CHECK, RULE, Status::Warn, format!("{unit} gives Node-RED all that its user has"))
         .because(missing.iter().map(|(key, _)| format!("{key}= is not set")))
-        .mend(Mend::drop_in(unit, "confine", &lines))
+        .mend(Mend::drop_in(unit, "confine", &lines.concat()))
         .mend([Mend::advice("with NoNewPrivileges no flow can use sudo: leave it out when yours must")])
 }
 

@@ -132,7 +132,7 @@ fn the_editor_is_judged_by_address_and_login() {
     let auth = "adminAuth: { type: 'credentials', users: [] }";
     for (body, exposed, logins, https) in [
         ("uiHost: '127.0.0.1'".to_owned(), Status::Pass, Status::Warn, Status::Pass),
-        ("".to_owned(), Status::Warn, Status::Fail, Status::Warn),
+        (String::new(), Status::Warn, Status::Fail, Status::Warn),
         (format!("uiHost: '8.8.8.8', {auth}"), Status::Fail, Status::Pass, Status::Warn),
         (format!("uiHost: '10.0.0.1', https: {{}}, {auth}"), Status::Warn, Status::Pass, Status::Pass),
         ("uiHost: host(), adminAuth: auth(), https: tls()".to_owned(), Status::Warn, Status::Warn, Status::Warn),

@@ -58,7 +58,7 @@ impl<'a> Lexer<'a> {
         let mut ahead = Self { at: to, ..self.clone() };
         ahead.skip_space();
         let between = self.text.as_bytes().get(from..ahead.at).unwrap_or_default();
-        between.iter().filter(|&&byte| byte == b'\n').count()
+        between.split(|&byte| byte == b'\n').count() - 1
     }
 
     /// The next word; `None` at the end.

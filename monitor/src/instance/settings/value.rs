@@ -190,7 +190,7 @@ struct Reader<'a> {
     counted: Cell<(usize, usize)>,
 }
 
-impl<'a> Reader<'a> {
+impl Reader<'_> {
     /// All statements of the file.
     fn file(&mut self) {
         while let Some(token) = self.lexer.peek() {
@@ -322,7 +322,7 @@ impl<'a> Reader<'a> {
                 Token::Mark(")" | "]" | "}") => depth = depth.saturating_sub(1),
                 Token::Mark(";") if depth == 0 => return,
                 Token::Name(name) if name == "module" || name == "exports" || self.is_settings(name) => {
-                    self.conditional()
+                    self.conditional();
                 }
                 _ => {}
             }
@@ -412,10 +412,9 @@ impl<'a> Reader<'a> {
                     };
                     match (taken, value, other) {
                         (Some(true), value, _) => value,
-                        (Some(false), _, other) => other,
-                        // Whatever the first is, it gives way to what it is like.
+                        // Which of the two it is shows when it runs.
                         (None, Value::Computed(why), _) => Value::Computed(why),
-                        (None, _, other) => other,
+                        (_, _, other) => other,
                     }
                 }
                 _ => {
@@ -549,17 +548,14 @@ impl<'a> Reader<'a> {
                 Some(Token::Mark("...")) => {
                     let line = self.line_of(self.lexer.offset());
                     self.lexer.next();
-                    match self.expression(depth + 1, false) {
-                        Value::Table(inner) => {
-                            table.open = inner.open.or(table.open);
-                            table.entries.extend(inner.entries);
-                        }
-                        _ => {
-                            // It may set anything that stands before it.
-                            let why = format!("keys are taken from elsewhere in line {line}");
-                            table.entries.values_mut().for_each(|value| *value = Value::Computed(why.clone()));
-                            table.open = Some(why);
-                        }
+                    if let Value::Table(inner) = self.expression(depth + 1, false) {
+                        table.open = inner.open.or(table.open);
+                        table.entries.extend(inner.entries);
+                    } else {
+                        // It may set anything that stands before it.
+                        let why = format!("keys are taken from elsewhere in line {line}");
+                        table.entries.values_mut().for_each(|value| *value = Value::Computed(why.clone()));
+                        table.open = Some(why);
                     }
                     continue;
                 }
@@ -664,11 +660,7 @@ impl<'a> Reader<'a> {
             "null" => return Value::Null,
             "undefined" => return Value::Undefined,
             "__dirname" => return Value::Text(self.directory.display().to_string()),
-            "function" => {
-                self.skip_function();
-                return Value::Function;
-            }
-            "async" => {
+            "function" | "async" => {
                 self.skip_function();
                 return Value::Function;
             }
