@@ -350,10 +350,18 @@ mod tests {
 
     /// The embedded policy on a machine where everything is there but `missing`.
     fn tables(user_dir: &str, missing: &[&str]) -> Tables {
-        let policy = policy(&[found(user_dir)], true).unwrap();
+        compiled(&policy(&[found(user_dir)], true).unwrap(), missing)
+    }
+
+    /// A preset with what is known of an instance, on a machine where everything is there.
+    fn of(preset: Preset, known: Known) -> Tables {
+        compiled(&parse(&text(preset, &[(found(UD), known)], true)).unwrap(), &[])
+    }
+
+    fn compiled(policy: &Policy, missing: &[&str]) -> Tables {
         let slots = BTreeMap::from([("a".to_owned(), 0)]);
         let mut identify = |path: &Path| (!missing.iter().any(|gone| path == Path::new(gone))).then(|| seen(path));
-        Tables::new(compile(&policy, EPOCH, &slots, &Everything, &mut identify).unwrap())
+        Tables::new(compile(policy, EPOCH, &slots, &Everything, &mut identify).unwrap())
     }
 
     fn judge(tables: &Tables, path: &str, access: Access) -> Verdict {
@@ -365,60 +373,117 @@ mod tests {
     const REPLACE: Access = Access::RENAME.union(Access::CREATE).union(Access::DELETE);
     const UD: &str = "/home/n/.node-red";
 
+    /// Start, deploy, context, library: storage writes aside and renames.
+    const ORDINARY: &[(&str, Access)] = &[
+        ("settings.js", READ),
+        ("flows.json", READ.union(REPLACE)),
+        ("flows.json.$$$", MAKE.union(REPLACE)),
+        (".flows.json.backup", MAKE.union(REPLACE)),
+        ("flows_cred.json", READ.union(REPLACE)),
+        (".config.runtime.json.$$$", MAKE.union(REPLACE)),
+        (".sessions.json", READ.union(MAKE).union(REPLACE)),
+        ("context/global/global.json.17.tmp", MAKE.union(REPLACE)),
+        ("context/1a2b", REPLACE),
+        ("lib/flows/x.json", READ.union(MAKE)),
+        ("node_modules/x/index.js", READ),
+        ("node_modules/x/test/server.key", READ),
+        ("package.json", READ),
+    ];
+    /// Palette: npm writes packages, among them ones with keys for their tests, and moves their directories. Projects: git
+    /// checks out whatever a repository holds; ssh-keygen makes keys, the editor shows public ones.
+    const PALETTE_AND_PROJECTS: &[(&str, Access)] = &[
+        ("package.json", READ.union(MAKE)),
+        ("node_modules/x/test/fixtures/server.key", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
+        ("node_modules/.x-Ab3dEf/ca.pem", READ.union(MAKE).union(REPLACE)),
+        ("node_modules/x", REPLACE),
+        ("node_modules/.bin/tool", Access::EXEC.union(READ)),
+        ("projects/p/certs/dev.pem", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
+        ("projects/p/.git/objects/ab/cd", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
+        ("projects/.sshkeys", READ.union(Access::CREATE)),
+        ("projects/.sshkeys/admin_key", MAKE.union(Access::DELETE)),
+        ("projects/.sshkeys/admin_key.pub", READ.union(MAKE).union(Access::DELETE)),
+    ];
+    /// What it does elsewhere.
+    const ELSEWHERE: &[(&str, Access)] = &[
+        ("/tmp/node-compile-cache/v24/x", MAKE.union(REPLACE)),
+        ("/tmp/node-watch-1", MAKE.union(REPLACE)),
+        ("/home/n/.npm/_cacache/tmp/1", MAKE.union(REPLACE).union(Access::LINK)),
+        ("/home/n/.ssh", READ),
+        ("/home/n/.ssh/id_rsa.pub", READ),
+        ("/home/n/.bashrc", READ),
+        ("/etc/ssl/certs/ca-certificates.crt", READ),
+        ("/etc/passwd", READ),
+        ("/usr/bin/node", Access::EXEC.union(READ)),
+        ("/dev/null", Access::WRITE),
+        ("/run/nscd/socket", Access::WRITE),
+    ];
+
     #[test]
     fn what_node_red_really_does_raises_nothing() {
         let settings = format!("{UD}/settings.js");
         let sshkeys = format!("{UD}/projects/.sshkeys");
+        let quiet = |tables: &Tables, paths: &[(&str, Access)], about: &str| {
+            for (path, access) in paths {
+                let path = if path.starts_with('/') { (*path).to_owned() } else { format!("{UD}/{path}") };
+                assert_eq!(judge(tables, &path, *access), Verdict::Allow, "{path} {access:?}, {about}");
+            }
+        };
+        let (shell, known_hosts) = (("/bin/bash", Access::EXEC), ("/home/n/.ssh/known_hosts", READ.union(MAKE)));
         for missing in [&[][..], &[settings.as_str()], &[UD, &settings], &[&sshkeys]] {
             let tables = tables(UD, missing);
-            for (path, access) in [
-                // Start, deploy, context, library: storage writes aside and renames.
-                ("settings.js", READ),
-                ("flows.json", READ.union(REPLACE)),
-                ("flows.json.$$$", MAKE.union(REPLACE)),
-                (".flows.json.backup", MAKE.union(REPLACE)),
-                ("flows_cred.json", READ.union(REPLACE)),
-                (".config.runtime.json.$$$", MAKE.union(REPLACE)),
-                (".sessions.json", READ.union(MAKE).union(REPLACE)),
-                ("context/global/global.json.17.tmp", MAKE.union(REPLACE)),
-                ("context/1a2b", REPLACE),
-                ("lib/flows/x.json", READ.union(MAKE)),
-                ("package.json", READ.union(MAKE)),
-                // Palette: npm writes packages, among them ones with keys for their tests, and moves their directories.
-                ("node_modules/x/test/fixtures/server.key", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
-                ("node_modules/.x-Ab3dEf/ca.pem", READ.union(MAKE).union(REPLACE)),
-                ("node_modules/x", REPLACE),
-                ("node_modules/.bin/tool", Access::EXEC.union(READ)),
-                // Projects: git checks out whatever a repository holds; ssh-keygen makes keys, the editor shows public ones.
-                ("projects/p/certs/dev.pem", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
-                ("projects/p/.git/objects/ab/cd", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
-                ("projects/.sshkeys", READ.union(Access::CREATE)),
-                ("projects/.sshkeys/admin_key", MAKE.union(Access::DELETE)),
-                ("projects/.sshkeys/admin_key.pub", READ.union(MAKE).union(Access::DELETE)),
-            ] {
-                let path = format!("{UD}/{path}");
-                assert_eq!(judge(&tables, &path, access), Verdict::Allow, "{path} {access:?} without {missing:?}");
+            for paths in [ORDINARY, PALETTE_AND_PROJECTS, ELSEWHERE, &[shell, known_hosts]] {
+                quiet(&tables, paths, &format!("without {missing:?}"));
             }
-            for (path, access) in [
-                ("/tmp/node-compile-cache/v24/x", MAKE.union(REPLACE)),
-                ("/tmp/node-watch-1", MAKE.union(REPLACE)),
-                ("/home/n/.npm/_cacache/tmp/1", MAKE.union(REPLACE).union(Access::LINK)),
-                ("/home/n/.ssh", READ),
-                ("/home/n/.ssh/id_rsa.pub", READ),
-                ("/home/n/.ssh/known_hosts", READ.union(MAKE)),
-                ("/home/n/.bashrc", READ),
-                ("/etc/ssl/certs/ca-certificates.crt", READ),
-                ("/etc/passwd", READ),
-                ("/usr/bin/node", Access::EXEC.union(READ)),
-                ("/bin/bash", Access::EXEC),
-            ] {
-                assert_eq!(judge(&tables, path, access), Verdict::Allow, "{path} {access:?} without {missing:?}");
-            }
+        }
+        for paths in [ORDINARY, PALETTE_AND_PROJECTS, ELSEWHERE, &[shell, known_hosts]] {
+            quiet(&of(Preset::Standard, Known::default()), paths, "standard");
+        }
+        for paths in [ORDINARY, ELSEWHERE, &[shell, known_hosts]] {
+            quiet(&of(Preset::MultiTenant, Known::default()), paths, "multi-tenant");
+        }
+        for paths in [ORDINARY, ELSEWHERE] {
+            quiet(&of(Preset::Strict, Known::default()), paths, "strict");
         }
         // The first start makes its settings file and everything above it.
         let tables = tables(UD, &[UD, &settings]);
         assert_eq!(judge(&tables, UD, Access::CREATE), Verdict::Allow);
         assert_eq!(judge(&tables, &settings, MAKE), Verdict::Allow);
+    }
+
+    #[test]
+    fn each_preset_denies_what_it_is_there_for() {
+        let neighbours = vec![("plant-b".to_owned(), PathBuf::from("/srv/b"))];
+        for (preset, path, access) in [
+            (Preset::Home, "/home/n/.node-red/environment", Access::CREATE),
+            (Preset::Home, "/home/n/.bashrc", Access::WRITE),
+            (Preset::Home, "/home/n/.config/systemd/user/x.service", Access::CREATE),
+            (Preset::Home, "/etc/cron.d/x", Access::CREATE),
+            (Preset::Home, "/etc/systemd/system/x.service", Access::CREATE),
+            (Preset::Standard, "/run/docker.sock", Access::WRITE),
+            (Preset::Standard, "/run/containerd/containerd.sock", Access::WRITE),
+            (Preset::Standard, "/run/dbus/system_bus_socket", Access::WRITE),
+            (Preset::Standard, "/tmp/x", Access::EXEC),
+            (Preset::MultiTenant, "/home/n/.node-red/node_modules/x/index.js", Access::WRITE),
+            (Preset::MultiTenant, "/home/n/.node-red/node_modules/new", Access::CREATE),
+            (Preset::MultiTenant, "/home/n/.node-red/node_modules/x/ca.pem", Access::WRITE),
+            (Preset::MultiTenant, "/home/n/.node-red/package.json", Access::RENAME),
+            (Preset::MultiTenant, "/home/n/.node-red/node_modules", Access::RENAME),
+            (Preset::MultiTenant, "/srv/b/flows_cred.json", READ),
+            (Preset::MultiTenant, "/srv/b", Access::RENAME),
+            (Preset::Strict, "/usr/local/bin/x", Access::CREATE),
+            (Preset::Strict, "/home/n/other", Access::CREATE),
+            (Preset::Strict, "/bin/bash", Access::EXEC),
+        ] {
+            let layers = [Preset::Home, Preset::Standard, Preset::MultiTenant, Preset::Strict];
+            for layer in layers.into_iter().filter(|layer| *layer >= preset) {
+                let tables = of(layer, Known { neighbours: neighbours.clone(), ..Known::default() });
+                assert_eq!(judge(&tables, path, access), Verdict::Deny, "{}: {path} {access:?}", layer.name());
+            }
+            for layer in layers.into_iter().filter(|layer| *layer < preset) {
+                let tables = of(layer, Known { neighbours: neighbours.clone(), ..Known::default() });
+                assert_eq!(judge(&tables, path, access), Verdict::Allow, "{}: {path} {access:?}", layer.name());
+            }
+        }
     }
 
     #[test]
