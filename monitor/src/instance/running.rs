@@ -56,7 +56,7 @@ impl Running {
         // have the same ones.
         let own = words(pid);
         let of_parent = words(parent);
-        let arguments = Some(own).filter(|words| words.len() > 1).and_then(|words| Arguments::read(&words));
+        let arguments = Some(own).filter(|words| !is_title(words)).and_then(|words| Arguments::read(&words));
         let arguments = arguments.or_else(|| Arguments::read(&of_parent));
         let environ = fs::read(base.join("environ"));
         let complete = environ.is_ok();
@@ -95,6 +95,11 @@ impl Running {
     }
 }
 
+/// Whether a title stands where the arguments were: its text, and zero bytes up to where they ended.
+fn is_title(words: &[String]) -> bool {
+    words.iter().skip(1).all(String::is_empty)
+}
+
 /// Words that each end with a zero byte.
 fn strings(bytes: &[u8]) -> Vec<String> {
     let mut words: Vec<_> =
@@ -127,5 +132,7 @@ mod tests {
     fn words_end_with_a_zero_byte() {
         assert_eq!(strings(b"node\0red.js\0-u\0\0"), ["node", "red.js", "-u", ""]);
         assert_eq!(strings(b""), [""; 0]);
+        assert!(is_title(&strings(b"node-red")) && is_title(&strings(b"node-red\0\0\0\0\0")));
+        assert!(!is_title(&strings(b"node\0red.js\0")));
     }
 }

@@ -68,7 +68,11 @@ fn exposed(subject: &Subject<'_>, settings: &Settings, bound: &[IpAddr]) -> Find
     let mut evidence = vec![format!("bound to {first}, {port}")];
     if everywhere {
         let reached: Vec<_> = own.iter().filter(|address| !address.is_loopback()).map(ToString::to_string).collect();
-        evidence.push(format!("which are all addresses of this machine: {}", reached.join(", ")));
+        evidence.push(if reached.is_empty() {
+            "its network has no other address than loopback now".to_owned()
+        } else {
+            format!("which are all addresses of this machine: {}", reached.join(", "))
+        });
     }
     let mut mends = vec![Mend::settings(LOOPBACK), Mend::advice(REMOTE)];
     if subject.instance.is_contained() {

@@ -26,7 +26,7 @@ const SYSTEM: [&str; 17] = [
     "/boot",
 ];
 /// Places in a home directory that are run when somebody logs in, or without that.
-const HOME: [&str; 9] = [
+const HOME: [&str; 8] = [
     ".bashrc",
     ".profile",
     ".bash_profile",
@@ -35,7 +35,6 @@ const HOME: [&str; 9] = [
     ".config/autostart",
     ".npmrc",
     ".pm2/dump.pm2",
-    ".vscode-server",
 ];
 /// Secrets of the host.
 const SECRETS: [&str; 8] = [
@@ -88,7 +87,7 @@ fn writes(subject: &Subject<'_>) -> Finding {
         (Status::Warn, "a flow can leave programs in its home directory that run later")
     };
     Finding::new(CHECK, RULE, status, what).because(shown(&own)).mend([Mend::advice(
-        "give Node-RED a user of its own with a home directory of its own; Flowwarden's rule `persistence` denies these writes",
+        "give Node-RED a user of its own with a home directory of its own; Flowwarden's rule `user-persistence` denies these writes",
     )])
 }
 
@@ -116,7 +115,7 @@ fn reads(subject: &Subject<'_>) -> Finding {
         return Finding::pass(CHECK, RULE, format!("of the secrets that are known {} reads none", subject.user()));
     }
     let mut mends: Vec<_> = others.iter().map(|home| Mend::shell(format!("chmod o-rwx {}", path(home)))).collect();
-    mends.push(Mend::advice("Flowwarden's rules `user-keys` and `secrets` deny these reads"));
+    mends.push(Mend::advice("Flowwarden's rules `user-keys` and `host-keys` deny reads of keys"));
     Finding::new(CHECK, RULE, Status::Warn, format!("{} reads what is not Node-RED's", subject.user()))
         .because(shown(&others).into_iter().chain(shown(&own)))
         .mend(mends)

@@ -66,18 +66,18 @@ fn private_group(subject: &Subject<'_>) -> Option<u32> {
 fn in_place(subject: &Subject<'_>, file: &Path, ways: &[Way], gid: u32) -> Vec<Mend> {
     let group = quoted(&subject.accounts.group_name(gid));
     let file = subject.root.real(file).unwrap_or_else(|_| file.to_owned());
-    let mut mends: Vec<_> = ways
-        .iter()
-        .filter(|way| way.directory)
-        .flat_map(|way| {
+    let mut mends = Vec::new();
+    for way in ways.iter().filter(|way| way.directory) {
+        let directory = path(&way.path);
+        if way.owned {
             let mode = (way.mode & 0o705) | 0o1070;
-            let directory = path(&way.path);
-            [
-                Mend::shell(format!("chown root:{group} {directory}")),
-                Mend::shell(format!("chmod {mode:04o} {directory}")),
-            ]
-        })
-        .collect();
+            mends.push(Mend::shell(format!("chown root:{group} {directory}")));
+            mends.push(Mend::shell(format!("chmod {mode:04o} {directory}")));
+        } else if way.mode & 0o1000 == 0 {
+            // Somebody else's, who has reasons to let others write: they keep that.
+            mends.push(Mend::shell(format!("chmod +t {directory}")));
+        }
+    }
     mends.push(Mend::shell(format!("chown root:{group} {}", path(&file))));
     mends.push(Mend::shell(format!("chmod 0640 {}", path(&file))));
     mends

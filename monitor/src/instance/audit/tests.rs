@@ -77,11 +77,13 @@ fn settings_are_judged_with_every_directory_above() {
         let finding = machine.finding("settings-writable");
         assert_eq!(finding.status, Status::Fail, "{path}");
         assert!(finding.evidence[0].starts_with(&format!("/{path} ")), "{finding:#?}");
-        assert!(
-            finding.mend.iter().any(|mend| matches!(mend, Mend::Shell(line) if line.starts_with("chown root:nr "))
-                || matches!(mend, Mend::Shell(line) if line.contains("61001"))),
-            "{finding:#?}"
-        );
+        let lines: Vec<_> =
+            finding.mend.iter().map(|mend| if let Mend::Shell(line) = mend { line.as_str() } else { "" }).collect();
+        // A directory that is somebody else's is not taken from them.
+        let sticky = format!("chmod +t /{path}");
+        assert_eq!(lines[0] == sticky, !path.ends_with(".js"), "{lines:?}");
+        let file = "/var/lib/nr/.node-red/settings.js";
+        assert_eq!(lines[lines.len() - 2..], [format!("chown root:61001 {file}"), format!("chmod 0640 {file}")]);
     }
     machine.mode("var/lib/nr/.node-red", 0o1777);
     assert_eq!(machine.status("settings-writable"), Status::Pass, "sticky");

@@ -81,7 +81,7 @@ impl Table {
         let entry = self.entries.entry(first.clone()).or_insert_with(|| Value::Table(Self::default()));
         match entry {
             Value::Table(table) => table.set(rest, value),
-            other => *other = Value::Computed(format!("`{first}` is changed after it was set")),
+            other => *other = Value::Computed(format!("`{}` is changed after it was set", short(first))),
         }
     }
 }
@@ -640,7 +640,9 @@ impl Reader<'_> {
 
     /// The value of a top-level constant.
     fn constant(&mut self, name: &str) -> Value {
-        let Some(value) = self.constants.get(name) else { return Value::Computed(format!("`{name}` is computed")) };
+        let Some(value) = self.constants.get(name) else {
+            return Value::Computed(format!("`{}` is computed", short(name)));
+        };
         // A constant that is used often must not grow without bound.
         match self.budget.checked_sub(value.size()) {
             Some(budget) => {
