@@ -8,6 +8,7 @@ use flowwarden_tests::{
     flows::{FileAction, Flow},
     guard::{Guard, MADE},
     policy::Policy,
+    record::Record,
     scene::Scene,
     wait,
 };
@@ -65,7 +66,7 @@ fn quiet_day_with(preset: &str) -> Result<()> {
     ensure!(library.is_success(), "the library refuses: {library:?}");
     node_red.stop()?;
     node_red.start()?;
-    let alarms: Vec<_> = guard.journal()?.into_iter().filter(|record| record.is_alert()).collect();
+    let alarms: Vec<_> = guard.journal()?.into_iter().filter(Record::is_alert).collect();
     ensure!(alarms.is_empty(), "false alarms: {alarms:#?}");
 
     // What the preset is there for: a shell.
