@@ -15,6 +15,9 @@ use super::{
     parse::parse,
 };
 
+/// Most ports of one address that declarations open: it has room for 16 ranges, other rules' included.
+const MAX_PORTS: usize = 8;
+
 /// How much a policy forbids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Preset {
@@ -240,16 +243,18 @@ fn declared_targets(preset: Preset, known: &Known) -> Vec<String> {
     }
     for (at, target) in known.targets.iter().enumerate() {
         let ports = target.port.map_or_else(String::new, |port| format!("ports = [{port}]\n"));
-        let address =
-            if target.host == "localhost" { Ok(IpAddr::from([127, 0, 0, 1])) } else { target.host.parse::<IpAddr>() };
         let shown = || {
             let port = target.port.map_or_else(String::new, |port| format!(" port {port}"));
             format!("{}{port} over {}, {}", plain(&target.host), target.protocol, plain(&target.by))
         };
-        rules.push(match address {
-            Err(_) => format!("# a name, for which the addresses have to be written: {}", shown()),
-            Ok(address) if is_metadata(address) => format!("# not allowed: {}: it hands out credentials", shown()),
-            Ok(address) => format!(
+        // The other rules of an address need room too.
+        let before =
+            known.targets.iter().take(at).filter(|other| address(&other.host) == address(&target.host)).count();
+        rules.push(match address(&target.host) {
+            Some(_) if before >= MAX_PORTS => format!("# more ports than fit: {}", shown()),
+            None => format!("# a name, for which the addresses have to be written: {}", shown()),
+            Some(address) if is_metadata(address) => format!("# not allowed: {}: it hands out credentials", shown()),
+            Some(address) => format!(
                 "[[instance.egress]]\nid = \"target-{}\"\nwhy = {}\nto = [\"{address}\"]\n{ports}protocol = \"{}\"\nverdict = \"allow\"",
                 at + 1,
                 quoted(&cut(&target.by)),
@@ -258,6 +263,11 @@ fn declared_targets(preset: Preset, known: &Known) -> Vec<String> {
         });
     }
     rules
+}
+
+/// The address that a flow names, if it names one.
+fn address(host: &str) -> Option<IpAddr> {
+    if host == "localhost" { Some(IpAddr::from([127, 0, 0, 1])) } else { host.parse().ok() }
 }
 
 /// The addresses that cloud machines get credentials from.
