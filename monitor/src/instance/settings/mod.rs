@@ -1,9 +1,9 @@
 //! What settings.js says, read and never run.
 //!
 //! The file belongs to whoever may be the attacker, and is read by root. So it is neither executed nor given to a parser
-//! that recurses: the parsers that were looked at (oxc 0.146, swc 47, boa 0.22) can be made to overflow the stack by
-//! nesting, or grow it with assembly, and each would be larger than all of this program. [`lexer`] takes the file apart,
-//! [`value`] follows what `module.exports` is given, and what follows from running code is said to be unknown.
+//! that recurses without bound: oxc's can be made to overflow the stack by nesting, swc's grows the stack with assembly.
+//! A lexer takes the file apart, a reader follows what `module.exports` is given, both bounded whatever the file holds; and
+//! what would follow from running code is said to be unknown.
 
 mod lexer;
 mod value;
