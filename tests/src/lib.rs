@@ -10,6 +10,7 @@
 
 pub mod bpffs;
 pub mod cgroup;
+pub mod cli;
 pub mod confine;
 pub mod console;
 pub mod flows;

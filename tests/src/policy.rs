@@ -39,6 +39,12 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         Self { text }
     }
 
+    /// A policy that somebody else has written.
+    #[must_use]
+    pub fn written(text: String) -> Self {
+        Self { text }
+    }
+
     /// The rule for the first promise, called `settings-js`: who touches settings.js is killed.
     #[must_use]
     pub fn guard_settings(self) -> Self {

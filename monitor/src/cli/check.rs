@@ -13,7 +13,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let (policy, warnings) = policy::read(&arguments.file, &System::new())?;
+    let (policy, warnings) = policy::read(&arguments.file, &System::expected())?;
     for warning in &warnings {
         println!("warning: {}", Located(&arguments.file, warning));
     }

@@ -1,11 +1,15 @@
 //! The command line: one file for each subcommand.
 //!
-//! Exit codes: 0 done, 1 something failed, 2 the command line or the policy is wrong.
+//! Exit codes: 0 done, 1 something failed, 2 the command line or the policy is wrong; and of `audit` 3 when a check warns,
+//! 4 when one fails.
 
+mod audit;
 mod check;
 mod detach;
+mod discover;
 mod doctor;
 mod good;
+mod init;
 mod reload;
 mod run;
 
@@ -30,8 +34,12 @@ struct Arguments {
 enum Command {
     /// Guards the Node-RED instances of this machine (as root).
     Run(run::Arguments),
+    /// Says how the instances stand against the seven rules, and what to do; sees most as root.
+    Audit(audit::Arguments),
     /// Checks a policy file; needs no privilege.
     Check(check::Arguments),
+    /// Lists the Node-RED instances of this machine, and what is known of each; sees most as root.
+    Discover(discover::Arguments),
     /// Says what this machine's kernel can do for you.
     Doctor(doctor::Arguments),
     /// Makes protected files as they are now the good copies that are put back after an attack (as root).
@@ -40,6 +48,8 @@ enum Command {
     Restore(good::Arguments),
     /// Ends what a guard that was started with --pin has left in the kernel (as root).
     Detach(detach::Arguments),
+    /// Writes a policy for the instances that are found; read it before you use it.
+    Init(init::Arguments),
     /// Has the running guard read its policy again.
     Reload(reload::Arguments),
 }
@@ -48,11 +58,17 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Audit(arguments) => match audit::run(&arguments) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Check(arguments) => check::run(&arguments),
+        Command::Discover(arguments) => discover::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Accept(arguments) => good::accept(&arguments),
         Command::Restore(arguments) => good::restore(&arguments),
         Command::Detach(arguments) => detach::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
     };
     match outcome {
@@ -66,4 +82,15 @@ pub(crate) fn main() -> ExitCode {
 
 fn is_users_fault(error: &anyhow::Error) -> bool {
     error.is::<PolicyError>() || matches!(error.downcast_ref(), Some(AgentError::Policy(_) | AgentError::Compile(_)))
+}
+
+/// Text that cannot command a terminal: names of files and settings are other people's.
+fn printable(text: &str) -> String {
+    let escape = |char: char| {
+        // Controls, and what reorders or hides the text around it.
+        let hidden = (char.is_control() && char != '\n')
+            || matches!(char, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if hidden { char.escape_unicode().to_string() } else { char.to_string() }
+    };
+    text.chars().map(escape).collect()
 }

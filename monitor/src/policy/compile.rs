@@ -687,7 +687,12 @@ impl Compiled {
         class: Class,
         sentence: String,
     ) -> Result<u16, Fault> {
-        let Action { id, verdict, scope, at, .. } = action;
+        let Action { id, verdict, scope, at, why, .. } = action;
+        // Who reads a record wants the reason first.
+        let sentence = match why {
+            Some(why) => format!("{why} ({sentence})"),
+            None => sentence,
+        };
         self.rules.push(RuleInfo {
             instance: instance.name.clone(),
             id: id.clone(),
@@ -1305,6 +1310,14 @@ pub(super) mod tests {
             compiled.nets.iter().map(|(_, bits, rules)| (bits - NET_HEAD_BITS, rules.count)).collect::<Vec<_>>(),
             [(104, 16), (112, 1)]
         );
+    }
+
+    #[test]
+    fn a_reason_comes_first() {
+        let rule =
+            "[[instance.files]]\npath = \"x\"\naccess = [\"read\"]\nverdict = \"kill\"\nwhy = \"it is secret\"\n";
+        let compiled = try_compile("{ uid = 9 }", rule, &[("a", 0)], &Everything).unwrap();
+        assert_eq!(compiled.rules[0].sentence, "it is secret (read of /h/ud/x: kill)");
     }
 
     #[test]

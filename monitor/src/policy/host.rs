@@ -12,6 +12,8 @@ use monitor_common::{
     policy::{Class, Direction},
 };
 
+use crate::instance::{account::Accounts, root::Root};
+
 use super::{
     Fault,
     model::{Action, At, InstancePolicy, Names, Policy, Select},
@@ -84,6 +86,16 @@ pub struct System {
 }
 
 impl System {
+    /// This machine as it says it is, for whoever does not load kernel programs: with `bpf` in the kernel's list of LSMs,
+    /// or where that list cannot be read, everything counts as refusable. The guard itself tries it.
+    #[must_use]
+    pub fn expected() -> Self {
+        let listed = fs::read_to_string("/sys/kernel/security/lsm")
+            .is_ok_and(|list| !list.trim().split(',').any(|name| name == "bpf"));
+        let can = !listed;
+        Self { can_deny: CanDeny { files: can, network: true, exec: can, system: can }, ..Self::new() }
+    }
+
     /// This machine, with cgroup v2 where it is mounted.
     #[must_use]
     pub fn new() -> Self {
@@ -111,29 +123,13 @@ pub fn cgroup_mount() -> Option<PathBuf> {
     })
 }
 
-/// Programs in the place of a shell with which nobody logs in, even where /etc/shells lists them.
-const NO_LOGIN: &[&str] = &["nologin", "false", "sync", "true"];
-
-/// The shell that a line of /etc/passwd gives a person, if any. `shells` is /etc/shells.
-fn login_shell<'a>(field: &'a str, shells: Option<&str>) -> Option<&'a str> {
-    // passwd(5): an empty field means /bin/sh.
-    let shell = if field.is_empty() { "/bin/sh" } else { field };
-    let refuses = shell.rsplit('/').next().is_some_and(|name| NO_LOGIN.contains(&name));
-    let listed = shells.is_none_or(|shells| shells.lines().any(|line| line.trim() == shell));
-    (!refuses && listed).then_some(shell)
-}
-
 impl Host for System {
     fn uid(&self, user: &str) -> Option<u32> {
-        passwd().into_iter().find(|entry| entry.name == user).map(|entry| entry.uid)
+        Some(accounts().named(user)?.uid)
     }
 
     fn login(&self, uid: u32) -> Option<(String, String)> {
-        let shells = fs::read_to_string("/etc/shells").ok();
-        passwd().into_iter().filter(|entry| entry.uid == uid).find_map(|entry| {
-            let shell = login_shell(&entry.shell, shells.as_deref())?.to_owned();
-            Some((entry.name, shell))
-        })
+        accounts().login(uid).map(|(account, shell)| (account.name.clone(), shell.to_owned()))
     }
 
     fn cgroups(&self, select: &Select) -> Vec<(PathBuf, u64)> {
@@ -188,24 +184,8 @@ impl Host for System {
     }
 }
 
-struct Passwd {
-    name: String,
-    uid: u32,
-    shell: String,
-}
-
-fn passwd() -> Vec<Passwd> {
-    let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    text.lines()
-        .filter_map(|line| {
-            let fields: Vec<_> = line.split(':').collect();
-            Some(Passwd {
-                name: (*fields.first()?).to_owned(),
-                uid: fields.get(2)?.parse().ok()?,
-                shell: (*fields.get(6)?).to_owned(),
-            })
-        })
-        .collect()
+fn accounts() -> Accounts {
+    Root::host().map(|root| Accounts::read(&root)).unwrap_or_default()
 }
 
 fn fault(at: At, what: String) -> Fault {
@@ -301,7 +281,9 @@ pub fn warn(policy: &Policy, host: &dyn Host) -> Vec<Fault> {
 fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fault>) {
     let can = host.can_deny();
     for rule in &instance.files {
-        if rule.names == Names::Itself && !host.exists(&rule.path) {
+        // A rule against making a file is about one that is not there.
+        let against_making = rule.access.contains(Access::CREATE) && rule.action.verdict > Verdict::Allow;
+        if rule.names == Names::Itself && !against_making && !host.exists(&rule.path) {
             warnings.push(fault(rule.action.at, format!("{} does not exist (yet)", rule.path.display())));
         }
     }
@@ -430,18 +412,6 @@ mod tests {
             "the mode of a link says nothing"
         );
         assert_eq!(refused(&["/tmp/policy.toml"]), "");
-    }
-
-    #[test]
-    fn a_login_shell_is_one_that_the_machine_lists() {
-        let shells = Some("# shells\n/bin/sh\n/bin/bash\n/usr/sbin/nologin\n");
-        assert_eq!(login_shell("/bin/bash", shells), Some("/bin/bash"));
-        assert_eq!(login_shell("", shells), Some("/bin/sh"));
-        assert_eq!(login_shell("/opt/daemon", shells), None);
-        assert_eq!(login_shell("/opt/daemon", None), Some("/opt/daemon"), "without a list the cautious answer");
-        for shell in ["/usr/sbin/nologin", "/bin/false", "/bin/sync"] {
-            assert_eq!(login_shell(shell, shells), None, "{shell}");
-        }
     }
 
     #[test]

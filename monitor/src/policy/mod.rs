@@ -6,6 +6,7 @@
 pub mod compile;
 pub mod device;
 pub mod host;
+pub mod init;
 pub mod model;
 pub mod own;
 pub mod parse;

@@ -128,6 +128,10 @@ pub struct Action {
     pub fallback: Verdict,
     /// Who dies where it kills.
     pub scope: KillScope,
+    /// Why the rule is there, in a sentence.
+    pub why: Option<String>,
+    /// ATT&CK techniques that it is about.
+    pub techniques: Vec<String>,
     /// Where it stands.
     pub at: At,
 }

@@ -73,6 +73,8 @@ impl Own {
                 verdict: Verdict::Deny,
                 fallback: Verdict::Kill,
                 scope: KillScope::Process,
+                why: None,
+                techniques: Vec::new(),
                 at: At::default(),
             },
         };

@@ -28,6 +28,9 @@ use super::{
 /// Deepest path that a rule can name, in components.
 const MAX_DEPTH: usize = 24;
 
+/// Longest reason of a rule, in bytes.
+const MAX_WHY: usize = 200;
+
 type Value<'a> = Spanned<DeValue<'a>>;
 
 /// Parses a policy. Every fault that can be found in one pass comes back.
@@ -433,7 +436,36 @@ impl<'a> Reader<'a> {
             }
             id
         };
-        Some(Action { id, verdict: verdict?, fallback, scope, at: self.at(table.at) })
+        let why = table.take("why").and_then(|value| self.sentence(value));
+        let techniques = table.take("technique").map(|value| self.techniques(value)).unwrap_or_default();
+        Some(Action { id, verdict: verdict?, fallback, scope, why, techniques, at: self.at(table.at) })
+    }
+
+    /// Why a rule is there: one line that a record can carry.
+    fn sentence(&mut self, value: &Value<'_>) -> Option<String> {
+        let text = self.string(value, "`why`")?;
+        if text.is_empty() || text.len() > MAX_WHY || text.chars().any(char::is_control) {
+            self.fault(value.span().start, format!("`why` is one line of 1 to {MAX_WHY} bytes"));
+        }
+        Some(text.to_owned())
+    }
+
+    /// Identifiers of MITRE ATT&CK: `T1552`, `T1552.004`.
+    fn techniques(&mut self, value: &Value<'_>) -> Vec<String> {
+        let digits = |text: &str, count: usize| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+        let is_technique = |text: &str| {
+            let Some(number) = text.strip_prefix('T') else { return false };
+            let (technique, sub) = number.split_once('.').map_or((number, None), |(number, sub)| (number, Some(sub)));
+            digits(technique, 4) && sub.is_none_or(|sub| digits(sub, 3))
+        };
+        let mut techniques = Vec::new();
+        for (text, at) in self.strings(value, "`technique`") {
+            if !is_technique(text) {
+                self.fault(at, format!("\"{text}\" is no ATT&CK technique; they look like T1552 or T1552.004"));
+            }
+            techniques.push(text.to_owned());
+        }
+        techniques
     }
 
     fn file_rule(
@@ -1011,6 +1043,27 @@ mod tests {
             "{HEAD}[[instance.egress]]\nto = [\"any\"]\nports = [0x1bb, 8_080, \" 1 - 2 \"]\nverdict = \"deny\"\n"
         );
         assert_eq!(parse(&text).unwrap().instances[0].nets[0].ports, [(443, 443), (8080, 8080), (1, 2)]);
+    }
+
+    #[test]
+    fn a_rule_may_say_why_it_is_there() {
+        let rule = "[[instance.egress]]\nto = [\"any\"]\nverdict = \"log\"\n";
+        let good = format!("{HEAD}{rule}why = \"it's so\"\ntechnique = [\"T1041\", \"T1071.001\"]\n");
+        let action = parse(&good).unwrap().instances.remove(0).nets.remove(0).action;
+        assert_eq!((action.why.as_deref(), action.techniques.len()), (Some("it's so"), 2));
+        let one = parse(&format!("{HEAD}{rule}technique = \"T1041\"\n")).unwrap();
+        assert_eq!(one.instances[0].nets[0].action.techniques, ["T1041"]);
+        for (keys, part) in [
+            ("why = \"\"\n", "`why` is one line"),
+            ("why = \"a\\nb\"\n", "`why` is one line"),
+            ("why = 1\n", "`why` must be a string"),
+            ("technique = \"1041\"\n", "is no ATT&CK technique"),
+            ("technique = \"T1041.1\"\n", "is no ATT&CK technique"),
+            ("technique = []\n", "is empty"),
+        ] {
+            let found = faults(&format!("{rule}{keys}"));
+            assert!(found.iter().any(|fault| fault.what.contains(part)), "{keys}: {found:?}");
+        }
     }
 
     proptest! {

@@ -1,8 +1,12 @@
-//! The policy that is used when there is none: the same few rules for every instance that was found.
+//! Policies that are written for an administrator: a preset, filled in for each instance that was found.
+//!
+//! A preset is a small template. `standard` adds to `home`, `multi-tenant` to `standard`, `strict` to `multi-tenant`: a rule
+//! takes the place of the one with its id. The guard's own policy, when it is given none, is `home`.
 
 use std::{
     fmt::Write as _,
-    path::{Path, PathBuf},
+    net::IpAddr,
+    path::{Component, Path, PathBuf},
 };
 
 use super::{
@@ -11,8 +15,67 @@ use super::{
     parse::parse,
 };
 
-/// The rules, without the instance that they are for.
-pub const RULES: &str = include_str!("default.toml");
+/// Most ports of one address that declarations open: it has room for 16 ranges, other rules' included.
+const MAX_PORTS: usize = 8;
+
+/// How much a policy forbids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Preset {
+    /// What no flow has any business with.
+    Home,
+    /// And what makes more of a process than Node-RED is.
+    Standard,
+    /// And walls between instances; the palette is closed, and so are addresses that no flow declares.
+    MultiTenant,
+    /// And the host's files and programs.
+    Strict,
+}
+
+impl Preset {
+    /// All of them, each with what it adds.
+    const LAYERS: [(Self, &str); 4] = [
+        (Self::Home, include_str!("presets/home.toml")),
+        (Self::Standard, include_str!("presets/standard.toml")),
+        (Self::MultiTenant, include_str!("presets/multi-tenant.toml")),
+        (Self::Strict, include_str!("presets/strict.toml")),
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Home => "home",
+            Self::Standard => "standard",
+            Self::MultiTenant => "multi-tenant",
+            Self::Strict => "strict",
+        }
+    }
+
+    /// What it says of itself.
+    fn about(self) -> &'static str {
+        let text = Self::LAYERS.iter().find(|(preset, _)| *preset == self).map_or("", |(_, text)| *text);
+        text.split("\n\n").next().unwrap_or_default()
+    }
+
+    /// Its rules, with those of the presets that it adds to.
+    fn blocks(self) -> Vec<&'static str> {
+        let mut blocks: Vec<&'static str> = Vec::new();
+        for (_, text) in Self::LAYERS.iter().filter(|(preset, _)| *preset <= self) {
+            for block in text.split("\n\n").skip(1).map(str::trim_end) {
+                match blocks.iter_mut().find(|known| key(known) == key(block)) {
+                    Some(known) => *known = block,
+                    None => blocks.push(block),
+                }
+            }
+        }
+        blocks
+    }
+}
+
+/// The line that tells a block from others: the rule's id, or the header of the defaults.
+fn key(block: &str) -> &str {
+    block.lines().find(|line| line.starts_with("id = ")).or_else(|| block.lines().next()).unwrap_or_default()
+}
 
 /// An instance that was found on the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,45 +88,230 @@ pub struct Found {
     pub user_dir: PathBuf,
 }
 
-/// The default policy as text, as `flowwarden` would read it from a file.
+/// What is known of an instance beside that, and becomes rules of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// What it is, in a line.
+    pub about: String,
+    /// Its home directory.
+    pub home: Option<PathBuf>,
+    /// The ports that its editor is served on.
+    pub ports: Vec<u16>,
+    /// The programs that it consists of.
+    pub programs: Vec<PathBuf>,
+    /// The settings close the palette.
+    pub palette_closed: bool,
+    /// Keys and certificates that are declared, each with who declares it.
+    pub keys: Vec<(PathBuf, String)>,
+    /// Where flows connect to, each with who declares it.
+    pub targets: Vec<Target>,
+    /// Resolvers of the machine.
+    pub resolvers: Vec<IpAddr>,
+    /// Other instances: name and user directory.
+    pub neighbours: Vec<(String, PathBuf)>,
+    /// What the administrator should know, a line each.
+    pub notes: Vec<String>,
+}
+
+/// Somewhere that a flow connects to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// A name or an address.
+    pub host: String,
+    /// The port; all when it is not known.
+    pub port: Option<u16>,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// Who declares it.
+    pub by: String,
+}
+
+/// A policy file for these instances.
 #[must_use]
-pub fn text(instances: &[Found], enforce: bool) -> String {
-    let mut text = format!("version = 1\nmode = \"{}\"\n", if enforce { "enforce" } else { "observe" });
-    for found in instances {
-        let Select { user, uid, unit, container, cgroup, exec, at: _ } = &found.select;
-        let mut parts = Vec::new();
-        parts.extend(uid.map(|uid| format!("uid = {uid}")));
-        let named = [("user", user), ("unit", unit), ("container", container), ("cgroup", cgroup)];
-        parts.extend(named.into_iter().filter_map(|(key, value)| Some(format!("{key} = {}", quoted(value.as_ref()?)))));
-        if *exec {
-            parts.push("exec = \"node-red\"".to_owned());
+pub fn text(preset: Preset, instances: &[(Found, Known)], enforce: bool) -> String {
+    let mode = if enforce { "enforce" } else { "observe" };
+    let mut text = format!("{}\n\nversion = 1\nmode = \"{mode}\"\n", preset.about());
+    for (found, known) in instances {
+        let mut about: Vec<_> = Some(known.about.as_str()).filter(|about| !about.is_empty()).into_iter().collect();
+        about.extend(known.notes.iter().map(String::as_str));
+        for line in about {
+            let _ = write!(text, "\n# {}", plain(line));
         }
         let _ = write!(
             text,
-            "\n[[instance]]\nname = {}\nselect = [{{ {} }}]\nuser-dir = {}\ndefault = {{ egress = \"log\" }}\n\n{}",
+            "\n[[instance]]\nname = {}\nselect = [{{ {} }}]\nuser-dir = {}\n\n{}\n",
             quoted(&found.name),
-            parts.join(", "),
+            select(&found.select),
             quoted(&found.user_dir.to_string_lossy()),
-            rules(&found.user_dir),
+            rules(preset, found, known).join("\n\n"),
         );
     }
     text
 }
 
-/// The rules for one user directory. Its home is known when it is `~/.node-red`; without one the rules about a home
-/// are left out.
-fn rules(user_dir: &Path) -> String {
-    let home = user_dir.parent().filter(|home| user_dir.ends_with(".node-red") && home.as_os_str() != "/");
-    let rules = RULES.split("\n\n").filter_map(|rule| match home {
-        _ if !rule.contains("\"~/") => Some(rule.to_owned()),
-        // Everything up to the last name is literal in a rule's path, but for wildcards.
-        Some(home) if !home.to_string_lossy().contains(['*', '?', '[']) => {
-            let home = quoted(&home.to_string_lossy());
-            Some(rule.replace("\"~/", &format!("{}/", home.trim_end_matches('"'))))
+fn select(select: &Select) -> String {
+    let Select { user, uid, unit, container, cgroup, exec, at: _ } = select;
+    let mut parts = Vec::new();
+    parts.extend(uid.map(|uid| format!("uid = {uid}")));
+    let named = [("user", user), ("unit", unit), ("container", container), ("cgroup", cgroup)];
+    parts.extend(named.into_iter().filter_map(|(key, value)| Some(format!("{key} = {}", quoted(value.as_ref()?)))));
+    if *exec {
+        parts.push("exec = \"node-red\"".to_owned());
+    }
+    parts.join(", ")
+}
+
+/// The rules for one instance: those of the preset, then those that follow from what it declares.
+fn rules(preset: Preset, found: &Found, known: &Known) -> Vec<String> {
+    let in_home =
+        found.user_dir.parent().filter(|home| found.user_dir.ends_with(".node-red") && home.as_os_str() != "/");
+    let home = known.home.as_deref().or(in_home);
+    let mut blocks = preset.blocks();
+    if preset == Preset::Standard && known.palette_closed {
+        let palette = |block: &&str| ["id = \"palette\"", "id = \"packages\""].contains(&key(block));
+        let (closed, packages): (Vec<_>, Vec<_>) = Preset::MultiTenant
+            .blocks()
+            .into_iter()
+            .filter(palette)
+            .partition(|block| key(block) == "id = \"palette\"");
+        blocks.retain(|block| !palette(block));
+        blocks.extend(closed.into_iter().chain(packages));
+    }
+    let mut rules: Vec<_> = blocks.into_iter().filter_map(|block| fill(block, home, known)).collect();
+    rules.extend(declared_keys(known, home));
+    rules.extend(declared_targets(preset, known));
+    if preset >= Preset::MultiTenant {
+        rules.extend(known.neighbours.iter().map(|(name, user_dir)| neighbour(name, user_dir)));
+    }
+    rules
+}
+
+/// A block of a template with what is known put in. Without a home directory the rules about one are left out.
+fn fill(block: &str, home: Option<&Path>, known: &Known) -> Option<String> {
+    let mut block = block.to_owned();
+    if block.contains("\"~/") {
+        let home = writable(home?).ok()?;
+        block = block.replace("\"~/", &format!("{}/", quoted(&home).trim_end_matches('"')));
+    }
+    if !known.ports.is_empty() {
+        block = block.replace("ports = [1880]", &format!("ports = {:?}", known.ports));
+    }
+    if key(&block) == "id = \"node\"" && !known.programs.is_empty() {
+        let programs: Vec<_> =
+            known.programs.iter().filter_map(|path| writable(path).ok()).map(|path| quoted(&path)).collect();
+        block = block.replace("\"/usr/bin/node\"", &programs.join(", "));
+    }
+    Some(block)
+}
+
+/// Places that no declaration opens, since whoever edits flows can declare.
+fn is_critical(path: &Path, home: Option<&Path>) -> bool {
+    let never = ["/etc/shadow", "/etc/gshadow", "/etc/ssh", "/etc/sudoers", "/root", "/proc", "/sys", "/dev"];
+    never.iter().any(|place| path.starts_with(place))
+        || home.is_some_and(|home| path.starts_with(home.join(".ssh")))
+        || path.components().any(|part| part.as_os_str() == ".ssh")
+}
+
+fn declared_keys(known: &Known, home: Option<&Path>) -> Vec<String> {
+    let rule = |(at, (path, by)): (usize, &(PathBuf, String))| {
+        let refused = match writable(path) {
+            Ok(_) if is_critical(path, home) => "no declaration opens this place",
+            Ok(_) => "",
+            Err(why) => why,
+        };
+        if !refused.is_empty() {
+            return format!("# not allowed: {}, {}: {refused}", plain(&path.to_string_lossy()), plain(by));
         }
-        _ => None,
-    });
-    rules.collect::<Vec<_>>().join("\n\n")
+        format!(
+            "[[instance.files]]\nid = \"declared-{}\"\nwhy = {}\npath = {}\naccess = [\"read\"]\nverdict = \"allow\"",
+            at + 1,
+            quoted(&cut(by)),
+            quoted(&path.to_string_lossy())
+        )
+    };
+    known.keys.iter().enumerate().map(rule).collect()
+}
+
+fn declared_targets(preset: Preset, known: &Known) -> Vec<String> {
+    let mut rules = Vec::new();
+    if preset >= Preset::MultiTenant && !known.resolvers.is_empty() {
+        let to: Vec<_> = known.resolvers.iter().map(|address| format!("\"{address}\"")).collect();
+        rules.push(format!(
+            "[[instance.egress]]\nid = \"resolvers\"\nwhy = \"names are asked of the resolvers of this machine\"\nto = [{}]\nports = [53]\nverdict = \"allow\"",
+            to.join(", ")
+        ));
+    }
+    for (at, target) in known.targets.iter().enumerate() {
+        let ports = target.port.map_or_else(String::new, |port| format!("ports = [{port}]\n"));
+        let shown = || {
+            let port = target.port.map_or_else(String::new, |port| format!(" port {port}"));
+            format!("{}{port} over {}, {}", plain(&target.host), target.protocol, plain(&target.by))
+        };
+        // The other rules of an address need room too.
+        let before =
+            known.targets.iter().take(at).filter(|other| address(&other.host) == address(&target.host)).count();
+        rules.push(match address(&target.host) {
+            Some(_) if before >= MAX_PORTS => format!("# more ports than fit: {}", shown()),
+            None => format!("# a name, for which the addresses have to be written: {}", shown()),
+            Some(address) if is_metadata(address) => format!("# not allowed: {}: it hands out credentials", shown()),
+            Some(address) => format!(
+                "[[instance.egress]]\nid = \"target-{}\"\nwhy = {}\nto = [\"{address}\"]\n{ports}protocol = \"{}\"\nverdict = \"allow\"",
+                at + 1,
+                quoted(&cut(&target.by)),
+                target.protocol
+            ),
+        });
+    }
+    rules
+}
+
+/// The address that a flow names, if it names one.
+fn address(host: &str) -> Option<IpAddr> {
+    if host == "localhost" { Some(IpAddr::from([127, 0, 0, 1])) } else { host.parse().ok() }
+}
+
+/// The addresses that cloud machines get credentials from.
+fn is_metadata(address: IpAddr) -> bool {
+    let metadata: [IpAddr; 2] = [[169, 254, 169, 254].into(), [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254].into()];
+    metadata.contains(&address.to_canonical())
+}
+
+fn neighbour(name: &str, user_dir: &Path) -> String {
+    let id: String =
+        name.to_ascii_lowercase().chars().map(|char| if char.is_ascii_alphanumeric() { char } else { '-' }).collect();
+    match writable(user_dir) {
+        Ok(path) => format!(
+            "[[instance.files]]\nid = \"neighbour-{id}\"\nwhy = {}\ntechnique = \"T1552.001\"\npaths = [{}, {}]\naccess = \"all\"\nverdict = \"deny\"\nfallback = \"kill\"",
+            quoted(&cut(&format!("these are the files of the instance {name}"))),
+            quoted(&path),
+            quoted(&format!("{path}/**")),
+        ),
+        Err(why) => format!("# no rule for the instance {}: {why}", plain(name)),
+    }
+}
+
+/// A path as a rule can name it, or why it cannot.
+fn writable(path: &Path) -> Result<String, &'static str> {
+    let text = path.to_str().ok_or("a path that is not UTF-8 cannot be written in a rule")?;
+    if !path.is_absolute() {
+        Err("it is relative to a directory that is not known")
+    } else if path.components().any(|part| part == Component::ParentDir) {
+        Err("`..` is not followed: write the path out")
+    } else if text.contains(['*', '?', '[']) {
+        Err("a path with wildcard characters in it cannot be written in a rule")
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// A text that cannot leave its comment.
+fn plain(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { '?' } else { char }).take(300).collect()
+}
+
+/// A reason that fits a rule.
+fn cut(text: &str) -> String {
+    plain(text).chars().take(60).collect()
 }
 
 /// A TOML string.
@@ -81,14 +329,16 @@ fn quoted(text: &str) -> String {
     quoted + "\""
 }
 
-/// The default policy for these instances.
+/// The policy that is used when there is none: `home` for these instances, with nothing that they declare, since nobody has
+/// looked at it.
 pub fn policy(instances: &[Found], enforce: bool) -> Result<Policy, Vec<Fault>> {
     let nameless = instances.iter().find(|found| found.user_dir.to_str().is_none());
     if let Some(found) = nameless {
         let what = format!("{}: a user directory whose name is not UTF-8 cannot be guarded", found.user_dir.display());
         return Err(vec![Fault { line: 0, column: 0, what }]);
     }
-    parse(&text(instances, enforce))
+    let instances: Vec<_> = instances.iter().map(|found| (found.clone(), Known::default())).collect();
+    parse(&text(Preset::Home, &instances, enforce))
 }
 
 #[cfg(test)]
@@ -110,10 +360,18 @@ mod tests {
 
     /// The embedded policy on a machine where everything is there but `missing`.
     fn tables(user_dir: &str, missing: &[&str]) -> Tables {
-        let policy = policy(&[found(user_dir)], true).unwrap();
+        compiled(&policy(&[found(user_dir)], true).unwrap(), missing)
+    }
+
+    /// A preset with what is known of an instance, on a machine where everything is there.
+    fn of(preset: Preset, known: Known) -> Tables {
+        compiled(&parse(&text(preset, &[(found(UD), known)], true)).unwrap(), &[])
+    }
+
+    fn compiled(policy: &Policy, missing: &[&str]) -> Tables {
         let slots = BTreeMap::from([("a".to_owned(), 0)]);
         let mut identify = |path: &Path| (!missing.iter().any(|gone| path == Path::new(gone))).then(|| seen(path));
-        Tables::new(compile(&policy, EPOCH, &slots, &Everything, &mut identify).unwrap())
+        Tables::new(compile(policy, EPOCH, &slots, &Everything, &mut identify).unwrap())
     }
 
     fn judge(tables: &Tables, path: &str, access: Access) -> Verdict {
@@ -125,60 +383,117 @@ mod tests {
     const REPLACE: Access = Access::RENAME.union(Access::CREATE).union(Access::DELETE);
     const UD: &str = "/home/n/.node-red";
 
+    /// Start, deploy, context, library: storage writes aside and renames.
+    const ORDINARY: &[(&str, Access)] = &[
+        ("settings.js", READ),
+        ("flows.json", READ.union(REPLACE)),
+        ("flows.json.$$$", MAKE.union(REPLACE)),
+        (".flows.json.backup", MAKE.union(REPLACE)),
+        ("flows_cred.json", READ.union(REPLACE)),
+        (".config.runtime.json.$$$", MAKE.union(REPLACE)),
+        (".sessions.json", READ.union(MAKE).union(REPLACE)),
+        ("context/global/global.json.17.tmp", MAKE.union(REPLACE)),
+        ("context/1a2b", REPLACE),
+        ("lib/flows/x.json", READ.union(MAKE)),
+        ("node_modules/x/index.js", READ),
+        ("node_modules/x/test/server.key", READ),
+        ("package.json", READ),
+    ];
+    /// Palette: npm writes packages, among them ones with keys for their tests, and moves their directories. Projects: git
+    /// checks out whatever a repository holds; ssh-keygen makes keys, the editor shows public ones.
+    const PALETTE_AND_PROJECTS: &[(&str, Access)] = &[
+        ("package.json", READ.union(MAKE)),
+        ("node_modules/x/test/fixtures/server.key", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
+        ("node_modules/.x-Ab3dEf/ca.pem", READ.union(MAKE).union(REPLACE)),
+        ("node_modules/x", REPLACE),
+        ("node_modules/.bin/tool", Access::EXEC.union(READ)),
+        ("projects/p/certs/dev.pem", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
+        ("projects/p/.git/objects/ab/cd", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
+        ("projects/.sshkeys", READ.union(Access::CREATE)),
+        ("projects/.sshkeys/admin_key", MAKE.union(Access::DELETE)),
+        ("projects/.sshkeys/admin_key.pub", READ.union(MAKE).union(Access::DELETE)),
+    ];
+    /// What it does elsewhere.
+    const ELSEWHERE: &[(&str, Access)] = &[
+        ("/tmp/node-compile-cache/v24/x", MAKE.union(REPLACE)),
+        ("/tmp/node-watch-1", MAKE.union(REPLACE)),
+        ("/home/n/.npm/_cacache/tmp/1", MAKE.union(REPLACE).union(Access::LINK)),
+        ("/home/n/.ssh", READ),
+        ("/home/n/.ssh/id_rsa.pub", READ),
+        ("/home/n/.bashrc", READ),
+        ("/etc/ssl/certs/ca-certificates.crt", READ),
+        ("/etc/passwd", READ),
+        ("/usr/bin/node", Access::EXEC.union(READ)),
+        ("/dev/null", Access::WRITE),
+        ("/run/nscd/socket", Access::WRITE),
+    ];
+
     #[test]
     fn what_node_red_really_does_raises_nothing() {
         let settings = format!("{UD}/settings.js");
         let sshkeys = format!("{UD}/projects/.sshkeys");
+        let quiet = |tables: &Tables, paths: &[(&str, Access)], about: &str| {
+            for (path, access) in paths {
+                let path = if path.starts_with('/') { (*path).to_owned() } else { format!("{UD}/{path}") };
+                assert_eq!(judge(tables, &path, *access), Verdict::Allow, "{path} {access:?}, {about}");
+            }
+        };
+        let (shell, known_hosts) = (("/bin/bash", Access::EXEC), ("/home/n/.ssh/known_hosts", READ.union(MAKE)));
         for missing in [&[][..], &[settings.as_str()], &[UD, &settings], &[&sshkeys]] {
             let tables = tables(UD, missing);
-            for (path, access) in [
-                // Start, deploy, context, library: storage writes aside and renames.
-                ("settings.js", READ),
-                ("flows.json", READ.union(REPLACE)),
-                ("flows.json.$$$", MAKE.union(REPLACE)),
-                (".flows.json.backup", MAKE.union(REPLACE)),
-                ("flows_cred.json", READ.union(REPLACE)),
-                (".config.runtime.json.$$$", MAKE.union(REPLACE)),
-                (".sessions.json", READ.union(MAKE).union(REPLACE)),
-                ("context/global/global.json.17.tmp", MAKE.union(REPLACE)),
-                ("context/1a2b", REPLACE),
-                ("lib/flows/x.json", READ.union(MAKE)),
-                ("package.json", READ.union(MAKE)),
-                // Palette: npm writes packages, among them ones with keys for their tests, and moves their directories.
-                ("node_modules/x/test/fixtures/server.key", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
-                ("node_modules/.x-Ab3dEf/ca.pem", READ.union(MAKE).union(REPLACE)),
-                ("node_modules/x", REPLACE),
-                ("node_modules/.bin/tool", Access::EXEC.union(READ)),
-                // Projects: git checks out whatever a repository holds; ssh-keygen makes keys, the editor shows public ones.
-                ("projects/p/certs/dev.pem", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
-                ("projects/p/.git/objects/ab/cd", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
-                ("projects/.sshkeys", READ.union(Access::CREATE)),
-                ("projects/.sshkeys/admin_key", MAKE.union(Access::DELETE)),
-                ("projects/.sshkeys/admin_key.pub", READ.union(MAKE).union(Access::DELETE)),
-            ] {
-                let path = format!("{UD}/{path}");
-                assert_eq!(judge(&tables, &path, access), Verdict::Allow, "{path} {access:?} without {missing:?}");
+            for paths in [ORDINARY, PALETTE_AND_PROJECTS, ELSEWHERE, &[shell, known_hosts]] {
+                quiet(&tables, paths, &format!("without {missing:?}"));
             }
-            for (path, access) in [
-                ("/tmp/node-compile-cache/v24/x", MAKE.union(REPLACE)),
-                ("/tmp/node-watch-1", MAKE.union(REPLACE)),
-                ("/home/n/.npm/_cacache/tmp/1", MAKE.union(REPLACE).union(Access::LINK)),
-                ("/home/n/.ssh", READ),
-                ("/home/n/.ssh/id_rsa.pub", READ),
-                ("/home/n/.ssh/known_hosts", READ.union(MAKE)),
-                ("/home/n/.bashrc", READ),
-                ("/etc/ssl/certs/ca-certificates.crt", READ),
-                ("/etc/passwd", READ),
-                ("/usr/bin/node", Access::EXEC.union(READ)),
-                ("/bin/bash", Access::EXEC),
-            ] {
-                assert_eq!(judge(&tables, path, access), Verdict::Allow, "{path} {access:?} without {missing:?}");
-            }
+        }
+        for paths in [ORDINARY, PALETTE_AND_PROJECTS, ELSEWHERE, &[shell, known_hosts]] {
+            quiet(&of(Preset::Standard, Known::default()), paths, "standard");
+        }
+        for paths in [ORDINARY, ELSEWHERE, &[shell, known_hosts]] {
+            quiet(&of(Preset::MultiTenant, Known::default()), paths, "multi-tenant");
+        }
+        for paths in [ORDINARY, ELSEWHERE] {
+            quiet(&of(Preset::Strict, Known::default()), paths, "strict");
         }
         // The first start makes its settings file and everything above it.
         let tables = tables(UD, &[UD, &settings]);
         assert_eq!(judge(&tables, UD, Access::CREATE), Verdict::Allow);
         assert_eq!(judge(&tables, &settings, MAKE), Verdict::Allow);
+    }
+
+    #[test]
+    fn each_preset_denies_what_it_is_there_for() {
+        let neighbours = vec![("plant-b".to_owned(), PathBuf::from("/srv/b"))];
+        for (preset, path, access) in [
+            (Preset::Home, "/home/n/.node-red/environment", Access::CREATE),
+            (Preset::Home, "/home/n/.bashrc", Access::WRITE),
+            (Preset::Home, "/home/n/.config/systemd/user/x.service", Access::CREATE),
+            (Preset::Home, "/etc/cron.d/x", Access::CREATE),
+            (Preset::Home, "/etc/systemd/system/x.service", Access::CREATE),
+            (Preset::Standard, "/run/docker.sock", Access::WRITE),
+            (Preset::Standard, "/run/containerd/containerd.sock", Access::WRITE),
+            (Preset::Standard, "/run/dbus/system_bus_socket", Access::WRITE),
+            (Preset::Standard, "/tmp/x", Access::EXEC),
+            (Preset::MultiTenant, "/home/n/.node-red/node_modules/x/index.js", Access::WRITE),
+            (Preset::MultiTenant, "/home/n/.node-red/node_modules/new", Access::CREATE),
+            (Preset::MultiTenant, "/home/n/.node-red/node_modules/x/ca.pem", Access::WRITE),
+            (Preset::MultiTenant, "/home/n/.node-red/package.json", Access::RENAME),
+            (Preset::MultiTenant, "/home/n/.node-red/node_modules", Access::RENAME),
+            (Preset::MultiTenant, "/srv/b/flows_cred.json", READ),
+            (Preset::MultiTenant, "/srv/b", Access::RENAME),
+            (Preset::Strict, "/usr/local/bin/x", Access::CREATE),
+            (Preset::Strict, "/home/n/other", Access::CREATE),
+            (Preset::Strict, "/bin/bash", Access::EXEC),
+        ] {
+            let layers = [Preset::Home, Preset::Standard, Preset::MultiTenant, Preset::Strict];
+            for layer in layers.into_iter().filter(|layer| *layer >= preset) {
+                let tables = of(layer, Known { neighbours: neighbours.clone(), ..Known::default() });
+                assert_eq!(judge(&tables, path, access), Verdict::Deny, "{}: {path} {access:?}", layer.name());
+            }
+            for layer in layers.into_iter().filter(|layer| *layer < preset) {
+                let tables = of(layer, Known { neighbours: neighbours.clone(), ..Known::default() });
+                assert_eq!(judge(&tables, path, access), Verdict::Allow, "{}: {path} {access:?}", layer.name());
+            }
+        }
     }
 
     #[test]
@@ -203,14 +518,18 @@ mod tests {
             ("/etc/shadow", READ),
             ("/etc/ssh/ssh_host_ed25519_key", READ),
         ] {
-            assert_eq!(judge(&tables, path, access), Verdict::Kill, "{path} {access:?}");
+            assert_eq!(judge(&tables, path, access), Verdict::Deny, "{path} {access:?}");
+        }
+        let denied = policy(&[found(UD)], true).unwrap().instances.remove(0).files;
+        for rule in denied.iter().filter(|rule| rule.action.verdict == Verdict::Deny) {
+            assert_eq!(rule.action.fallback, Verdict::Kill, "{}", rule.action.id);
         }
         // A pull over SSH is what this key is for: seen, not stopped.
         assert_eq!(judge(&tables, "/home/n/.node-red/projects/.sshkeys/admin_key", READ), Verdict::Log);
         let net = |address: &str| {
             let address = match address.parse().unwrap() {
-                std::net::IpAddr::V4(address) => decide::map_v4(address.octets()),
-                std::net::IpAddr::V6(address) => address.octets(),
+                IpAddr::V4(address) => decide::map_v4(address.octets()),
+                IpAddr::V6(address) => address.octets(),
             };
             let key = NetKey { epoch: EPOCH, instance: 0, direction: 0, address };
             let decision = decide::net(&tables, &tables.subject(), &key, 80, 6);
@@ -226,14 +545,14 @@ mod tests {
 
     #[test]
     fn an_explicit_rule_declares_a_key() {
-        let text = text(&[found(UD)], true)
+        let text = text(Preset::Home, &[(found(UD), Known::default())], true)
             + "[[instance.files]]\npath = \"tls/own.pem\"\naccess = [\"read\"]\nverdict = \"allow\"\n";
         let slots = BTreeMap::from([("a".to_owned(), 0)]);
         let policy = parse(&text).unwrap();
         let tables = Tables::new(compile(&policy, EPOCH, &slots, &Everything, &mut |path| Some(seen(path))).unwrap());
         assert_eq!(judge(&tables, "/home/n/.node-red/tls/own.pem", READ), Verdict::Allow);
-        assert_eq!(judge(&tables, "/home/n/.node-red/tls/own.pem", Access::WRITE), Verdict::Kill);
-        assert_eq!(judge(&tables, "/home/n/.node-red/tls/other.pem", READ), Verdict::Kill);
+        assert_eq!(judge(&tables, "/home/n/.node-red/tls/own.pem", Access::WRITE), Verdict::Deny);
+        assert_eq!(judge(&tables, "/home/n/.node-red/tls/other.pem", READ), Verdict::Deny);
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! One program, since every test program costs a link. The tests take turns (`--test-threads=1`): they share a Node-RED,
 //! and a guard sees the whole machine.
 
+mod audit;
 mod egress;
 mod evidence;
 mod hooks;
 mod keys;
 mod negative;
+mod presets;
 mod processes;
 mod race;
 mod scope;

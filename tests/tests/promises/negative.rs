@@ -4,8 +4,11 @@ use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
 use flowwarden_tests::{
+    cli,
     flows::{FileAction, Flow},
     guard::{Guard, MADE},
+    policy::Policy,
+    record::Record,
     scene::Scene,
     wait,
 };
@@ -20,6 +23,76 @@ const MOST_AT_START_KIB: u64 = 40 * 1024;
 fn a_day_in_the_life_of_node_red() -> Result<()> {
     let mut scene = Scene::empty()?;
     let guard = Guard::start(None, &scene.cgroup, &[])?;
+    day(&mut scene, guard)
+}
+
+/// The same with what `flowwarden init` writes, carried out.
+#[test]
+fn a_day_with_the_preset_home() -> Result<()> {
+    day_with("home")
+}
+
+#[test]
+fn a_day_with_the_preset_standard() -> Result<()> {
+    day_with("standard")
+}
+
+/// The presets that close more are for instances that have been started once, and that neither install nor execute.
+#[test]
+fn a_quiet_day_with_the_preset_multi_tenant() -> Result<()> {
+    quiet_day_with("multi-tenant")
+}
+
+#[test]
+fn a_quiet_day_with_the_preset_strict() -> Result<()> {
+    quiet_day_with("strict")
+}
+
+fn quiet_day_with(preset: &str) -> Result<()> {
+    let mut scene = Scene::new()?;
+    let policy = Policy::written(cli::init(preset, &["--enforce"])?);
+    let node_red = &mut scene.node_red;
+    node_red.stop()?;
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    node_red.start()?;
+    let measured = node_red.home().user_dir().join("measured.txt");
+    for deploy in 1..=2 {
+        let outcome = node_red.play(&Flow::function(&format!("msg.payload = {deploy}; return msg;"), &[]))?;
+        ensure!(outcome.text() == deploy.to_string(), "deploy {deploy}: {outcome:?}");
+        node_red.play(&Flow::file(&measured, FileAction::Append, "measured"))?;
+    }
+    ensure!(fs::read_to_string(&measured)? == "measuredmeasured", "a file in the user directory is closed");
+    let library = node_red.http("POST", "/library/local/flows/kept.json", &Flow::empty().to_json())?;
+    ensure!(library.is_success(), "the library refuses: {library:?}");
+    node_red.stop()?;
+    node_red.start()?;
+    let alarms: Vec<_> = guard.journal()?.into_iter().filter(Record::is_alert).collect();
+    ensure!(alarms.is_empty(), "false alarms: {alarms:#?}");
+
+    // What the preset is there for: a shell.
+    let outside = node_red.home().path().join("outside");
+    node_red.play(&Flow::exec(&format!("touch '{}'", outside.display())))?;
+    if preset == "strict" {
+        guard.wait_for(Duration::from_secs(10), |record| record.is_alert() && record.rule() == "default-exec")?;
+        ensure!(!outside.exists(), "a shell ran");
+    }
+    guard.stop().map(drop)
+}
+
+fn day_with(preset: &str) -> Result<()> {
+    let mut scene = Scene::new()?;
+    let policy = Policy::written(cli::init(preset, &["--enforce"])?);
+    scene.node_red.stop()?;
+    // The day begins with a first start.
+    for entry in fs::read_dir(scene.node_red.home().user_dir())?.flatten() {
+        let path = entry.path();
+        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+    }
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    day(&mut scene, guard)
+}
+
+fn day(scene: &mut Scene, guard: Guard) -> Result<()> {
     let node_red = &mut scene.node_red;
 
     // The first start, in an empty userDir, makes settings.js.

@@ -1,0 +1,13 @@
+//! Any text as settings.js: the file belongs to whoever may be the attacker. Reading it must end, and tell no secret.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use monitor::instance::settings::{Environment, Settings};
+
+fuzz_target!(|text: &str| {
+    let environment = Environment { complete: text.len() % 2 == 0, ..Environment::default() };
+    let settings = Settings::parse(text, Path::new("/ud/settings.js"), &environment, Some(Path::new("/work")));
+    assert!(settings.unknown().iter().all(|line| line.len() < 400 && !line.contains('\0')));
+});

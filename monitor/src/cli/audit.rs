@@ -1,0 +1,118 @@
+//! `flowwarden audit`
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::bail;
+use clap::Args;
+use monitor::{
+    instance::audit::{self, Finding, Mend, RULES, Report, Status},
+    policy::{self, host::System},
+};
+use serde_json::json;
+
+use super::{discover::Place, printable};
+
+/// When a check warns and none fails.
+const WARNED: u8 = 3;
+/// When a check fails.
+const FAILED: u8 = 4;
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 every check passes, 1 something could not be looked at, 2 the command line or the \
+                        policy is wrong, 3 a check warns, 4 a check fails."
+)]
+pub(super) struct Arguments {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Audit only this instance, by its name in `flowwarden discover`; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    instance: Vec<String>,
+    /// The policy that guards the instances.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Show what passes, too.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let policy = arguments.policy.as_ref().map(|file| policy::read(file, &System::new())).transpose()?;
+    let policy = policy.map(|(policy, _)| policy);
+    let survey = arguments.place.survey()?;
+    if let Some(missing) = arguments.instance.iter().find(|name| !survey.instances.iter().any(|one| one.name == **name))
+    {
+        bail!("there is no instance \"{missing}\"; `flowwarden discover` lists them");
+    }
+    let wanted = |name: &String| arguments.instance.is_empty() || arguments.instance.contains(name);
+    let mut reports = Vec::new();
+    let mut problems = survey.notes.clone();
+    for instance in survey.instances.iter().filter(|instance| wanted(&instance.name)) {
+        match audit::audit(instance, &survey, arguments.place.root(), policy.as_ref()) {
+            Ok(report) => reports.push(report),
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&json!({ "reports": reports, "problems": problems }))?);
+    } else {
+        for problem in &problems {
+            println!("problem: {}", printable(problem));
+        }
+        for report in &reports {
+            print!("{}", printable(&text(report, arguments.all)));
+        }
+    }
+    if reports.is_empty() && !survey.instances.is_empty() {
+        bail!("no instance could be audited");
+    }
+    if survey.instances.is_empty() && !arguments.json {
+        println!("no Node-RED was found");
+    }
+    Ok(match reports.iter().map(Report::worst).max().unwrap_or(Status::Pass) {
+        Status::Fail => ExitCode::from(FAILED),
+        // What could not be looked at is no pass.
+        _ if !problems.is_empty() => ExitCode::from(1),
+        Status::Warn => ExitCode::from(WARNED),
+        Status::Pass => ExitCode::SUCCESS,
+    })
+}
+
+/// One report, rule by rule.
+fn text(report: &Report, all: bool) -> String {
+    let mut lines = vec![format!("== {} ==", report.instance)];
+    for (number, name) in RULES.iter().enumerate().cycle().skip(1).take(RULES.len()) {
+        let findings = report.findings.iter().filter(|finding| usize::from(finding.rule) == number);
+        let shown: Vec<_> = findings.filter(|finding| all || finding.status != Status::Pass).collect();
+        if !shown.is_empty() {
+            lines.push(if number == 0 { (*name).to_owned() } else { format!("{number} {name}") });
+        }
+        lines.extend(shown.into_iter().flat_map(finding));
+    }
+    let count = |status| report.findings.iter().filter(|finding| finding.status == status).count();
+    let [passed, warned, failed] = [Status::Pass, Status::Warn, Status::Fail].map(count);
+    lines.push(format!("{}: {passed} checks pass, {warned} warn, {failed} fail\n\n", report.instance));
+    lines.join("\n")
+}
+
+fn finding(finding: &Finding) -> Vec<String> {
+    let mut lines = vec![format!("  {} {}: {}", finding.status.name(), finding.check, finding.what)];
+    lines.extend(finding.evidence.iter().map(|line| format!("         {line}")));
+    if finding.status != Status::Pass {
+        for mend in &finding.mend {
+            let (what, text) = match mend {
+                Mend::Shell(line) => ("#", line),
+                Mend::Settings(text) => ("settings.js:", text),
+                Mend::Systemd(text) => ("drop-in:", text),
+                Mend::Advice(text) => (">", text),
+            };
+            let mut text = text.lines();
+            lines.push(format!("       {what} {}", text.next().unwrap_or_default()));
+            lines.extend(text.map(|line| format!("           {line}")));
+        }
+    }
+    lines
+}

@@ -1,0 +1,98 @@
+//! `flowwarden init`
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use monitor::policy::{self, Located, host::System, init, preset::Preset};
+
+use super::{discover::Place, printable};
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// How much the policy forbids.
+    #[arg(long, value_enum, default_value = "home")]
+    preset: Choice,
+    /// Write the policy to this file, readable by its owner only [default: print it].
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Overwrite the file.
+    #[arg(long, requires = "output")]
+    force: bool,
+    /// Write mode = "enforce" instead of "observe".
+    #[arg(long)]
+    enforce: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// A preset by its name on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Choice {
+    /// What no flow has any business with
+    Home,
+    /// And what makes more of a process than Node-RED is
+    Standard,
+    /// And walls between instances; palette closed, only declared addresses
+    MultiTenant,
+    /// And the host's files and programs closed
+    Strict,
+}
+
+impl Choice {
+    fn preset(self) -> Preset {
+        match self {
+            Self::Home => Preset::Home,
+            Self::Standard => Preset::Standard,
+            Self::MultiTenant => Preset::MultiTenant,
+            Self::Strict => Preset::Strict,
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let survey = arguments.place.survey()?;
+    for note in &survey.notes {
+        eprintln!("note: {}", printable(note));
+    }
+    let (text, left_out) = init::text(&survey, arguments.preset.preset(), arguments.enforce)?;
+    for line in &left_out {
+        eprintln!("left out: {}", printable(line));
+    }
+    let Some(file) = &arguments.output else {
+        print!("{text}");
+        return Ok(());
+    };
+    write(file, &text, arguments.force)?;
+    println!("{}: written; read it, then: flowwarden run --config {0}", file.display());
+    // What stands there now is what a guard would read.
+    let (_, warnings) = policy::read(file, &System::expected())?;
+    for warning in &warnings {
+        println!("warning: {}", printable(&Located(file, warning).to_string()));
+    }
+    Ok(())
+}
+
+/// The whole file or nothing, with mode 0600.
+fn write(file: &Path, text: &str, force: bool) -> anyhow::Result<()> {
+    let failed = || format!("{}: cannot be written", file.display());
+    let directory = match file.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    };
+    let mut new = tempfile::NamedTempFile::new_in(directory).with_context(failed)?;
+    new.write_all(text.as_bytes()).and_then(|()| new.as_file().sync_all()).with_context(failed)?;
+    if force {
+        new.persist(file).with_context(failed)?;
+    } else if let Err(error) = new.persist_noclobber(file) {
+        if error.error.kind() == std::io::ErrorKind::AlreadyExists {
+            bail!("{}: is there already; --force overwrites it", file.display());
+        }
+        return Err(error.error).with_context(failed);
+    }
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).with_context(failed)
+}

@@ -1,0 +1,113 @@
+//! Beyond the rules: versions with known vulnerabilities, and what is known of any version.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Finding, Mend, Status, Subject};
+use crate::instance::installed;
+
+const CHECK: &str = "known-vulnerabilities";
+
+/// The versioned list.
+const LIST: &str = include_str!("advisories.toml");
+
+#[derive(Debug, Deserialize)]
+struct List {
+    version: String,
+    advisory: Vec<Advisory>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Advisory {
+    id: String,
+    package: String,
+    before: Option<String>,
+    what: String,
+}
+
+impl Advisory {
+    fn affects(&self, version: &str) -> bool {
+        self.before.as_deref().is_none_or(|before| is_older(version, before))
+    }
+}
+
+/// `1.2.7` is older than `1.2.8`, and so is `1.2.8-beta.1`.
+fn is_older(version: &str, than: &str) -> bool {
+    let parts = |text: &str| -> (Vec<u64>, bool) {
+        let (core, pre) = text.split_once('-').map_or((text, false), |(core, _)| (core, true));
+        (core.split('.').map(|part| part.parse().unwrap_or(0)).collect(), pre)
+    };
+    let ((version, pre), (than, _)) = (parts(version), parts(than));
+    version < than || (version == than && pre)
+}
+
+pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
+    let list: List = match toml::from_str(LIST) {
+        Ok(list) => list,
+        Err(error) => return vec![Finding::new(CHECK, 0, Status::Warn, format!("the list is broken: {error}"))],
+    };
+    let modules = subject.user_dir().map(|directory| directory.join("node_modules"));
+    let installed = |package: &str| {
+        if package == "node-red" {
+            return subject.instance.version.clone();
+        }
+        installed::version(&subject.root, &modules.as_deref()?.join(Path::new(package)))
+    };
+    let (mut evidence, mut mends) = (Vec::new(), Vec::new());
+    for advisory in &list.advisory {
+        let Some(version) = installed(&advisory.package).filter(|version| advisory.affects(version)) else { continue };
+        evidence.push(format!("{}: {} {version}: {}", advisory.id, advisory.package, advisory.what));
+        mends.push(match &advisory.before {
+            Some(before) => Mend::advice(format!("upgrade {} to {before} or later", advisory.package)),
+            None => Mend::advice(format!("remove {}", advisory.package)),
+        });
+    }
+    let list = format!("the list of {}", list.version);
+    let projects = subject.instance.settings.as_ref().is_some_and(|settings| !settings.projects.is(&false));
+    let mut findings = vec![if !evidence.is_empty() {
+        Finding::new(CHECK, 0, Status::Fail, format!("versions with known vulnerabilities are installed, by {list}"))
+            .because(evidence)
+            .mend(mends)
+    } else if let Some(version) = &subject.instance.version {
+        Finding::pass(CHECK, 0, format!("Node-RED {version} and its packages are not in {list}"))
+    } else {
+        Finding::new(CHECK, 0, Status::Warn, "the version of Node-RED is not known")
+    }];
+    if projects {
+        findings.push(
+            Finding::new(
+                "projects-keys-api",
+                0,
+                Status::Warn,
+                "Projects are on: whoever may write settings reads and deletes files outside of the user directory",
+            )
+            .because(["/settings/user/keys/..%2f.. is not checked, up to Node-RED 5.0.7 at least".to_owned()])
+            .mend([Mend::advice(
+                "turn Projects off where nobody needs them; Flowwarden's rules meet the reads and deletes",
+            )]),
+        );
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_whole() {
+        let list: List = toml::from_str(LIST).unwrap();
+        for advisory in &list.advisory {
+            assert!(advisory.id.starts_with("CVE-") && advisory.what.ends_with('.'), "{advisory:?}");
+            assert!(advisory.before.as_deref().is_none_or(|version| version.split('.').count() == 3), "{advisory:?}");
+        }
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert!(is_older("1.2.7", "1.2.8") && is_older("0.20.10", "1.0.0") && is_older("2.9.0", "2.26.2"));
+        assert!(is_older("1.2.8-beta.1", "1.2.8") && is_older("broken", "1.0.0"));
+        assert!(!is_older("1.2.8", "1.2.8") && !is_older("4.1.15", "1.2.8") && !is_older("10.0.0", "9.9.9"));
+    }
+}

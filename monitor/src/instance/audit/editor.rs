@@ -1,0 +1,170 @@
+//! Rule 3: the editor is not reached from the Internet, and asks who is there.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::{Finding, Mend, Status, Subject};
+use crate::instance::{
+    network::{self, is_public},
+    settings::{Fact, Settings},
+};
+
+const RULE: u8 = 3;
+/// What a mend of the address looks like.
+const LOOPBACK: &str = "uiHost: \"127.0.0.1\",";
+/// Ways to reach an editor from elsewhere that do not open it to everybody.
+const REMOTE: &str = "for remote access use a tunnel or a zero-trust service (WireGuard, ZeroTier, Cloudflare Zero Trust), or a \
+                      reverse proxy that authenticates, in front of 127.0.0.1";
+
+pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
+    let Some(settings) = &subject.instance.settings else {
+        let what = "the settings cannot be read, so that it is not known who reaches the editor";
+        return vec![
+            Finding::new("editor-exposed", RULE, Status::Warn, what).because(subject.instance.unknown.clone()),
+        ];
+    };
+    if settings.admin_root.is(&false) {
+        return vec![Finding::pass("editor-exposed", RULE, "there is no editor: httpAdminRoot is off")];
+    }
+    let bound = bound(subject, settings);
+    let local = !bound.is_empty() && bound.iter().all(IpAddr::is_loopback);
+    vec![
+        exposed(subject, settings, &bound),
+        auth(settings, local),
+        https(settings, local),
+        nodes(subject, settings, local),
+    ]
+}
+
+/// The addresses that the editor is bound to: what is really listened on, or what the settings say.
+fn bound(subject: &Subject<'_>, settings: &Settings) -> Vec<IpAddr> {
+    let port = subject.instance.port();
+    let listens = subject.instance.listens.iter().filter(|listen| port.is_none_or(|port| port == listen.port));
+    let real: Vec<_> = listens.map(|listen| listen.address).collect();
+    if !real.is_empty() {
+        return real;
+    }
+    match settings.ui_host.known().map(String::as_str) {
+        Some("localhost") => vec![Ipv4Addr::LOCALHOST.into()],
+        Some(host) => host.parse().ok().into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+fn exposed(subject: &Subject<'_>, settings: &Settings, bound: &[IpAddr]) -> Finding {
+    const CHECK: &str = "editor-exposed";
+    let port = subject.instance.port().map_or_else(|| "an unknown port".to_owned(), |port| format!("port {port}"));
+    let Some(&first) = bound.iter().max_by_key(|address| (is_public(**address), !address.is_loopback())) else {
+        let why = settings.ui_host.why().unwrap_or("its name is resolved when it starts");
+        return Finding::new(CHECK, RULE, Status::Warn, "it is not known which address the editor is bound to")
+            .because([format!("uiHost: {why}")])
+            .mend([Mend::settings(LOOPBACK)]);
+    };
+    if bound.iter().all(IpAddr::is_loopback) {
+        return Finding::pass(CHECK, RULE, format!("the editor is bound to {first}, {port}"));
+    }
+    let everywhere = bound.iter().any(IpAddr::is_unspecified);
+    let own = if everywhere { network::addresses(subject.instance.pid) } else { bound.to_vec() };
+    let public: Vec<_> = own.iter().filter(|address| is_public(**address)).map(ToString::to_string).collect();
+    let mut evidence = vec![format!("bound to {first}, {port}")];
+    if everywhere {
+        let reached: Vec<_> = own.iter().filter(|address| !address.is_loopback()).map(ToString::to_string).collect();
+        evidence.push(if reached.is_empty() {
+            "its network has no other address than loopback now".to_owned()
+        } else {
+            format!("which are all addresses of this machine: {}", reached.join(", "))
+        });
+    }
+    let mut mends = vec![Mend::settings(LOOPBACK), Mend::advice(REMOTE)];
+    if subject.instance.is_contained() {
+        // A container has an address of its own; what counts is what the host publishes.
+        mends = vec![
+            Mend::advice("publish the port on the host's loopback only: -p 127.0.0.1:1880:1880"),
+            Mend::advice(REMOTE),
+        ];
+    }
+    let (status, what) = if public.is_empty() {
+        (Status::Warn, "the editor is open to the network of this machine".to_owned())
+    } else {
+        (Status::Fail, format!("the editor is bound to public addresses: {}", public.join(", ")))
+    };
+    Finding::new(CHECK, RULE, status, what).because(evidence).mend(mends)
+}
+
+fn auth(settings: &Settings, local: bool) -> Finding {
+    const CHECK: &str = "editor-auth";
+    let weaker = |status| if local { Status::Warn } else { status };
+    match (&settings.admin_auth, &settings.anonymous) {
+        (Fact::Known(false), _) => Finding::new(
+            CHECK,
+            RULE,
+            weaker(Status::Fail),
+            "whoever reaches the editor changes flows, and with them the machine: there is no adminAuth",
+        )
+        .because(["devices that were shipped like this are CVE-2025-41656".to_owned()])
+        .mend([
+            Mend::advice("make the hash of a password: node-red admin hash-pw"),
+            Mend::settings(
+                "adminAuth: { type: \"credentials\", users: [\n    { username: \"admin\", password: \"THE HASH\", permissions: \"*\" }\n] },",
+            ),
+        ]),
+        (Fact::Known(true), Fact::Known(Some(permissions))) => {
+            let writes = permissions.split(", ").any(|one| !matches!(one.rsplit('.').next(), Some("read")));
+            let status = if writes { weaker(Status::Fail) } else { Status::Warn };
+            Finding::new(CHECK, RULE, status, "adminAuth asks, but lets people in without a login")
+                .because([format!("adminAuth.default.permissions: {permissions}")])
+                .mend([Mend::advice("remove `default` from adminAuth")])
+        }
+        (Fact::Known(true), Fact::Known(None)) => Finding::pass(CHECK, RULE, "adminAuth asks who is there"),
+        (auth, anonymous) => {
+            let why = auth.why().or(anonymous.why()).unwrap_or_default();
+            Finding::new(CHECK, RULE, Status::Warn, "it is not known whether the editor asks who is there")
+                .because([format!("adminAuth: {why}")])
+        }
+    }
+}
+
+fn https(settings: &Settings, local: bool) -> Finding {
+    const CHECK: &str = "editor-https";
+    match &settings.https {
+        Fact::Known(true) => Finding::pass(CHECK, RULE, "the editor is served by https"),
+        _ if local => Finding::pass(CHECK, RULE, "the editor stays on this machine, where https protects nothing"),
+        Fact::Known(false) => {
+            Finding::new(CHECK, RULE, Status::Warn, "passwords and flows cross the network as clear text: there is no https").mend([
+                Mend::advice(
+                    "let a reverse proxy serve https and forward to 127.0.0.1, WebSocket upgrades included; then Node-RED needs no key",
+                ),
+                Mend::settings(LOOPBACK),
+            ])
+        }
+        Fact::Unknown { unknown } => {
+            Finding::new(CHECK, RULE, Status::Warn, "it is not known whether the editor is served by https")
+                .because([format!("https: {unknown}")])
+        }
+    }
+}
+
+/// HTTP nodes and dashboards are served by the same port.
+fn nodes(subject: &Subject<'_>, settings: &Settings, local: bool) -> Finding {
+    const CHECK: &str = "http-auth";
+    let types = subject.instance.flows.iter().flat_map(|flows| &flows.types);
+    let served: Vec<_> = types
+        .filter(|(kind, _)| matches!(kind.as_str(), "http in" | "ui_base" | "ui-base" | "websocket-listener"))
+        .map(|(kind, count)| format!("{count} of type {kind}"))
+        .collect();
+    let files = settings.http_static.is(&true) && !settings.http_static_auth.is(&true);
+    if (served.is_empty() || settings.http_node_auth.is(&true)) && !files {
+        let what = if served.is_empty() { "flows serve nothing by HTTP" } else { "httpNodeAuth asks who is there" };
+        return Finding::pass(CHECK, RULE, what);
+    }
+    let mut mends = Vec::new();
+    if !served.is_empty() && !settings.http_node_auth.is(&true) {
+        mends.push(Mend::settings("httpNodeAuth: { user: \"user\", pass: \"THE HASH of node-red admin hash-pw\" },"));
+    }
+    if files {
+        mends.push(Mend::settings("httpStaticAuth: { user: \"user\", pass: \"THE HASH of node-red admin hash-pw\" },"));
+    }
+    let status = if local { Status::Pass } else { Status::Warn };
+    Finding::new(CHECK, RULE, status, "what flows serve is open to whoever reaches the port")
+        .because(served)
+        .mend(mends)
+}

@@ -1,0 +1,196 @@
+//! Rule 5: Node-RED reaches of the host what it needs, and nothing else.
+
+use std::path::{Path, PathBuf};
+
+use super::{Finding, Mend, Status, Subject, mend::path};
+
+const RULE: u8 = 5;
+/// Places of the host with which whoever writes there becomes somebody else, or stays.
+const SYSTEM: [&str; 17] = [
+    "/etc",
+    "/etc/passwd",
+    "/etc/shadow",
+    "/etc/sudoers",
+    "/etc/sudoers.d",
+    "/etc/systemd/system",
+    "/etc/cron.d",
+    "/etc/crontab",
+    "/etc/profile.d",
+    "/etc/ld.so.preload",
+    "/etc/ssh",
+    "/usr/bin",
+    "/usr/local/bin",
+    "/usr/lib/node_modules",
+    "/usr/local/lib/node_modules",
+    "/var/spool/cron/crontabs",
+    "/boot",
+];
+/// Places in a home directory that are run when somebody logs in, or without that.
+const HOME: [&str; 8] = [
+    ".bashrc",
+    ".profile",
+    ".bash_profile",
+    ".ssh/authorized_keys",
+    ".config/systemd/user",
+    ".config/autostart",
+    ".npmrc",
+    ".pm2/dump.pm2",
+];
+/// Secrets of the host.
+const SECRETS: [&str; 8] = [
+    "/etc/shadow",
+    "/etc/gshadow",
+    "/etc/ssl/private",
+    "/etc/letsencrypt/live",
+    "/etc/letsencrypt/archive",
+    "/root/.ssh",
+    "/etc/ssh/ssh_host_ed25519_key",
+    "/etc/wireguard",
+];
+/// Secrets in a home directory.
+const HOME_SECRETS: [&str; 5] = [".ssh", ".aws/credentials", ".docker/config.json", ".netrc", ".git-credentials"];
+
+pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
+    vec![writes(subject), reads(subject), environment(subject), confinement(subject)]
+}
+
+fn writes(subject: &Subject<'_>) -> Finding {
+    const CHECK: &str = "host-writable";
+    if subject.who.uid == 0 {
+        let what = if subject.is_on_host() {
+            "Node-RED runs as root: the whole host is open"
+        } else {
+            "Node-RED is root in its container"
+        };
+        let status = if subject.is_on_host() { Status::Fail } else { Status::Warn };
+        return Finding::new(CHECK, RULE, status, what).mend([Mend::advice("run it as a user of its own")]);
+    }
+    let open = |path: &PathBuf| subject.root.exists(path) && !subject.who.changes(&subject.root, path).is_empty();
+    let system: Vec<_> = SYSTEM.iter().map(PathBuf::from).filter(open).collect();
+    if !system.is_empty() {
+        let what = format!("{} can change the host", subject.user());
+        let mends =
+            system.iter().map(|place| Mend::shell(format!("chown root:root {0} && chmod go-w {0}", path(place))));
+        return Finding::new(CHECK, RULE, Status::Fail, what).because(shown(&system)).mend(mends.collect::<Vec<_>>());
+    }
+    // What is not there yet can be made, when the directory above is open.
+    let reachable = |path: &PathBuf| open(path) || path.parent().is_some_and(|above| open(&above.to_owned()));
+    let own: Vec<_> =
+        subject.home().into_iter().flat_map(|home| HOME.map(|name| home.join(name))).filter(reachable).collect();
+    if own.is_empty() {
+        return Finding::pass(CHECK, RULE, format!("of the places that matter {} writes none", subject.user()));
+    }
+    let person = subject.accounts.login(subject.who.uid).is_some();
+    let (status, what) = if person {
+        (Status::Fail, "a flow can leave programs that run when the person of this account logs in")
+    } else {
+        (Status::Warn, "a flow can leave programs in its home directory that run later")
+    };
+    Finding::new(CHECK, RULE, status, what).because(shown(&own)).mend([Mend::advice(
+        "give Node-RED a user of its own with a home directory of its own; Flowwarden's rule `user-persistence` denies these writes",
+    )])
+}
+
+fn reads(subject: &Subject<'_>) -> Finding {
+    const CHECK: &str = "host-readable";
+    let readable = |path: &PathBuf| subject.root.exists(path) && subject.who.reads(&subject.root, path);
+    let secrets: Vec<_> = SECRETS.iter().map(PathBuf::from).filter(readable).collect();
+    if !secrets.is_empty() && subject.is_on_host() {
+        let what = format!("{} reads secrets of the host", subject.user());
+        return Finding::new(CHECK, RULE, Status::Fail, what)
+            .because(shown(&secrets))
+            .mend(secrets.iter().map(|place| Mend::shell(format!("chmod o-rwx {}", path(place)))).collect::<Vec<_>>());
+    }
+    let others: Vec<_> = subject
+        .accounts
+        .users
+        .iter()
+        .filter(|account| account.uid != subject.who.uid && account.uid >= 1000 && account.home.starts_with("/home"))
+        .map(|account| account.home.clone())
+        .filter(readable)
+        .collect();
+    let own: Vec<_> =
+        subject.home().into_iter().flat_map(|home| HOME_SECRETS.map(|name| home.join(name))).filter(readable).collect();
+    if others.is_empty() && own.is_empty() {
+        return Finding::pass(CHECK, RULE, format!("of the secrets that are known {} reads none", subject.user()));
+    }
+    let mut mends: Vec<_> = others.iter().map(|home| Mend::shell(format!("chmod o-rwx {}", path(home)))).collect();
+    mends.push(Mend::advice("Flowwarden's rules `user-keys` and `host-keys` deny reads of keys"));
+    Finding::new(CHECK, RULE, Status::Warn, format!("{} reads what is not Node-RED's", subject.user()))
+        .because(shown(&others).into_iter().chain(shown(&own)))
+        .mend(mends)
+}
+
+/// A file that a flow can write decides with what environment the unit starts.
+fn environment(subject: &Subject<'_>) -> Finding {
+    const CHECK: &str = "environment-writable";
+    let files = &subject.instance.environment_files;
+    let open: Vec<_> =
+        files.iter().filter(|file| !subject.who.changes(&subject.root, file).is_empty()).cloned().collect();
+    if open.is_empty() {
+        return Finding::pass(CHECK, RULE, "no file that systemd takes the environment from can be changed by flows");
+    }
+    let mut finding = Finding::new(
+        CHECK,
+        RULE,
+        Status::Fail,
+        "a flow can decide what Node-RED runs at its next start: NODE_OPTIONS=--require in the unit's EnvironmentFile",
+    )
+    .because(shown(&open));
+    if let Some(unit) = &subject.instance.unit {
+        let name = &subject.instance.name;
+        finding = finding
+            .mend([
+                Mend::shell("install -d -o root -g root -m 0755 /etc/node-red"),
+                Mend::shell(format!(
+                    "touch {0} && install -o root -g root -m 0600 {0} /etc/node-red/{name}.environment",
+                    path(&open[0])
+                )),
+            ])
+            .mend(Mend::drop_in(
+                unit,
+                "environment",
+                &format!("EnvironmentFile=\nEnvironmentFile=-/etc/node-red/{name}.environment\n"),
+            ));
+    }
+    finding
+}
+
+/// What systemd would confine, for units.
+fn confinement(subject: &Subject<'_>) -> Finding {
+    const CHECK: &str = "unit-confined";
+    let Some(unit) = &subject.instance.unit else {
+        return Finding::pass(CHECK, RULE, "it is no systemd unit; Flowwarden's rules confine it");
+    };
+    let wanted = [
+        ("NoNewPrivileges", "yes"),
+        ("ProtectSystem", "strict"),
+        ("ProtectHome", "tmpfs"),
+        ("PrivateTmp", "yes"),
+        ("ProtectKernelModules", "yes"),
+        ("ProtectControlGroups", "yes"),
+    ];
+    let set = |key: &str| {
+        let value = subject.instance.unit_keys.get(key).map(|value| value.to_ascii_lowercase());
+        value.is_some_and(|value| !matches!(value.as_str(), "" | "no" | "false" | "off" | "0"))
+    };
+    let missing: Vec<_> = wanted.iter().filter(|(key, _)| !set(key)).collect();
+    if missing.is_empty() {
+        return Finding::pass(CHECK, RULE, format!("{unit} is confined by systemd"));
+    }
+    let mut lines: Vec<_> = missing.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    if let Some(directory) = subject.user_dir() {
+        lines.push(format!("ReadWritePaths={}\n", directory.display()));
+        if directory.starts_with("/home") || directory.starts_with("/root") {
+            lines.push(format!("BindPaths={}\n", directory.display()));
+        }
+    }
+    Finding::new(CHECK, RULE, Status::Warn, format!("{unit} gives Node-RED all that its user has"))
+        .because(missing.iter().map(|(key, _)| format!("{key}= is not set")))
+        .mend(Mend::drop_in(unit, "confine", &lines.concat()))
+        .mend([Mend::advice("with NoNewPrivileges no flow can use sudo: leave it out when yours must")])
+}
+
+fn shown(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|path: &PathBuf| Path::display(path).to_string()).collect()
+}

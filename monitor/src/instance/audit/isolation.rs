@@ -1,0 +1,177 @@
+//! Rule 7: an instance reaches no other, and nothing with which it becomes more than it is.
+
+use std::path::Path;
+
+use super::{Finding, Mend, Status, Subject, access::WRITE, mend::quoted};
+use crate::instance::Instance;
+
+const RULE: u8 = 7;
+/// Groups whose members are root in all but name.
+const PRIVILEGED: [&str; 9] = ["root", "sudo", "wheel", "admin", "docker", "podman", "lxd", "incus-admin", "disk"];
+/// Groups whose members read or reach more than others.
+const STRONGER: [&str; 5] = ["adm", "shadow", "systemd-journal", "libvirt", "kvm"];
+/// Sockets of those who start containers as root.
+const SOCKETS: [&str; 4] =
+    ["/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock", "/run/crio/crio.sock"];
+
+pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
+    vec![groups(subject), account(subject), files(subject), ports(subject)]
+}
+
+fn groups(subject: &Subject<'_>) -> Finding {
+    const CHECK: &str = "privileged-groups";
+    let named = |list: &[&str]| -> Vec<String> {
+        let groups = subject.accounts.groups.iter().filter(|group| subject.who.gids.contains(&group.gid));
+        groups.map(|group| group.name.clone()).filter(|name| list.contains(&name.as_str())).collect()
+    };
+    let user = subject.instance.user.clone().unwrap_or_else(|| subject.who.uid.to_string());
+    let (strong, stronger) = (named(&PRIVILEGED), named(&STRONGER));
+    let sockets: Vec<_> = SOCKETS
+        .iter()
+        .filter(|path| subject.root.find(Path::new(path)).is_ok_and(|place| subject.who.may(&place, WRITE)))
+        .map(|path| (*path).to_owned())
+        .collect();
+    let sudo = sudoers(subject, &user);
+    let leave = |groups: &[String]| -> Vec<Mend> {
+        groups
+            .iter()
+            .map(|group| Mend::shell(format!("gpasswd --delete {} {}", quoted(&user), quoted(group))))
+            .collect()
+    };
+    if strong.is_empty() && sockets.is_empty() && sudo.is_empty() {
+        return match stronger.as_slice() {
+            [] => Finding::pass(CHECK, RULE, format!("{} is in no privileged group", subject.user())),
+            groups => Finding::new(
+                CHECK,
+                RULE,
+                Status::Warn,
+                format!("{} is in groups that see more than others", subject.user()),
+            )
+            .because(groups.iter().map(|group| format!("group {group}")))
+            .mend(leave(groups)),
+        };
+    }
+    let evidence = strong.iter().map(|group| format!("group {group}"));
+    let evidence = evidence.chain(sockets.iter().map(|path| format!("{path} is open to it"))).chain(sudo);
+    Finding::new(CHECK, RULE, Status::Fail, format!("{} becomes root when it wants to", subject.user()))
+        .because(evidence)
+        .mend(leave(&strong))
+        .mend([Mend::advice(
+            "give Node-RED a user of its own: useradd --system --create-home --shell /usr/sbin/nologin node-red",
+        )])
+}
+
+/// Lines of sudoers that let the user do something without a password.
+fn sudoers(subject: &Subject<'_>, user: &str) -> Vec<String> {
+    let directory = Path::new("/etc/sudoers.d");
+    let drop_ins = subject.root.list(directory, 200).unwrap_or_default();
+    let files = drop_ins.into_iter().map(|name| directory.join(name)).chain([Path::new("/etc/sudoers").to_owned()]);
+    let groups: Vec<_> = subject
+        .accounts
+        .groups
+        .iter()
+        .filter(|group| subject.who.gids.contains(&group.gid))
+        .map(|group| format!("%{}", group.name))
+        .collect();
+    let mut found = Vec::new();
+    for file in files {
+        let text = subject.root.text(&file, 1 << 20).unwrap_or_default();
+        for line in text.lines().map(str::trim).filter(|line| line.contains("NOPASSWD")) {
+            let who = line.split_whitespace().next().unwrap_or_default();
+            if who == user || who == "ALL" || groups.iter().any(|group| group == who) {
+                found.push(format!("{}: {line}", file.display()));
+            }
+        }
+    }
+    found
+}
+
+fn account(subject: &Subject<'_>) -> Finding {
+    const CHECK: &str = "account-shared";
+    let uid = subject.who.uid;
+    let same = others(subject)
+        .filter(|other| other.uid == Some(uid))
+        .map(|other| format!("instance {} has the same uid", other.name));
+    let same: Vec<_> = same.collect();
+    let person = subject.is_on_host().then(|| subject.accounts.login(uid)).flatten();
+    let mend = [Mend::advice("give each instance a user of its own that nobody logs in with")];
+    if !same.is_empty() && uid != 0 {
+        return Finding::new(
+            CHECK,
+            RULE,
+            Status::Fail,
+            format!("{} runs several instances, which nothing parts", subject.user()),
+        )
+        .because(same)
+        .mend(mend);
+    }
+    match person {
+        Some((person, shell)) => Finding::new(CHECK, RULE, Status::Warn, "Node-RED shares its account with a person")
+            .because([format!("{} logs in with {shell}", person.name)])
+            .mend(mend),
+        None => Finding::pass(CHECK, RULE, format!("{} runs nothing but this instance", subject.user())),
+    }
+}
+
+fn files(subject: &Subject<'_>) -> Finding {
+    const CHECK: &str = "neighbours-files";
+    let (mut evidence, mut mends, mut written) = (Vec::new(), Vec::new(), false);
+    for other in others(subject).filter(|other| !other.is_contained()) {
+        let Some(directory) =
+            other.user_dir.as_ref().filter(|directory| Some(directory.as_path()) != subject.user_dir())
+        else {
+            continue;
+        };
+        if !subject.root.exists(directory) {
+            continue;
+        }
+        let ways = subject.who.changes(&subject.root, &directory.join("flows.json"));
+        if !ways.is_empty() {
+            written = true;
+            evidence.push(format!("{}: {} can be changed", other.name, directory.display()));
+        } else if subject.who.reads(&subject.root, directory) {
+            evidence.push(format!("{}: {} can be read", other.name, directory.display()));
+        } else {
+            continue;
+        }
+        mends.push(Mend::shell(format!("chmod o-rwx {}", super::mend::path(directory))));
+    }
+    if evidence.is_empty() {
+        return Finding::pass(CHECK, RULE, "the files of no other instance can be reached");
+    }
+    let status = if written { Status::Fail } else { Status::Warn };
+    Finding::new(CHECK, RULE, status, "the files of other instances can be reached").because(evidence).mend(mends)
+}
+
+fn ports(subject: &Subject<'_>) -> Finding {
+    const CHECK: &str = "neighbours-ports";
+    let network = |instance: &Instance| {
+        let pid = instance.pid?;
+        std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+    };
+    let own = network(subject.instance);
+    let reached: Vec<_> = others(subject)
+        .filter(|other| other.pid.is_some() && network(other) == own)
+        .flat_map(|other| {
+            other.listens.iter().map(move |listen| format!("{}: port {} of this machine", other.name, listen.port))
+        })
+        .collect();
+    if reached.is_empty() {
+        return Finding::pass(CHECK, RULE, "no port of another instance is on the same machine and network namespace");
+    }
+    Finding::new(CHECK, RULE, Status::Warn, "flows can connect to the ports of other instances").because(reached).mend(
+        [Mend::advice(
+            "flowwarden init --preset multi-tenant writes rules that part them; containers have networks of their own",
+        )],
+    )
+}
+
+/// The other instances of the machine.
+fn others<'a>(subject: &Subject<'a>) -> impl Iterator<Item = &'a Instance> {
+    let own = &subject.instance.name;
+    subject
+        .survey
+        .instances
+        .iter()
+        .filter(move |other| &other.name != own && other.kind != crate::instance::Kind::UserDir)
+}

@@ -1,0 +1,108 @@
+//! Rule 1: the user that runs Node-RED cannot change settings.js.
+
+use std::path::Path;
+
+use super::{
+    Finding, Mend, Status, Subject,
+    access::Way,
+    mend::{path, quoted},
+};
+
+const RULE: u8 = 1;
+const CHECK: &str = "settings-writable";
+
+pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
+    let Some(file) = subject.instance.settings_file.as_deref() else {
+        let what = "the user directory is not known, and so is not who can change settings.js";
+        return vec![Finding::new(CHECK, RULE, Status::Warn, what)];
+    };
+    if subject.who.uid == 0 {
+        let what = format!("Node-RED runs as root, who can change {}", file.display());
+        return vec![Finding::new(CHECK, RULE, Status::Fail, what).mend([Mend::advice("run it as a user of its own")])];
+    }
+    if !subject.root.exists(file) {
+        let what = format!("{} does not exist (yet): whoever makes it first decides", file.display());
+        return vec![
+            Finding::new(CHECK, RULE, Status::Warn, what).mend([Mend::advice("start Node-RED once, then audit again")]),
+        ];
+    }
+    let ways = subject.who.changes(&subject.root, file);
+    if ways.is_empty() {
+        return vec![Finding::pass(CHECK, RULE, format!("{} cannot be changed by {}", file.display(), subject.user()))];
+    }
+    let what = format!("{} can be changed by {}", file.display(), subject.user());
+    let finding = Finding::new(CHECK, RULE, Status::Fail, what).because(ways.iter().map(Way::told));
+    vec![finding.mend(mend(subject, file, &ways))]
+}
+
+fn mend(subject: &Subject<'_>, file: &Path, ways: &[Way]) -> Vec<Mend> {
+    if !subject.is_on_host() {
+        let host = subject.instance.host_user_dir.as_ref().map(|directory| directory.join("settings.js"));
+        let from = host.map_or_else(|| "HOST/settings.js".to_owned(), |file| path(&file));
+        return vec![Mend::advice(format!(
+            "keep the file on the host, owned by root, and mount it read-only into the container: -v {from}:{}:ro",
+            path(file)
+        ))];
+    }
+    let group = private_group(subject);
+    // sshd refuses a home directory that a group can write, so that a person's home is left as it is.
+    match (subject.accounts.login(subject.who.uid), group) {
+        (None, Some(gid)) => in_place(subject, file, ways, gid),
+        _ => elsewhere(subject, file),
+    }
+}
+
+/// A group that only this user is in.
+fn private_group(subject: &Subject<'_>) -> Option<u32> {
+    let uid = subject.who.uid;
+    let gid = subject.accounts.with_uid(uid).map_or(uid, |account| account.gid);
+    let own = subject.instance.user.as_deref();
+    let shared = subject.accounts.groups.iter().filter(|group| group.gid == gid).flat_map(|group| &group.members);
+    let others = subject.accounts.users.iter().filter(|account| account.gid == gid && account.uid != uid).count();
+    (others == 0 && shared.filter(|member| Some(member.as_str()) != own).count() == 0).then_some(gid)
+}
+
+/// The directories stay writable for the group, and sticky: what belongs to root stays where it is.
+fn in_place(subject: &Subject<'_>, file: &Path, ways: &[Way], gid: u32) -> Vec<Mend> {
+    let group = quoted(&subject.accounts.group_name(gid));
+    let file = subject.root.real(file).unwrap_or_else(|_| file.to_owned());
+    let mut mends = Vec::new();
+    for way in ways.iter().filter(|way| way.directory) {
+        let directory = path(&way.path);
+        if way.owned {
+            let mode = (way.mode & 0o705) | 0o1070;
+            mends.push(Mend::shell(format!("chown root:{group} {directory}")));
+            mends.push(Mend::shell(format!("chmod {mode:04o} {directory}")));
+        } else if way.mode & 0o1000 == 0 {
+            // Somebody else's, who has reasons to let others write: they keep that.
+            mends.push(Mend::shell(format!("chmod +t {directory}")));
+        }
+    }
+    mends.push(Mend::shell(format!("chown root:{group} {}", path(&file))));
+    mends.push(Mend::shell(format!("chmod 0640 {}", path(&file))));
+    mends
+}
+
+/// The file moves to a directory of root's, and Node-RED is told where.
+fn elsewhere(subject: &Subject<'_>, file: &Path) -> Vec<Mend> {
+    let gid = subject.accounts.with_uid(subject.who.uid).map_or(subject.who.uid, |account| account.gid);
+    let to = format!("/etc/node-red/{}.js", subject.instance.name);
+    let mut mends = vec![
+        Mend::shell("install -d -o root -g root -m 0755 /etc/node-red"),
+        Mend::shell(format!(
+            "install -o root -g {} -m 0640 {} {}",
+            quoted(&subject.accounts.group_name(gid)),
+            path(file),
+            quoted(&to)
+        )),
+    ];
+    match (&subject.instance.unit, subject.instance.command.as_slice()) {
+        (Some(unit), [_, ..]) => {
+            let command: Vec<_> = subject.instance.command.iter().map(|word| quoted(word)).collect();
+            let lines = format!("ExecStart=\nExecStart={} --settings {to}\n", command.join(" "));
+            mends.extend(Mend::drop_in(unit, "settings", &lines));
+        }
+        _ => mends.push(Mend::advice(format!("start Node-RED with: --settings {to}"))),
+    }
+    mends
+}

@@ -1,0 +1,138 @@
+//! What is found of a real Node-RED, and that the mends that are printed mend.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use flowwarden_tests::{
+    cli,
+    flows::{FileAction, Flow, js},
+    needs,
+    node_red::{Outcome, VERSION},
+    scene::Scene,
+    snapshot::{Snapshot, State},
+};
+use serde_json::{Value, json};
+
+fn finding<'a>(findings: &'a [Value], check: &str) -> Result<&'a Value> {
+    findings.iter().find(|finding| finding["check"] == check).with_context(|| format!("no {check} in {findings:#?}"))
+}
+
+#[test]
+fn a_running_instance_is_found_with_its_facts() -> Result<()> {
+    let scene = Scene::new()?;
+    let node_red = &scene.node_red;
+    let broker =
+        json!({ "id": "fw-mqtt", "type": "mqtt-broker", "broker": "10.1.2.3", "port": "1883", "usetls": false });
+    let tls = json!({ "id": "fw-tls", "type": "tls-config", "cert": "", "key": "certs/key.pem", "ca": "" });
+    node_red.deploy(&Flow::http_get("http://127.0.0.1:9/").with_nodes([broker, tls]))?;
+
+    let found = cli::discover(node_red)?;
+    let user_dir = node_red.home().user_dir();
+    for (pointer, expected) in [
+        ("/uid", json!(node_red.confinement().uid)),
+        ("/kind", json!("process")),
+        ("/user-dir", json!(user_dir)),
+        ("/host-user-dir", json!(user_dir)),
+        ("/settings-file", json!(node_red.settings())),
+        ("/working-directory", json!(node_red.home().path())),
+        ("/version", json!(VERSION)),
+        ("/settings/admin-auth", json!(false)),
+        ("/settings/https", json!(false)),
+        ("/settings/projects", json!(false)),
+        ("/settings/ui-port", json!(1880)),
+        ("/settings/function-modules", json!(true)),
+        ("/settings/palette-install", json!(true)),
+        ("/settings/credential-secret", json!("generated")),
+        ("/settings/flow-file", json!("flows.json")),
+        ("/flows/file", json!(user_dir.join("flows.json"))),
+        ("/flows/files/0/path", json!(node_red.home().path().join("certs/key.pem"))),
+        ("/flows/files/0/use", json!("key")),
+    ] {
+        ensure!(found.pointer(pointer) == Some(&expected), "{pointer} is not {expected}: {found:#}");
+    }
+    let targets: Vec<_> =
+        found["flows"]["targets"].as_array().into_iter().flatten().map(|target| &target["host"]).collect();
+    ensure!(targets == [&json!("10.1.2.3"), &json!("127.0.0.1")], "{targets:?}");
+    let listens = found["listens"].as_array().context("no listeners")?;
+    ensure!(listens.len() == 1 && listens[0]["address"] == "0.0.0.0", "{listens:?}");
+    // The file that Node-RED makes is understood to its last line.
+    let unknown: Vec<_> = found["unknown"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    ensure!(!unknown.iter().any(|line| line.starts_with("settings")), "{unknown:?}");
+    Ok(())
+}
+
+/// The first rule fails on an installation as it comes, and its mend is one that root's shell carries out.
+#[test]
+fn the_mend_of_the_first_rule_mends() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let (findings, code) = cli::audit(&scene.node_red)?;
+    let first = finding(&findings, "settings-writable")?.clone();
+    ensure!(first["status"] == "fail" && code == Some(4), "{first:#}");
+    ensure!(finding(&findings, "editor-auth")?["status"] == "fail", "{findings:#?}");
+
+    let mends = first["mend"].as_array().context("no mend")?;
+    for mend in mends {
+        ensure!(mend["kind"] == "shell", "{mend}");
+        needs::run(Command::new("/bin/sh").args(["-c", mend["text"].as_str().unwrap_or_default()]))?;
+    }
+    let (findings, _) = cli::audit(&scene.node_red)?;
+    let first = finding(&findings, "settings-writable")?;
+    ensure!(first["status"] == "pass", "{first:#}");
+
+    // It is true: no guard runs, and no flow changes the file.
+    let settings = Snapshot::take(&scene.node_red.settings())?;
+    let target = js(&scene.node_red.settings());
+    let home = js(scene.node_red.home().path());
+    for (name, flow) in [
+        ("append", Flow::file(&scene.node_red.settings(), FileAction::Append, "EVIL")),
+        ("delete", Flow::file(&scene.node_red.settings(), FileAction::Delete, "")),
+        (
+            "replace",
+            Flow::function(
+                &format!(
+                    "fs.writeFileSync({target} + '.new', 'EVIL'); fs.renameSync({target} + '.new', {target}); return msg;"
+                ),
+                &["fs"],
+            ),
+        ),
+        (
+            "move the directory",
+            Flow::function(&format!("fs.renameSync({home} + '/.node-red', {home} + '/moved'); return msg;"), &["fs"]),
+        ),
+        ("chmod", Flow::function(&format!("fs.chmodSync({target}, 0o666); return msg;"), &["fs"])),
+    ] {
+        let outcome = scene.node_red.play(&flow)?;
+        ensure!(matches!(outcome, Outcome::Failed(_)), "{name}: {outcome:?}");
+        ensure!(settings.state()? == State::Intact, "{name} has changed it");
+    }
+    // And Node-RED goes on: it starts, deploys, and keeps its flows.
+    scene.node_red.stop()?;
+    scene.node_red.start()?;
+    let outcome = scene.node_red.play(&Flow::function("msg.payload = 'well'; return msg;", &[]))?;
+    ensure!(outcome == Outcome::Answered("well".to_owned()), "{outcome:?}");
+    let flows = fs::read_to_string(scene.node_red.home().user_dir().join("flows.json"))?;
+    ensure!(flows.contains("well"), "the flows were not kept");
+    Ok(())
+}
+
+/// What `init` writes is good for `check`, whatever the preset.
+#[test]
+fn every_preset_is_good() -> Result<()> {
+    let scene = Scene::new()?;
+    let directory = tempfile::tempdir()?;
+    for preset in ["home", "standard", "multi-tenant", "strict"] {
+        let file = directory.path().join(format!("{preset}.toml"));
+        let name = file.to_str().context("a name")?;
+        cli::init(preset, &["--output", name])?;
+        let mode = fs::metadata(&file)?.permissions().mode() & 0o777;
+        ensure!(mode == 0o600, "{preset}: mode {mode:o}");
+        let again = cli::flowwarden(&["init", "--preset", preset, "--output", name])?;
+        ensure!(again.code == Some(1) && again.errors.contains("--force"), "{again:?}");
+        cli::init(preset, &["--output", name, "--force"])?;
+        let checked = cli::flowwarden(&["check", name])?;
+        ensure!(checked.code == Some(0), "{preset}: {checked:?}");
+        let text = fs::read_to_string(&file)?;
+        ensure!(text.contains(&format!("uid = {}", scene.node_red.confinement().uid)), "{preset}: {text}");
+    }
+    Ok(())
+}
