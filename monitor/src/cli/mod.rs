@@ -1,11 +1,13 @@
 //! The command line: one file for each subcommand.
 //!
-//! Exit codes: 0 done, 1 something failed, 2 the command line or the policy is wrong.
+//! Exit codes: 0 done, 1 something failed, 2 the command line or the policy is wrong; `journal verify` has more.
 
 mod check;
 mod doctor;
+mod journal;
 mod reload;
 mod run;
+mod sink;
 
 use std::process::ExitCode;
 
@@ -34,18 +36,25 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Has the running guard read its policy again.
     Reload(reload::Arguments),
+    /// Reads, checks and converts the journal.
+    Journal(journal::Arguments),
+    /// Tests the receivers of events, and says how they fare.
+    Sink(sink::Arguments),
 }
 
 /// Runs the command and decides the exit code, here and nowhere else.
 pub(crate) fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let outcome = match Arguments::parse().command {
-        Command::Run(arguments) => run::run(arguments),
-        Command::Check(arguments) => check::run(&arguments),
-        Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Reload(arguments) => reload::run(&arguments),
+        Command::Run(arguments) => run::run(arguments).map(done),
+        Command::Check(arguments) => check::run(&arguments).map(done),
+        Command::Doctor(arguments) => doctor::run(&arguments).map(done),
+        Command::Reload(arguments) => reload::run(&arguments).map(done),
+        Command::Journal(arguments) => journal::run(arguments),
+        Command::Sink(arguments) => sink::run(&arguments).map(done),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("flowwarden: {error:#}");
             ExitCode::from(if is_users_fault(&error) { 2 } else { 1 })

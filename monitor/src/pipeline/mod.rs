@@ -5,7 +5,7 @@ pub mod enrich;
 
 use monitor_common::{Verdict, event::Hook};
 
-use crate::journal::{Durability, Journal, JournalError, console, ocsf};
+use crate::journal::{Durability, Journal, JournalError, Spool, console, ocsf};
 use decode::{DecodeError, Record};
 use enrich::{Enricher, Names};
 
@@ -15,9 +15,6 @@ pub enum PipelineError {
     /// The kernel's bytes make no record.
     #[error("a record from the kernel cannot be read: {0}")]
     Decode(#[from] DecodeError),
-    /// The journal cannot be written.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
 }
 
 /// Takes records, one after the other.
@@ -25,15 +22,13 @@ pub enum PipelineError {
 pub struct Pipeline {
     enricher: Enricher,
     journal: Journal,
-    /// Something is in the journal's memory that must not wait.
-    urgent: bool,
 }
 
 impl Pipeline {
     /// A pipeline that ends in `journal`.
     #[must_use]
     pub fn new(enricher: Enricher, journal: Journal) -> Self {
-        Self { enricher, journal, urgent: false }
+        Self { enricher, journal }
     }
 
     /// What is known about processes.
@@ -43,7 +38,7 @@ impl Pipeline {
 
     /// Takes one record; answers the sentence for the console when there is something to say.
     ///
-    /// What was denied or killed is on the disk after the next [`Pipeline::settle`].
+    /// What was denied or killed is put on the disk at once; nobody waits for that here.
     pub fn record(&mut self, bytes: &[u8], names: &dyn Names) -> Result<Option<(Verdict, String)>, PipelineError> {
         let record = decode::decode(bytes)?;
         self.enricher.observe(&record);
@@ -53,29 +48,30 @@ impl Pipeline {
         let enriched = self.enricher.enrich(record, names);
         let sentence = console::sentence(&enriched);
         let line = ocsf::render(&enriched, &sentence);
-        self.urgent |= enriched.record.verdict >= Verdict::Deny;
-        self.journal.append(line, Durability::Grouped)?;
+        let urgent = enriched.record.verdict >= Verdict::Deny;
+        self.journal.append(line, if urgent { Durability::Now } else { Durability::Grouped });
         Ok(Some((enriched.record.verdict, sentence)))
     }
 
     /// Journals that the guard started, stopped, or changed its policy.
-    pub fn lifecycle(
-        &mut self,
-        stage: ocsf::Stage,
-        message: &str,
-        details: &serde_json::Map<String, serde_json::Value>,
-    ) -> Result<(), PipelineError> {
-        Ok(self.journal.append(ocsf::lifecycle(stage, message, details), Durability::Now)?)
+    pub fn lifecycle(&self, stage: ocsf::Stage, message: &str, details: &serde_json::Map<String, serde_json::Value>) {
+        self.journal.append(ocsf::lifecycle(stage, message, details), Durability::Now);
     }
 
-    /// Writes out what must not wait. To be called whenever a batch of records is through.
-    pub fn settle(&mut self) -> Result<(), PipelineError> {
-        if std::mem::take(&mut self.urgent) { self.tick() } else { Ok(()) }
+    /// What has gone wrong with the journal since the last time.
+    pub fn check(&self) -> Result<(), JournalError> {
+        self.journal.check()
     }
 
-    /// Writes everything out.
-    pub fn tick(&mut self) -> Result<(), PipelineError> {
-        Ok(self.journal.flush()?)
+    /// Writes everything out, and closes the journal.
+    pub fn close(&mut self) -> Result<(), JournalError> {
+        self.journal.close()
+    }
+
+    /// What sinks need of the journal.
+    #[must_use]
+    pub fn spool(&self) -> Spool {
+        self.journal.spool()
     }
 
     /// Where the journal is.

@@ -3,6 +3,7 @@
 //! One program, since every test program costs a link. The tests take turns (`--test-threads=1`): they share a Node-RED,
 //! and a guard sees the whole machine.
 
+mod disk;
 mod egress;
 mod evidence;
 mod hooks;
@@ -12,6 +13,7 @@ mod processes;
 mod race;
 mod scope;
 mod settings_js;
+mod sinks;
 mod sockets;
 mod stage;
 
