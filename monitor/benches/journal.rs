@@ -95,6 +95,9 @@ fn grouped(path: &Path, count: u64) {
     let start = Instant::now();
     drop(Journal::open(path, limits).unwrap());
     println!("{:>12.3} s to open and close it again", start.elapsed().as_secs_f64());
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    println!("{:>12} of memory at most, the benchmark itself included", peak.trim());
 }
 
 /// Each line on the disk before the next.

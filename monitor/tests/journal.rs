@@ -214,6 +214,15 @@ fn old_segments_go_and_the_journal_says_so() {
     assert_eq!(check(path).worst(), Some(Kind::Missing));
 }
 
+/// Numbers below a bound, the same in every run.
+fn random() -> impl FnMut(usize) -> usize {
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    move |below| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((seed >> 33) % below as u64).unwrap()
+    }
+}
+
 /// One way to tamper with a journal; `random` picks the place.
 fn tamper(files: &[PathBuf], random: &mut impl FnMut(usize) -> usize) -> Option<&'static str> {
     let file = &files[random(files.len())];
@@ -275,11 +284,7 @@ fn whatever_is_done_to_the_journal_is_found() {
 
     let files: Vec<_> = segment::list(&path).unwrap().into_iter().map(|found| found.path).collect();
     let original: BTreeMap<_, _> = files.iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect();
-    let (mut seed, mut tried) = (0x9e37_79b9_7f4a_7c15_u64, BTreeMap::<_, u32>::new());
-    let mut random = |below: usize| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from((seed >> 33) % below as u64).unwrap()
-    };
+    let (mut random, mut tried) = (random(), BTreeMap::<_, u32>::new());
     while tried.values().sum::<u32>() < 1000 {
         let Some(how) = tamper(&files, &mut random) else { continue };
         let report = verify(&path, &request).unwrap();
@@ -293,6 +298,45 @@ fn whatever_is_done_to_the_journal_is_found() {
     }
     assert_eq!(tried.len(), 6, "{tried:?}");
     assert!(tried.values().all(|&count| count > 20), "{tried:?}");
+}
+
+/// Whatever a power cut does to what lies behind the last checkpoint: the next start repairs it, and keeps every whole line
+/// before the first that is not.
+#[test]
+fn whatever_a_crash_leaves_behind_the_last_checkpoint_is_repaired() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal");
+    write(&path, Limits::default(), 0..5);
+    let (file, sidecar) = (segment::plain(&path, 1), segment::checkpoints(&path, 1));
+    let checkpoints = fs::read(&sidecar).unwrap();
+    let signed = usize::try_from(last_checkpoint(&path).offset).unwrap();
+    write(&path, Limits::default(), 5..40);
+    let text = fs::read(&file).unwrap();
+    let ends: Vec<_> = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).collect();
+    let mut random = random();
+    for round in 0..300 {
+        for entry in fs::read_dir(&path).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+            if entry.file_name().to_str().unwrap().starts_with("journal-") {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        let at = signed + random(text.len() - signed);
+        let mut changed = text.clone();
+        match round % 3 {
+            0 => changed.truncate(at),
+            1 => changed[at..].fill(0),
+            _ => changed[at] ^= u8::try_from(1 + random(255)).unwrap(),
+        }
+        fs::write(&file, &changed).unwrap();
+        fs::write(&sidecar, &checkpoints).unwrap();
+        write(&path, Limits::default(), 1000..1001);
+        let report = check(&path);
+        assert_eq!(report.worst(), None, "round {round}, byte {at}: {:#?}", report.faults);
+        let kept = ends.iter().rfind(|&&end| end <= at).unwrap();
+        let now = fs::read(&file).unwrap();
+        assert!(now.starts_with(&text[..*kept]), "round {round}, byte {at}: lines are gone");
+        assert!(numbers(&path).contains(&1000));
+    }
 }
 
 /// A journal that was made anew as a whole has another key.

@@ -103,6 +103,8 @@ impl Entry {
         let link_at = body.len();
         body.push_str(",\"metadata\":");
         body.push_str(&metadata);
+        // It may wait in a queue with thousands of others.
+        body.shrink_to_fit();
         Self { body, link_at, urgent }
     }
 

@@ -84,7 +84,11 @@ fn compress(directory: &Path, number: u64, stop: &AtomicBool) -> io::Result<()> 
     }
     fs::rename(&temporary, &to)?;
     directory::sync(directory).map_err(io::Error::other)?;
-    fs::remove_file(&from)?;
+    match fs::remove_file(&from) {
+        // It was removed meanwhile, and must not come back.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_file(&to)?,
+        removed => removed?,
+    }
     directory::sync(directory).map_err(io::Error::other)
 }
 

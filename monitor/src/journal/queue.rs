@@ -9,7 +9,7 @@ use std::{
 use super::chain::Entry;
 
 /// What may wait to be written, in bytes of lines.
-const MOST: usize = 4 << 20;
+const MOST: usize = 8 << 20;
 /// From here on the writer does not wait for more.
 const MUCH: usize = 1 << 20;
 /// How long a line may wait for others to be written with it.
@@ -137,11 +137,11 @@ mod tests {
     #[test]
     fn a_full_queue_turns_away_and_counts() {
         let queue = Queue::default();
-        for _ in 0..10_000 {
+        for _ in 0..20_000 {
             queue.push(entry(false));
         }
         let taken = queue.take(Duration::ZERO);
-        assert!(taken.entries.len() as u64 + taken.lost == 10_000 && taken.lost > 1000, "{}", taken.lost);
+        assert!(taken.entries.len() as u64 + taken.lost == 20_000 && taken.lost > 1000, "{}", taken.lost);
         queue.push(entry(false));
         assert_eq!(queue.take(Duration::ZERO).entries.len(), 1);
     }

@@ -75,7 +75,7 @@ fn a_full_disk_costs_old_events_and_never_the_guard() -> Result<()> {
 
 fn full_disk(scene: &Scene, directory: TempDir) -> Result<()> {
     fs::write(scene.node_red.home().user_dir().join("flooded.txt"), "water")?;
-    fs::write(scene.node_red.settings(), "module.exports = {}")?;
+    scene.node_red.home().file(".node-red/settings.js", "module.exports = {}")?;
     let options = format!("size={DISK},mode=0700");
     mount("tmpfs", directory.path(), "tmpfs", MountFlags::empty(), Some(std::ffi::CString::new(options)?.as_c_str()))?;
     let ballast = directory.path().join("ballast");

@@ -119,8 +119,11 @@ fn outage(transport: Transport) -> Result<()> {
         Ok((fs::read_to_string(&file)?.matches("\"rule\":\"during\"").count() >= EVENTS).then_some(()))
     })?;
     ensure!(start.elapsed() < Duration::from_secs(5));
-    let status = status(&guard)?;
-    ensure!(status.contains("siem: ") && status.contains("refused") && status.contains("agent: 0 events"), "{status}");
+    wait::until("the status to tell", Duration::from_secs(10), || {
+        let status = status(&guard)?;
+        Ok((status.contains("refused") && status.contains("agent: 0 events")).then_some(()))
+    })
+    .with_context(|| status(&guard).unwrap_or_default())?;
     server.restart()?;
     read(&scene, "after", EVENTS)?;
 
