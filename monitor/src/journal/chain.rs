@@ -202,7 +202,9 @@ impl Place {
         if !line.ends_with(b"\n") {
             return Err("the line is cut short".to_owned());
         }
-        serde_json::from_slice(line).map_err(|error| format!("no line of a journal: {error}"))
+        // What is skipped over while reading JSON is not looked at: bytes in it could be anything.
+        let text = std::str::from_utf8(line).map_err(|error| format!("no line of a journal: {error}"))?;
+        serde_json::from_str(text).map_err(|error| format!("no line of a journal: {error}"))
     }
 
     /// Number of the line in the journal, from 1.
@@ -271,6 +273,14 @@ mod tests {
         let line = line(json!({}));
         assert!(Place::of(&line[..line.len() - 1]).unwrap_err().contains("cut short"));
         assert!(Place::of(&line[1..]).unwrap_err().contains("no line of a journal"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_make_no_line() {
+        let mut line = line(json!({"a": "xyz"}));
+        let at = line.windows(3).position(|bytes| bytes == b"xyz").unwrap();
+        line[at] = 0xff;
+        assert!(Place::of(&line).unwrap_err().contains("utf-8"));
     }
 
     #[test]
