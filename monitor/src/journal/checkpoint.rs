@@ -18,6 +18,9 @@ use super::{
     segment,
 };
 
+/// Sidecars are thinned when they are longer, in bytes.
+const MUCH: u64 = 256 << 10;
+
 /// One checkpoint, as it stands in a sidecar and, under `unmapped.checkpoint`, in the journal itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,7 +95,12 @@ impl Checkpoint {
             let before = file.metadata()?.len();
             file.write_all(&line).and_then(|()| file.sync_data()).inspect_err(|_| drop(file.set_len(before)))
         };
-        write().map_err(JournalError::io(&path))
+        write().map_err(JournalError::io(&path))?;
+        // A quiet segment has a checkpoint for nearly every line: the last ones say it all.
+        if fs::metadata(&path).is_ok_and(|meta| meta.len() > MUCH) {
+            thin(directory, self.segment)?;
+        }
+        Ok(())
     }
 }
 
@@ -189,6 +197,18 @@ mod tests {
         let event = json!({ "class_uid": 6002, "unmapped": { "checkpoint": one } });
         assert_eq!(Checkpoint::parse(event.to_string().as_bytes()), Ok(one));
         assert!(Checkpoint::parse(b"{}").is_err());
+    }
+
+    #[test]
+    fn a_sidecar_does_not_grow_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let signer = Signer::open(directory.path(), || Ok(None)).unwrap();
+        for sequence in 1..=1000 {
+            checkpoint(&signer, sequence).store(directory.path()).unwrap();
+        }
+        let length = fs::metadata(segment::checkpoints(directory.path(), 1)).unwrap().len();
+        assert!(length <= MUCH + 1000, "{length}");
+        assert_eq!(read(directory.path(), 1).unwrap().pop().unwrap().unwrap(), checkpoint(&signer, 1000));
     }
 
     #[test]

@@ -233,7 +233,7 @@ impl Signer {
 
     /// How long it has been in use, other runs of the guard included. A clock that was put back makes it old.
     pub(super) fn age(&self) -> Duration {
-        u64::try_from(now_ms() - self.since).map_or(Duration::MAX, Duration::from_millis)
+        u64::try_from(now_ms().saturating_sub(self.since)).map_or(Duration::MAX, Duration::from_millis)
     }
 
     /// Signs a message; hexadecimal digits.

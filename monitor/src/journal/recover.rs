@@ -66,14 +66,14 @@ pub(super) fn recover(directory: &Path) -> Result<End, JournalError> {
     if let Some(damage) = &tail.damage {
         if last.compressed || signed.is_some_and(|signed| damage.offset < signed.offset) {
             end.findings.push(keep_damaged(last, damage));
-            (end.segment, end.offset) = (last.number + 1, 0);
+            (end.segment, end.offset) = (last.number.saturating_add(1), 0);
             end.last = tail.raw_last.or(tail.last);
         } else {
             end.findings.push(quarantine(directory, last, damage)?);
             end.offset = damage.offset;
         }
     } else if last.compressed {
-        end.segment = last.number + 1;
+        end.segment = last.number.saturating_add(1);
     } else {
         end.offset = tail.length;
     }
@@ -193,7 +193,7 @@ fn follows(place: &Place, last: Option<(u64, Hash)>, segment: u64) -> Result<(),
         return Err(format!("the line was written to segment {}", place.segment()));
     }
     match last {
-        Some((sequence, _)) if place.sequence() != sequence + 1 => {
+        Some((sequence, _)) if place.sequence() != sequence.saturating_add(1) => {
             Err(format!("line {} comes after line {sequence}", place.sequence()))
         }
         Some((_, head)) if place.prev() != head => Err("the line does not name the one before".to_owned()),

@@ -169,10 +169,15 @@ impl Store {
             self.rotate()?;
         }
         let start = self.pending.len();
-        let number = Number { run: &self.run, sequence: self.sequence + 1, segment: self.segment, prev: self.head };
+        let number = Number {
+            run: &self.run,
+            sequence: self.sequence.saturating_add(1),
+            segment: self.segment,
+            prev: self.head,
+        };
         entry.write(&mut self.pending, &number);
         self.head = Hash::of(self.pending.get(start..).unwrap_or_default());
-        self.sequence += 1;
+        self.sequence = self.sequence.saturating_add(1);
         Ok(())
     }
 
@@ -287,14 +292,14 @@ impl Store {
     }
 
     fn next_segment(&mut self) -> Result<(), JournalError> {
-        let next = segment::plain(self.directory.path(), self.segment + 1);
+        let next = segment::plain(self.directory.path(), self.segment.saturating_add(1));
         let file = self.with_room(|_| open_segment(&next))?;
         let path = self.directory.path();
         directory::sync(path)?;
         // On a full disk there may be no room for what saves room.
         let _ = checkpoint::thin(path, self.segment);
         self.closed.push_back(self.segment);
-        (self.segment, self.file, self.durable) = (self.segment + 1, file, 0);
+        (self.segment, self.file, self.durable) = (self.segment.saturating_add(1), file, 0);
         Ok(())
     }
 

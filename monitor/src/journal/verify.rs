@@ -292,7 +292,7 @@ impl Check<'_> {
             Err(why) => {
                 self.report.add(Kind::Damaged, &segment.path, number, why);
                 // The number is unknown; the hash still binds the line to the next.
-                self.last = self.last.map(|(sequence, _)| (sequence + 1, hash));
+                self.last = self.last.map(|(sequence, _)| (sequence.saturating_add(1), hash));
                 return;
             }
         };
@@ -302,7 +302,7 @@ impl Check<'_> {
             self.report.add(Kind::Damaged, &segment.path, number, what);
         }
         match self.last {
-            Some((last, _)) if sequence > last + 1 => {
+            Some((last, _)) if sequence > last.saturating_add(1) => {
                 let what = format!("{} lines are missing before line {sequence}", sequence - last - 1);
                 self.report.add(Kind::Missing, &segment.path, number, what);
             }
@@ -338,12 +338,13 @@ impl Check<'_> {
     /// What is missing at the beginning and at the end.
     fn ends(&mut self, segments: &[Segment], request: &Request) {
         let first = segments.first().map(|segment| segment.number);
-        let before = first.unwrap_or(u64::MAX) - 1;
+        let before = first.unwrap_or(u64::MAX).saturating_sub(1);
         let told = self.removed.iter().map(|removed| removed.last_segment).max().unwrap_or_default();
         if let Some(first) = first
             && before > told
         {
-            let what = format!("segments {} to {before} are gone, and the journal says nothing of it", told + 1);
+            let what =
+                format!("segments {} to {before} are gone, and the journal says nothing of it", told.saturating_add(1));
             self.report.add(Kind::Missing, &segment::plain(self.directory, first), 0, what);
         } else if first.is_some() {
             self.report.removed = before;
@@ -351,7 +352,7 @@ impl Check<'_> {
         }
         let missing: Vec<u64> = segments
             .windows(2)
-            .filter_map(|pair| Some((pair.first()?.number + 1, pair.get(1)?.number)))
+            .filter_map(|pair| Some((pair.first()?.number.saturating_add(1), pair.get(1)?.number)))
             .flat_map(|(from, to)| from..to)
             .collect();
         for number in missing {
@@ -377,7 +378,7 @@ impl Check<'_> {
         }
         let signed = self.report.signed;
         if last > signed && !self.report.in_use {
-            let what = format!("lines {} to {last} have no checkpoint yet", signed + 1);
+            let what = format!("lines {} to {last} have no checkpoint yet", signed.saturating_add(1));
             let path = segments.last().map_or_else(|| self.directory.to_owned(), |segment| segment.path.clone());
             self.report.add(Kind::Unsigned, &path, 0, what);
         }

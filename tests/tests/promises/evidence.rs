@@ -36,7 +36,7 @@ fn in_a_flood_every_record_is_journaled_or_counted() -> Result<()> {
     let losses: Vec<_> = records.iter().filter_map(|record| record.number("/unmapped/lost_total")).collect();
     let lost = losses.last().copied().context("nothing was lost: the flood is too small to prove anything")?;
     // What the journal itself could not take is counted by itself.
-    let unwritten = records.iter().filter_map(|record| record.number("/unmapped/journal_lost_total")).last();
+    let unwritten = records.iter().filter_map(|record| record.number("/unmapped/journal_lost_total")).max();
     let lost_anywhere = lost + unwritten.unwrap_or_default();
     // Context records of the flooding process itself may be among the lost.
     ensure!(

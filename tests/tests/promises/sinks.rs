@@ -24,7 +24,7 @@ use serde_json::Value;
 /// How many events there are in each part of a test.
 const EVENTS: usize = 300;
 /// How long an event may take to its receiver, once that is there.
-const ARRIVAL: Duration = Duration::from_secs(60);
+const ARRIVAL: Duration = Duration::from_mins(1);
 
 /// Reads a file so many times, as the instance's user.
 fn read(scene: &Scene, name: &str, count: usize) -> Result<()> {
@@ -70,8 +70,10 @@ fn a_file_has_every_event_once() -> Result<()> {
     let scene = Scene::empty()?;
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("events.json");
-    let policy = policy(&scene, &["read-me"])?
-        .sink(&format!("name = \"agent\"\ntype = \"file\"\npath = {file:?}\nformat = \"ecs\"\nown-events = false"));
+    let policy = policy(&scene, &["read-me"])?.sink(&format!(
+        "name = \"agent\"\ntype = \"file\"\npath = \"{}\"\nformat = \"ecs\"\nown-events = false",
+        file.display()
+    ));
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     read(&scene, "read-me", EVENTS)?;
     let records = guard.stop()?;
@@ -93,10 +95,10 @@ fn outage(transport: Transport) -> Result<()> {
     let mut server = Rsyslog::start(transport, &certificates)?;
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("events.json");
-    let path = |name| certificates.path(name);
+    let path = |name| certificates.path(name).display().to_string();
     let how = match transport {
         Transport::Tls => format!(
-            "transport = \"tls\"\nca = {:?}\ncert = {:?}\nkey = {:?}",
+            "transport = \"tls\"\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"",
             path("ca.pem"),
             path("client.pem"),
             path("client.key")
@@ -105,7 +107,7 @@ fn outage(transport: Transport) -> Result<()> {
     };
     let policy = policy(&scene, &["before", "during", "after"])?
         .sink(&format!("name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\n{how}", server.address()))
-        .sink(&format!("name = \"agent\"\ntype = \"file\"\npath = {file:?}"));
+        .sink(&format!("name = \"agent\"\ntype = \"file\"\npath = \"{}\"", file.display()));
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
 
     read(&scene, "before", EVENTS)?;
@@ -129,7 +131,7 @@ fn outage(transport: Transport) -> Result<()> {
 
     let journaled = |guard: &Guard| -> Result<BTreeSet<String>> {
         let records = guard.journal()?;
-        Ok(ids(&records.into_iter().filter(|record| record.is_alert()).collect::<Vec<_>>()))
+        Ok(ids(&records.into_iter().filter(Record::is_alert).collect::<Vec<_>>()))
     };
     let missing = |guard: &Guard| -> Result<Vec<String>> {
         let wanted = journaled(guard)?;
@@ -205,11 +207,11 @@ fn a_server_that_cannot_prove_who_it_is_gets_nothing() -> Result<()> {
     let text = |certificates: &Certificates| {
         format!(
             "version = 1\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 64123 }}]\nuser-dir = \"/tmp\"\n[[sink]]\n\
-             name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
+             name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n",
             server.address(),
-            certificates.path("ca.pem"),
-            certificates.path("client.pem"),
-            certificates.path("client.key")
+            certificates.path("ca.pem").display(),
+            certificates.path("client.pem").display(),
+            certificates.path("client.key").display()
         )
     };
     fs::write(&file, text(&ours))?;
