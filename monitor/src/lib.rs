@@ -1,7 +1,8 @@
 //! Userspace of Flowwarden.
 //!
 //! Data enters at the kernel and leaves at a sink, and never turns back: [`policy`] is compiled and loaded by
-//! [`kernel`]; records come back through the [`pipeline`] into the [`journal`]; [`agent`] turns the wheel.
+//! [`kernel`]; records come back through the [`pipeline`] into the [`journal`], from where the [`sinks`] take them;
+//! [`agent`] turns the wheel.
 
 pub mod agent;
 pub mod heal;
@@ -10,4 +11,5 @@ pub mod journal;
 pub mod kernel;
 pub mod pipeline;
 pub mod policy;
+pub mod sinks;
 pub mod state;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{cgroup::Cgroup, console::Console, needs, policy::Policy, record::Record, wait};
+use crate::{cgroup::Cgroup, console::Console, journal, needs, policy::Policy, record::Record, wait};
 
 /// The guard says `ready: ...` when its programs are attached and its instances are found.
 const READY: &str = "ready:";
@@ -42,8 +42,16 @@ pub struct Guard {
 impl Guard {
     /// Starts the guard with `policy`, or with the one it has built in, on the sockets of `cgroup`.
     pub fn start(policy: Option<&Policy>, cgroup: &Cgroup, flags: &[&str]) -> Result<Self> {
-        // Only root may enter a directory that is made like this, as the guard wants it for its policy.
-        let directory = tempfile::Builder::new().prefix("fwguard-").tempdir()?;
+        Self::start_in(Self::new_directory()?, policy, cgroup, flags)
+    }
+
+    /// A directory that only root may enter, as the guard wants it for its policy.
+    pub fn new_directory() -> Result<TempDir> {
+        Ok(tempfile::Builder::new().prefix("fwguard-").tempdir()?)
+    }
+
+    /// The same with the policy and the journal in `directory`.
+    pub fn start_in(directory: TempDir, policy: Option<&Policy>, cgroup: &Cgroup, flags: &[&str]) -> Result<Self> {
         if let Some(policy) = policy {
             fs::write(directory.path().join(POLICY), policy.text())?;
         }
@@ -116,19 +124,21 @@ impl Guard {
         self.directory.path()
     }
 
-    /// The journal's file.
+    /// The policy's file; there is none when the guard uses the policy that is built in.
     #[must_use]
-    pub fn journal_file(&self) -> PathBuf {
-        self.directory.path().join("journal/journal.jsonl")
+    pub fn policy_file(&self) -> PathBuf {
+        self.directory.path().join("policy.toml")
+    }
+
+    /// The journal's directory.
+    #[must_use]
+    pub fn journal_directory(&self) -> PathBuf {
+        self.directory.path().join("journal")
     }
 
     /// Every finished line of the journal.
     pub fn journal(&self) -> Result<Vec<Record>> {
-        let text = fs::read_to_string(self.journal_file()).unwrap_or_default();
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let parse =
-            |line| Record::parse(line).with_context(|| format!("the journal has a line that is not JSON: {line}"));
-        whole.lines().map(parse).collect()
+        journal::records(&self.journal_directory())
     }
 
     /// Waits for a record that `wanted` picks.
@@ -156,10 +166,13 @@ impl Guard {
         memory().context("the guard has ended, so it holds no memory")
     }
 
-    /// Stops it, and gives back what it has written; an exit code other than 0 is an error.
+    /// Stops it, and gives back what it has written. An exit code other than 0 is an error, and so is a line that is no
+    /// valid OCSF, or a journal that is not whole.
     pub fn stop(mut self) -> Result<Vec<Record>> {
         self.end()?;
-        self.journal()
+        let records = self.journal()?;
+        journal::check(&self.journal_directory(), &records)?;
+        Ok(records)
     }
 
     /// Stops it, and leaves the journal to be read; an exit code other than 0 is an error.
@@ -174,8 +187,8 @@ impl Guard {
 
     /// Keeps the journal when everything else goes.
     pub fn keep_journal(&self, to: &Path) -> Result<()> {
-        fs::copy(self.journal_file(), to).with_context(|| format!("the journal cannot be kept as {}", to.display()))?;
-        Ok(())
+        let text = journal::text(&self.journal_directory())?;
+        fs::write(to, text).with_context(|| format!("the journal cannot be kept as {}", to.display()))
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {

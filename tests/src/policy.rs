@@ -153,6 +153,22 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         self
     }
 
+    /// Adds other tables.
+    #[must_use]
+    pub fn with(mut self, tables: &str) -> Self {
+        self.text.push('\n');
+        self.text.push_str(tables);
+        self
+    }
+
+    /// Adds a sink; `keys` are the lines of its table.
+    #[must_use]
+    pub fn sink(mut self, keys: &str) -> Self {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "\n[[sink]]\n{keys}");
+        self
+    }
+
     /// The policy file's content.
     #[must_use]
     pub fn text(&self) -> &str {

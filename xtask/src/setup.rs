@@ -148,9 +148,19 @@ pub(crate) fn test_tools() -> Result<()> {
         ("openssl", "openssl"),
         ("useradd", "passwd"),
         ("setpriv", "util-linux"),
+        ("rsyslogd", "rsyslog"),
+        ("prometheus-alertmanager", "prometheus-alertmanager"),
     ];
     missing.extend(programs.iter().filter(|(program, _)| shell::find(program).is_none()).map(|&(_, package)| package));
+    if !has_file("/usr/lib", "rsyslog/lmnsd_gtls.so") {
+        missing.push("rsyslog-gnutls");
+    }
     apt_install(&missing)
+}
+
+/// Whether one of the directories in `top` has a file; Debian keeps libraries by architecture.
+fn has_file(top: &str, file: &str) -> bool {
+    fs::read_dir(top).into_iter().flatten().flatten().any(|entry| entry.path().join(file).is_file())
 }
 
 fn describe(toolchain: &Toolchain) -> String {

@@ -33,13 +33,14 @@ use crate::{
         Journal, JournalError, console,
         ocsf::Stage,
         response::{self, Because},
+        terminal,
     },
     kernel::{
         load::{Kernel, KernelError, chain},
         pin::{PinError, Pins},
         scan,
     },
-    pipeline::{Pipeline, PipelineError, Told, enrich::Enricher, names::NameTable},
+    pipeline::{Pipeline, Told, enrich::Enricher, names::NameTable},
     policy::{
         self, Fault, Located, PolicyError,
         compile::{Compiled, Seen, Watched, compile},
@@ -49,17 +50,16 @@ use crate::{
         preset::{self, Found},
         settle::{Ages, GRACE, Settling},
     },
+    sinks::Sinks,
     state::{State, StateError},
 };
 use respond::Responder;
 use takeover::Takeover;
 
-/// How often grouped lines are written out.
-const FLUSH: Duration = Duration::from_millis(50);
+/// How often files that are suspected to have come to harm are looked at.
+const HEALING: Duration = Duration::from_millis(20);
 /// How often files, cgroups and counters are looked at.
 const REFRESH: Duration = Duration::from_secs(1);
-/// Most records that are handled before what is urgent among them is on the disk.
-const BATCH: usize = 256;
 /// Most records that are handled before signals, the clock and the policy get their turn.
 const TURN: usize = 4096;
 /// Most turns that are taken when the guard stops.
@@ -83,9 +83,6 @@ pub enum AgentError {
     /// The journal failed.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// A record could not be handled.
-    #[error(transparent)]
-    Pipeline(#[from] PipelineError),
     /// What is kept between runs cannot be.
     #[error(transparent)]
     State(#[from] StateError),
@@ -132,6 +129,7 @@ pub struct Agent {
     options: Options,
     kernel: Kernel,
     host: System,
+    sinks: Sinks,
     pipeline: Pipeline,
     names: NameTable,
     policy: Policy,
@@ -167,7 +165,7 @@ impl Agent {
         let policy = read_policy(&options, &host, &mut found)?;
         let state = State::open(&options.state)?;
         let pins = options.pin.as_deref().map(Pins::open).transpose()?;
-        let journal = Journal::open(&options.journal)?;
+        let journal = Journal::open(&options.journal, policy.journal)?;
         let older = pins.as_ref().map_or_else(|| Ok(Vec::new()), Pins::generations)?;
         let begun = pins.as_ref().map(Pins::begin).transpose()?;
         let mut kernel = Kernel::load(begun.as_ref())?;
@@ -181,11 +179,13 @@ impl Agent {
         host.can_deny = kernel.can_deny();
         let own = own(&options, &host);
         let pipeline = Pipeline::new(Enricher::new(host.cgroup_mount.clone()), journal);
+        let sinks = Sinks::start(&policy.sinks, pipeline.spool());
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let mut agent = Self {
             options,
             kernel,
             host,
+            sinks,
             pipeline,
             names: NameTable::default(),
             policy: Policy::default(),
@@ -223,11 +223,11 @@ impl Agent {
         agent.look_at_healed();
         // SAFETY: no arguments that could be wrong; gives memory of the start back to the system.
         unsafe { libc::malloc_trim(0) };
-        agent.announce()?;
+        agent.announce();
         Ok((agent, events))
     }
 
-    fn announce(&mut self) -> Result<(), AgentError> {
+    fn announce(&self) {
         for degraded in self.kernel.degraded() {
             eprintln!("flowwarden: {} does not run here: {}", degraded.hook, first_line(&degraded.why));
         }
@@ -243,7 +243,7 @@ impl Agent {
             ("processes".to_owned(), json!(self.kernel.labels().len())),
             ("epoch".to_owned(), json!(self.kernel.epoch())),
         ]);
-        self.pipeline.lifecycle(Stage::Start, "Flowwarden started", &details)?;
+        self.pipeline.lifecycle(Stage::Start, "Flowwarden started", &details);
         let journal = self.pipeline.journal_path().display();
         say(&if self.policy.instances.is_empty() {
             format!("ready: no Node-RED runs on this machine; waiting for one (Ctrl-C ends), journal {journal}")
@@ -254,7 +254,6 @@ impl Agent {
                 self.instance_names()
             )
         });
-        Ok(())
     }
 
     /// The sensors that run.
@@ -306,11 +305,12 @@ impl Agent {
         let before = std::mem::replace(&mut self.watched, compiled.watched);
         self.selectors = compiled.selectors;
         self.policy = policy;
-        self.tell_made(&before)
+        self.tell_made(&before);
+        Ok(())
     }
 
     /// Tells which files are let through while they are made, and which have been made since the policy was compiled last.
-    fn tell_made(&mut self, before: &[Watched]) -> Result<(), AgentError> {
+    fn tell_made(&self, before: &[Watched]) {
         // Absent, being made, or made.
         let stage = |watched: &Watched| (watched.id.is_some(), watched.waits);
         for now in self.watched.iter().filter(|now| now.id.is_some()) {
@@ -336,9 +336,8 @@ impl Agent {
             };
             say(&message);
             let details = Map::from_iter([("path".to_owned(), path.to_string().into())]);
-            self.pipeline.lifecycle(stage, &message, &details)?;
+            self.pipeline.lifecycle(stage, &message, &details);
         }
-        Ok(())
     }
 
     fn compile(&mut self, policy: &Policy, slots: &BTreeMap<String, u16>) -> Result<Compiled, AgentError> {
@@ -405,7 +404,8 @@ impl Agent {
             let names = self.instance_names();
             say(&format!("found a new Node-RED; instances now: {names}"));
             let details = Map::from_iter([("instances".to_owned(), names.into())]);
-            return Ok(self.pipeline.lifecycle(Stage::Reload, "A new instance was found", &details)?);
+            self.pipeline.lifecycle(Stage::Reload, "A new instance was found", &details);
+            return Ok(());
         }
         let (mut changed, now) = (false, Instant::now());
         for Watched { path, id, waits } in &self.watched {
@@ -447,7 +447,7 @@ impl Agent {
             let message = format!("{new} operations were refused unjudged: too many at once on one CPU");
             say(&message);
             let details = Map::from_iter([("unjudged".to_owned(), new.into())]);
-            self.pipeline.lifecycle(Stage::Loss, &message, &details)?;
+            self.pipeline.lifecycle(Stage::Loss, &message, &details);
         }
         if lost > self.reported_lost {
             let new = lost - self.reported_lost;
@@ -460,7 +460,7 @@ impl Agent {
             ]);
             let message = format!("{new} records were lost: the ring buffer was full");
             say(&message);
-            self.pipeline.lifecycle(Stage::Loss, &message, &details)?;
+            self.pipeline.lifecycle(Stage::Loss, &message, &details);
             self.kernel.tell_lost(lost)?;
         }
         Ok(())
@@ -468,6 +468,7 @@ impl Agent {
 
     /// Reads the policy again; the old one stays in force when the new one is wrong.
     fn reload(&mut self) -> Result<(), AgentError> {
+        let sinks = self.policy.sinks.clone();
         let outcome = match read_policy(&self.options, &self.host, &mut self.found) {
             Ok(policy) => self.apply(policy),
             Err(error) => Err(error),
@@ -475,9 +476,12 @@ impl Agent {
         match outcome {
             Ok(()) => {
                 self.label_running()?;
+                if self.policy.sinks != sinks {
+                    self.sinks.exchange(&self.policy.sinks);
+                }
                 say("reload: the new policy is in force");
                 let details = Map::from_iter([("epoch".to_owned(), self.kernel.epoch().into())]);
-                self.pipeline.lifecycle(Stage::Reload, "The new policy is in force", &details)?;
+                self.pipeline.lifecycle(Stage::Reload, "The new policy is in force", &details);
             }
             Err(error) => {
                 say(&format!("reload: refused, the old policy stays in force: {error}"));
@@ -486,7 +490,7 @@ impl Agent {
                     Stage::Error,
                     "The new policy was refused; the old one stays in force",
                     &details,
-                )?;
+                );
             }
         }
         Ok(())
@@ -494,9 +498,9 @@ impl Agent {
 
     /// Takes records from the ring buffer, up to [`TURN`] of them; true when there may be more.
     fn drain(&mut self, events: &mut RingBuf<MapData>) -> bool {
-        for count in 1..=TURN {
+        for _ in 0..TURN {
             let Some(item) = events.next() else {
-                self.settle();
+                self.heal();
                 return false;
             };
             match self.pipeline.record(&item, &self.names) {
@@ -506,14 +510,11 @@ impl Agent {
                     self.respond(&told);
                 }
                 Ok(None) => {}
-                // One bad record, or a full disk, must not end the guard: enforcement goes on in the kernel.
+                // One bad record must not end the guard: enforcement goes on in the kernel.
                 Err(error) => eprintln!("flowwarden: {error}"),
             }
-            if count % BATCH == 0 {
-                self.settle();
-            }
         }
-        self.settle();
+        self.heal();
         true
     }
 
@@ -534,10 +535,8 @@ impl Agent {
                     process.pid,
                     scope.name()
                 );
-                say(&console::shown(sentence.as_bytes()));
-                if let Err(error) = self.pipeline.response(response::ended(process, because, &sentence)) {
-                    eprintln!("flowwarden: {error}");
-                }
+                say(&terminal::shown(sentence.as_bytes()));
+                self.pipeline.response(response::ended(process, because, &sentence));
             }
         }
         // What was denied has done no harm, and who only observes changes nothing.
@@ -569,17 +568,8 @@ impl Agent {
 
     fn tell_healing(&mut self, all: &[heal::Told]) {
         for told in all {
-            say(&console::shown(told.message.as_bytes()));
-            if let Err(error) = self.pipeline.response(response::healing(told)) {
-                eprintln!("flowwarden: {error}");
-            }
-        }
-    }
-
-    fn settle(&mut self) {
-        self.heal();
-        if let Err(error) = self.pipeline.settle() {
-            eprintln!("flowwarden: {error}");
+            say(&terminal::shown(told.message.as_bytes()));
+            self.pipeline.response(response::healing(told));
         }
     }
 
@@ -588,9 +578,8 @@ impl Agent {
         let mut terminate = signal(SignalKind::terminate()).map_err(io("SIGTERM"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(io("SIGINT"))?;
         let mut hangup = signal(SignalKind::hangup()).map_err(io("SIGHUP"))?;
-        let mut flush = interval(FLUSH);
-        let mut refresh = interval(REFRESH);
-        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut refresh, mut healing) = (interval(REFRESH), interval(HEALING));
+        healing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // SAFETY: the ring buffer owns its map's descriptor and keeps it open for as long as it lives itself.
         let registered = unsafe { AsyncFd::register(events) };
@@ -606,18 +595,16 @@ impl Agent {
                         guard.clear_ready();
                     }
                 }
-                _ = flush.tick() => {
-                    self.heal();
-                    if let Err(error) = self.pipeline.tick() {
-                        eprintln!("flowwarden: {error}");
-                    }
-                }
+                _ = healing.tick(), if self.healer.is_busy() => self.heal(),
                 _ = refresh.tick() => {
                     if let Err(error) = self.refresh() {
                         eprintln!("flowwarden: the policy could not be renewed, the old one stays in force: {error}");
                     }
                     self.look_at_healed();
                     self.report_loss()?;
+                    if let Err(error) = self.pipeline.check() {
+                        eprintln!("flowwarden: {error}");
+                    }
                 }
                 _ = hangup.recv() => self.reload()?,
                 _ = terminate.recv() => break,
@@ -632,7 +619,8 @@ impl Agent {
         }
         self.report_loss()?;
         let message = if self.pins.is_some() { "Flowwarden stopped; its programs go on" } else { "Flowwarden stopped" };
-        self.pipeline.lifecycle(Stage::Stop, message, &Map::new())?;
+        self.pipeline.lifecycle(Stage::Stop, message, &Map::new());
+        self.pipeline.close()?;
         if let Some(path) = &self.options.pid_file {
             let _ = std::fs::remove_file(path);
         }

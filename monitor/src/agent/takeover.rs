@@ -85,9 +85,9 @@ impl Takeover {
             format!("took over from an earlier run: {records} records were waiting, {lost} were lost meanwhile");
         say(&message);
         if lost > 0 {
-            pipeline.lifecycle(Stage::Loss, &message, &details)?;
+            pipeline.lifecycle(Stage::Loss, &message, &details);
         } else {
-            pipeline.lifecycle(Stage::Takeover, &message, &details)?;
+            pipeline.lifecycle(Stage::Takeover, &message, &details);
         }
         Ok(())
     }

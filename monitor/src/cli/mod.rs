@@ -1,7 +1,7 @@
 //! The command line: one file for each subcommand.
 //!
 //! Exit codes: 0 done, 1 something failed, 2 the command line or the policy is wrong; and of `audit` 3 when a check warns,
-//! 4 when one fails.
+//! 4 when one fails. `journal verify` has more.
 
 mod audit;
 mod check;
@@ -10,8 +10,10 @@ mod discover;
 mod doctor;
 mod good;
 mod init;
+mod journal;
 mod reload;
 mod run;
+mod sink;
 
 use std::process::ExitCode;
 
@@ -52,27 +54,31 @@ enum Command {
     Init(init::Arguments),
     /// Has the running guard read its policy again.
     Reload(reload::Arguments),
+    /// Reads, checks and converts the journal.
+    Journal(journal::Arguments),
+    /// Tests the receivers of events, and says how they fare.
+    Sink(sink::Arguments),
 }
 
 /// Runs the command and decides the exit code, here and nowhere else.
 pub(crate) fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let outcome = match Arguments::parse().command {
-        Command::Run(arguments) => run::run(arguments),
-        Command::Audit(arguments) => match audit::run(&arguments) {
-            Ok(code) => return code,
-            Err(error) => Err(error),
-        },
-        Command::Check(arguments) => check::run(&arguments),
-        Command::Discover(arguments) => discover::run(&arguments),
-        Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Accept(arguments) => good::accept(&arguments),
-        Command::Restore(arguments) => good::restore(&arguments),
-        Command::Detach(arguments) => detach::run(&arguments),
-        Command::Init(arguments) => init::run(&arguments),
-        Command::Reload(arguments) => reload::run(&arguments),
+        Command::Run(arguments) => run::run(arguments).map(done),
+        Command::Audit(arguments) => audit::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments).map(done),
+        Command::Discover(arguments) => discover::run(&arguments).map(done),
+        Command::Doctor(arguments) => doctor::run(&arguments).map(done),
+        Command::Accept(arguments) => good::accept(&arguments).map(done),
+        Command::Restore(arguments) => good::restore(&arguments).map(done),
+        Command::Detach(arguments) => detach::run(&arguments).map(done),
+        Command::Init(arguments) => init::run(&arguments).map(done),
+        Command::Reload(arguments) => reload::run(&arguments).map(done),
+        Command::Journal(arguments) => journal::run(arguments),
+        Command::Sink(arguments) => sink::run(&arguments).map(done),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("flowwarden: {error:#}");
             ExitCode::from(if is_users_fault(&error) { 2 } else { 1 })

@@ -11,7 +11,7 @@ use monitor::{
 };
 use monitor_common::verdict::Sensor;
 
-use super::reload::PID_FILE;
+use super::{journal::DIRECTORY, reload::PID_FILE};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Directory of the journal; made when it is not there, readable by root only.
-    #[arg(long, value_name = "DIR", default_value = "/var/log/flowwarden")]
+    #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
     journal: PathBuf,
     /// Carry verdicts out, whatever the policy's mode.
     #[arg(long, conflicts_with = "observe")]

@@ -7,11 +7,11 @@ use monitor_common::{
     event::{FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_DAMAGED, FLAG_FAILED, FLAG_OBSERVED, Hook},
 };
 
-use super::ocsf::{address, command_line};
+use super::{
+    ocsf::{address, command_line},
+    terminal::shown,
+};
 use crate::{kernel::table, pipeline::enrich::Enriched};
-
-/// Longest path that is shown whole, in characters.
-const MAX_SHOWN: usize = 160;
 
 /// For example: `instance plant-a: child curl (pid 812 <- node 640) tried to connect 203.0.113.9:443: denied by rule
 /// egress-default`.
@@ -126,34 +126,6 @@ fn operation(enriched: &Enriched) -> String {
 /// A text without the zero byte at its end.
 fn trimmed(text: &[u8]) -> &[u8] {
     text.strip_suffix(&[0]).unwrap_or(text)
-}
-
-/// Bytes that a terminal may be shown: control characters, escapes and what is no UTF-8 are written as `\x..`; what is
-/// long is cut in the middle.
-#[must_use]
-pub fn shown(bytes: &[u8]) -> String {
-    let mut out = String::new();
-    for chunk in bytes.utf8_chunks() {
-        for char in chunk.valid().chars() {
-            let hidden = char.is_control()
-                || matches!(char, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-            if hidden {
-                let _ = write!(out, "{}", char.escape_unicode());
-            } else {
-                out.push(char);
-            }
-        }
-        for byte in chunk.invalid() {
-            let _ = write!(out, "\\x{byte:02x}");
-        }
-    }
-    let count = out.chars().count();
-    if count > MAX_SHOWN {
-        let head: String = out.chars().take(MAX_SHOWN / 2).collect();
-        let tail: String = out.chars().skip(count - MAX_SHOWN / 2).collect();
-        out = format!("{head}…{tail}");
-    }
-    out
 }
 
 /// The sentence in the colour of its verdict, for a terminal.

@@ -59,6 +59,12 @@ pub enum Stage {
     Loss,
     /// Something failed that it goes on without.
     Error,
+    /// Somebody tries a sink.
+    Test,
+    /// The journal was signed.
+    Checkpoint,
+    /// Old segments of the journal were removed, as configured.
+    Retention,
 }
 
 /// Class and activity of an operation.
@@ -140,6 +146,9 @@ pub fn lifecycle(stage: Stage, message: &str, details: &Map<String, Value>) -> V
         Stage::Takeover => (99, "Takeover", 1),
         Stage::Loss => (99, "Loss", 4),
         Stage::Error => (99, "Error", 3),
+        Stage::Test => (99, "Test", 1),
+        Stage::Checkpoint => (99, "Checkpoint", 1),
+        Stage::Retention => (99, "Retention", 1),
     };
     json!({
         "class_uid": LIFECYCLE,
@@ -157,7 +166,8 @@ pub fn lifecycle(stage: Stage, message: &str, details: &Map<String, Value>) -> V
     })
 }
 
-pub(super) fn now_ms() -> i64 {
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000)
 }
@@ -445,7 +455,11 @@ pub(super) mod tests {
 
     #[test]
     fn the_guards_own_events_are_valid() {
-        for stage in [Stage::Start, Stage::Stop, Stage::Reload, Stage::Takeover, Stage::Loss, Stage::Error] {
+        let own = [Stage::Test, Stage::Checkpoint, Stage::Retention];
+        for stage in [Stage::Start, Stage::Stop, Stage::Reload, Stage::Takeover, Stage::Loss, Stage::Error]
+            .into_iter()
+            .chain(own)
+        {
             valid(&lifecycle(stage, "x", &Map::from_iter([("lost".to_owned(), 3.into())])));
         }
     }

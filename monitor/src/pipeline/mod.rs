@@ -7,7 +7,7 @@ pub mod names;
 
 use monitor_common::{Verdict, event::Hook};
 
-use crate::journal::{Durability, Journal, JournalError, console, ocsf};
+use crate::journal::{Durability, Journal, JournalError, Spool, console, ocsf};
 use decode::{DecodeError, Record};
 use enrich::{Enriched, Enricher, Names};
 use serde_json::{Map, Value};
@@ -18,9 +18,6 @@ pub enum PipelineError {
     /// The kernel's bytes make no record.
     #[error("a record from the kernel cannot be read: {0}")]
     Decode(#[from] DecodeError),
-    /// The journal cannot be written.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
 }
 
 /// What there is to say about a record, and what has to be done about it.
@@ -41,15 +38,13 @@ pub struct Told {
 pub struct Pipeline {
     enricher: Enricher,
     journal: Journal,
-    /// Something is in the journal's memory that must not wait.
-    urgent: bool,
 }
 
 impl Pipeline {
     /// A pipeline that ends in `journal`.
     #[must_use]
     pub fn new(enricher: Enricher, journal: Journal) -> Self {
-        Self { enricher, journal, urgent: false }
+        Self { enricher, journal }
     }
 
     /// What is known about processes.
@@ -59,7 +54,7 @@ impl Pipeline {
 
     /// Takes one record; answers when there is something to say.
     ///
-    /// What was denied or killed is on the disk after the next [`Pipeline::settle`].
+    /// What was denied or killed is put on the disk at once; nobody waits for that here.
     pub fn record(&mut self, bytes: &[u8], names: &dyn Names) -> Result<Option<Told>, PipelineError> {
         let record = decode::decode(bytes)?;
         self.enricher.observe(&record);
@@ -69,36 +64,36 @@ impl Pipeline {
         let enriched = self.enricher.enrich(record, names);
         let sentence = console::sentence(&enriched);
         let line = ocsf::render(&enriched, &sentence);
-        self.urgent |= enriched.record.verdict >= Verdict::Deny;
-        self.journal.append(line, Durability::Grouped)?;
+        let urgent = enriched.record.verdict >= Verdict::Deny;
+        self.journal.append(line, if urgent { Durability::Now } else { Durability::Grouped });
         let Enriched { record, instance, rule, .. } = enriched;
         Ok(Some(Told { record, instance, rule, sentence }))
     }
 
     /// Journals what was done beyond the operation itself.
-    pub fn response(&mut self, event: Value) -> Result<(), PipelineError> {
-        self.urgent = true;
-        Ok(self.journal.append(event, Durability::Grouped)?)
+    pub fn response(&self, event: Value) {
+        self.journal.append(event, Durability::Now);
     }
 
     /// Journals that the guard started, stopped, or changed its policy.
-    pub fn lifecycle(
-        &mut self,
-        stage: ocsf::Stage,
-        message: &str,
-        details: &Map<String, Value>,
-    ) -> Result<(), PipelineError> {
-        Ok(self.journal.append(ocsf::lifecycle(stage, message, details), Durability::Now)?)
+    pub fn lifecycle(&self, stage: ocsf::Stage, message: &str, details: &Map<String, Value>) {
+        self.journal.append(ocsf::lifecycle(stage, message, details), Durability::Now);
     }
 
-    /// Writes out what must not wait. To be called whenever a batch of records is through.
-    pub fn settle(&mut self) -> Result<(), PipelineError> {
-        if std::mem::take(&mut self.urgent) { self.tick() } else { Ok(()) }
+    /// What has gone wrong with the journal since the last time.
+    pub fn check(&self) -> Result<(), JournalError> {
+        self.journal.check()
     }
 
-    /// Writes everything out.
-    pub fn tick(&mut self) -> Result<(), PipelineError> {
-        Ok(self.journal.flush()?)
+    /// Writes everything out, and closes the journal.
+    pub fn close(&mut self) -> Result<(), JournalError> {
+        self.journal.close()
+    }
+
+    /// What sinks need of the journal.
+    #[must_use]
+    pub fn spool(&self) -> Spool {
+        self.journal.spool()
     }
 
     /// Where the journal is.

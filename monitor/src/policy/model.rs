@@ -7,6 +7,8 @@ use monitor_common::{
     policy::{Class, Direction},
 };
 
+use crate::{journal::Limits, sinks::config::SinkConfig};
+
 /// Where in the file something stands: line and column from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct At {
@@ -23,6 +25,10 @@ pub struct Policy {
     pub enforce: bool,
     /// The instances.
     pub instances: Vec<InstancePolicy>,
+    /// How large the journal may be.
+    pub journal: Limits,
+    /// Where events go, beside the journal.
+    pub sinks: Vec<SinkConfig>,
 }
 
 /// What holds for one Node-RED instance.

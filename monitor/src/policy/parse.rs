@@ -19,6 +19,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use crate::{journal, sinks};
+
 use super::{
     Fault,
     model::{Action, At, ClassDefault, FileRule, InstancePolicy, KillScope, Names, NetRule, Policy, Prefix, Select},
@@ -31,7 +33,8 @@ const MAX_DEPTH: usize = 24;
 /// Longest reason of a rule, in bytes.
 const MAX_WHY: usize = 200;
 
-type Value<'a> = Spanned<DeValue<'a>>;
+/// A value with its place in the text.
+pub(crate) type Value<'a> = Spanned<DeValue<'a>>;
 
 /// Parses a policy. Every fault that can be found in one pass comes back.
 pub fn parse(text: &str) -> Result<Policy, Vec<Fault>> {
@@ -49,7 +52,8 @@ pub fn parse(text: &str) -> Result<Policy, Vec<Fault>> {
     if reader.faults.is_empty() { Ok(policy) } else { Err(reader.faults) }
 }
 
-struct Reader<'a> {
+/// Reads values, and collects what is wrong with them.
+pub(crate) struct Reader<'a> {
     text: &'a str,
     /// Where each line begins.
     lines: Vec<usize>,
@@ -57,18 +61,19 @@ struct Reader<'a> {
 }
 
 /// A table whose keys are taken one by one; what is left at the end is unknown.
-struct Table<'a, 'i> {
+pub(crate) struct Table<'a, 'i> {
     keys: &'a DeTable<'i>,
     known: Vec<&'static str>,
-    at: usize,
+    /// Where it begins.
+    pub(crate) at: usize,
 }
 
 impl<'a, 'i> Table<'a, 'i> {
-    fn new(keys: &'a DeTable<'i>, at: usize) -> Self {
+    pub(crate) fn new(keys: &'a DeTable<'i>, at: usize) -> Self {
         Self { keys, known: Vec::new(), at }
     }
 
-    fn take(&mut self, key: &'static str) -> Option<&'a Value<'i>> {
+    pub(crate) fn take(&mut self, key: &'static str) -> Option<&'a Value<'i>> {
         self.known.push(key);
         self.keys.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
     }
@@ -87,13 +92,13 @@ impl<'a> Reader<'a> {
         At { line, column: String::from_utf8_lossy(before).chars().count() + 1 }
     }
 
-    fn fault(&mut self, offset: usize, what: impl Into<String>) {
+    pub(crate) fn fault(&mut self, offset: usize, what: impl Into<String>) {
         let At { line, column } = self.at(offset);
         self.faults.push(Fault { line, column, what: what.into() });
     }
 
     /// Complains about keys that nobody took.
-    fn finish(&mut self, table: &Table<'_, '_>) {
+    pub(crate) fn finish(&mut self, table: &Table<'_, '_>) {
         for (name, _) in table.keys {
             let key = name.get_ref().as_ref();
             if !table.known.contains(&key) {
@@ -103,7 +108,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn string<'v>(&mut self, value: &'v Value<'_>, what: &str) -> Option<&'v str> {
+    pub(crate) fn string<'v>(&mut self, value: &'v Value<'_>, what: &str) -> Option<&'v str> {
         let text = value.get_ref().as_str();
         if text.is_none() {
             self.fault(value.span().start, format!("{what} must be a string, not {}", value.get_ref().type_str()));
@@ -111,7 +116,7 @@ impl<'a> Reader<'a> {
         text
     }
 
-    fn required<'v, 'i>(&mut self, table: &mut Table<'v, 'i>, key: &'static str) -> Option<&'v Value<'i>> {
+    pub(crate) fn required<'v, 'i>(&mut self, table: &mut Table<'v, 'i>, key: &'static str) -> Option<&'v Value<'i>> {
         let value = table.take(key);
         if value.is_none() {
             self.fault(table.at, format!("`{key}` is missing"));
@@ -120,7 +125,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A string or an array of strings.
-    fn strings<'v>(&mut self, value: &'v Value<'_>, what: &str) -> Vec<(&'v str, usize)> {
+    pub(crate) fn strings<'v>(&mut self, value: &'v Value<'_>, what: &str) -> Vec<(&'v str, usize)> {
         match value.get_ref() {
             DeValue::String(text) => vec![(text.as_ref(), value.span().start)],
             DeValue::Array(array) => {
@@ -139,7 +144,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn tables<'v, 'i>(&mut self, value: Option<&'v Value<'i>>, key: &str) -> Vec<(&'v DeTable<'i>, usize)> {
+    pub(crate) fn tables<'v, 'i>(&mut self, value: Option<&'v Value<'i>>, key: &str) -> Vec<(&'v DeTable<'i>, usize)> {
         let Some(value) = value else { return Vec::new() };
         let Some(array) = value.get_ref().as_array() else {
             self.fault(value.span().start, format!("`{key}` must be an array of tables"));
@@ -172,7 +177,9 @@ impl<'a> Reader<'a> {
                 false
             }
         };
-        let mut policy = Policy { enforce, instances: Vec::new() };
+        let mut policy = Policy { enforce, instances: Vec::new(), ..Policy::default() };
+        policy.journal = journal::config::read(self, table.take("journal"));
+        policy.sinks = sinks::config::read(self, table.take("sink"));
         let mut names = BTreeSet::new();
         for (instance, at) in self.tables(table.take("instance"), "instance") {
             let instance = self.instance(instance, at);
@@ -786,7 +793,7 @@ fn wrong_cgroup(text: &str) -> Option<String> {
 }
 
 /// `; did you mean "..."?` when a known word is near.
-fn suggest(text: &str, known: impl Iterator<Item = &'static str>) -> String {
+pub(crate) fn suggest(text: &str, known: impl Iterator<Item = &'static str>) -> String {
     known
         .map(|word| (distance(text, word), word))
         .filter(|&(distance, word)| distance <= 2 && distance < word.len())

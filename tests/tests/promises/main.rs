@@ -4,6 +4,7 @@
 //! and a guard sees the whole machine.
 
 mod audit;
+mod disk;
 mod egress;
 mod evidence;
 mod hooks;
@@ -14,6 +15,7 @@ mod processes;
 mod race;
 mod scope;
 mod settings_js;
+mod sinks;
 mod sockets;
 mod stage;
 

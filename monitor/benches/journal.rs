@@ -1,0 +1,182 @@
+//! How much the journal takes: `cargo bench -p monitor --bench journal [-- DIR]`.
+//!
+//! Prints figures and judges none. DIR is where the journals are made; what they cost is the cost of that disk.
+#![expect(clippy::unwrap_used, reason = "a program for developers")]
+
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use monitor::{
+    journal::{
+        Durability, Journal, Limits, console, ocsf,
+        query::{Filter, Query},
+        segment,
+        verify::{Request, verify},
+    },
+    pipeline::{
+        decode::Record,
+        enrich::{Enriched, Parent, Program},
+    },
+};
+use monitor_common::{
+    Verdict,
+    event::{Event, Hook},
+    verdict::Sensor,
+};
+
+/// Events that may be on their way to the disk, so that the queue takes them all.
+const ON_THE_WAY: u64 = 800;
+
+fn main() {
+    let place = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let place = place.map_or_else(std::env::temp_dir, PathBuf::from);
+    let directory = tempfile::tempdir_in(place).unwrap();
+    let bytes = sample(0).to_string().len();
+    println!("an event has about {bytes} bytes");
+
+    let start = Instant::now();
+    let count = 200_000;
+    let total: usize = (0..count).map(|number| sample(number).to_string().len()).sum();
+    rate("rendered and serialised, one thread", count, start.elapsed());
+    assert!(total > 0);
+
+    grouped(&directory.path().join("grouped"), 500_000);
+    single(&directory.path().join("single"), 5_000);
+}
+
+/// Lines in groups of 50 ms; then compressed, verified, read, and opened again.
+fn grouped(path: &Path, count: u64) {
+    let limits = Limits { max_bytes: u64::MAX, ..Limits::default() };
+    let events: Vec<_> = (0..1000).map(sample).collect();
+    let mut journal = Journal::open(path, limits).unwrap();
+    let tail = journal.tail();
+    let (start, before) = (Instant::now(), cpu_time());
+    for number in 0..count {
+        if number % 100 == 0 {
+            while number.saturating_sub(tail.sequence()) > ON_THE_WAY {
+                let _ = tail.wait(tail.end(), Duration::from_millis(1));
+            }
+        }
+        let event = &events[usize::try_from(number % 1000).unwrap()];
+        journal.append(event.clone(), Durability::Grouped);
+    }
+    while tail.sequence() < count {
+        let _ = tail.wait(tail.end(), Duration::from_millis(1));
+    }
+    let (time, cpu) = (start.elapsed(), cpu_time().saturating_sub(before));
+    rate("durable, in groups", count, time);
+    rate("  for each second of processor time, all threads", count, cpu);
+
+    let start = Instant::now();
+    while segment::list(path).unwrap().iter().filter(|found| !found.compressed).count() > 1 {
+        thread::sleep(Duration::from_millis(10));
+    }
+    println!("{:>12.2} s more until all closed segments were compressed", start.elapsed().as_secs_f64());
+    journal.close().unwrap();
+    let segments = segment::list(path).unwrap();
+    let closed: Vec<_> = segments.iter().filter(|found| found.compressed).collect();
+    let bytes: u64 = closed.iter().map(|found| found.size_and_time().unwrap().0).sum();
+    let lines = tail.sequence() * closed.len() as u64 / segments.len() as u64;
+    println!("{:>12.1} bytes for each event on the disk, compressed", ratio(bytes, lines));
+
+    let start = Instant::now();
+    let report = verify(path, &Request::default()).unwrap();
+    assert_eq!(report.worst(), None, "{:#?}", report.faults);
+    rate("verified", report.lines, start.elapsed());
+
+    let start = Instant::now();
+    let mut query = Query::new(path, Filter { rules: vec!["no-such-rule".into()], ..Filter::default() }).unwrap();
+    assert!(query.next_event().unwrap().is_none());
+    rate("searched", report.lines, start.elapsed());
+
+    let start = Instant::now();
+    drop(Journal::open(path, limits).unwrap());
+    println!("{:>12.3} s to open and close it again", start.elapsed().as_secs_f64());
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    println!("{:>12} of memory at most, the benchmark itself included", peak.trim());
+}
+
+/// Each line on the disk before the next.
+fn single(path: &Path, count: u64) {
+    let journal = Journal::open(path, Limits::default()).unwrap();
+    let tail = journal.tail();
+    let start = Instant::now();
+    for number in 0..count {
+        let seen = tail.end();
+        journal.append(sample(number), Durability::Now);
+        while tail.wait(seen, Duration::from_secs(1)) == seen {}
+    }
+    rate("durable, one by one", count, start.elapsed());
+}
+
+fn rate(what: &str, count: u64, time: Duration) {
+    println!("{:>12.0} events/s {what}", f64::from(u32::try_from(count).unwrap()) / time.as_secs_f64());
+}
+
+fn ratio(of: u64, to: u64) -> f64 {
+    let float = |number| f64::from(u32::try_from(number).unwrap());
+    float(of) / float(to)
+}
+
+/// Processor time of this process.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+}
+
+/// An event like those of a Node-RED that is attacked: names, numbers and times differ.
+fn sample(number: u64) -> serde_json::Value {
+    let small = u32::try_from(number % 50_000).unwrap();
+    let event = Event {
+        tgid: 1000 + small,
+        tid: 1000 + small,
+        uid: 990,
+        euid: 990,
+        time_ns: 1_000_000_000 + number * 1_234_567,
+        sequence: number,
+        start_ns: 99_999 + number,
+        syscall: 257,
+        ino: 1_000_000 + number % 1013,
+        dev: 0xfe_0001,
+        mode: 0o100_644,
+        cgroup: 4711,
+        epoch: 3,
+        access: 2,
+        ..Event::ZERO
+    };
+    let node = Program {
+        path: b"/usr/bin/node".to_vec(),
+        argv: b"node-red\0--max-old-space-size=256\0/usr/lib/node_modules/node-red/red.js\0".to_vec(),
+    };
+    let record = Record {
+        event,
+        hook: Hook::Open,
+        sensor: Sensor::Lsm,
+        verdict: Verdict::Deny,
+        wanted: Verdict::Deny,
+        path: format!("/home/nodered/.node-red/projects/line-{}/settings-{}.js", number % 17, number % 1013)
+            .into_bytes(),
+        other: None,
+        text: Vec::new(),
+    };
+    let parent = Parent { tgid: 1, name: "systemd".into(), program: None };
+    let enriched = Enriched {
+        record,
+        instance: "plant-a".into(),
+        rule: "settings-js".into(),
+        sentence: "write, create, delete, rename, link or attr of settings.js: deny".into(),
+        time_ms: 1_790_000_000_000 + i64::try_from(number).unwrap(),
+        name: "node".into(),
+        program: Some(node),
+        parents: vec![parent],
+        user: Some("nodered".into()),
+        cgroup: Some("/system.slice/nodered.service".into()),
+        unit: Some("nodered.service".into()),
+        container: None,
+    };
+    ocsf::render(&enriched, &console::sentence(&enriched))
+}

@@ -1,0 +1,222 @@
+//! `flowwarden journal`
+
+use std::{
+    fs,
+    io::{self, BufWriter, IsTerminal as _, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use monitor::journal::{
+    checkpoint::Checkpoint,
+    format::Format,
+    key::PublicKey,
+    query::{Filter, Query},
+    terminal::{plain, shown},
+    verify::{self, Report, Request},
+};
+use serde_json::Value;
+
+/// Where the journal is.
+pub(super) const DIRECTORY: &str = "/var/log/flowwarden";
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Checks that every line is what was written, that none is missing, and who signed for it.
+    #[command(
+        after_help = "Exit codes: 0 whole and signed, 1 the journal cannot be read, 2 the command line is wrong, \
+                      3 damaged, 4 lines or segments are missing, 5 the end is not signed, 6 a signature or key does not hold. \
+                      Of several the gravest: 6, 3, 4, 5."
+    )]
+    Verify(VerifyArguments),
+    /// Prints the events that all conditions hold for.
+    Query(QueryArguments),
+    /// Writes events out in another format.
+    Export(ExportArguments),
+}
+
+#[derive(Args, Debug)]
+struct VerifyArguments {
+    /// Directory of the journal.
+    #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
+    journal: PathBuf,
+    /// The key that the journal began with, as kept elsewhere: a copy of its `public.key`.
+    #[arg(long, value_name = "FILE")]
+    pubkey: Option<PathBuf>,
+    /// A checkpoint that was kept elsewhere: a line of a `.checkpoints` file, or an event that carries one. Of several
+    /// lines the last.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct Conditions {
+    /// Directory of the journal.
+    #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
+    journal: PathBuf,
+    /// Not before: a time (2026-01-31T08:00:00Z) or how long ago (15m, 2h, 7days).
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<SystemTime>,
+    /// Before: a time, or how long ago.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<SystemTime>,
+    /// The instance; more than one may be given.
+    #[arg(long, value_name = "NAME")]
+    instance: Vec<String>,
+    /// The rule's id; more than one may be given.
+    #[arg(long, value_name = "ID")]
+    rule: Vec<String>,
+    /// What was done; more than one may be given.
+    #[arg(long, value_name = "VERDICT", value_parser = ["log", "deny", "kill"])]
+    verdict: Vec<String>,
+    /// A file's path contains this text.
+    #[arg(long, value_name = "TEXT")]
+    path: Option<String>,
+    /// An address is this one, or in this network.
+    #[arg(long, value_name = "ADDRESS", value_parser = network)]
+    address: Option<IpNet>,
+}
+
+#[derive(Args, Debug)]
+struct QueryArguments {
+    #[command(flatten)]
+    conditions: Conditions,
+    /// Whole events as JSON Lines, instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct ExportArguments {
+    #[command(flatten)]
+    conditions: Conditions,
+    /// jsonl (the journal's own lines), ocsf, ecs or cef.
+    #[arg(long, value_name = "FORMAT")]
+    format: Format,
+}
+
+fn time(text: &str) -> Result<SystemTime, String> {
+    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+        return Ok(time);
+    }
+    let ago: Duration = humantime::parse_duration(text)
+        .map_err(|_| "a time like 2026-01-31T08:00:00Z, or how long ago, like 15m, is wanted".to_owned())?;
+    Ok(SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH))
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let net = text.parse().or_else(|_| text.parse().map(|address: std::net::IpAddr| address.into()));
+    net.map_err(|_| "an address like 203.0.113.9, or a network like 203.0.113.0/24, is wanted".to_owned())
+}
+
+pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command {
+        Command::Verify(arguments) => verify(&arguments),
+        Command::Query(QueryArguments { conditions, json }) if json => {
+            stream(conditions, |out, line, _| out.write_all(line))
+        }
+        Command::Query(QueryArguments { conditions, .. }) => {
+            let terminal = io::stdout().is_terminal();
+            stream(conditions, move |out, _, event| row(out, event, terminal))
+        }
+        Command::Export(ExportArguments { conditions, format }) => stream(conditions, move |out, line, event| {
+            out.write_all(&format.render(line, event))?;
+            out.write_all(b"\n")
+        }),
+    }
+}
+
+/// Gives every event that is wanted to `print`.
+fn stream(
+    conditions: Conditions,
+    mut print: impl FnMut(&mut dyn Write, &[u8], &Value) -> io::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    let Conditions { journal, since, until, instance, rule, verdict, path, address } = conditions;
+    let filter = Filter { since, until, instances: instance, rules: rule, verdicts: verdict, path, address };
+    let mut query = Query::new(&journal, filter)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    while let Some((line, event)) = query.next_event()? {
+        match print(&mut out, line, &event) {
+            // Whoever reads has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+            printed => printed?,
+        }
+    }
+    if let Some(damage) = query.damage() {
+        eprintln!("flowwarden: {}; see flowwarden journal verify", plain(damage.as_bytes()));
+    }
+    match out.flush() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// One line of the table. What events say is shown as text, whatever it is.
+fn row(out: &mut dyn Write, event: &Value, shorten: bool) -> io::Result<()> {
+    let millis = u64::try_from(event["time"].as_i64().unwrap_or_default()).unwrap_or_default();
+    let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis));
+    let verdict = event["unmapped"]["verdict"].as_str().or(event["activity_name"].as_str()).unwrap_or_default();
+    let message = event["message"].as_str().unwrap_or_default();
+    let message = if shorten { shown(message.as_bytes()) } else { plain(message.as_bytes()) };
+    writeln!(out, "{time}  {:<10}  {message}", plain(verdict.as_bytes()).to_lowercase())
+}
+
+fn verify(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
+    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
+    let public_key = arguments
+        .pubkey
+        .as_deref()
+        .map(|path| read(path)?.parse::<PublicKey>().map_err(|why| anyhow!("{}: {why}", path.display())));
+    let against = arguments.against.as_deref().map(|path| {
+        let text = read(path)?;
+        let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        Checkpoint::parse(line.as_bytes()).map_err(|why| anyhow!("{}: {why}", path.display()))
+    });
+    let request = Request { public_key: public_key.transpose()?, against: against.transpose()? };
+    let report = verify::verify(&arguments.journal, &request)?;
+    // Whoever closes the pipe early still has the exit code.
+    let _ = tell(&report, &request);
+    Ok(report.worst().map_or(ExitCode::SUCCESS, |worst| ExitCode::from(worst.exit_code())))
+}
+
+fn tell(report: &Report, request: &Request) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for fault in &report.faults {
+        writeln!(out, "{}", plain(fault.to_string().as_bytes()))?;
+    }
+    if report.more > 0 {
+        writeln!(out, "and {} more", report.more)?;
+    }
+    writeln!(out, "{} lines in {} segments, signed up to line {}", report.lines, report.segments, report.signed)?;
+    if report.removed > 0 {
+        writeln!(out, "segments 1 to {} were removed by the journal itself, which says so", report.removed)?;
+    }
+    if report.against_is_gone {
+        writeln!(out, "the given checkpoint is about a segment that was removed: nothing to compare it with")?;
+    }
+    if report.in_use && report.last > report.signed {
+        writeln!(out, "a guard is writing: it signs the last {} lines within a second", report.last - report.signed)?;
+    }
+    if let (Some(key), None) = (report.first_key, request.public_key) {
+        writeln!(
+            out,
+            "began with {key}; whoever can rewrite the journal can replace its key too: keep a copy of public.key \
+             elsewhere, and give it as --pubkey"
+        )?;
+    }
+    let outcome = match report.worst() {
+        None => "whole",
+        Some(_) => "NOT whole",
+    };
+    writeln!(out, "the journal is {outcome}")
+}

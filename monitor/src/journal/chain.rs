@@ -1,0 +1,306 @@
+//! The hash chain: every line names the SHA-256 of the line before it.
+//!
+//! A line's hash is taken over its raw bytes, line feed included, so that `sed -n 7p SEGMENT | sha256sum` gives what line 8
+//! names. The first line of a segment names the last one of the segment before; the very first line of a journal names
+//! the SHA-256 of the public key that the journal began with.
+
+use std::{fmt, str::FromStr};
+
+use data_encoding::HEXLOWER;
+use ring::digest;
+use serde::{Deserialize, Serialize, de};
+use serde_json::{Map, Value};
+
+use super::terminal::is_hidden;
+
+/// Longest line that is written or read, in bytes with its line feed.
+pub const MAX_LINE: usize = 1 << 20;
+
+/// A SHA-256; 64 hexadecimal digits as text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    /// The hash of some bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+        Self(hash)
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, to)
+    }
+}
+
+impl FromStr for Hash {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or_else(|| format!("{text:?} is no SHA-256: 64 digits of 0-9 and a-f"))
+    }
+}
+
+impl Serialize for Hash {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// An event on its way to the journal: everything of its line but the numbers that only the writer knows.
+#[derive(Debug)]
+pub struct Entry {
+    body: String,
+    /// Where the link goes, at the end of `unmapped`.
+    link_at: usize,
+    /// How soon it has to be on the disk.
+    pub(super) urgent: bool,
+}
+
+impl Entry {
+    /// Serialises an event. `unmapped` and `metadata` are made when they are not there.
+    #[must_use]
+    pub fn new(event: Value, urgent: bool) -> Self {
+        let mut event = match event {
+            Value::Object(map) => map,
+            other => Map::from_iter([("message".to_owned(), other)]),
+        };
+        let mut open = |key: &str| {
+            let mut part = match event.remove(key) {
+                Some(Value::Object(map)) => escaped(Value::Object(map).to_string()),
+                _ => "{}".to_owned(),
+            };
+            part.pop();
+            if part.len() > 1 {
+                part.push(',');
+            }
+            part
+        };
+        let (unmapped, metadata) = (open("unmapped"), open("metadata"));
+        let mut body = escaped(Value::Object(event).to_string());
+        body.pop();
+        if body.len() > 1 {
+            body.push(',');
+        }
+        body.push_str("\"unmapped\":");
+        body.push_str(&unmapped);
+        let link_at = body.len();
+        body.push_str(",\"metadata\":");
+        body.push_str(&metadata);
+        // It may wait in a queue with thousands of others.
+        body.shrink_to_fit();
+        Self { body, link_at, urgent }
+    }
+
+    /// How long its line will be at most, in bytes.
+    #[must_use]
+    pub fn line_len(&self) -> usize {
+        self.body.len() + 256
+    }
+
+    /// The line.
+    pub(super) fn write(&self, out: &mut Vec<u8>, number: &Number<'_>) {
+        let (before, after) = self.body.split_at_checked(self.link_at).unwrap_or((&self.body, ""));
+        let Number { run, sequence, segment, prev } = number;
+        out.extend_from_slice(before.as_bytes());
+        out.extend_from_slice(format!("\"chain\":{{\"seg\":{segment},\"prev\":\"{prev}\"}}}}").as_bytes());
+        out.extend_from_slice(after.as_bytes());
+        out.extend_from_slice(format!("\"sequence\":{sequence},\"uid\":\"{run}-{sequence}\"}}}}\n").as_bytes());
+    }
+}
+
+/// A value as one line of JSON that a terminal can be shown; without a line feed.
+#[must_use]
+pub(super) fn to_line(value: &Value) -> String {
+    escaped(value.to_string())
+}
+
+/// JSON in which every character that a terminal may obey is an escape, so that `cat` and `tail -f` are safe.
+fn escaped(json: String) -> String {
+    // JSON itself escapes what is below a space; these can only stand within strings.
+    if !json.chars().any(is_hidden) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() + 64);
+    for char in json.chars() {
+        if is_hidden(char) {
+            out.extend(char.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            out.push(char);
+        }
+    }
+    out
+}
+
+/// What the writer knows of a line.
+#[derive(Debug)]
+pub(super) struct Number<'a> {
+    /// Id of this run of the guard.
+    pub(super) run: &'a str,
+    /// The line's number in the journal.
+    pub(super) sequence: u64,
+    /// The segment's number.
+    pub(super) segment: u64,
+    /// Hash of the line before.
+    pub(super) prev: Hash,
+}
+
+/// What a line says about its place in the journal.
+#[derive(Debug, Deserialize)]
+pub struct Place {
+    metadata: MetadataPart,
+    unmapped: UnmappedPart,
+}
+
+#[derive(Debug, Deserialize)]
+struct MetadataPart {
+    sequence: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct UnmappedPart {
+    chain: Link,
+    removed: Option<Removed>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Link {
+    seg: u64,
+    prev: Hash,
+}
+
+/// Segments that the journal itself took away, as a record of that names them under `unmapped.removed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// The first of them.
+    pub first_segment: u64,
+    /// The last of them.
+    pub last_segment: u64,
+    /// Whether some sink had not delivered everything of them.
+    pub unacknowledged: bool,
+}
+
+impl Place {
+    /// Reads it from a line; an error says what is wrong with the line.
+    pub fn of(line: &[u8]) -> Result<Self, String> {
+        if !line.ends_with(b"\n") {
+            return Err("the line is cut short".to_owned());
+        }
+        // What is skipped over while reading JSON is not looked at: bytes in it could be anything.
+        let text = std::str::from_utf8(line).map_err(|error| format!("no line of a journal: {error}"))?;
+        serde_json::from_str(text).map_err(|error| format!("no line of a journal: {error}"))
+    }
+
+    /// Number of the line in the journal, from 1.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.metadata.sequence
+    }
+
+    /// Number of the segment that it was written to.
+    #[must_use]
+    pub fn segment(&self) -> u64 {
+        self.unmapped.chain.seg
+    }
+
+    /// Hash of the line before.
+    #[must_use]
+    pub fn prev(&self) -> Hash {
+        self.unmapped.chain.prev
+    }
+
+    /// The segments that this line tells the end of.
+    #[must_use]
+    pub fn removed(&self) -> Option<Removed> {
+        self.unmapped.removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn line(event: Value) -> Vec<u8> {
+        let mut out = Vec::new();
+        let prev = Hash::of(b"before");
+        Entry::new(event, false).write(&mut out, &Number { run: "run", sequence: 7, segment: 3, prev });
+        out
+    }
+
+    #[test]
+    fn a_line_is_the_event_with_its_place() {
+        let line = line(json!({"a": 1, "metadata": {"version": "x"}, "unmapped": {"k": [1]}}));
+        let event: Value = serde_json::from_slice(&line).unwrap();
+        let prev = Hash::of(b"before").to_string();
+        assert_eq!(
+            event,
+            json!({"a": 1, "metadata": {"version": "x", "sequence": 7, "uid": "run-7"},
+                "unmapped": {"k": [1], "chain": {"seg": 3, "prev": prev}}})
+        );
+        let place = Place::of(&line).unwrap();
+        assert_eq!((place.sequence(), place.segment(), place.prev()), (7, 3, Hash::of(b"before")));
+    }
+
+    #[test]
+    fn an_event_without_the_parts_gets_them() {
+        for event in [json!({}), json!({"a": null}), json!("text"), json!({"unmapped": 3, "metadata": []})] {
+            let place = Place::of(&line(event)).unwrap();
+            assert_eq!(place.sequence(), 7);
+        }
+    }
+
+    #[test]
+    fn a_cut_line_is_told_from_a_whole_one() {
+        let line = line(json!({}));
+        assert!(Place::of(&line[..line.len() - 1]).unwrap_err().contains("cut short"));
+        assert!(Place::of(&line[1..]).unwrap_err().contains("no line of a journal"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_make_no_line() {
+        let mut line = line(json!({"a": "xyz"}));
+        let at = line.windows(3).position(|bytes| bytes == b"xyz").unwrap();
+        line[at] = 0xff;
+        assert!(Place::of(&line).unwrap_err().contains("utf-8"));
+    }
+
+    #[test]
+    fn a_hash_is_what_sha256sum_prints() {
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(Hash::of(b"").to_string(), empty);
+        assert_eq!(empty.parse::<Hash>().unwrap(), Hash::of(b""));
+        assert!("E3".parse::<Hash>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_name_holds_it_stays_in_its_line(name in prop::collection::vec(any::<u8>(), 0..255), key in "\\PC{0,20}") {
+            let text = String::from_utf8_lossy(&name).into_owned();
+            let line = line(json!({ "file": { "path": text }, "unmapped": { key: text } }));
+            let (inner, end) = line.split_at(line.len() - 1);
+            prop_assert!(!std::str::from_utf8(inner).unwrap().contains(is_hidden));
+            prop_assert_eq!(end, b"\n");
+            let event: Value = serde_json::from_slice(&line).unwrap();
+            prop_assert_eq!(event["file"]["path"].as_str(), Some(text.as_str()));
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Common Event Format: one header, then `key=value` pairs.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::{number, process, text};
+use crate::journal::terminal::is_hidden;
+
+/// An event as one line of CEF.
+pub(super) fn render(event: &Value) -> String {
+    let mut out = String::from("CEF:0|Flowwarden|Flowwarden|");
+    let name = match text(event, "/unmapped/verdict") {
+        Some(verdict) => format!("{} {verdict}", text(event, "/unmapped/hook").unwrap_or_default()),
+        None => text(event, "/activity_name").unwrap_or("event").to_owned(),
+    };
+    header(&mut out, text(event, "/metadata/product/version").unwrap_or_default());
+    header(&mut out, &number(event, "/type_uid").unwrap_or_default().to_string());
+    header(&mut out, &name);
+    let severity = match number(event, "/severity_id") {
+        Some(2) => 3,
+        Some(3) => 5,
+        Some(4) => 8,
+        Some(5..) => 10,
+        _ => 1,
+    };
+    let _ = write!(out, "{severity}|");
+    let mut extension = Extension { out, first: true };
+    let inbound = number(event, "/connection_info/direction_id") == Some(1);
+    extension.number("rt", number(event, "/time"));
+    extension.text("externalId", text(event, "/metadata/uid"));
+    extension.text("dvchost", text(event, "/device/hostname"));
+    extension.text("act", text(event, "/unmapped/verdict"));
+    extension.text("msg", text(event, "/message"));
+    extension.text("fname", text(event, "/file/name"));
+    extension.text("filePath", text(event, "/file/path"));
+    extension.text("src", text(event, "/src_endpoint/ip"));
+    extension.number("spt", number(event, "/src_endpoint/port").filter(|_| inbound));
+    extension.text("dst", text(event, "/dst_endpoint/ip"));
+    extension.number("dpt", number(event, "/dst_endpoint/port"));
+    extension.text("proto", text(event, "/connection_info/protocol_name"));
+    if event.pointer("/connection_info/direction_id").is_some() {
+        extension.number("deviceDirection", Some(i64::from(!inbound)));
+    }
+    if let Some(process) = process(event) {
+        extension.number("spid", number(process, "/pid"));
+        extension.text("sproc", text(process, "/file/path").or_else(|| text(process, "/name")));
+        extension.text("suid", text(process, "/user/uid"));
+        extension.text("suser", text(process, "/user/name"));
+    }
+    let customs = [
+        ("cs1", "instance", text(event, "/unmapped/instance")),
+        ("cs2", "rule", text(event, "/unmapped/rule")),
+        ("cs3", "commandLine", process(event).and_then(|process| text(process, "/cmd_line"))),
+        ("cs4", "wanted", text(event, "/unmapped/wanted")),
+        ("cs5", "sensor", text(event, "/unmapped/sensor")),
+    ];
+    for (key, label, value) in customs {
+        if value.is_some() {
+            extension.text(&format!("{key}Label"), Some(label));
+            extension.text(key, value);
+        }
+    }
+    extension.out
+}
+
+/// One field of the header: `\` and `|` are escaped.
+fn header(out: &mut String, value: &str) {
+    for char in value.chars() {
+        match char {
+            '\\' | '|' => out.extend(['\\', char]),
+            _ if is_hidden(char) => out.extend(char.escape_unicode()),
+            _ => out.push(char),
+        }
+    }
+    out.push('|');
+}
+
+struct Extension {
+    out: String,
+    first: bool,
+}
+
+impl Extension {
+    fn number(&mut self, key: &str, value: Option<i64>) {
+        if let Some(value) = value {
+            self.text(key, Some(&value.to_string()));
+        }
+    }
+
+    /// One pair: `\` and `=` are escaped, line ends are `\n` and `\r`, what a terminal may obey is written out.
+    fn text(&mut self, key: &str, value: Option<&str>) {
+        let Some(value) = value else { return };
+        if !std::mem::take(&mut self.first) {
+            self.out.push(' ');
+        }
+        self.out.push_str(key);
+        self.out.push('=');
+        for char in value.chars() {
+            match char {
+                '\\' | '=' => self.out.extend(['\\', char]),
+                '\n' => self.out.push_str("\\n"),
+                '\r' => self.out.push_str("\\r"),
+                // Written out with a backslash that is escaped itself.
+                _ if is_hidden(char) => {
+                    let _ = write!(self.out, "\\\\u{{{:x}}}", u32::from(char));
+                }
+                _ => self.out.push(char),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::{super::tests::hostile, *};
+
+    /// Reads CEF as its specification says, with nothing of the writer.
+    fn parse(line: &str) -> (Vec<String>, BTreeMap<String, String>) {
+        let mut fields = vec![String::new()];
+        let mut chars = line.chars();
+        while fields.len() < 8 {
+            match chars.next().unwrap() {
+                '\\' => fields.last_mut().unwrap().push(chars.next().unwrap()),
+                '|' => fields.push(String::new()),
+                char => fields.last_mut().unwrap().push(char),
+            }
+        }
+        fields.pop();
+        // A key is the last word before a `=` that no backslash escapes.
+        let rest: Vec<char> = chars.collect();
+        let (mut pairs, mut key, mut value, mut at) = (BTreeMap::new(), String::new(), String::new(), 0);
+        while at < rest.len() {
+            match rest[at] {
+                '\\' => {
+                    at += 1;
+                    value.push(match rest[at] {
+                        'n' => '\n',
+                        'r' => '\r',
+                        char => char,
+                    });
+                }
+                '=' => {
+                    let (old, next) = value.rsplit_once(' ').map_or(("", value.as_str()), |(old, next)| (old, next));
+                    let (old, next) = (old.to_owned(), next.to_owned());
+                    if !key.is_empty() {
+                        pairs.insert(key, old);
+                    }
+                    (key, value) = (next, String::new());
+                }
+                char => value.push(char),
+            }
+            at += 1;
+        }
+        pairs.insert(key, value);
+        (fields, pairs)
+    }
+
+    #[test]
+    fn every_fact_has_its_key() {
+        let line = render(&hostile("plant"));
+        let (header, pairs) = parse(&line);
+        assert_eq!(header, ["CEF:0", "Flowwarden", "Flowwarden", "0.1.0", "100103", "write kill", "10"]);
+        for (key, value) in [
+            ("act", "kill"),
+            ("filePath", "plant"),
+            ("dst", "203.0.113.9"),
+            ("dpt", "443"),
+            ("spid", "7"),
+            ("cs2", "plant"),
+        ] {
+            assert_eq!(pairs.get(key).map(String::as_str), Some(value), "{key} in {line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_comes_back_as_it_was(name in "[ -~\n\ré日]{1,60}") {
+            let (header, pairs) = parse(&render(&hostile(&name)));
+            prop_assert_eq!(header.len(), 7);
+            prop_assert_eq!(&pairs["filePath"], &name);
+            prop_assert_eq!(&pairs["cs1"], &name);
+            prop_assert_eq!(&pairs["dpt"], "443");
+        }
+    }
+}

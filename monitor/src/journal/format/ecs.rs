@@ -1,0 +1,191 @@
+//! Elastic Common Schema 9.4: its fields where it has them, ours under `flowwarden`. No arrays of objects, which Wazuh
+//! cannot read.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use super::{number, process, text};
+
+const VERSION: &str = "9.4.0";
+
+/// An event as an ECS document.
+pub(super) fn render(event: &Value) -> Value {
+    let verdict = text(event, "/unmapped/verdict");
+    let millis = u64::try_from(number(event, "/time").unwrap_or_default()).unwrap_or_default();
+    let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string();
+    let (category, kind) = classified(event);
+    let mut out = json!({
+        "@timestamp": time,
+        "ecs": { "version": VERSION },
+        "message": event["message"],
+        "event": {
+            "kind": if event["is_alert"] == true { "alert" } else { "event" },
+            "category": [category],
+            "type": [kind],
+            "action": text(event, "/unmapped/hook").or_else(|| text(event, "/activity_name")),
+            "outcome": outcome(event, verdict),
+            "severity": event["severity_id"],
+            "id": event.pointer("/metadata/uid"),
+            "sequence": event.pointer("/metadata/sequence"),
+            "module": "flowwarden",
+            "provider": "flowwarden",
+            "dataset": "flowwarden.journal",
+        },
+        "observer": { "vendor": "Flowwarden", "product": "Flowwarden", "version": event.pointer("/metadata/product/version") },
+        "host": {
+            "hostname": event.pointer("/device/hostname"),
+            "os": { "type": "linux", "kernel": event.pointer("/device/os/kernel_release") },
+        },
+    });
+    let mut set = |key: &str, value: Value| out[key] = value;
+    if let Some(process) = process(event) {
+        let mut document = process_of(process);
+        if let Some(parent) = process.get("parent_process") {
+            document["parent"] = process_of(parent);
+        }
+        set("process", document);
+        set("user", json!({ "id": process.pointer("/user/uid"), "name": process.pointer("/user/name") }));
+    }
+    if let Some(file) = event.get("file") {
+        let inode = number(event, "/unmapped/ino").map(|inode| inode.to_string());
+        set(
+            "file",
+            json!({ "path": file["path"], "name": file["name"], "directory": file["parent_folder"], "inode": inode }),
+        );
+    }
+    for (from, to) in [("/src_endpoint", "source"), ("/dst_endpoint", "destination")] {
+        if let Some(end) = event.pointer(from) {
+            let address = text(end, "/ip").or_else(|| text(end, "/hostname"));
+            set(to, json!({ "address": address, "ip": end["ip"], "port": end["port"] }));
+        }
+    }
+    if let Some(info) = event.get("connection_info") {
+        let direction = if info["direction_id"] == 1 { "ingress" } else { "egress" };
+        set("network", json!({ "transport": info["protocol_name"], "direction": direction }));
+    }
+    if let Some(rule) = text(event, "/unmapped/rule") {
+        let description = text(event, "/unmapped/rule_text");
+        set(
+            "rule",
+            json!({ "id": rule, "name": rule, "ruleset": event["unmapped"]["instance"], "description": description }),
+        );
+    }
+    let own = event.get("unmapped").and_then(Value::as_object).cloned().unwrap_or_default();
+    let own: Map<_, _> = own
+        .into_iter()
+        .filter(|(key, _)| !matches!(key.as_str(), "chain" | "rule_text"))
+        .map(|(key, value)| (key, without_lists_of_objects(value)))
+        .collect();
+    set("flowwarden", Value::Object(own));
+    prune(&mut out);
+    out
+}
+
+/// Category and type, from the lists of allowed values.
+fn classified(event: &Value) -> (&'static str, &'static str) {
+    let activity = number(event, "/activity_id").unwrap_or_default();
+    match number(event, "/class_uid") {
+        Some(1001) => (
+            "file",
+            match activity {
+                1 => "creation",
+                4 => "deletion",
+                2 | 14 => "access",
+                3 | 5 | 6 | 7 => "change",
+                _ => "info",
+            },
+        ),
+        Some(1007) => (
+            "process",
+            match activity {
+                1 => "start",
+                2 => "end",
+                3 => "access",
+                5 => "change",
+                _ => "info",
+            },
+        ),
+        Some(4001) if text(event, "/unmapped/verdict") == Some("deny") => ("network", "denied"),
+        Some(4001) => ("network", if activity == 1 { "connection" } else { "info" }),
+        _ => ("configuration", if activity == 99 { "change" } else { "info" }),
+    }
+}
+
+fn outcome(event: &Value, verdict: Option<&str>) -> &'static str {
+    match verdict {
+        Some("deny") => "failure",
+        Some(_) if event["status_id"] == 2 => "failure",
+        // Whether the operation of a process that was killed took place, nobody can say.
+        Some("kill") => "unknown",
+        _ => "success",
+    }
+}
+
+fn process_of(process: &Value) -> Value {
+    json!({
+        "pid": process["pid"],
+        "thread": process.get("tid").map(|tid| json!({ "id": tid })),
+        "name": process["name"],
+        "executable": process.pointer("/file/path"),
+        "command_line": process["cmd_line"],
+    })
+}
+
+/// The value with objects in lists as texts.
+fn without_lists_of_objects(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items
+            .into_iter()
+            .map(|item| if item.is_object() { Value::String(item.to_string()) } else { item })
+            .collect(),
+        other => other,
+    }
+}
+
+/// Removes what is null.
+fn prune(value: &mut Value) {
+    if let Value::Object(map) = value {
+        map.values_mut().for_each(prune);
+        map.retain(|_, value| !value.is_null());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::hostile, *};
+
+    #[test]
+    fn every_fact_has_its_field() {
+        let out = render(&hostile("plant"));
+        assert_eq!(out["@timestamp"], "2023-11-14T22:13:20.123Z");
+        for (pointer, value) in [
+            ("/event/kind", json!("alert")),
+            ("/event/category", json!(["file"])),
+            ("/event/type", json!(["change"])),
+            ("/event/id", json!("run-7")),
+            ("/file/path", json!("plant")),
+            ("/file/inode", json!("5")),
+            ("/process/parent/pid", json!(1)),
+            ("/destination/ip", json!("203.0.113.9")),
+            ("/rule/id", json!("plant")),
+            ("/flowwarden/verdict", json!("kill")),
+        ] {
+            assert_eq!(out.pointer(pointer), Some(&value), "{pointer} in {out:#}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_null_and_no_list_holds_objects() {
+        fn walk(value: &Value) {
+            match value {
+                Value::Null => panic!("null"),
+                Value::Array(items) => assert!(items.iter().all(|item| !item.is_object())),
+                Value::Object(map) => map.values().for_each(walk),
+                _ => {}
+            }
+        }
+        walk(&render(&hostile("x")));
+        walk(&render(&json!({ "class_uid": 6002, "unmapped": { "degraded": [{ "hook": "a", "why": "b" }] } })));
+    }
+}

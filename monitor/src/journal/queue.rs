@@ -1,0 +1,158 @@
+//! The bounded queue between those who have something to say and the thread that writes.
+
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::chain::Entry;
+
+/// What may wait to be written, in bytes of lines.
+const MOST: usize = 8 << 20;
+/// From here on the writer does not wait for more.
+const MUCH: usize = 1 << 20;
+/// How long a line may wait for others to be written with it.
+const GROUP: Duration = Duration::from_millis(50);
+
+/// Entries in order of arrival.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    /// When the oldest entry came.
+    since: Option<Instant>,
+    urgent: bool,
+    closed: bool,
+    lost: u64,
+}
+
+/// What the writer takes.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// The entries.
+    pub(super) entries: VecDeque<Entry>,
+    /// Some of them must not wait for the disk.
+    pub(super) closed: bool,
+    /// How many were turned away so far.
+    pub(super) lost: u64,
+}
+
+impl Queue {
+    /// Adds an entry. Never waits: when the queue is full the entry is counted as lost.
+    pub(super) fn push(&self, entry: Entry) {
+        let mut state = self.state();
+        let length = entry.line_len();
+        if state.closed || state.bytes + length > MOST {
+            state.lost += 1;
+            return;
+        }
+        let (empty, much) = (state.entries.is_empty(), state.bytes > MUCH);
+        state.bytes += length;
+        state.urgent |= entry.urgent;
+        let wake = empty || entry.urgent || (!much && state.bytes > MUCH);
+        if empty {
+            state.since = Some(Instant::now());
+        }
+        state.entries.push_back(entry);
+        drop(state);
+        if wake {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits until there is something to write, and for what comes with it; at most `idle` when there is nothing.
+    pub(super) fn take(&self, idle: Duration) -> Taken {
+        let deadline = Instant::now() + idle;
+        let mut state = self.state();
+        loop {
+            let until = state.since.map_or(deadline, |since| since + GROUP);
+            let left = until.saturating_duration_since(Instant::now());
+            if state.urgent || state.closed || state.bytes > MUCH || left.is_zero() {
+                break;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.bytes = 0;
+        state.since = None;
+        state.urgent = false;
+        Taken { entries: std::mem::take(&mut state.entries), closed: state.closed, lost: state.lost }
+    }
+
+    /// Nothing more will come.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits `time`, but not past the close.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        let mut state = self.state();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.closed || left.is_zero() {
+                return state.closed;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, thread};
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(urgent: bool) -> Entry {
+        Entry::new(json!({ "x": "y".repeat(1000) }), urgent)
+    }
+
+    #[test]
+    fn lines_wait_for_company_and_urgent_ones_do_not() {
+        let queue = Arc::new(Queue::default());
+        queue.push(entry(false));
+        let start = Instant::now();
+        assert_eq!(queue.take(Duration::from_mins(1)).entries.len(), 1);
+        assert!(start.elapsed() >= GROUP / 2);
+        let writer = Arc::clone(&queue);
+        let writer = thread::spawn(move || writer.take(Duration::from_mins(1)).entries.len());
+        queue.push(entry(true));
+        assert_eq!(writer.join().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_full_queue_turns_away_and_counts() {
+        let queue = Queue::default();
+        for _ in 0..20_000 {
+            queue.push(entry(false));
+        }
+        let taken = queue.take(Duration::ZERO);
+        assert!(taken.entries.len() as u64 + taken.lost == 20_000 && taken.lost > 1000, "{}", taken.lost);
+        queue.push(entry(false));
+        assert_eq!(queue.take(Duration::ZERO).entries.len(), 1);
+    }
+
+    #[test]
+    fn after_the_close_nothing_is_taken_in() {
+        let queue = Queue::default();
+        queue.push(entry(false));
+        queue.close();
+        queue.push(entry(false));
+        let taken = queue.take(Duration::from_mins(1));
+        assert_eq!((taken.entries.len(), taken.closed, taken.lost), (1, true, 1));
+    }
+}

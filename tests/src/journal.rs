@@ -1,0 +1,135 @@
+//! A guard's journal, read as it is on the disk: every line of every segment, and whether it is what it has to be.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use jsonschema::Validator;
+
+use crate::{needs, record::Record};
+
+/// The schemas of the classes that the journal uses.
+const SCHEMAS: [(u64, &str); 4] = [
+    (1001, include_str!("../../monitor/tests/ocsf/1001.json")),
+    (1007, include_str!("../../monitor/tests/ocsf/1007.json")),
+    (4001, include_str!("../../monitor/tests/ocsf/4001.json")),
+    (6002, include_str!("../../monitor/tests/ocsf/6002.json")),
+];
+
+/// Every finished line, from the oldest segment on.
+pub fn text(directory: &Path) -> Result<String> {
+    let mut text = String::new();
+    for segment in segments(directory)? {
+        text.push_str(&read(&segment).with_context(|| format!("{} cannot be read", segment.display()))?);
+    }
+    text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+    Ok(text)
+}
+
+/// Paths of the segments without what tells plain from compressed ones, in order.
+fn segments(directory: &Path) -> Result<BTreeSet<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        // The guard has not come that far.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        entries => entries?,
+    };
+    let mut found = BTreeSet::new();
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.display().to_string();
+        if path.file_name().is_none_or(|name| !name.as_encoded_bytes().starts_with(b"journal-")) {
+            continue;
+        }
+        found.extend(name.strip_suffix(".zst").unwrap_or(&name).strip_suffix(".jsonl").map(PathBuf::from));
+    }
+    Ok(found)
+}
+
+/// A segment may be compressed in the moment that it is read.
+fn read(segment: &Path) -> io::Result<String> {
+    match fs::read_to_string(segment.with_extension("jsonl")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let text = zstd::decode_all(fs::File::open(segment.with_extension("jsonl.zst"))?)?;
+            String::from_utf8(text).map_err(io::Error::other)
+        }
+        text => text,
+    }
+}
+
+/// Every finished line as a record.
+pub fn records(directory: &Path) -> Result<Vec<Record>> {
+    let parse = |line| Record::parse(line).with_context(|| format!("the journal has a line that is not JSON: {line}"));
+    text(directory)?.lines().map(parse).collect()
+}
+
+/// Fails when a line is not valid OCSF, or when the journal is not whole and signed to its end.
+pub fn check(directory: &Path, records: &[Record]) -> Result<()> {
+    for record in records {
+        valid(record)?;
+    }
+    let output = Command::new(needs::flowwarden()?).args(["journal", "verify", "--journal"]).arg(directory).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "the journal is not whole ({}):\n{said}", output.status);
+    Ok(())
+}
+
+/// Fails when an event is not as OCSF 1.8.0 has it.
+fn valid(record: &Record) -> Result<()> {
+    static VALIDATORS: OnceLock<Vec<(u64, Validator)>> = OnceLock::new();
+    let event = record.json();
+    let number = |key: &str| event[key].as_u64().unwrap_or_default();
+    let (class, activity) = (number("class_uid"), number("activity_id"));
+    let validators = VALIDATORS.get_or_init(|| {
+        let schemas = SCHEMAS.iter().filter_map(|(class, schema)| {
+            let schema = serde_json::from_str(schema).ok()?;
+            Some((*class, jsonschema::validator_for(&schema).ok()?))
+        });
+        schemas.collect()
+    });
+    let Some((_, validator)) = validators.iter().find(|(known, _)| *known == class) else {
+        bail!("an event of class {class}, of which there is no schema: {event:#}");
+    };
+    let errors: Vec<_> =
+        validator.iter_errors(event).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    ensure!(errors.is_empty(), "an event is no valid OCSF: {errors:#?}\n{event:#}");
+    // The schema itself does not ask for these.
+    ensure!(number("type_uid") == class * 100 + activity, "a wrong type_uid: {event:#}");
+    ensure!(number("category_uid") == class / 1000, "a wrong category_uid: {event:#}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_schema_is_there_and_refuses_what_is_wrong() {
+        let good = r#"{"class_uid":6002,"category_uid":6,"activity_id":3,"type_uid":600203,"time":1,"severity_id":1,
+            "metadata":{"version":"1.8.0","product":{"name":"x","vendor_name":"y"},"profiles":["host","security_control"]},
+            "app":{"name":"x","vendor_name":"y"}}"#;
+        valid(&Record::parse(good).unwrap()).unwrap();
+        for (old, new) in [("600203", "600204"), ("\"severity_id\":1", "\"severity\":1"), ("6002,", "6003,")] {
+            assert!(valid(&Record::parse(&good.replace(old, new)).unwrap()).is_err(), "{new}");
+        }
+        for (class, _) in SCHEMAS {
+            let event = format!("{{\"class_uid\":{class}}}");
+            let error = valid(&Record::parse(&event).unwrap()).unwrap_err().to_string();
+            assert!(error.contains("no valid OCSF"), "{error}");
+        }
+    }
+
+    #[test]
+    fn plain_and_compressed_segments_are_one_text() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        fs::write(path("journal-00000001.jsonl.zst"), zstd::encode_all(&b"a\nb\n"[..], 3).unwrap()).unwrap();
+        fs::write(path("journal-00000002.jsonl"), "c\nhalf").unwrap();
+        fs::write(path("keys.jsonl.tmp"), "x").unwrap();
+        assert_eq!(text(directory.path()).unwrap(), "a\nb\nc\n");
+    }
+}

@@ -1,0 +1,253 @@
+//! What the journal holds arrives at the receivers, also after an outage, and a dead receiver is nobody else's matter.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use flowwarden_tests::{
+    flows::js,
+    guard::Guard,
+    needs,
+    policy::Policy,
+    receiver::{Alertmanager, Certificates, Rsyslog, Transport},
+    record::Record,
+    scene::Scene,
+    wait,
+};
+use serde_json::Value;
+
+/// How many events there are in each part of a test.
+const EVENTS: usize = 300;
+/// How long an event may take to its receiver, once that is there.
+const ARRIVAL: Duration = Duration::from_mins(1);
+
+/// Reads a file so many times, as the instance's user.
+fn read(scene: &Scene, name: &str, count: usize) -> Result<()> {
+    let file = scene.node_red.home().user_dir().join(name);
+    let script = format!(
+        "const fs = require('fs'); for (let i = 0; i < {count}; i++) fs.closeSync(fs.openSync({}));",
+        js(&file)
+    );
+    let status = scene.node_red.confinement().spawn(Command::new("node").arg("-e").arg(script))?.wait()?;
+    ensure!(status.success(), "the reader did not finish: {status}");
+    Ok(())
+}
+
+/// A policy that logs reads of these files, each by a rule of the same name.
+fn policy(scene: &Scene, names: &[&str]) -> Result<Policy> {
+    let mut policy = Policy::enforce(&scene.node_red);
+    for name in names {
+        fs::write(scene.node_red.home().user_dir().join(name), "x")?;
+        policy = policy.file(name, &["read"], "log", name);
+    }
+    Ok(policy)
+}
+
+/// The ids of all events in a journal.
+fn ids(records: &[Record]) -> BTreeSet<String> {
+    records.iter().map(|record| record.pointer_text("/metadata/uid").to_owned()).collect()
+}
+
+/// The events in a text of JSON lines, and how often each id is among them.
+fn arrived<'a>(lines: impl Iterator<Item = &'a str>) -> Result<BTreeMap<String, usize>> {
+    let mut arrived = BTreeMap::new();
+    for line in lines {
+        let event: Value = serde_json::from_str(line).with_context(|| format!("no event: {line}"))?;
+        let id = event.pointer("/metadata/uid").or(event.pointer("/event/id")).and_then(Value::as_str);
+        *arrived.entry(id.unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    Ok(arrived)
+}
+
+/// A file for agents like Filebeat: every event, once, in ECS.
+#[test]
+fn a_file_has_every_event_once() -> Result<()> {
+    let scene = Scene::empty()?;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("events.json");
+    let policy = policy(&scene, &["read-me"])?.sink(&format!(
+        "name = \"agent\"\ntype = \"file\"\npath = \"{}\"\nformat = \"ecs\"\nown-events = false",
+        file.display()
+    ));
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    read(&scene, "read-me", EVENTS)?;
+    let records = guard.stop()?;
+    let wanted: BTreeSet<_> = ids(&records.into_iter().filter(|record| record.rule() == "read-me").collect::<Vec<_>>());
+    ensure!(wanted.len() >= EVENTS, "only {} events", wanted.len());
+    let text = fs::read_to_string(&file)?;
+    let arrived = arrived(text.lines())?;
+    ensure!(arrived.keys().cloned().collect::<BTreeSet<_>>().is_superset(&wanted), "events are missing");
+    ensure!(arrived.values().all(|&count| count == 1), "events came twice");
+    let first: Value = serde_json::from_str(text.lines().next().context("nothing")?)?;
+    ensure!(first.pointer("/ecs/version").is_some() && first.pointer("/rule/id").is_some(), "{first:#}");
+    Ok(())
+}
+
+/// A syslog server is killed in the middle: every event arrives in the end, and another sink goes on meanwhile.
+fn outage(transport: Transport) -> Result<()> {
+    let scene = Scene::empty()?;
+    let certificates = Certificates::new()?;
+    let mut server = Rsyslog::start(transport, &certificates)?;
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("events.json");
+    let path = |name| certificates.path(name).display().to_string();
+    let how = match transport {
+        Transport::Tls => format!(
+            "transport = \"tls\"\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"",
+            path("ca.pem"),
+            path("client.pem"),
+            path("client.key")
+        ),
+        _ => "transport = \"tcp\"".to_owned(),
+    };
+    let policy = policy(&scene, &["before", "during", "after"])?
+        .sink(&format!("name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\n{how}", server.address()))
+        .sink(&format!("name = \"agent\"\ntype = \"file\"\npath = \"{}\"", file.display()));
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+
+    read(&scene, "before", EVENTS)?;
+    wait::until("the first events", ARRIVAL, || Ok((server.received().len() > 10).then_some(())))
+        .with_context(|| format!("{}\n{}", guard.console().text(), server.log()))?;
+    server.kill()?;
+    read(&scene, "during", EVENTS)?;
+    // The other sink does not wait for the dead one.
+    let start = Instant::now();
+    wait::until("the file", Duration::from_secs(5), || {
+        Ok((fs::read_to_string(&file)?.matches("\"rule\":\"during\"").count() >= EVENTS).then_some(()))
+    })?;
+    ensure!(start.elapsed() < Duration::from_secs(5));
+    wait::until("the status to tell", Duration::from_secs(10), || {
+        let status = status(&guard)?;
+        Ok((status.contains("refused") && status.contains("agent: 0 events")).then_some(()))
+    })
+    .with_context(|| status(&guard).unwrap_or_default())?;
+    server.restart()?;
+    read(&scene, "after", EVENTS)?;
+
+    let journaled = |guard: &Guard| -> Result<BTreeSet<String>> {
+        let records = guard.journal()?;
+        Ok(ids(&records.into_iter().filter(Record::is_alert).collect::<Vec<_>>()))
+    };
+    let missing = |guard: &Guard| -> Result<Vec<String>> {
+        let wanted = journaled(guard)?;
+        let lines = server.received();
+        let got = arrived(lines.iter().filter_map(|line| line.split_once('{').map(|(head, _)| &line[head.len()..])))?;
+        Ok(wanted.into_iter().filter(|id| !got.contains_key(id)).collect())
+    };
+    let all = wait::until("every event", ARRIVAL, || Ok(missing(&guard)?.is_empty().then_some(())));
+    all.with_context(|| {
+        format!("missing: {}\n{}\n{}", missing(&guard).map_or(0, |m| m.len()), guard.console().text(), server.log())
+    })?;
+    let records = guard.stop()?;
+    for rule in ["before", "during", "after"] {
+        let count = records.iter().filter(|record| record.rule() == rule).count();
+        ensure!(count >= EVENTS, "{count} of {rule}");
+    }
+    // Facility 13 (log audit), severity 5 (notice) for what was logged.
+    ensure!(server.received().iter().any(|line| line.starts_with("109 ") && line.contains(" flowwarden open ")));
+    Ok(())
+}
+
+fn status(guard: &Guard) -> Result<String> {
+    let mut command = Command::new(needs::flowwarden()?);
+    command.args(["sink", "status", "--config"]).arg(guard.policy_file());
+    needs::run(command.arg("--journal").arg(guard.journal_directory()))
+}
+
+#[test]
+fn a_syslog_server_over_tcp_is_killed_and_nothing_is_lost() -> Result<()> {
+    outage(Transport::Tcp)
+}
+
+#[test]
+fn a_syslog_server_over_tls_is_killed_and_nothing_is_lost() -> Result<()> {
+    outage(Transport::Tls)
+}
+
+#[test]
+fn datagrams_reach_a_syslog_server() -> Result<()> {
+    let scene = Scene::empty()?;
+    let server = Rsyslog::start(Transport::Udp, &Certificates::new()?)?;
+    let policy = policy(&scene, &["read-me"])?.sink(&format!(
+        "name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\ntransport = \"udp\"\nformat = \"cef\"",
+        server.address()
+    ));
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    read(&scene, "read-me", 3)?;
+    wait::until("the datagrams", ARRIVAL, || {
+        let lines = server.received();
+        Ok((lines.iter().filter(|line| line.contains("CEF:0|Flowwarden|") && line.contains("cs2=read-me")).count()
+            >= 3)
+            .then_some(()))
+    })
+    .with_context(|| format!("{:#?}", server.received()))?;
+    guard.stop().map(drop)
+}
+
+/// `flowwarden sink test` says what came back.
+fn test_sink(policy: &Path) -> Result<(bool, String)> {
+    let mut command = Command::new(needs::flowwarden()?);
+    let output = command.args(["sink", "test", "siem", "--config"]).arg(policy).output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+/// A server whose certificate comes from somebody else gets nothing.
+#[test]
+fn a_server_that_cannot_prove_who_it_is_gets_nothing() -> Result<()> {
+    let (ours, theirs) = (Certificates::new()?, Certificates::new()?);
+    let server = Rsyslog::start(Transport::Tls, &theirs)?;
+    let directory = tempfile::Builder::new().prefix("fwguard-").tempdir()?;
+    let file = directory.path().join("policy.toml");
+    let text = |certificates: &Certificates| {
+        format!(
+            "version = 1\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 64123 }}]\nuser-dir = \"/tmp\"\n[[sink]]\n\
+             name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n",
+            server.address(),
+            certificates.path("ca.pem").display(),
+            certificates.path("client.pem").display(),
+            certificates.path("client.key").display()
+        )
+    };
+    fs::write(&file, text(&ours))?;
+    let (good, said) = test_sink(&file)?;
+    ensure!(!good && said.contains("certificate") && server.received().is_empty(), "{said}");
+    fs::write(&file, text(&theirs))?;
+    let (good, said) = test_sink(&file)?;
+    ensure!(good && said.contains("was taken"), "{said}\n{}", server.log());
+    wait::until("the test event", ARRIVAL, || {
+        Ok(server.received().iter().any(|line| line.contains("Test event")).then_some(()))
+    })
+}
+
+/// Alertmanager is killed in the middle: alerts of that time are there once it is back.
+#[test]
+fn alertmanager_is_killed_and_has_every_alert_in_the_end() -> Result<()> {
+    let scene = Scene::empty()?;
+    let mut server = Alertmanager::start()?;
+    let policy = policy(&scene, &["before", "during"])?.sink(&format!(
+        "name = \"alerts\"\ntype = \"webhook\"\nurl = \"http://{}/api/v2/alerts\"\nbody = \"alertmanager\"\nown-events = false",
+        server.address()
+    ));
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let has = |server: &Alertmanager, rule: &str| -> Result<Option<Value>> {
+        let alerts = server.alerts()?;
+        Ok(alerts.into_iter().find(|alert| alert.pointer("/labels/rule").is_some_and(|found| found == rule)))
+    };
+    read(&scene, "before", 3)?;
+    let alert = wait::until("an alert", ARRIVAL, || has(&server, "before")).with_context(|| guard.console().text())?;
+    ensure!(alert.pointer("/labels/alertname").is_some_and(|name| name == "Flowwarden open"), "{alert:#}");
+    ensure!(alert.pointer("/labels/node_red").is_some_and(|name| name == "plant-a"), "{alert:#}");
+    server.kill()?;
+    read(&scene, "during", 3)?;
+    guard.wait_for(Duration::from_secs(10), |record| record.rule() == "during")?;
+    server.restart()?;
+    wait::until("the alert of the outage", ARRIVAL, || has(&server, "during"))
+        .with_context(|| guard.console().text())?;
+    guard.stop().map(drop)
+}
