@@ -37,7 +37,8 @@ const OLDEST_NODE: (u32, u32) = (18, 5);
 /// What `cargo xtask setup` is asked for.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl
+    /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl,
+    /// rsyslog, Alertmanager
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also install what boots other kernels: QEMU, and what builds for arm64
@@ -69,6 +70,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("eBPF: {}, {LINKER} found", describe(&toolchain));
     if options.tests {
         test_tools()?;
+        receivers()?;
         println!("tests: Node.js, npm and the other programs found");
     }
     if options.vm {
@@ -148,10 +150,16 @@ pub(crate) fn test_tools() -> Result<()> {
         ("openssl", "openssl"),
         ("useradd", "passwd"),
         ("setpriv", "util-linux"),
-        ("rsyslogd", "rsyslog"),
-        ("prometheus-alertmanager", "prometheus-alertmanager"),
     ];
     missing.extend(programs.iter().filter(|(program, _)| shell::find(program).is_none()).map(|&(_, package)| package));
+    apt_install(&missing)
+}
+
+/// Finds the receivers of alerts that the promises are tested against, and installs what is missing.
+pub(crate) fn receivers() -> Result<()> {
+    let programs = [("rsyslogd", "rsyslog"), ("prometheus-alertmanager", "prometheus-alertmanager")];
+    let missing = programs.iter().filter(|(program, _)| shell::find(program).is_none());
+    let mut missing: Vec<_> = missing.map(|&(_, package)| package).collect();
     if !has_file("/usr/lib", "rsyslog/lmnsd_gtls.so") {
         missing.push("rsyslog-gnutls");
     }

@@ -75,6 +75,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         // Better now than after the minutes that the other steps take.
         needs::root()?;
     }
+    if steps.contains(&Step::Promises) {
+        setup::receivers()?;
+    }
     if steps.contains(&Step::Vm) {
         vm::tools()?;
     }

@@ -1,7 +1,7 @@
 //! The journal: one durable, chained and signed log, and the spool that every sink is served from.
 //!
-//! [`Journal::append`] puts an event into a bounded queue; one thread ([`writer`]) numbers, chains and writes it
-//! ([`store`], [`chain`]), signs ([`checkpoint`], [`key`]), closes segments and removes old ones. Whoever reads
+//! [`Journal::append`] puts an event into a bounded queue; one thread (`writer`) numbers, chains and writes it
+//! (`store`, [`chain`]), signs ([`checkpoint`], [`key`]), closes segments and removes old ones. Whoever reads
 //! ([`reader`], [`verify`], [`query`]) needs nothing but the directory.
 
 pub mod chain;

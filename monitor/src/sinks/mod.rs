@@ -1,8 +1,8 @@
 //! Sinks: the journal is the spool, and each sink reads it at its own pace.
 //!
-//! A sink is a thread, a [`cursor`] and a [`Receiver`]. It takes events that are on the disk ([`crate::journal::tail`]), renders them, and
-//! moves its cursor when the receiver has taken them: at least once, in order. While a receiver is down its sink waits, and
-//! neither the guard nor another sink notices.
+//! A sink is a thread, a [`cursor`] and a receiver. It takes events that are on the disk ([`crate::journal::tail`]), renders
+//! them, and moves its cursor when the receiver has taken them: at least once, in order. While a receiver is down its sink
+//! waits, and neither the guard nor another sink notices.
 
 pub mod config;
 pub mod cursor;
