@@ -1,11 +1,6 @@
 //! Block devices below a file system: whoever opens one reads and writes past every file on it.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path};
 
 /// The devices below the file system with this device number, in the kernel's encoding (major << 20 | minor): its own, the
 /// disk that a partition is part of, and those that a mapped or joined device is made of. Empty for what is in memory.
@@ -20,14 +15,14 @@ pub fn below(device: u32) -> Vec<u32> {
         {
             let disk = place.join("partition").exists().then(|| place.parent()).flatten().map(Path::to_owned);
             let slaves = fs::read_dir(place.join("slaves")).into_iter().flatten().flatten().map(|slave| slave.path());
-            open.extend(disk.into_iter().chain(slaves).filter_map(number));
+            open.extend(disk.into_iter().chain(slaves).filter_map(|place| number(&place)));
         }
     }
     found.into_iter().collect()
 }
 
 /// The number that sysfs gives a device.
-fn number(place: PathBuf) -> Option<u32> {
+fn number(place: &Path) -> Option<u32> {
     encoded(fs::read_to_string(place.join("dev")).ok()?.trim())
 }
 
@@ -64,11 +59,11 @@ mod tests {
     #[test]
     fn a_disk_is_below_itself_and_below_its_partitions() {
         for disk in fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.path()) {
-            let own = number(disk.clone()).unwrap();
+            let own = number(&disk).unwrap();
             assert!(below(own).contains(&own), "{}", disk.display());
             let partitions = fs::read_dir(&disk).unwrap().flatten().map(|entry| entry.path());
             for partition in partitions.filter(|path| path.join("partition").exists()) {
-                assert!(below(number(partition.clone()).unwrap()).contains(&own), "{}", partition.display());
+                assert!(below(number(&partition).unwrap()).contains(&own), "{}", partition.display());
             }
         }
     }
