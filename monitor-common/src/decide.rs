@@ -247,7 +247,7 @@ pub fn is_by_kind(subject: &Subject<'_>, kind: u64, decision: &Decision) -> bool
     kind != Executable::Plain as u64 && decision.rule == 0 && default.verdict == decision.verdict as u8
 }
 
-/// Weighs in what holds for everything on a block device that was opened; to be called after [`file`].
+/// Weighs in what holds for everything on a block device that was opened; to be called after [`file()`].
 #[inline(always)]
 pub fn device<L: Lookups>(maps: &L, subject: &Subject<'_>, device: u32, work: &mut Work) {
     let key = InodeKey { id: InodeId::of_device(device), epoch: subject.epoch, instance: u32::from(subject.slot) };

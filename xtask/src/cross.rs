@@ -4,7 +4,7 @@
 //!
 //! - **rustup**: `rustup target add`, to the toolchain that runs `xtask`;
 //! - **Debian**: the library from Debian's package for that architecture, unpacked beside the compiler that
-//!   [`setup`](crate::setup) links into rustup as `bpf`, and of the same version. Nothing of a foreign architecture is
+//!   `setup` links into rustup as `bpf`, and of the same version. Nothing of a foreign architecture is
 //!   installed.
 
 use std::{

@@ -15,8 +15,13 @@ of which goes through when there is no guard. The rules say `deny`, with `fallba
 
 * **denied**: the operation fails with `EPERM` (`EACCES` for an exec), and nothing has changed;
 * **killed before harm**: the process is killed; settings.js is as it was, the file `environment` was not made;
+* **killed and healed**: the process is killed, the harm was done, and settings.js was put back from its good copy;
 * **killed**: the process is killed; the harm was done before, or would leave no trace to tell by (what was read or sent);
-* **not seen**: the sensor cannot see it.
+* **not seen**: the sensor cannot see it: the system call tells nothing that it could judge.
+
+What another process does on behalf of the instance (cron, at, systemd, a container engine) is no operation of the
+instance's: deny the ways there, as `docker` and `syslog` below do. Fixed files and buffers of an `io_uring`, and
+descriptors that were mapped before the guard came, are not in the list yet.
 
 ";
 
