@@ -14,11 +14,12 @@ use jsonschema::Validator;
 use crate::{needs, record::Record};
 
 /// The schemas of the classes that the journal uses.
-const SCHEMAS: [(u64, &str); 4] = [
+const SCHEMAS: [(u64, &str); 5] = [
     (1001, include_str!("../../monitor/tests/ocsf/1001.json")),
     (1007, include_str!("../../monitor/tests/ocsf/1007.json")),
     (4001, include_str!("../../monitor/tests/ocsf/4001.json")),
     (6002, include_str!("../../monitor/tests/ocsf/6002.json")),
+    (7002, include_str!("../../monitor/tests/ocsf/7002.json")),
 ];
 
 /// Every finished line, from the oldest segment on.
