@@ -17,7 +17,7 @@ use monitor::journal::{
     chain::Place,
     checkpoint::{self, Checkpoint},
     reader::{Position, Reader},
-    segment,
+    segment::{self, Segment},
     verify::{Kind, Report, Request, verify},
 };
 use serde_json::{Value, json};
@@ -266,6 +266,16 @@ fn tamper(files: &[PathBuf], random: &mut impl FnMut(usize) -> usize) -> Option<
     Some(name)
 }
 
+/// What every segment says, decompressed; none for one that cannot be read.
+fn text_of_all(directory: &Path) -> Vec<Option<Vec<u8>>> {
+    let read = |found: &Segment| {
+        let mut text = Vec::new();
+        found.open().ok()?.read_to_end(&mut text).ok()?;
+        Some(text)
+    };
+    segment::list(directory).unwrap().iter().map(read).collect()
+}
+
 /// A thousand random edits, deletions, reorderings and truncations: each is found with a checkpoint kept elsewhere.
 #[test]
 fn whatever_is_done_to_the_journal_is_found() {
@@ -284,12 +294,18 @@ fn whatever_is_done_to_the_journal_is_found() {
 
     let files: Vec<_> = segment::list(&path).unwrap().into_iter().map(|found| found.path).collect();
     let original: BTreeMap<_, _> = files.iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect();
+    let text = text_of_all(&path);
     let (mut random, mut tried) = (random(), BTreeMap::<_, u32>::new());
     while tried.values().sum::<u32>() < 1000 {
         let Some(how) = tamper(&files, &mut random) else { continue };
         let report = verify(&path, &request).unwrap();
-        assert!(report.worst() >= Some(Kind::Missing), "{how}, and nothing was found: {report:#?}");
-        *tried.entry(how).or_default() += 1;
+        if text_of_all(&path) == text {
+            // Bits of a zstd frame that decoders ignore (RFC 8878, 3.1.1.1.1): every line still is what was written.
+            assert_eq!(report.worst(), None, "{how}: {report:#?}");
+        } else {
+            assert!(report.worst() >= Some(Kind::Missing), "{how}, and nothing was found: {report:#?}");
+            *tried.entry(how).or_default() += 1;
+        }
         for (file, bytes) in &original {
             if fs::read(file).ok().as_ref() != Some(bytes) {
                 fs::write(file, bytes).unwrap();

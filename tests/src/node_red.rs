@@ -271,6 +271,11 @@ impl NodeRed {
         if matches!(played, Ok(Outcome::Died(_))) {
             self.child = None;
         }
+        if matches!(played, Ok(Outcome::Answered(_))) {
+            // A file node that cannot append passes its message on, and tells the error a moment later.
+            wait::pause(Duration::from_millis(200))?;
+            return self.outcome(mark).context("the console forgets");
+        }
         played.with_context(|| format!("Node-RED says:\n{}", self.console.since(mark).join("\n")))
     }
 
