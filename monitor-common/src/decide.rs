@@ -2,12 +2,16 @@
 //!
 //! [`file()`], [`text`] and [`net`] are the only places where a verdict is made. They are generic over [`Lookups`],
 //! which the kernel programs implement with BPF maps and everyone else with ordinary ones, and they never allocate,
-//! recurse or loop without a constant bound, so that the verifier accepts what the tests have proven. Their steps are
-//! functions of their own in the kernel: where one returns, all ways through it are one to the verifier.
+//! recurse or loop without a constant bound, so that the verifier accepts what the tests have proven. Their steps
+//! [`locate`], [`step`], [`weigh_node`] and [`weigh_place`] are reached through methods of traits: the kernel's verifier
+//! walks through a function again for every way that leads to it, unless the function is one that it looks at apart from
+//! its callers, and the kernel programs make these such functions.
 //!
 //! The most specific rule wins: a rule for the very path, then a name pattern, then `dir/*`, then `dir/**` of the
 //! nearest directory. Where several count, for more than one access or because a file is known both by identity and
 //! by place, the strictest does.
+
+use core::marker::PhantomPinned;
 
 use crate::{
     Access, Verdict,
@@ -39,6 +43,24 @@ pub trait Lookups {
     fn pattern(&self, key: &PatternKey) -> Option<&Pattern>;
     /// The rules of the longest prefix of the address.
     fn net(&self, key: &NetKey) -> Option<&NetRules>;
+
+    /// Calls [`weigh_node`].
+    #[inline(always)]
+    fn weigh_node(&self, subject: &Subject<'_>, node: u32, work: &mut Work)
+    where
+        Self: Sized,
+    {
+        weigh_node(self, subject, node, work);
+    }
+
+    /// Calls [`weigh_place`].
+    #[inline(always)]
+    fn weigh_place(&self, subject: &Subject<'_>, work: &mut Work)
+    where
+        Self: Sized,
+    {
+        weigh_place(self, subject, work);
+    }
 }
 
 /// A file and the directories above it.
@@ -50,10 +72,36 @@ pub trait PathView {
     fn name(&mut self, index: usize, name: &mut Name) -> bool;
 }
 
+/// A file whose place in the policy's tree can be found: by [`locate`] wherever its path is in view.
+pub trait Locate {
+    /// Leaves in `work` what [`locate`] leaves there.
+    fn locate<L: Lookups>(&mut self, maps: &L, subject: &Subject<'_>, work: &mut Work);
+}
+
+impl<P: PathView> Locate for P {
+    #[inline(always)]
+    fn locate<L: Lookups>(&mut self, maps: &L, subject: &Subject<'_>, work: &mut Work) {
+        locate(maps, subject, self, work);
+    }
+}
+
 /// Bytes of a path as text; 0 past its end.
 pub trait TextView {
     /// The byte at `index`.
     fn at(&self, index: usize) -> u8;
+}
+
+/// A path given as text that can be walked along: by [`step`] wherever its bytes are in view.
+pub trait Walk {
+    /// Does what [`step`] does.
+    fn step<L: Lookups>(&self, maps: &L, subject: &Subject<'_>, work: &mut Work) -> bool;
+}
+
+impl<T: TextView> Walk for T {
+    #[inline(always)]
+    fn step<L: Lookups>(&self, maps: &L, subject: &Subject<'_>, work: &mut Work) -> bool {
+        step(maps, subject, self, work)
+    }
 }
 
 /// Working memory that is too big for a kernel program's stack.
@@ -67,12 +115,15 @@ pub struct Work {
     node: Opaque<u32>,
     depth: Opaque<u32>,
     fresh: Opaque<u32>,
+    at: Opaque<u32>,
     ranks: [Opaque<u32>; Access::COUNT],
     access: Opaque<u32>,
     verdict: Opaque<u32>,
     fallback: Opaque<u32>,
     rule: Opaque<u32>,
     hits: Opaque<u32>,
+    /// Functions that are verified apart find this memory by themselves: a `&mut` is not the only way to it.
+    shared: PhantomPinned,
 }
 
 impl Work {
@@ -85,12 +136,14 @@ impl Work {
         node: Opaque::new(0),
         depth: Opaque::new(0),
         fresh: Opaque::new(0),
+        at: Opaque::new(0),
         ranks: [const { Opaque::new(0) }; Access::COUNT],
         access: Opaque::new(0),
         verdict: Opaque::new(0),
         fallback: Opaque::new(0),
         rule: Opaque::new(0),
         hits: Opaque::new(0),
+        shared: PhantomPinned,
     };
 
     /// Where the walk has come to.
@@ -194,9 +247,9 @@ struct Place {
 
 /// Decides about an access to a file that the kernel holds.
 ///
-/// `view` climbs from the file. Answers what the policy wants for the strictest of the accesses in `access`.
+/// `view` is the file. Answers what the policy wants for the strictest of the accesses in `access`.
 #[inline(always)]
-pub fn file<L: Lookups, P: PathView>(
+pub fn file<L: Lookups, P: Locate>(
     maps: &L,
     subject: &Subject<'_>,
     view: &mut P,
@@ -204,19 +257,14 @@ pub fn file<L: Lookups, P: PathView>(
     work: &mut Work,
 ) -> Decision {
     work.begin(access);
-    locate(maps, subject, view, work);
+    view.locate(maps, subject, work);
     let known = work.known.get();
     if known != NOWHERE {
         // A hard link, or a file that was moved, is known by identity in a place where other rules hold.
-        gather_own(maps, subject, known, work);
-        weigh_all(subject, work);
+        maps.weigh_node(subject, known, work);
     }
-    if work.node.get() != NOWHERE {
-        gather(maps, subject, work);
-        weigh_all(subject, work);
-    } else if known == NOWHERE {
-        work.forget_rules();
-        weigh_all(subject, work);
+    if work.node.get() != NOWHERE || known == NOWHERE {
+        maps.weigh_place(subject, work);
     }
     work.decision()
 }
@@ -224,7 +272,7 @@ pub fn file<L: Lookups, P: PathView>(
 /// Decides about the execution of a file; `kind` is an [`Executable`]. Where no rule speaks about it, the stricter of the
 /// defaults for programs and for those of its kind does.
 #[inline(always)]
-pub fn program<L: Lookups, P: PathView>(
+pub fn program<L: Lookups, P: Locate>(
     maps: &L,
     subject: &Subject<'_>,
     view: &mut P,
@@ -252,8 +300,7 @@ pub fn is_by_kind(subject: &Subject<'_>, kind: u64, decision: &Decision) -> bool
 pub fn device<L: Lookups>(maps: &L, subject: &Subject<'_>, device: u32, work: &mut Work) {
     let key = InodeKey { id: InodeId::of_device(device), epoch: subject.epoch, instance: u32::from(subject.slot) };
     if let Some(node) = maps.inode(&key) {
-        gather_own(maps, subject, node, work);
-        weigh_all(subject, work);
+        maps.weigh_node(subject, node, work);
     }
 }
 
@@ -261,8 +308,7 @@ pub fn device<L: Lookups>(maps: &L, subject: &Subject<'_>, device: u32, work: &m
 #[inline(always)]
 pub fn node<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, access: Access, work: &mut Work) -> Decision {
     work.begin(access);
-    gather_own(maps, subject, node, work);
-    weigh_all(subject, work);
+    maps.weigh_node(subject, node, work);
     work.decision()
 }
 
@@ -271,8 +317,8 @@ const NOWHERE: u32 = u32::MAX;
 
 /// Finds a directory's place and leaves it in `work`, for [`text`] to walk on from. `None` where no rule can reach.
 #[inline(always)]
-pub fn place<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) -> Option<()> {
-    locate(maps, subject, view, work);
+pub fn place<L: Lookups, P: Locate>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) -> Option<()> {
+    view.locate(maps, subject, work);
     let known = work.known.get();
     if known != NOWHERE {
         work.set_place(Place { node: known, depth: 0 });
@@ -281,8 +327,8 @@ pub fn place<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mu
 }
 
 /// Finds the node that a file's identity names, [`NOWHERE`] for none, and its place by name; leaves both in `work`.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) {
+#[inline(always)]
+pub fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) {
     work.set_place(Place { node: NOWHERE, depth: 0 });
     work.known.set(NOWHERE);
     let mut key = InodeKey { id: InodeId::default(), epoch: subject.epoch, instance: u32::from(subject.slot) };
@@ -322,7 +368,7 @@ fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P
 /// The text is walked name by name as it stands; symbolic links in it are not followed, which is why a caller
 /// confirms the outcome against the file system.
 #[inline(always)]
-pub fn text<L: Lookups, T: TextView>(
+pub fn text<L: Lookups, T: Walk>(
     maps: &L,
     subject: &Subject<'_>,
     path: &T,
@@ -331,39 +377,61 @@ pub fn text<L: Lookups, T: TextView>(
 ) -> Decision {
     work.begin(access);
     walk(maps, subject, path, work);
-    gather(maps, subject, work);
-    weigh_all(subject, work);
+    maps.weigh_place(subject, work);
     work.decision()
 }
 
 /// Walks a path given as text; place and last name stay in `work`.
 #[inline(always)]
-fn walk<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, path: &T, work: &mut Work) {
+fn walk<L: Lookups, T: Walk>(maps: &L, subject: &Subject<'_>, path: &T, work: &mut Work) {
     work.child.name.clear();
+    work.at.set(0);
+    // A name and what ends it are two bytes at the least.
+    for _ in 0..MAX_TEXT / 2 {
+        if !path.step(maps, subject, work) {
+            break;
+        }
+    }
+}
+
+/// Takes the next name of a path given as text, and goes down by it from the place in `work`, or up for `..`. False at
+/// the end of the text.
+#[inline(always)]
+pub fn step<L: Lookups, T: TextView>(maps: &L, subject: &Subject<'_>, path: &T, work: &mut Work) -> bool {
+    take_name(path, work);
+    if work.fresh.get() != 0 {
+        return false;
+    }
+    follow(maps, subject, work);
+    true
+}
+
+/// Reads up to the end of the next name; `fresh` stays set when there is none, and the last name where it is.
+#[inline(always)]
+fn take_name<T: TextView>(path: &T, work: &mut Work) {
     work.fresh.set(1);
-    for index in 0..MAX_TEXT {
-        let byte = path.at(index);
-        if byte != b'/' && byte != 0 {
+    for _ in 0..MAX_TEXT {
+        let at = work.at.get();
+        let byte = if (at as usize) < MAX_TEXT { path.at(at as usize) } else { 0 };
+        if byte == 0 {
+            break;
+        }
+        work.at.set(at + 1);
+        if byte != b'/' {
             if work.fresh.get() != 0 {
                 work.child.name.clear();
                 work.fresh.set(0);
             }
             work.child.name.push(byte);
-            continue;
-        }
-        if work.fresh.get() == 0 {
-            step(maps, subject, work);
-            work.fresh.set(1);
-        }
-        if byte == 0 {
+        } else if work.fresh.get() == 0 {
             break;
         }
     }
 }
 
 /// One name down, or up for `..`.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn step<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
+#[inline(always)]
+fn follow<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
     let len = work.child.name.len();
     let Place { node, depth } = work.place();
     let dots = work.child.name.at(0) == b'.';
@@ -401,6 +469,24 @@ fn child<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, work: &mut Work
 #[inline(always)]
 fn has_children<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32) -> bool {
     maps.node(&NodeKey { epoch: subject.epoch, node }).is_some_and(|node| node.flags & NODE_HAS_CHILDREN != 0)
+}
+
+/// Weighs in what a node says about itself.
+#[inline(always)]
+pub fn weigh_node<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, work: &mut Work) {
+    gather_own(maps, subject, node, work);
+    weigh_all(subject, work);
+}
+
+/// Weighs in what holds at the place in `work`; the class default, when no node is above it.
+#[inline(always)]
+pub fn weigh_place<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
+    if work.node.get() == NOWHERE {
+        work.forget_rules();
+    } else {
+        gather(maps, subject, work);
+    }
+    weigh_all(subject, work);
 }
 
 /// Gathers what a node says about itself.

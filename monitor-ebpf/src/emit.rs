@@ -13,7 +13,8 @@ use monitor_common::{
 };
 
 use crate::{
-    facts::{actor::Actor, file::Inode, offset, path, pointer, read, task, word},
+    apart,
+    facts::{actor::Actor, file::Inode, offset, pointer, read, task, word},
     maps::{COUNTERS, EVENTS, Scratch},
 };
 
@@ -38,7 +39,7 @@ impl<'a> Record<'a> {
         event.syscall = actor.syscall;
         event.ret = actor.ret;
         event.flags = actor.flags;
-        current_task(event);
+        apart::current_task(scratch.room.get());
         Self { scratch }
     }
 
@@ -66,17 +67,19 @@ impl<'a> Record<'a> {
     /// Adds where a file is. To be called before any text is added.
     #[inline(always)]
     pub(crate) fn path(&mut self, place: (u64, u64)) {
-        let Scratch { tail, len, event, .. } = &mut *self.scratch;
-        event.flags |= path::write_names(place.0, place.1, tail, len, 0);
+        self.scratch.set_spot(place);
+        let Scratch { room, len, event, .. } = &mut *self.scratch;
+        event.flags |= apart::write_names(room.get(), 0);
         event.path_len = len.get() as u16;
     }
 
     /// Adds the other path of a rename or a link as text.
     #[inline(always)]
     pub(crate) fn other_path(&mut self, place: (u64, u64)) {
-        let Scratch { tail, len, event, .. } = &mut *self.scratch;
+        self.scratch.set_spot(place);
+        let Scratch { room, len, event, .. } = &mut *self.scratch;
         let from = u32::from(event.path_len) & (PATH_MAX as u32 - 1);
-        event.flags |= FLAG_TEXT_PATH | path::write_names(place.0, place.1, tail, len, from);
+        event.flags |= FLAG_TEXT_PATH | apart::write_names(room.get(), from);
         event.text_len = (len.get() - from).min(TEXT_MAX as u32) as u16;
     }
 
@@ -163,8 +166,8 @@ impl<'a> Record<'a> {
 }
 
 /// Writes down who the current task is.
-#[inline(never)]
-fn current_task(event: &mut Event) {
+#[inline(always)]
+pub(crate) fn current_task(event: &mut Event) {
     // SAFETY: no arguments.
     event.time_ns = unsafe { bpf_ktime_get_boot_ns() };
     let current = task::current();

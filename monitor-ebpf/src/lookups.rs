@@ -2,17 +2,33 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use monitor_common::{
-    decide::{Lookups, Subject},
+    decide::{Lookups, Subject, Work},
     policy::{
         ChildKey, InodeKey, MAX_INSTANCES, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey, PATTERN_HEAD_BITS,
         PATTERN_LEN, Pattern, PatternKey,
     },
 };
 
-use crate::maps::{CHILDREN, CONTROL, INODES, INSTANCES, NETS, NODES, PATTERNS};
+use crate::{
+    apart,
+    maps::{CHILDREN, CONTROL, INODES, INSTANCES, NETS, NODES, PATTERNS, Scratch},
+};
 
-/// The policy in the kernel's maps.
-pub(crate) struct Maps;
+/// The policy in the kernel's maps, for a program that works in this room.
+pub(crate) struct Maps {
+    pub(crate) room: u32,
+}
+
+impl Maps {
+    /// For decisions that need no memory, such as those about addresses.
+    pub(crate) const WITHOUT_ROOM: Self = Self { room: u32::MAX };
+
+    /// For who works in this memory, and nowhere else: the steps of a decision find it by themselves.
+    #[inline(always)]
+    pub(crate) fn with(scratch: &Scratch) -> Self {
+        Self { room: scratch.room.get() }
+    }
+}
 
 impl Lookups for Maps {
     #[inline(always)]
@@ -42,17 +58,30 @@ impl Lookups for Maps {
     fn net(&self, key: &NetKey) -> Option<&NetRules> {
         NETS.get(Key::new(NET_HEAD_BITS + 128, *key))
     }
+
+    #[inline(always)]
+    fn weigh_node(&self, subject: &Subject<'_>, node: u32, _: &mut Work) {
+        apart::weigh_node(self.room, subject.epoch, subject.slot.into(), node);
+    }
+
+    #[inline(always)]
+    fn weigh_place(&self, subject: &Subject<'_>, _: &mut Work) {
+        apart::weigh_place(self.room, subject.epoch, subject.slot.into());
+    }
 }
 
 /// The current policy's word on the instance in `slot`; `None` before there is a policy.
 #[inline(always)]
 pub(crate) fn subject(slot: u16) -> Option<Subject<'static>> {
-    let control = CONTROL.get(0)?;
-    let epoch = control.epoch;
+    let epoch = CONTROL.get(0)?.epoch;
+    let subject = subject_of(epoch, slot)?;
+    (epoch != 0 && subject.instance.used != 0).then_some(subject)
+}
+
+/// The word of the policy of that epoch, which is the current one or has just been.
+#[inline(always)]
+pub(crate) fn subject_of(epoch: u32, slot: u16) -> Option<Subject<'static>> {
     let half = (epoch & 1) * MAX_INSTANCES as u32;
     let instance = INSTANCES.get(half + (u32::from(slot) & (MAX_INSTANCES as u32 - 1)))?;
-    if epoch == 0 || instance.used == 0 {
-        return None;
-    }
     Some(Subject { epoch, slot, instance })
 }

@@ -13,6 +13,7 @@
     reason = "the kernel's interfaces are untyped words, programs own their context, and what is passed is inlined"
 )]
 
+mod apart;
 mod emit;
 mod facts;
 mod hooks;

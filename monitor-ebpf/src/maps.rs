@@ -133,21 +133,27 @@ pub(crate) struct Scratch {
     pub(crate) name: Name,
     /// For the program's arguments.
     pub(crate) argv: ArgvMatcher,
-}
-
-/// For programs on tracepoints: they run with preemption off and never inside one another on a CPU, so one per CPU is
-/// enough, and it stays theirs across a tail call.
-#[map]
-static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// The scratch memory of this CPU's tracepoint programs.
-#[inline(always)]
-pub(crate) fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: the value of a per-CPU array lives as long as the map; nothing else on this CPU uses it meanwhile.
-    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+    /// Dentry and `struct mount` for a function that is verified apart: such a function takes numbers only, and the
+    /// arguments of a security hook are pointers to the verifier until they have been in memory.
+    pub(crate) spot: [Opaque<u64>; 2],
+    /// The number under which functions that are verified apart find this memory.
+    pub(crate) room: Opaque<u32>,
 }
 
 impl Scratch {
+    /// Puts a dentry and a `struct mount` where functions that are verified apart find them.
+    #[inline(always)]
+    pub(crate) fn set_spot(&mut self, (dentry, mount): (u64, u64)) {
+        self.spot[0].set(dentry);
+        self.spot[1].set(mount);
+    }
+
+    /// What [`Scratch::set_spot`] put there.
+    #[inline(always)]
+    pub(crate) fn spot(&self) -> (u64, u64) {
+        (self.spot[0].get(), self.spot[1].get())
+    }
+
     /// Passes a value through memory, so that the verifier forgets on which way it came to be.
     #[inline(always)]
     pub(crate) fn launder(&mut self, value: u32) -> u32 {
@@ -156,12 +162,38 @@ impl Scratch {
     }
 }
 
-/// How many programs that can be preempted may be under way on one CPU.
+/// How many programs that can be preempted may be under way on one CPU: another task may come in the middle of one and
+/// run the same there.
 const POOL_DEPTH: u32 = 4;
 
-/// For all other programs: another task may come in the middle of one and run the same on this CPU.
+/// The room of programs on tracepoints: they run with preemption off and never inside one another on a CPU, so one per
+/// CPU is enough, and it stays theirs across a tail call.
+const OWN: u32 = POOL_DEPTH;
+
+/// Rooms to work in.
 #[map]
-static POOL: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(POOL_DEPTH, 0);
+static POOL: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(POOL_DEPTH + 1, 0);
+
+/// The scratch memory of this CPU's tracepoint programs.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    enter(OWN)
+}
+
+/// The scratch memory of a program that is under way on this CPU, see [`Scratch::room`].
+#[inline(always)]
+pub(crate) fn room(room: u32) -> Option<&'static mut Scratch> {
+    // SAFETY: the value of a per-CPU array lives as long as the map; programs do not change the CPU on their way, and
+    // nothing but the program that was given the room uses it meanwhile.
+    POOL.get_ptr_mut(room).map(|scratch| unsafe { &mut *scratch })
+}
+
+#[inline(always)]
+fn enter(number: u32) -> Option<&'static mut Scratch> {
+    let scratch = room(number)?;
+    scratch.room.set(number);
+    Some(scratch)
+}
 
 /// Which memory of [`POOL`] is in use, by CPU * [`POOL_DEPTH`] + index. An insertion that fails when the entry is there
 /// is a lock that all kernels have; 5.10 has no atomic exchange. The loader makes it as large as there are CPUs.
@@ -189,10 +221,11 @@ pub(crate) fn hold() -> Option<Held> {
         }
         index += 1;
     }
-    // SAFETY: the value of a per-CPU array lives as long as the map, programs do not change the CPU on their way, and the
-    // entry in HELD keeps others out.
-    let scratch = unsafe { &mut *POOL.get_ptr_mut(index)? };
-    Some(Held { scratch, key: first + index })
+    // One that is not the pool's is not to be given out.
+    if index >= POOL_DEPTH {
+        return None;
+    }
+    Some(Held { scratch: enter(index)?, key: first + index })
 }
 
 impl Drop for Held {

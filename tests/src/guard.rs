@@ -1,6 +1,7 @@
 //! `flowwarden run`, started for one test.
 
 use std::{
+    cell::RefCell,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -37,6 +38,7 @@ pub struct Guard {
     child: Child,
     console: Console,
     directory: TempDir,
+    following: RefCell<journal::Following>,
 }
 
 impl Guard {
@@ -86,7 +88,7 @@ impl Guard {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let console = Console::default();
         console.follow(&mut child);
-        let mut guard = Self { child, console, directory };
+        let mut guard = Self { child, console, directory, following: RefCell::default() };
         wait::until("the guard to be ready", wait::PATIENCE, || {
             if let Some(status) = guard.child.try_wait()? {
                 bail!("the guard ended at its start ({status}):\n{}", guard.console.text());
@@ -136,15 +138,22 @@ impl Guard {
         self.directory.path().join("journal")
     }
 
-    /// Every finished line of the journal.
+    /// Every finished line of the journal so far.
     pub fn journal(&self) -> Result<Vec<Record>> {
-        journal::records(&self.journal_directory())
+        Ok(self.following.borrow_mut().catch_up(&self.journal_directory())?.to_vec())
     }
 
     /// Waits for a record that `wanted` picks.
     pub fn wait_for(&self, timeout: Duration, wanted: impl Fn(&Record) -> bool) -> Result<Record> {
-        wait::until("a record in the journal", timeout, || Ok(self.journal()?.into_iter().find(&wanted)))
-            .with_context(|| format!("the guard says:\n{}", self.console.text()))
+        let (directory, mut seen) = (self.journal_directory(), 0);
+        wait::until("a record in the journal", timeout, || {
+            let mut following = self.following.borrow_mut();
+            let records = following.catch_up(&directory)?;
+            let found = records.iter().skip(seen).find(|record| wanted(record)).cloned();
+            seen = records.len();
+            Ok(found)
+        })
+        .with_context(|| format!("the guard says:\n{}", self.console.text()))
     }
 
     /// Gives it another policy, and waits until it says what became of that.
@@ -170,7 +179,7 @@ impl Guard {
     /// valid OCSF, or a journal that is not whole.
     pub fn stop(mut self) -> Result<Vec<Record>> {
         self.end()?;
-        let records = self.journal()?;
+        let records = journal::records(&self.journal_directory())?;
         journal::check(&self.journal_directory(), &records)?;
         Ok(records)
     }

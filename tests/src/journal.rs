@@ -1,8 +1,9 @@
 //! A guard's journal, read as it is on the disk: every line of every segment, and whether it is what it has to be.
 
 use std::{
-    collections::BTreeSet,
-    fs, io,
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -26,7 +27,7 @@ const SCHEMAS: [(u64, &str); 5] = [
 pub fn text(directory: &Path) -> Result<String> {
     let mut text = String::new();
     for segment in segments(directory)? {
-        text.push_str(&read(&segment).with_context(|| format!("{} cannot be read", segment.display()))?);
+        text.push_str(&read(&segment, 0).with_context(|| format!("{} cannot be read", segment.display()))?);
     }
     text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
     Ok(text)
@@ -51,21 +52,64 @@ fn segments(directory: &Path) -> Result<BTreeSet<PathBuf>> {
     Ok(found)
 }
 
-/// A segment may be compressed in the moment that it is read.
-fn read(segment: &Path) -> io::Result<String> {
-    match fs::read_to_string(segment.with_extension("jsonl")) {
+/// What a segment has from `start` on. It may be compressed in the moment that it is read.
+fn read(segment: &Path, start: usize) -> io::Result<String> {
+    let text = match fs::File::open(segment.with_extension("jsonl")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let text = zstd::decode_all(fs::File::open(segment.with_extension("jsonl.zst"))?)?;
-            String::from_utf8(text).map_err(io::Error::other)
+            text.get(start..).unwrap_or_default().to_vec()
         }
-        text => text,
-    }
+        file => {
+            let (mut file, mut text) = (file?, Vec::new());
+            file.seek(SeekFrom::Start(start as u64))?;
+            file.read_to_end(&mut text)?;
+            text
+        }
+    };
+    String::from_utf8(text).map_err(io::Error::other)
 }
 
 /// Every finished line as a record.
 pub fn records(directory: &Path) -> Result<Vec<Record>> {
-    let parse = |line| Record::parse(line).with_context(|| format!("the journal has a line that is not JSON: {line}"));
     text(directory)?.lines().map(parse).collect()
+}
+
+fn parse(line: &str) -> Result<Record> {
+    Record::parse(line).with_context(|| format!("the journal has a line that is not JSON: {line}"))
+}
+
+/// A journal that grows meanwhile: a finished line is read once. An emulated processor that read all of them again and
+/// again would have no time for the guard.
+#[derive(Debug, Default)]
+pub struct Following {
+    records: Vec<Record>,
+    /// How many bytes of each segment are in `records`.
+    taken: BTreeMap<PathBuf, usize>,
+    /// Segments that were read to their end.
+    closed: BTreeSet<PathBuf>,
+}
+
+impl Following {
+    /// Every line that is finished by now.
+    pub fn catch_up(&mut self, directory: &Path) -> Result<&[Record]> {
+        // What has lines now was begun after everything before it was finished.
+        let newest = self.taken.iter().rfind(|(_, taken)| **taken > 0).map(|(segment, _)| segment.clone());
+        for segment in segments(directory)? {
+            if self.closed.contains(&segment) {
+                continue;
+            }
+            let taken = self.taken.entry(segment.clone()).or_default();
+            let text = read(&segment, *taken).with_context(|| format!("{} cannot be read", segment.display()))?;
+            let end = text.rfind('\n').map_or(0, |end| end + 1);
+            *taken += end;
+            let lines = text.get(..end).unwrap_or_default().lines();
+            self.records.extend(lines.map(parse).collect::<Result<Vec<_>>>()?);
+            if newest.as_ref().is_some_and(|newest| *newest > segment) {
+                self.closed.insert(segment);
+            }
+        }
+        Ok(&self.records)
+    }
 }
 
 /// Fails when a line is not valid OCSF, or when the journal is not whole and signed to its end.
@@ -132,5 +176,27 @@ mod tests {
         fs::write(path("journal-00000002.jsonl"), "c\nhalf").unwrap();
         fs::write(path("keys.jsonl.tmp"), "x").unwrap();
         assert_eq!(text(directory.path()).unwrap(), "a\nb\nc\n");
+    }
+
+    #[test]
+    fn who_follows_a_journal_sees_each_finished_line_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        let mut following = Following::default();
+        let mut numbers = || -> Vec<u64> {
+            let records = following.catch_up(directory.path()).unwrap();
+            records.iter().map(|record| record.json().as_u64().unwrap()).collect()
+        };
+        fs::write(path("journal-00000001.jsonl"), "1\n2").unwrap();
+        assert_eq!(numbers(), [1]);
+        fs::write(path("journal-00000001.jsonl"), "1\n2\n3\n").unwrap();
+        assert_eq!(numbers(), [1, 2, 3]);
+        fs::remove_file(path("journal-00000001.jsonl")).unwrap();
+        fs::write(path("journal-00000001.jsonl.zst"), zstd::encode_all(&b"1\n2\n3\n4\n"[..], 3).unwrap()).unwrap();
+        fs::write(path("journal-00000002.jsonl"), "5\n").unwrap();
+        assert_eq!(numbers(), [1, 2, 3, 4, 5]);
+        fs::remove_file(path("journal-00000001.jsonl.zst")).unwrap();
+        fs::write(path("journal-00000002.jsonl"), "5\n6\n").unwrap();
+        assert_eq!(numbers(), [1, 2, 3, 4, 5, 6]);
     }
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use monitor_common::{
-    decide::{MAX_CLIMB, PathView, TextView},
+    decide::{Locate, Lookups, MAX_CLIMB, PathView, Subject, TextView, Walk, Work},
     event::{FLAG_CUT, FLAG_FS_PATH, PATH_MAX, PENDING_TEXT, TEXT_MAX},
     name::{NAME_LEN, Name},
     opaque::Opaque,
@@ -13,6 +13,7 @@ use super::{
     file::{File, path_at},
     offset, pointer, task, word,
 };
+use crate::{apart, maps::Scratch};
 
 /// Room for names: a path, a text, and one more name past the end.
 pub(crate) const NAMES_ROOM: usize = PATH_MAX + TEXT_MAX + 256;
@@ -48,6 +49,26 @@ impl PathView for Climb<'_> {
     #[inline(always)]
     fn name(&mut self, index: usize, name: &mut Name) -> bool {
         name_of(self.seen[index & (MAX_CLIMB - 1)], name)
+    }
+}
+
+/// A dentry under a `struct mount` or 0, for a decision in a program's room.
+pub(crate) struct Spot {
+    room: u32,
+}
+
+impl Spot {
+    #[inline(always)]
+    pub(crate) fn new(place: (u64, u64), scratch: &mut Scratch) -> Self {
+        scratch.set_spot(place);
+        Self { room: scratch.room.get() }
+    }
+}
+
+impl Locate for Spot {
+    #[inline(always)]
+    fn locate<L: Lookups>(&mut self, _: &L, subject: &Subject<'_>, _: &mut Work) {
+        apart::locate(self.room, subject.epoch, subject.slot.into());
     }
 }
 
@@ -108,13 +129,33 @@ pub(crate) fn start(dir: i32, absolute: u32) -> Option<(u64, u64)> {
     path_at(fs + u64::from(if absolute != 0 { offset!(fs_root) } else { offset!(fs_pwd) }))
 }
 
-/// One of the texts of a verdict by name.
-pub(crate) struct Text<'a>(pub(crate) &'a [u8; PENDING_TEXT]);
+/// Bytes of a text of a verdict by name.
+pub(crate) struct Bytes<'a>(pub(crate) &'a [u8; PENDING_TEXT]);
 
-impl TextView for Text<'_> {
+impl TextView for Bytes<'_> {
     #[inline(always)]
     fn at(&self, index: usize) -> u8 {
         self.0[index & (PENDING_TEXT - 1)]
+    }
+}
+
+/// One of the two texts of a verdict by name, in a program's room.
+pub(crate) struct Text {
+    room: u32,
+    which: u32,
+}
+
+impl Text {
+    #[inline(always)]
+    pub(crate) fn new(which: u32, scratch: &Scratch) -> Self {
+        Self { room: scratch.room.get(), which }
+    }
+}
+
+impl Walk for Text {
+    #[inline(always)]
+    fn step<L: Lookups>(&self, _: &L, subject: &Subject<'_>, _: &mut Work) -> bool {
+        apart::step(self.room, subject.epoch, subject.slot.into(), self.which) != 0
     }
 }
 
@@ -150,7 +191,7 @@ pub(crate) fn likely_mount(dentry: u64) -> u64 {
 /// Writes the names from a dentry up to the root into `tail` from `from` on, each ended by a zero byte, as `d_path`
 /// would go: across mounts. Leaves the end in `len`, which may be [`PATH_MAX`] at the most, and answers with
 /// [`FLAG_CUT`] when something is missing and [`FLAG_FS_PATH`] when the way up is not known beyond the file system.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn write_names(
     mut dentry: u64,
     mut mount: u64,

@@ -88,7 +88,7 @@ fn judge_address(ctx: &SockAddrContext, hook: Hook, family: u16) -> Option<i32> 
         direction: Direction::Egress as u16,
         address,
     };
-    let decision = decide::net(&Maps, &actor.subject, &key, port, protocol);
+    let decision = decide::net(&Maps::WITHOUT_ROOM, &actor.subject, &key, port, protocol);
     let endpoint = Endpoint { address, port, local_port: 0, family, protocol, pad: 0 };
     carry_out(tgid, &actor, hook, &decision, |event| event.endpoint = endpoint)
 }

@@ -14,7 +14,7 @@ use monitor_common::{
 
 use crate::{
     emit::Record,
-    facts::{actor::Actor, file::File, offset, path::Climb, pointer, read, task},
+    facts::{actor::Actor, file::File, offset, path::Spot, pointer, read, task},
     lookups::Maps,
     maps::{self, Scratch},
 };
@@ -24,8 +24,8 @@ use crate::{
 pub(super) fn judge_program(scratch: &mut Scratch, actor: &Actor, file: File) -> Option<(Decision, u64)> {
     let place = file.dentry_and_mount()?;
     let kind = u64::from(scratch.launder(file.inode()?.executable(place.0) as u32));
-    let mut view = Climb::new(place, &mut scratch.dentries);
-    let decision = decide::program(&Maps, &actor.subject, &mut view, kind, &mut scratch.work);
+    let mut view = Spot::new(place, scratch);
+    let decision = decide::program(&Maps::with(scratch), &actor.subject, &mut view, kind, &mut scratch.work);
     let by_kind = decide::is_by_kind(&actor.subject, kind, &decision);
     Some((decision, if by_kind { kind } else { Executable::Plain as u64 }))
 }

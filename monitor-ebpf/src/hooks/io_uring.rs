@@ -20,7 +20,7 @@ use crate::{
         call,
         file::File,
         offset,
-        path::{self, Climb, Text},
+        path::{self, Spot, Text},
         pointer, read,
     },
     lookups::{self, Maps},
@@ -164,8 +164,8 @@ fn prepare(
     let absolute = u32::from(first[0] == b'/');
     let absolute = scratch.launder(absolute);
     scratch.start = path::start(dir, absolute)?;
-    let mut view = Climb::new(scratch.start, &mut scratch.dentries);
-    decide::place(&Maps, &subject, &mut view, &mut scratch.work)?;
+    let mut view = Spot::new(scratch.start, scratch);
+    decide::place(&Maps::with(scratch), &subject, &mut view, &mut scratch.work)?;
     // SAFETY: the array holds programs of this type only.
     unsafe { HANDLERS.tail_call(ctx, Handler::UringWalk as u32) };
     Some(())
@@ -183,8 +183,9 @@ fn walk() -> Option<()> {
     let scratch = maps::scratch()?;
     let actor = actor()?;
     let [opcode, flags, access] = scratch.request;
-    let text = Text(&scratch.pending.texts[0]);
-    let decision = decide::text(&Maps, &actor.subject, &text, Access::from_bits(access as u8), &mut scratch.work);
+    let text = Text::new(0, scratch);
+    let decision =
+        decide::text(&Maps::with(scratch), &actor.subject, &text, Access::from_bits(access as u8), &mut scratch.work);
     let done = actor.outcome(&decision, scratch);
     if (done as u8) < Verdict::Log as u8 {
         return None;

@@ -28,7 +28,7 @@ use crate::{
     facts::{
         actor::Actor,
         file::{File, Inode, inode_at},
-        path::Climb,
+        path::Spot,
     },
     lookups::Maps,
     maps::Scratch,
@@ -69,8 +69,8 @@ fn judge_file(scratch: &mut Scratch, actor: &Actor, file: File, request: &Reques
 #[inline(never)]
 fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, request: &Request) -> Verdict {
     let access = Access::from_bits(scratch.launder(u32::from(request.access.bits())) as u8);
-    let mut view = Climb::new((dentry, mount), &mut scratch.dentries);
-    decide::file(&Maps, &actor.subject, &mut view, access, &mut scratch.work);
+    let mut view = Spot::new((dentry, mount), scratch);
+    decide::file(&Maps::with(scratch), &actor.subject, &mut view, access, &mut scratch.work);
     weigh_device(scratch, actor, dentry);
     let decision = scratch.work.decision();
     let done = actor.outcome(&decision, scratch);
@@ -106,7 +106,7 @@ fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, re
 fn weigh_device(scratch: &mut Scratch, actor: &Actor, dentry: u64) {
     let device = inode_at(dentry).map_or(0, Inode::block_device);
     if device != 0 {
-        decide::device(&Maps, &actor.subject, device, &mut scratch.work);
+        decide::device(&Maps::with(scratch), &actor.subject, device, &mut scratch.work);
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     emit::{self, Record},
     facts::{
         call::Call,
-        path::{self, AT_FDCWD, Climb, Text},
+        path::{self, AT_FDCWD, Spot, Text},
         state,
     },
     lookups::Maps,
@@ -97,8 +97,8 @@ fn enter(ctx: &RawTracePointContext, which: u32) -> Option<()> {
     let absolute = u32::from(text[0] == b'/');
     let absolute = scratch.launder(absolute);
     let start = path::start(dir, absolute)?;
-    let mut view = Climb::new(start, &mut scratch.dentries);
-    decide::place(&Maps, &call.actor.subject, &mut view, &mut scratch.work)?;
+    let mut view = Spot::new(start, scratch);
+    decide::place(&Maps::with(scratch), &call.actor.subject, &mut view, &mut scratch.work)?;
     scratch.start = start;
     Some(())
 }
@@ -122,8 +122,14 @@ fn walk(ctx: &RawTracePointContext) -> Option<bool> {
     let access = if which == 0 { call.spec.access } else { call.spec.access2 };
     let access = scratch.launder(u32::from(access)) as u8;
     if scratch.start.0 != 0 {
-        let text = Text(&scratch.pending.texts[which as usize]);
-        let decision = decide::text(&Maps, &call.actor.subject, &text, Access::from_bits(access), &mut scratch.work);
+        let text = Text::new(which, scratch);
+        let decision = decide::text(
+            &Maps::with(scratch),
+            &call.actor.subject,
+            &text,
+            Access::from_bits(access),
+            &mut scratch.work,
+        );
         remember(scratch, &decision, which);
     }
     let more = which == 0 && call.spec.arg2 != NO_ARG;
@@ -192,7 +198,7 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
     if !by_name {
         // No name led there that this sensor can follow, but the protected path is not what it was.
         let access = Access::from_bits(scratch.matched.get() as u8);
-        decision = decide::node(&Maps, &call.actor.subject, node, access, &mut scratch.work);
+        decision = decide::node(&Maps::with(scratch), &call.actor.subject, node, access, &mut scratch.work);
         flags = 0;
     }
     if node != 0 {

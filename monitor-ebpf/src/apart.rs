@@ -1,0 +1,76 @@
+//! Functions that the verifier looks at by themselves.
+//!
+//! It walks through an ordinary function once for each way that leads to it, and every program does so again. A function
+//! with global linkage it checks once, for whatever numbers its callers may pass; to a caller it is one instruction.
+//! (Linux 5.6; before 5.12 they take numbers only, so each finds memory and policy by itself.)
+
+use monitor_common::{decide, decide::Subject};
+
+use crate::{
+    emit,
+    facts::path::{self, Bytes, Climb},
+    lookups::{Maps, subject_of},
+    maps::{self, Scratch},
+};
+
+#[inline(always)]
+fn with(room: u32, epoch: u32, slot: u32) -> Option<(Maps, Subject<'static>, &'static mut Scratch)> {
+    Some((Maps { room }, subject_of(epoch, slot as u16)?, maps::room(room)?))
+}
+
+/// [`decide::step`] along the text `which` of the verdict by name.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn step(room: u32, epoch: u32, slot: u32, which: u32) -> u32 {
+    let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
+    let Scratch { pending, work, .. } = scratch;
+    decide::step(&maps, &subject, &Bytes(&pending.texts[which as usize & 1]), work).into()
+}
+
+/// [`decide::weigh_node`]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn weigh_node(room: u32, epoch: u32, slot: u32, node: u32) -> u32 {
+    let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
+    decide::weigh_node(&maps, &subject, node, &mut scratch.work);
+    0
+}
+
+/// [`decide::weigh_place`]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn weigh_place(room: u32, epoch: u32, slot: u32) -> u32 {
+    let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
+    decide::weigh_place(&maps, &subject, &mut scratch.work);
+    0
+}
+
+/// [`decide::locate`] from the spot.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn locate(room: u32, epoch: u32, slot: u32) -> u32 {
+    let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
+    let spot = scratch.spot();
+    let Scratch { dentries, work, .. } = scratch;
+    decide::locate(&maps, &subject, &mut Climb::new(spot, dentries), work);
+    0
+}
+
+/// Writes down in the record who the current task is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn current_task(room: u32) -> u32 {
+    let Some(scratch) = maps::room(room) else { return 0 };
+    emit::current_task(&mut scratch.event);
+    0
+}
+
+/// [`path::write_names`] from the spot up into the record's tail.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn write_names(room: u32, from: u32) -> u32 {
+    let Some(scratch) = maps::room(room) else { return 0 };
+    let (dentry, mount) = scratch.spot();
+    let Scratch { tail, len, .. } = scratch;
+    path::write_names(dentry, mount, tail, len, from)
+}
