@@ -48,7 +48,7 @@ impl StandIn {
         fs::set_permissions(&actor, fs::Permissions::from_mode(0o755))?;
         let rooted = directory.path().join("rooted");
         fs::copy(&actor, &rooted)?;
-        fs::set_permissions(&rooted, fs::Permissions::from_mode(0o4755))?;
+        fs::set_permissions(&rooted, fs::Permissions::from_mode(0o6755))?;
         let stand_in = Self { uid, cgroup: Cgroup::new()?, directory, actor };
         fs::create_dir(stand_in.directory.path().join("kept"))?;
         fs::set_permissions(stand_in.directory.path().join("kept"), fs::Permissions::from_mode(0o700))?;
@@ -131,7 +131,7 @@ impl StandIn {
         &self.actor
     }
 
-    /// The same program with root's setuid bit.
+    /// The same program with root's setuid and setgid bits.
     #[must_use]
     pub fn rooted(&self) -> PathBuf {
         self.directory.path().join("rooted")

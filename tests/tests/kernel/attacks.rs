@@ -29,8 +29,8 @@ pub(crate) struct Attack {
 pub(crate) enum Seen {
     /// Every sensor.
     Everywhere,
-    /// The system call tells nothing that the tracepoint sensor could judge.
-    OnSecurityHooks,
+    /// Not by the tracepoint sensor, for this reason.
+    OnSecurityHooks(&'static str),
     /// There is no security hook on its way.
     OnSystemCalls,
 }
@@ -39,8 +39,8 @@ const fn on(rule: &'static str, technique: &'static str, operation: &'static str
     Attack { technique, rule, operation, seen: Seen::Everywhere, as_root: false, optional: false, silent: false }
 }
 
-const fn unseen_by_tracepoints(attack: Attack) -> Attack {
-    Attack { seen: Seen::OnSecurityHooks, ..attack }
+const fn unseen_by_tracepoints(reason: &'static str, attack: Attack) -> Attack {
+    Attack { seen: Seen::OnSecurityHooks(reason), ..attack }
 }
 
 const fn unseen_by_security_hooks(attack: Attack) -> Attack {
@@ -71,6 +71,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     on("settings-js", "copy_file_range(2)", "copy-range other.js settings.js"),
     on("settings-js", "hole punched by fallocate(2)", "punch settings.js"),
     on("settings-js", "unlink(2)", "unlink settings.js"),
+    on("settings-js", "unlink(2), its name in a page never touched", "unlink-unread settings.js"),
+    on("settings-js", "rename(2), its names in pages never touched", "rename-unread other.js settings.js"),
     on("settings-js", "renamed away", "rename settings.js away.js"),
     on("settings-js", "another file renamed over it", "rename other.js settings.js"),
     on("settings-js", "RENAME_EXCHANGE", "exchange other.js settings.js"),
@@ -101,13 +103,13 @@ pub(crate) const ATTACKS: &[Attack] = &[
     on("keys", "/proc/self/root", "root-read KEY"),
     on("keys", "O_PATH and /proc/self/fd", "path-read key.pem"),
     on("keys", "copy_file_range(2) from it", "copy-range key.pem flows.json"),
+    on("keys", "read by a setuid and setgid program", "run-to ROOTED read KEY"),
     on("keys", "hard link from before the guard", "read old-link"),
     on("keys", "read through a bind mount", "bind-read key.pem"),
-    where_it_works(unseen_by_tracepoints(by_root(on(
-        "keys",
-        "read through an overlay over it",
-        "overlay-read key.pem",
-    )))),
+    where_it_works(unseen_by_tracepoints(
+        "the file that is opened is the overlay's own: what lies below it is opened by the kernel, within the call",
+        by_root(on("keys", "read through an overlay over it", "overlay-read key.pem")),
+    )),
     on("environment", "made by an open", "create environment"),
     on("environment", "made by mkdir(2)", "mkdir environment"),
     on("environment", "made by mknod(2), a pipe", "mknod environment"),
@@ -119,7 +121,14 @@ pub(crate) const ATTACKS: &[Attack] = &[
     on("docker", "connect(2) to a UNIX socket", "unix ../docker.sock"),
     on("docker", "connect(2) through a symbolic link", "unix docker-link"),
     where_it_works(on("docker", "connect(2) by a 32-bit program", "unix-32 ../docker.sock")),
-    unseen_by_tracepoints(on("syslog", "sendto(2) to a UNIX datagram socket", "send-unix ../syslog.sock")),
+    where_it_works(unseen_by_tracepoints(
+        "the arguments are in memory that can change during the call; on TCP and UDP the cgroup programs judge it",
+        on("docker", "socketcall(2) by a 32-bit program", "unix-socketcall ../docker.sock"),
+    )),
+    unseen_by_tracepoints(
+        "the address names a socket in memory that can change during the call, and nothing is left behind that would tell whom it reached",
+        on("syslog", "sendto(2) to a UNIX datagram socket", "send-unix ../syslog.sock"),
+    ),
     on("programs", "execve(2)", "run ./evil"),
     on("programs", "execve(2) of /proc/self/fd", "run-by-number evil"),
     on("programs", "execve(2) of a new hard link", "link-run evil ./alias"),
@@ -138,20 +147,33 @@ pub(crate) const ATTACKS: &[Attack] = &[
     on("settings-js", "splice(2)", "splice other.js settings.js"),
     on("settings-js", "a descriptor from another process", "receive-write ../give-settings.sock"),
     where_it_works(by_root(on("settings-js", "open_by_handle_at(2)", "by-handle settings.js"))),
-    unseen_by_tracepoints(by_root(on("settings-js", "swapon(2)", "swapon settings.js"))),
-    unseen_by_tracepoints(on("settings-js", "another file mounted over it", "bind-mount other.js settings.js")),
-    where_it_works(unseen_by_tracepoints(on(
-        "settings-js",
-        "move_mount(2) over it",
-        "move-mount other.js settings.js",
-    ))),
+    unseen_by_tracepoints(
+        "the call changes no name, and what is swapped out is written later, by the kernel",
+        by_root(on("settings-js", "swapon(2)", "swapon settings.js")),
+    ),
+    unseen_by_tracepoints(
+        "a mount changes nothing about the file below it; the default for mounts, `default-mount`, is seen",
+        on("settings-js", "another file mounted over it", "bind-mount other.js settings.js"),
+    ),
+    where_it_works(unseen_by_tracepoints(
+        "a mount changes nothing about the file below it; the default for mounts, `default-mount`, is seen",
+        on("settings-js", "move_mount(2) over it", "move-mount other.js settings.js"),
+    )),
     where_it_works(on("settings-js", "io_uring, opened and written", "uring-write settings.js")),
+    where_it_works(on(
+        "settings-js",
+        "io_uring, opened without a descriptor and written",
+        "uring-write-direct settings.js",
+    )),
     where_it_works(on("settings-js", "io_uring, opened with O_TRUNC", "uring-truncate settings.js")),
     where_it_works(on("settings-js", "io_uring, IORING_OP_UNLINKAT", "uring-unlink settings.js")),
     where_it_works(on("settings-js", "io_uring, IORING_OP_RENAMEAT", "uring-rename other.js settings.js")),
     where_it_works(on("settings-js", "io_uring, IORING_OP_LINKAT", "uring-link settings.js alias.js")),
     where_it_works(on("keys", "io_uring, opened and read", "uring-read key.pem")),
-    unseen_by_tracepoints(on("keys", "a descriptor from another process", "receive-read ../give-key.sock")),
+    unseen_by_tracepoints(
+        "a descriptor that comes with a message is read without being opened; the tracepoints look at the first write through each, not at each read",
+        on("keys", "a descriptor from another process", "receive-read ../give-key.sock"),
+    ),
     where_it_works(on("environment", "io_uring, IORING_OP_MKDIRAT", "uring-mkdir environment")),
     on("environment", "O_TMPFILE and linkat(2)", "tmpfile environment"),
     on("egress", "io_uring, IORING_OP_CONNECT", "uring-connect TCP"),
@@ -168,17 +190,19 @@ pub(crate) const ATTACKS: &[Attack] = &[
     by_root(on("default-kernel", "bpf(2)", "bpf")),
     where_it_works(by_root(on("default-kernel", "init_module(2)", "init_module"))),
     where_it_works(by_root(on("default-kernel", "finit_module(2)", "finit_module other.js"))),
-    where_it_works(unseen_by_tracepoints(silently(by_root(on(
-        "default-kernel",
-        "a module asked for by an interface's name",
-        "name-interface",
-    ))))),
+    where_it_works(unseen_by_tracepoints(
+        "the kernel asks for the module by itself, in the middle of another call",
+        silently(by_root(on("default-kernel", "a module asked for by an interface's name", "name-interface"))),
+    )),
     where_it_works(on("default-kernel", "io_uring, IORING_OP_URING_CMD", "uring-command /dev/null")),
     by_root(on("default-signal", "kill(2) of a neighbour", "kill NEIGHBOUR 18")),
     by_root(on("default-ptrace", "ptrace(2) of a neighbour", "ptrace NEIGHBOUR")),
     by_root(on("default-ptrace", "pidfd_getfd(2) from a neighbour", "getfd NEIGHBOUR")),
     by_root(on("default-ptrace", "process_vm_readv(2) of a neighbour", "process_vm_readv NEIGHBOUR")),
-    unseen_by_tracepoints(by_root(on("default-ptrace", "/proc/PID/mem of a neighbour", "memory NEIGHBOUR"))),
+    unseen_by_tracepoints(
+        "the name is one of many for the same memory, and no rule is about it",
+        by_root(on("default-ptrace", "/proc/PID/mem of a neighbour", "memory NEIGHBOUR")),
+    ),
     where_it_works(by_root(on("disk", "the disk's own device opened", "open-disk SETTINGS"))),
     by_root(on("guard-process", "kill(2) of the guard", "kill GUARD 18")),
     by_root(on("guard-process", "ptrace(2) of the guard", "ptrace GUARD")),

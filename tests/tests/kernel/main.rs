@@ -216,7 +216,7 @@ impl Sensors {
         let hooked = match attack.seen {
             Seen::OnSystemCalls => false,
             Seen::Everywhere if attack.rule == "default-namespace" => self.userns,
-            Seen::Everywhere | Seen::OnSecurityHooks => self.lsm,
+            Seen::Everywhere | Seen::OnSecurityHooks(_) => self.lsm,
         };
         hooked || attack.rule == "egress"
     }
@@ -232,8 +232,11 @@ fn with_sensors(flags: &[&str]) -> Vec<String> {
 /// What came of an attack: the word for it, or what is wrong about it.
 fn judge(stage: &Stage, guard: &Guard, attack: &Attack, sensors: &Sensors) -> Result<&'static str> {
     let (pid, status) = stage.attempt(attack, Some(guard))?;
-    if attack.seen == Seen::OnSecurityHooks && !sensors.on_security_hooks {
+    if let Seen::OnSecurityHooks(reason) = attack.seen
+        && !sensors.on_security_hooks
+    {
         ensure!(status.success(), "it is seen after all: correct the list ({status})");
+        println!("reason: {} | {} | {reason}", attack.technique, attack.rule);
         return Ok("not seen");
     }
     let alert = guard

@@ -17,11 +17,11 @@ of which goes through when there is no guard. The rules say `deny`, with `fallba
 * **killed before harm**: the process is killed; settings.js is as it was, the file `environment` was not made;
 * **killed and healed**: the process is killed, the harm was done, and settings.js was put back from its good copy;
 * **killed**: the process is killed; the harm was done before, or would leave no trace to tell by (what was read or sent);
-* **not seen**: the sensor cannot see it: the system call tells nothing that it could judge.
+* **not seen**: the sensor cannot see it, for the reason below the table.
 
 What another process does on behalf of the instance (cron, at, systemd, a container engine) is no operation of the
-instance's: deny the ways there, as `docker` and `syslog` below do. Fixed files and buffers of an `io_uring`, and
-descriptors that were mapped before the guard came, are not in the list yet.
+instance's: deny the ways there, as `docker` and `syslog` below do. What was mapped before the guard came is not in the
+list yet.
 
 ";
 
@@ -127,9 +127,26 @@ pub(super) fn write(all: &[Answers]) -> Result<()> {
     for (rule, technique, verdicts) in &table.rows {
         writeln!(text, "| {rule} | {technique} | {} |", verdicts.join(" | "))?;
     }
+    writeln!(text, "\n## Not seen\n\nBy the tracepoints alone, and why. Sensors on security hooks see all of it.\n")?;
+    writeln!(text, "{}", reasons(all).join("\n"))?;
     fs::write(file(), text).with_context(|| format!("{} cannot be written", file().display()))?;
     println!("written: {}", file().display());
     Ok(())
+}
+
+/// Why something is not seen, each once.
+fn reasons(all: &[Answers]) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for line in all.iter().flat_map(|answers| answers.text.lines()) {
+        let reason = line.split_once("reason: ").map(|(_, reason)| reason.splitn(3, " | ").collect::<Vec<_>>());
+        if let Some([technique, rule, reason]) = reason.as_deref() {
+            let line = format!("* {technique} ({rule}): {reason}.");
+            if !reasons.contains(&line) {
+                reasons.push(line);
+            }
+        }
+    }
+    reasons
 }
 
 #[cfg(test)]

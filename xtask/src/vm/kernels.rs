@@ -19,6 +19,8 @@ pub(crate) struct Kernel {
     pub(crate) lsm: Option<&'static str>,
     /// The best sensor that has to run on it.
     pub(crate) sensor: &'static str,
+    /// The only sensors that it is tried with, beside the cgroup programs; all when there is none.
+    pub(crate) only: Option<&'static str>,
     /// Whether a real Node-RED is tried on it, too.
     pub(crate) node_red: bool,
     /// Whether `cargo xtask test` boots it: the one that most users have. All of them, the programs for
@@ -36,6 +38,7 @@ const fn amd64(name: &'static str, suite: &'static str, sensor: &'static str) ->
         processor: None,
         lsm: None,
         sensor,
+        only: None,
         node_red: false,
         fast: false,
     }
@@ -51,6 +54,7 @@ const fn arm64(name: &'static str, suite: &'static str, sensor: &'static str) ->
         processor: None,
         lsm: None,
         sensor,
+        only: None,
         node_red: false,
         fast: false,
     }
@@ -62,6 +66,8 @@ pub(crate) const KERNELS: &[Kernel] = &[
     amd64("5.10", "bullseye", "fentry"),
     Kernel { node_red: true, fast: true, ..amd64("6.1", "bookworm", "lsm") },
     Kernel { lsm: Some("lockdown,yama,apparmor"), ..amd64("6.1-no-bpf", "bookworm", "fentry") },
+    // What is left where BPF may trace nothing but system calls.
+    Kernel { only: Some("tracepoint"), ..amd64("6.1-tracepoint", "bookworm", "tracepoint") },
     amd64("6.12", "bookworm-backports", "lsm"),
     amd64("newest", "trixie-backports", "lsm"),
     // Before 6.4, arm64 takes LSM and fentry programs in and refuses to attach them.

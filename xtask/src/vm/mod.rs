@@ -316,6 +316,7 @@ impl Prepared<'_> {
         }
         // The init takes these as they are.
         let kernel = self.job.kernel;
+        let sensors = sensors.or(kernel.only);
         let sensor = sensors.map_or(kernel.sensor, |sensors| sensors.split(',').next().unwrap_or_default());
         let mut environment = format!("FLOWWARDEN_EXPECT={sensor}\nFLOWWARDEN_CACHE={}\n", disk::CACHE);
         if let Some(sensors) = sensors {

@@ -21,7 +21,34 @@ pub(super) const OPERATIONS: &[Operation] = &[
         let stream = [Word(libc::AF_UNIX as u16), Word(libc::SOCK_STREAM as u16), Word(0)];
         run(&address, &[(number::SOCKET, stream), (number::CONNECT, [Last, Data, length])])
     }),
+    ("unix-socketcall", "SOCKET", |words| socketcall(word(words, 0)?)),
 ];
+
+/// Connects by the call that 32-bit programs of x86 had for everything about sockets: its arguments are in memory.
+#[cfg(target_arch = "x86_64")]
+fn socketcall(path: &str) -> Result {
+    const SOCKETCALL: u32 = 102;
+    const SYS_CONNECT: u32 = 3;
+    let (family, kind) = (libc::AF_UNIX.cast_unsigned(), libc::SOCK_STREAM.cast_unsigned());
+    let socket = error_of(call_32(u32::from(number::SOCKET), [family, kind, 0]))?;
+    let mut address = (libc::AF_UNIX as libc::sa_family_t).to_ne_bytes().to_vec();
+    address.extend(path.as_bytes());
+    address.push(0);
+    let length = u32::try_from(address.len()).map_err(io::Error::other)?;
+    let arguments = [socket, low(&address)?, length].map(u32::to_ne_bytes).concat();
+    error_of(call_32(SOCKETCALL, [SYS_CONNECT, low(&arguments)?, 0])).map(drop)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn socketcall(_: &str) -> Result {
+    Err(io::Error::from_raw_os_error(libc::ENOSYS))
+}
+
+/// What a system call has answered.
+#[cfg(target_arch = "x86_64")]
+fn error_of(answer: i32) -> Result<u32> {
+    u32::try_from(answer).map_err(|_| io::Error::from_raw_os_error(-answer))
+}
 
 /// An argument of a call.
 #[derive(Clone, Copy)]
@@ -67,8 +94,7 @@ fn run(data: &[u8], calls: &[Call]) -> Result {
             Data => address,
             Last => result,
         };
-        let answer = call_32(u32::from(*number), arguments.map(value));
-        result = u32::try_from(answer).map_err(|_| io::Error::from_raw_os_error(-answer))?;
+        result = error_of(call_32(u32::from(*number), arguments.map(value)))?;
     }
     Ok(())
 }

@@ -117,6 +117,14 @@ const OPERATIONS: &[Operation] = &[
         put(fs::File::options().write(true), &[&format!("/proc/self/root{}", word(words, 0)?)])
     }),
     ("run", "PROGRAM", |words| Err(Command::new(word(words, 0)?).arg("read").arg("/dev/null").exec())),
+    ("run-to", "PROGRAM OPERATION [ARGUMENT...]", |words| {
+        Err(Command::new(word(words, 0)?).args(words.get(1..).unwrap_or_default()).exec())
+    }),
+    ("unlink-unread", "FILE", |words| call(libc::SYS_unlinkat, &[libc::AT_FDCWD.into(), unread(word(words, 0)?)?, 0])),
+    ("rename-unread", "FROM TO", |words| {
+        let here = libc::AT_FDCWD.into();
+        call(libc::SYS_renameat2, &[here, unread(word(words, 0)?)?, here, unread(word(words, 1)?)?, 0])
+    }),
     ("run-unnamed", "PROGRAM", |words| {
         let memory = descriptor(libc::SYS_memfd_create, &[at(path("program")?.as_ptr()), libc::MFD_CLOEXEC.into()])?;
         io::copy(&mut fs::File::open(word(words, 0)?)?, &mut fs::File::from(memory.try_clone()?))?;
@@ -350,6 +358,18 @@ fn mapped(words: &[&str]) -> Result<SocketAddr> {
 fn make_node(words: &[&str], kind: libc::mode_t) -> Result {
     let path = path(word(words, 0)?)?;
     call(libc::SYS_mknodat, &[libc::AT_FDCWD.into(), at(path.as_ptr()), (kind | 0o644).into(), 0])
+}
+
+/// Address of a text in a page that nobody has touched yet: the kernel brings it in when it follows the path, and what
+/// looks at the path before that finds nothing.
+fn unread(text: &str) -> Result<c_long> {
+    let page = format!("{text}.page");
+    fs::write(&page, [text.as_bytes(), b"\0"].concat())?;
+    let file = fs::File::open(page)?;
+    // SAFETY: a new mapping, which nothing else points to.
+    let room =
+        unsafe { libc::mmap(ptr::null_mut(), text.len() + 1, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0) };
+    if room == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(at(room.cast::<u8>())) }
 }
 
 /// Gives an open file another name.

@@ -11,6 +11,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
         let file = open(words, libc::O_WRONLY)?;
         submit(&opcode::Write::new(file, MARK.as_ptr(), MARK.len() as u32).build()).map(drop)
     }),
+    ("uring-write-direct", "FILE", |words| {
+        let path = path(word(words, 0)?)?;
+        let mut ring = IoUring::new(2)?;
+        ring.submitter().register_files(&[-1])?;
+        let place = types::DestinationSlot::try_from_slot_target(0).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+        let open = opcode::OpenAt::new(HERE, path.as_ptr()).flags(libc::O_WRONLY).file_index(Some(place));
+        submit_to(&mut ring, &open.build())?;
+        let write = opcode::Write::new(types::Fixed(0), MARK.as_ptr(), MARK.len() as u32);
+        submit_to(&mut ring, &write.build()).map(drop)
+    }),
     ("uring-truncate", "FILE", |words| open(words, libc::O_RDONLY | libc::O_TRUNC).map(drop)),
     ("uring-read", "FILE", |words| {
         let file = open(words, libc::O_RDONLY)?;
@@ -68,7 +78,10 @@ fn open(words: &[&str], flags: libc::c_int) -> Result<types::Fd> {
 
 /// Has one request carried out; its result.
 fn submit(request: &squeue::Entry) -> Result<i32> {
-    let mut ring = IoUring::new(2)?;
+    submit_to(&mut IoUring::new(2)?, request)
+}
+
+fn submit_to(ring: &mut IoUring, request: &squeue::Entry) -> Result<i32> {
     // SAFETY: what the request points to is the caller's, who waits here until it is done.
     unsafe { ring.submission().push(request) }.map_err(std::io::Error::other)?;
     ring.submit_and_wait(1)?;
