@@ -1,15 +1,15 @@
 //! The decision's look-ups, answered from BPF maps.
 
-use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, maps::lpm_trie::Key};
 use monitor_common::{
     decide::{Lookups, Subject},
     policy::{
-        ChildKey, InodeKey, MAX_INSTANCES, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey, PATTERN_HEAD_BITS,
+        ChildKey, InodeKey, MAX_INSTANCES, Maintenance, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey, PATTERN_HEAD_BITS,
         PATTERN_LEN, Pattern, PatternKey,
     },
 };
 
-use crate::maps::{CHILDREN, CONTROL, INODES, INSTANCES, NETS, NODES, PATTERNS};
+use crate::maps::{CHILDREN, CONTROL, INODES, INSTANCES, NETS, NODES, PATTERNS, WINDOWS};
 
 /// The policy in the kernel's maps.
 pub(crate) struct Maps;
@@ -41,6 +41,18 @@ impl Lookups for Maps {
     #[inline(always)]
     fn net(&self, key: &NetKey) -> Option<&NetRules> {
         NETS.get(Key::new(NET_HEAD_BITS + 128, *key))
+    }
+
+    #[inline(always)]
+    fn window(&self, slot: u16, maintenance: u8) -> u64 {
+        // SAFETY: a reference to a number; volatile, because userspace changes it.
+        WINDOWS.get(Maintenance::place(slot, maintenance)).map_or(0, |until| unsafe { core::ptr::read_volatile(until) })
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_boot_ns() }
     }
 }
 

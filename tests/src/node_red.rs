@@ -222,6 +222,19 @@ impl NodeRed {
         self.confinement.network.home.run(|| http::request(server, method, path, &headers, body))
     }
 
+    /// Uploads a package as the palette manager of the editor does.
+    pub fn upload(&self, name: &str, tarball: &[u8]) -> Result<http::Response> {
+        const BOUNDARY: &str = "fw-part-of-the-upload";
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let head = format!(
+            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"tarball\"; filename=\"{name}\"\r\n\
+             Content-Type: application/gzip\r\n\r\n"
+        );
+        let body = [head.as_bytes(), tarball, format!("\r\n--{BOUNDARY}--\r\n").as_bytes()].concat();
+        let kind = format!("Content-Type: multipart/form-data; boundary={BOUNDARY}");
+        self.confinement.network.home.run(|| http::request(server, "POST", "/nodes", &[&kind], &body))
+    }
+
     /// Replaces all flows, and waits until the new ones run.
     pub fn deploy(&self, flow: &Flow) -> Result<()> {
         // The old ones go first: a node that keeps its id and gets other wires can make Node-RED 4.1 fail in the middle of

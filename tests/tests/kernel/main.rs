@@ -6,6 +6,7 @@
 mod attacks;
 mod outlive;
 mod scope;
+mod windows;
 
 use std::{
     env,

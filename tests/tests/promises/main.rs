@@ -10,6 +10,7 @@ mod evidence;
 mod hooks;
 mod keys;
 mod negative;
+mod palette;
 mod presets;
 mod processes;
 mod race;

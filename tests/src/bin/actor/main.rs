@@ -45,6 +45,7 @@ const OPERATIONS: &[Operation] = &[
     ("read", "FILE", |words| fs::read(word(words, 0)?).map(drop)),
     ("write", "FILE", |words| put(fs::File::options().write(true), words)),
     ("hammer", "FILE SCORE", hammer),
+    ("linger", "FILE SCORE", linger),
     ("family", "FILE MEMBERS", family),
     ("append", "FILE", |words| put(fs::File::options().append(true), words)),
     ("cut-open", "FILE", |words| put(fs::File::options().write(true).truncate(true), words)),
@@ -282,6 +283,17 @@ fn hammer(words: &[&str]) -> Result {
         // An emulated processor has others to serve, too.
         thread::sleep(4 * start.elapsed());
     }
+}
+
+/// Writes again and again through one descriptor, until it may not. Keeps count in another file.
+fn linger(words: &[&str]) -> Result {
+    let (mut file, score) = (fs::File::options().append(true).open(word(words, 0)?)?, word(words, 1)?);
+    for count in 0.. {
+        file.write_all(MARK)?;
+        fs::write(score, format!("{count}\n"))?;
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Makes a child that does nothing, and another with two of its own: one that does nothing, and one that writes to a file
