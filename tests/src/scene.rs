@@ -14,7 +14,7 @@ use crate::{
     guard::Guard,
     needs,
     netns::Network,
-    node_red::{NodeRed, Outcome},
+    node_red::{NodeRed, Outcome, RELEASES, Release},
     policy::Policy,
     record::Record,
     user,
@@ -66,13 +66,22 @@ impl Scene {
         Self::with_uid(user::free_uid()?)
     }
 
+    /// A Node-RED of a certain release, never started.
+    pub fn of(release: Release) -> Result<Self> {
+        Self::with(user::free_uid()?, release)
+    }
+
     /// A Node-RED for a certain user, never started.
     pub fn with_uid(uid: u32) -> Result<Self> {
+        Self::with(uid, RELEASES[0])
+    }
+
+    fn with(uid: u32, release: Release) -> Result<Self> {
         needs::root()?;
         let network = Network::new()?;
         let cgroup = Cgroup::new()?;
         let confinement = Confinement { uid, network: Arc::clone(&network), cgroup: cgroup.child("watched")? };
-        Ok(Self { node_red: NodeRed::new(confinement)?, network, cgroup })
+        Ok(Self { node_red: NodeRed::of(confinement, release)?, network, cgroup })
     }
 
     /// A second Node-RED under another uid, beside the first.

@@ -14,6 +14,7 @@ mod palette;
 mod presets;
 mod processes;
 mod race;
+mod releases;
 mod scope;
 mod settings_js;
 mod sinks;

@@ -110,6 +110,7 @@ const OPERATIONS: &[Operation] = &[
     ("bind-unix", "SOCKET", |words| UnixDatagram::bind(word(words, 0)?).map(drop)),
     ("send-unix", "SOCKET", |words| UnixDatagram::unbound()?.send_to(MARK, word(words, 0)?).map(drop)),
     ("mkdir", "DIRECTORY", |words| fs::create_dir(word(words, 0)?)),
+    ("rmdir", "DIRECTORY", |words| fs::remove_dir(word(words, 0)?)),
     ("chmod", "FILE", |words| fs::set_permissions(word(words, 0)?, fs::Permissions::from_mode(0o666))),
     ("touch", "FILE", |words| fs::File::open(word(words, 0)?)?.set_modified(SystemTime::UNIX_EPOCH)),
     ("setxattr", "FILE", set_attribute),
