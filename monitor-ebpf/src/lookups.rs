@@ -4,8 +4,8 @@ use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, maps::lpm_trie::Key};
 use monitor_common::{
     decide::{Lookups, Subject},
     policy::{
-        ChildKey, InodeKey, MAX_INSTANCES, Maintenance, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey, PATTERN_HEAD_BITS,
-        PATTERN_LEN, Pattern, PatternKey,
+        ChildKey, InodeKey, MAX_INSTANCES, Maintenance, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey,
+        PATTERN_HEAD_BITS, PATTERN_LEN, Pattern, PatternKey,
     },
 };
 

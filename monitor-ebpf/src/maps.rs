@@ -35,8 +35,7 @@ pub(crate) static INSTANCES: Array<Instance> = Array::with_max_entries(2 * MAX_I
 
 /// Until when maintenance windows are open, by [`Maintenance::place`]. Not bound to an epoch: a window outlives a reload.
 #[map]
-pub(crate) static WINDOWS: Array<u64> =
-    Array::with_max_entries(MAX_INSTANCES as u32 * Maintenance::PLACES as u32, 0);
+pub(crate) static WINDOWS: Array<u64> = Array::with_max_entries(MAX_INSTANCES as u32 * Maintenance::PLACES as u32, 0);
 
 /// Selectors, halved like [`INSTANCES`].
 #[map]

@@ -30,9 +30,7 @@ pub fn tarball(version: &str, scripts: &serde_json::Value) -> Result<Vec<u8>> {
         "<script type=\"text/javascript\">RED.nodes.registerType('{NODE}', {{ category: 'function', defaults: {{}},
             inputs: 1, outputs: 1, label: '{NODE}' }});</script>\n"
     );
-    for (name, content) in
-        [("package.json", description.to_string()), ("probe.js", code), ("probe.html", editor)]
-    {
+    for (name, content) in [("package.json", description.to_string()), ("probe.js", code), ("probe.html", editor)] {
         fs::write(package.join(name), content)?;
     }
     let archive = directory.path().join("package.tgz");

@@ -66,17 +66,13 @@ impl Scene {
         Self::with_uid(user::free_uid()?)
     }
 
-    /// A Node-RED of a certain release, never started.
-    pub fn of(release: Release) -> Result<Self> {
-        Self::with(user::free_uid()?, release)
-    }
-
     /// A Node-RED for a certain user, never started.
     pub fn with_uid(uid: u32) -> Result<Self> {
-        Self::with(uid, RELEASES[0])
+        Self::of(uid, RELEASES[0])
     }
 
-    fn with(uid: u32, release: Release) -> Result<Self> {
+    /// The same of a certain release.
+    pub fn of(uid: u32, release: Release) -> Result<Self> {
         needs::root()?;
         let network = Network::new()?;
         let cgroup = Cgroup::new()?;

@@ -303,7 +303,11 @@ impl Agent {
             self.names.slots.values().copied().filter(|slot| !slots.values().any(|used| used == slot)).collect();
         // Whoever gets the place of an instance next gets no window with it.
         let (windows, mut hands) = self.windows();
-        windows.close(|window| !slots.contains_key(&window.instance), "the instance is not guarded any more", &mut hands)?;
+        windows.close(
+            |window| !slots.contains_key(&window.instance),
+            "the instance is not guarded any more",
+            &mut hands,
+        )?;
         for (tgid, label) in self.kernel.labels() {
             if gone.contains(&label.instance) {
                 self.kernel.forget_task(tgid);

@@ -42,11 +42,8 @@ impl Windows {
     /// To be called before the new programs judge. A window whose programs have gone with their guard is closed: whoever
     /// starts a guard anew expects it to protect.
     pub(super) fn take_over(takeover: &Takeover, hands: &mut Hands<'_>) -> Result<Self, AgentError> {
-        let kept: Vec<Window> = hands
-            .state
-            .read(KEPT)?
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
+        let kept: Vec<Window> =
+            hands.state.read(KEPT)?.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         let mut windows = Self::default();
         for (instance, &slot) in hands.slots {
             for (class, maintenance) in Maintenance::NAMES {
@@ -90,14 +87,7 @@ impl Windows {
         }
     }
 
-    fn open(
-        &mut self,
-        instance: Option<&str>,
-        class: &str,
-        seconds: u64,
-        by: &str,
-        hands: &mut Hands<'_>,
-    ) -> Answer {
+    fn open(&mut self, instance: Option<&str>, class: &str, seconds: u64, by: &str, hands: &mut Hands<'_>) -> Answer {
         let maintenance = maintenance(class)?;
         if seconds == 0 || seconds > LONGEST.as_secs() {
             return Err("a window is open for 1s to 24h".to_owned());
@@ -128,9 +118,7 @@ impl Windows {
         // Told before it is open: what happens in a window of which nothing is known would be a riddle.
         let message = format!("maintenance: {class} of instance {} is open for {seconds} s, by {by}", window.instance);
         tell(Stage::Open, &window, &message, hands.pipeline);
-        let opened = self
-            .keep(hands.state)
-            .and_then(|()| Ok(hands.kernel.set_window(slot, maintenance, until_ns)?));
+        let opened = self.keep(hands.state).and_then(|()| Ok(hands.kernel.set_window(slot, maintenance, until_ns)?));
         opened.map_err(|error| error.to_string())?;
         Ok(vec![window])
     }

@@ -4,9 +4,7 @@ use std::fmt::Write as _;
 
 use monitor_common::{
     Access, Verdict,
-    event::{
-        FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_DAMAGED, FLAG_FAILED, FLAG_MAINTENANCE, FLAG_OBSERVED, Hook,
-    },
+    event::{FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_DAMAGED, FLAG_FAILED, FLAG_MAINTENANCE, FLAG_OBSERVED, Hook},
 };
 
 use super::{

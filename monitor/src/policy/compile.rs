@@ -21,8 +21,8 @@ use monitor_common::{
     name::Name,
     policy::{
         ChildKey, Class, Direction, FIRST_RESERVED, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_NET_RULES,
-        MAX_WATCHES, Maintenance, NET_HEAD_BITS, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule,
-        NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN,
+        MAX_WATCHES, Maintenance, NET_HEAD_BITS, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey,
+        NetRule, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN,
         PATTERN_SUBTREE_PREFIX, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
     scope::{MAX_SELECTORS, SELECT_CGROUP, SELECT_EXEC, SELECT_UID, Selector},
@@ -1096,7 +1096,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_window_opens_what_is_worked_on_and_moves_nothing_above_it() {
-        let mut tables = compiled(&lifted("\"node_modules/**\", \"package.json\"", "\"write\", \"rename\"", "deny"), &[]);
+        let mut tables =
+            compiled(&lifted("\"node_modules/**\", \"package.json\"", "\"write\", \"rename\"", "deny"), &[]);
         for (window, verdict) in [(None, Verdict::Deny), (Some(Maintenance::Palette), Verdict::Log)] {
             tables.window = window;
             for path in ["/h/ud/package.json", "/h/ud/node_modules/a", "/h/ud/node_modules/a/b.js"] {

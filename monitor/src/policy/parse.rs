@@ -455,10 +455,7 @@ impl<'a> Reader<'a> {
         let maintenance = Maintenance::by_name(text);
         if maintenance.is_none() {
             let hint = suggest(text, Maintenance::NAMES.into_iter().map(|(name, _)| name));
-            self.fault(
-                value.span().start,
-                format!("\"{text}\" is no maintenance: palette, settings or files{hint}"),
-            );
+            self.fault(value.span().start, format!("\"{text}\" is no maintenance: palette, settings or files{hint}"));
         } else if verdict.is_some_and(|verdict| verdict < Verdict::Deny) {
             self.fault(
                 value.span().start,

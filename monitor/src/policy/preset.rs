@@ -169,11 +169,8 @@ fn rules(preset: Preset, found: &Found, known: &Known) -> Vec<String> {
     let mut blocks = preset.blocks();
     if preset == Preset::Home && known.palette_closed {
         let palette = |block: &&str| ["id = \"palette\"", "id = \"packages\""].contains(&key(block));
-        let (closed, packages): (Vec<_>, Vec<_>) = Preset::Standard
-            .blocks()
-            .into_iter()
-            .filter(palette)
-            .partition(|block| key(block) == "id = \"palette\"");
+        let (closed, packages): (Vec<_>, Vec<_>) =
+            Preset::Standard.blocks().into_iter().filter(palette).partition(|block| key(block) == "id = \"palette\"");
         blocks.retain(|block| !palette(block));
         blocks.extend(closed.into_iter().chain(packages));
     }
@@ -411,7 +408,8 @@ mod tests {
         ("node_modules/.bin/tool", Access::EXEC.union(READ)),
     ];
     /// git checks out whatever a repository holds; ssh-keygen makes keys, the editor shows public ones.
-    const PROJECTS: &[(&str, Access)] = &[        ("projects/p/certs/dev.pem", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
+    const PROJECTS: &[(&str, Access)] = &[
+        ("projects/p/certs/dev.pem", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
         ("projects/p/.git/objects/ab/cd", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
         ("projects/.sshkeys", READ.union(Access::CREATE)),
         ("projects/.sshkeys/admin_key", MAKE.union(Access::DELETE)),

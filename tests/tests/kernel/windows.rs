@@ -4,15 +4,7 @@
 use std::{process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use flowwarden_tests::{
-    bpffs::BpfFs,
-    guard::Guard,
-    needs,
-    policy::Policy,
-    record::Record,
-    stand_in::StandIn,
-    wait,
-};
+use flowwarden_tests::{bpffs::BpfFs, guard::Guard, needs, policy::Policy, record::Record, stand_in::StandIn, wait};
 
 /// An emulated machine takes its time.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -21,11 +13,11 @@ const SHORT: u64 = 8;
 
 /// settings.js, which a window for settings opens, and a file beside it, which none does.
 fn policy(stand_in: &StandIn) -> Policy {
-    stand_in
-        .policy()
-        .deny("settings.js", &super::CHANGES, "settings-js")
-        .maintenance("settings")
-        .deny("kept.js", &super::CHANGES, "kept")
+    stand_in.policy().deny("settings.js", &super::CHANGES, "settings-js").maintenance("settings").deny(
+        "kept.js",
+        &super::CHANGES,
+        "kept",
+    )
 }
 
 fn flags(more: &[&str]) -> Vec<String> {
@@ -81,7 +73,11 @@ fn a_window_opens_what_it_names_and_closes_by_its_time_and_by_hand() -> Result<(
 
     for (what, code, why) in [
         ("open --for 1m --class palette", 1, "no rule of plant-a has maintenance = \"palette\""),
-        ("open --for 1m --class settings --instance plant-b", 1, "there is no instance \"plant-b\"; there are: plant-a"),
+        (
+            "open --for 1m --class settings --instance plant-b",
+            1,
+            "there is no instance \"plant-b\"; there are: plant-a",
+        ),
         ("open --for 25h --class settings", 2, "1s to 24h"),
         ("open --for soon --class settings", 2, "a time is like 15m"),
         ("close --instance plant-b", 1, "there is no instance \"plant-b\""),

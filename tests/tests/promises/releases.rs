@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,6 +22,7 @@ use flowwarden_tests::{
     policy::Policy,
     record::Record,
     scene::Scene,
+    user::User,
     wait,
 };
 use serde_json::{Value, json};
@@ -90,25 +92,35 @@ impl Plant {
             "cleansession": true, "birthTopic": "", "closeTopic": "", "willTopic": "",
         }));
         let port = node_red.port();
-        plant.nodes.push(json!({ "id": "ws-server", "type": "websocket-listener", "path": "/ws/plant", "wholemsg": "false" }));
+        plant
+            .nodes
+            .push(json!({ "id": "ws-server", "type": "websocket-listener", "path": "/ws/plant", "wholemsg": "false" }));
         plant.nodes.push(json!({
             "id": "ws-client", "type": "websocket-client", "path": format!("ws://127.0.0.1:{port}/ws/plant"), "tls": "",
             "wholemsg": "false", "hb": "0", "subprotocol": "", "headers": [],
         }));
         plant.node("mqtt out", "", &json!({ "topic": "plant", "qos": "0", "retain": "false", "broker": "broker" }));
-        plant.node("mqtt in", "mqtt", &json!({
-            "topic": "plant", "qos": "0", "datatype": "auto-detect", "broker": "broker", "nl": false, "rap": true,
-            "rh": 0, "inputs": 0,
-        }));
+        plant.node(
+            "mqtt in",
+            "mqtt",
+            &json!({
+                "topic": "plant", "qos": "0", "datatype": "auto-detect", "broker": "broker", "nl": false, "rap": true,
+                "rh": 0, "inputs": 0,
+            }),
+        );
         plant.node("tcp out", "", &json!({
             "host": "127.0.0.1", "port": TCP.to_string(), "beserver": "client", "base64": false, "end": true, "tls": "",
         }));
-        plant.node("tcp in", "tcp", &json!({
-            "server": "server", "host": "", "port": TCP.to_string(), "datamode": "stream", "datatype": "utf8",
-            "newline": "", "topic": "", "trim": false, "base64": false, "tls": "",
-        }));
+        plant.node(
+            "tcp in",
+            "tcp",
+            &json!({
+                "server": "server", "host": "", "port": TCP.to_string(), "datamode": "stream", "datatype": "utf8",
+                "newline": "", "topic": "", "trim": false, "base64": false, "tls": "",
+            }),
+        );
         plant.node("udp out", "", &json!({
-            "addr": "127.0.0.1", "port": UDP.to_string(), "ipv": "udp4", "iface": "", "outport": "", "base64": false,
+            "addr": "127.0.0.1", "port": UDP.to_string(), "ipv": "udp4", "iface": "", "outport": (UDP + 1).to_string(), "base64": false,
             "multicast": "false",
         }));
         plant.node("udp in", "udp", &json!({
@@ -116,18 +128,30 @@ impl Plant {
         }));
         plant.node("websocket out", "", &json!({ "server": "", "client": "ws-client" }));
         plant.node("websocket in", "websocket", &json!({ "server": "ws-server", "client": "" }));
-        plant.node("http request", "http", &json!({
-            "method": "GET", "ret": "txt", "paytoqs": "ignore", "url": format!("http://127.0.0.1:{port}/plant"),
-            "tls": "", "persist": false, "authType": "",
-        }));
-        plant.node("exec", "exec", &json!({
-            "command": "date", "addpay": "", "append": "", "useSpawn": "false", "timer": "", "winHide": false,
-            "oldrc": false,
-        }));
-        plant.node("file", "file", &json!({
-            "filename": data.join("log.txt"), "filenameType": "str", "appendNewline": true, "createDir": false,
-            "overwriteFile": "false", "encoding": "none",
-        }));
+        plant.node(
+            "http request",
+            "http",
+            &json!({
+                "method": "GET", "ret": "txt", "paytoqs": "ignore", "url": format!("http://127.0.0.1:{port}/plant"),
+                "tls": "", "persist": false, "authType": "",
+            }),
+        );
+        plant.node(
+            "exec",
+            "exec",
+            &json!({
+                "command": "date", "addpay": "", "append": "", "useSpawn": "false", "timer": "", "winHide": false,
+                "oldrc": false,
+            }),
+        );
+        plant.node(
+            "file",
+            "file",
+            &json!({
+                "filename": data.join("log.txt"), "filenameType": "str", "appendNewline": true, "createDir": false,
+                "overwriteFile": "false", "encoding": "none",
+            }),
+        );
         plant.node("watch", "watch", &json!({ "files": data, "recursive": "" }));
         let count = "const n = (flow.get('n') || 0) + 1; flow.set('n', n); global.set('n', n); return msg;";
         plant.node("function", "function", &json!({ "func": count, "outputs": 1, "libs": [] }));
@@ -150,7 +174,8 @@ impl Plant {
     /// A node of a type, whose output a debug node with this name prints.
     fn node(&mut self, kind: &str, end: &'static str, properties: &Value) {
         let mut node = properties.clone();
-        node["id"] = kind.replace(' ', "-").into();
+        // Node-RED takes a property whose value is an id for a use of that node.
+        node["id"] = format!("plant-{}", kind.replace(' ', "-")).into();
         node["z"] = "tab".into();
         node["type"] = kind.into();
         node["wires"] = if end.is_empty() { json!([]) } else { json!([[format!("end-{end}")]]) };
@@ -175,7 +200,7 @@ impl Plant {
         for end in &self.ends {
             node_red
                 .console()
-                .wait_for(mark, &format!("[debug:{end}]"), wait::PATIENCE)
+                .wait_for(mark, &format!("[debug:{end}]"), Duration::from_secs(30))
                 .with_context(|| format!("{end}: {}", node_red.console().since(mark).join("\n")))?;
         }
         Ok(())
@@ -199,7 +224,9 @@ fn make_key(node_red: &NodeRed) -> Result<()> {
     home.directory(".node-red/certs")?;
     let certificate = home.directory("tls")?.join("plant.crt");
     let mut openssl = Command::new(needs::program("openssl", "openssl")?);
-    openssl.args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=plant -keyout".split(' '));
+    openssl.args(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=plant -keyout".split(' '),
+    );
     needs::run(openssl.arg(key(home.path())).arg("-out").arg(certificate))?;
     let uid = node_red.confinement().uid;
     Ok(chown(key(home.path()), Some(0), Some(uid)).and_then(|()| {
@@ -219,7 +246,7 @@ fn palette(node_red: &NodeRed) -> Result<()> {
     let tarball = package::tarball("1.0.0", &json!({ "postinstall": "node -e 0" }))?;
     let answer = node_red.upload(&format!("{}-1.0.0.tgz", package::NAME), &tarball)?;
     ensure!(answer.is_success(), "the package is refused: {answer:?}\n{}", node_red.console().text());
-    success(node_red, "DELETE", &format!("/nodes/{}", package::NAME), &Value::Null)
+    success(node_red, "DELETE", &format!("/nodes/{}", package::NAME), &json!({}))
 }
 
 fn no_alarms(guard: &Guard, when: &str) -> Result<()> {
@@ -229,7 +256,9 @@ fn no_alarms(guard: &Guard, when: &str) -> Result<()> {
 }
 
 fn day(release: Release) -> Result<()> {
-    let mut scene = Scene::of(release)?;
+    // ssh-keygen works for nobody but an account.
+    let user = User::create()?;
+    let mut scene = Scene::of(user.uid(), release)?;
     let network = Arc::clone(&scene.network);
     let node_red = &mut scene.node_red;
     let data = node_red.home().directory("data")?;
@@ -278,7 +307,9 @@ fn day(release: Release) -> Result<()> {
     for _ in 0..2 {
         node_red.replace_flows("[]", &["Started flows"])?;
         let mark = node_red.console().mark();
-        node_red.replace_flows(&plant.text(), &["Started flows", "Connected to broker", "udp listener"])?;
+        node_red.replace_flows(&plant.text(), &["Started flows", "Connected to broker", "udp ready:"])?;
+        // `udp out` says that it is ready a moment before it takes messages.
+        wait::pause(Duration::from_millis(300))?;
         ensure!(node_red.console().find(mark, |line| line.contains("[tls-config")).is_none(), "the key is not read");
         plant.press(node_red)?;
     }
@@ -288,7 +319,12 @@ fn day(release: Release) -> Result<()> {
     success(node_red, "POST", "/settings/user", &json!({ "menu-menu-item-sidebar": true }))?;
 
     // Projects: a key, a repository, a commit.
-    success(node_red, "POST", "/settings/user/keys", &json!({ "name": "plant", "comment": "", "password": "", "size": 2048 }))?;
+    success(
+        node_red,
+        "POST",
+        "/settings/user/keys",
+        &json!({ "name": "plant", "comment": "", "password": "", "size": 2048 }),
+    )?;
     let project = json!({
         "name": "plant", "summary": "all of it", "files": { "flow": "flows.json", "credentials": "flows_cred.json" },
         "credentialSecret": "secret",
@@ -312,7 +348,7 @@ fn day(release: Release) -> Result<()> {
     let theft = Flow::exec(&format!("cat '{}'", node_red.home().user_dir().join("other.key").display()));
     node_red.home().file(".node-red/other.key", "secret")?;
     node_red.play(&theft)?;
-    guard.wait_for(std::time::Duration::from_secs(10), |record| {
+    guard.wait_for(Duration::from_secs(10), |record| {
         record.is_alarm() && record.rule() == "private-keys" && record.path().ends_with("other.key")
     })?;
     guard.stop().map(drop)
