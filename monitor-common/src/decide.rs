@@ -18,7 +18,7 @@ use crate::{
     name::Name,
     opaque::{Opaque, wipe},
     policy::{
-        ChildKey, Class, Executable, InodeId, InodeKey, Instance, MAX_NET_RULES, NODE_CHILD_PATTERNS,
+        ChildKey, Class, Executable, InodeId, InodeKey, Instance, MAX_NET_RULES, Maintenance, NODE_CHILD_PATTERNS,
         NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_SUFFIX, PATTERN_LEN,
         PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, RULE_GUARD_PROCESS, RULE_GUARD_PROGRAMS, Rule, RuleSet,
     },
@@ -43,6 +43,11 @@ pub trait Lookups {
     fn pattern(&self, key: &PatternKey) -> Option<&Pattern>;
     /// The rules of the longest prefix of the address.
     fn net(&self, key: &NetKey) -> Option<&NetRules>;
+    /// Until when a maintenance window of an instance is open, by [`now`](Lookups::now); 0 when there is none.
+    /// `maintenance` is a [`Maintenance`](crate::policy::Maintenance) as a number.
+    fn window(&self, slot: u16, maintenance: u8) -> u64;
+    /// `CLOCK_BOOTTIME` in nanoseconds: it goes on while the machine sleeps, and nobody can set it.
+    fn now(&self) -> u64;
 
     /// Calls [`weigh_node`].
     #[inline(always)]
@@ -193,12 +198,9 @@ impl Work {
     #[inline(always)]
     #[must_use]
     pub fn decision(&self) -> Decision {
-        Decision {
-            verdict: Verdict::from_raw(self.verdict.get() as u8),
-            fallback: Verdict::from_raw(self.fallback.get() as u8),
-            rule: self.rule.get() as u16,
-            access: Access::from_bits(self.hits.get() as u8),
-        }
+        let (verdict, fallback) = (self.verdict.get() as u8, self.fallback.get() as u8);
+        let rule = Rule { id: self.rule.get() as u16, verdict, fallback };
+        Decision::from_rule(rule, Access::from_bits(self.hits.get() as u8))
     }
 }
 
@@ -224,17 +226,31 @@ pub struct Decision {
     pub rule: u16,
     /// The accesses on which the verdict rests.
     pub access: Access,
+    /// The [`Maintenance`](crate::policy::Maintenance) as a number in whose window the rule was lifted; 0 when it was not.
+    pub window: u8,
 }
 
 impl Decision {
+    /// What a rule says that was [lifted](lift) if that was due: only then one with a maintenance wants no more than a log.
     #[inline(always)]
     fn from_rule(rule: Rule, access: Access) -> Self {
+        let lifted = rule.verdict <= Verdict::Log as u8;
         Self {
             verdict: Verdict::from_raw(rule.verdict),
-            fallback: Verdict::from_raw(rule.fallback),
+            fallback: Verdict::from_raw(rule.fallback_verdict()),
             rule: rule.id,
             access,
+            window: if lifted { rule.maintenance() } else { 0 },
         }
+    }
+}
+
+/// Makes a rule that forbids only log, for as long as the window that it names is open.
+#[inline(always)]
+fn lift<L: Lookups>(maps: &L, subject: &Subject<'_>, rule: &mut Rule) {
+    let maintenance = rule.maintenance();
+    if maintenance != 0 && maps.window(subject.slot, maintenance) > maps.now() {
+        rule.verdict = Verdict::Log as u8;
     }
 }
 
@@ -243,6 +259,27 @@ impl Decision {
 struct Place {
     node: u32,
     depth: u32,
+}
+
+/// Whether what was decided on account of a window is good still; without a window it is.
+#[inline(always)]
+#[must_use]
+pub fn is_good<L: Lookups>(maps: &L, subject: &Subject<'_>, window: u16) -> bool {
+    window == 0 || maps.window(subject.slot, window as u8) > maps.now()
+}
+
+/// The window that ends first among those that are open for the instance; 0 when none is.
+#[inline(always)]
+#[must_use]
+pub fn first_to_close<L: Lookups>(maps: &L, subject: &Subject<'_>) -> u16 {
+    let (now, mut first, mut earliest) = (maps.now(), 0, u64::MAX);
+    for maintenance in 1..Maintenance::PLACES as u8 {
+        let until = maps.window(subject.slot, maintenance);
+        if until > now && until < earliest {
+            (first, earliest) = (u16::from(maintenance), until);
+        }
+    }
+    first
 }
 
 /// Decides about an access to a file that the kernel holds.
@@ -475,7 +512,7 @@ fn has_children<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32) -> bool 
 #[inline(always)]
 pub fn weigh_node<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, work: &mut Work) {
     gather_own(maps, subject, node, work);
-    weigh_all(subject, work);
+    weigh_all(maps, subject, work);
 }
 
 /// Weighs in what holds at the place in `work`; the class default, when no node is above it.
@@ -486,7 +523,7 @@ pub fn weigh_place<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work)
     } else {
         gather(maps, subject, work);
     }
-    weigh_all(subject, work);
+    weigh_all(maps, subject, work);
 }
 
 /// Gathers what a node says about itself.
@@ -598,14 +635,14 @@ fn fill_suffix(work: &mut Work, epoch: u32, node: u32, kind: u32) -> bool {
 
 /// Weighs what the rules in `work`, or else the class default, say about each access.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn weigh_all(subject: &Subject<'_>, work: &mut Work) {
+fn weigh_all<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
     for bit in 0..Access::COUNT {
-        weigh_one(subject, work, bit);
+        weigh_one(maps, subject, work, bit);
     }
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn weigh_one(subject: &Subject<'_>, work: &mut Work, bit: usize) {
+fn weigh_one<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work, bit: usize) {
     let this = 1 << bit;
     if work.access.get() & this == 0 {
         return;
@@ -619,6 +656,8 @@ fn weigh_one(subject: &Subject<'_>, work: &mut Work, bit: usize) {
             rule.verdict = Verdict::Allow as u8;
         }
     }
+    // Before rules are weighed against one another: a window lifts this one alone.
+    lift(maps, subject, &mut rule);
     work.weigh(rule, this);
 }
 
@@ -656,7 +695,7 @@ pub fn bpf(subject: &Subject<'_>, command: u32) -> Decision {
 #[inline(always)]
 fn shield(decision: Decision, hit: bool, rule: u16) -> Decision {
     if hit && (decision.verdict as u8) < Verdict::Deny as u8 {
-        return Decision { verdict: Verdict::Deny, fallback: Verdict::Kill, rule, access: Access::NONE };
+        return Decision { verdict: Verdict::Deny, fallback: Verdict::Kill, rule, ..Decision::default() };
     }
     decision
 }
@@ -667,6 +706,7 @@ fn shield(decision: Decision, hit: bool, rule: u16) -> Decision {
 /// `IPPROTO_*` number or 0 when it is not known.
 #[inline(always)]
 pub fn net<L: Lookups>(maps: &L, subject: &Subject<'_>, key: &NetKey, port: u16, protocol: u8) -> Decision {
+    let mut found = Rule::NONE;
     if let Some(rules) = maps.net(key) {
         for index in 0..MAX_NET_RULES {
             if index as u32 >= rules.count {
@@ -676,9 +716,14 @@ pub fn net<L: Lookups>(maps: &L, subject: &Subject<'_>, key: &NetKey, port: u16,
             let port_fits = port >= rule.port_first && port <= rule.port_last;
             let protocol_fits = rule.protocol == 0 || protocol == 0 || rule.protocol == protocol;
             if port_fits && protocol_fits {
-                return Decision::from_rule(rule.rule, Access::NONE);
+                found = rule.rule;
+                break;
             }
         }
+    }
+    if found.is_set() {
+        lift(maps, subject, &mut found);
+        return Decision::from_rule(found, Access::NONE);
     }
     class(subject, if key.direction == 0 { Class::Egress } else { Class::Ingress }, Access::NONE)
 }

@@ -203,6 +203,9 @@ pub const FLAG_FS_PATH: u32 = 1 << 12;
 /// The text is the other path of a rename or a link, as a list of names like the path itself.
 pub const FLAG_TEXT_PATH: u32 = 1 << 13;
 
+/// The rule would have forbidden it, but was lifted by a maintenance window.
+pub const FLAG_MAINTENANCE: u32 = 1 << 14;
+
 /// A process above the one that acted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -398,6 +401,12 @@ pub struct WriteTotals {
     pub bytes: u64,
     /// Calls.
     pub count: u64,
+    /// Epoch of the policy that `rule` belongs to.
+    pub epoch: u32,
+    /// Index of the rule by which the first write was recorded.
+    pub rule: u16,
+    /// The maintenance window that lifted the rule: the next write after its end is judged anew; 0 for none.
+    pub window: u16,
 }
 
 /// A verdict by name at the entry of a system call that waits for the exit.
@@ -422,8 +431,8 @@ pub struct Pending {
     pub watched: u16,
     /// Epoch of the policy at the entry, which `rule` and `states` belong to.
     pub epoch: u32,
-    /// Zero.
-    pub pad: u32,
+    /// The maintenance window that lifted the rule, see [`crate::decide::Decision`].
+    pub window: u32,
     /// State of each [`crate::policy::Watch`] at the entry, 0 for those of other instances: sixteen bits each for its
     /// name and place, its links, its mode and owner, its size.
     pub states: [u64; MAX_WATCHES],
@@ -434,4 +443,4 @@ pub struct Pending {
 /// Bytes of a path as text that are looked at and kept.
 pub const PENDING_TEXT: usize = 512;
 
-shared!(Pending = 1312, Counters = 32, WriteKey = 16, WriteTotals = 16);
+shared!(Pending = 1312, Counters = 32, WriteKey = 16, WriteTotals = 24);

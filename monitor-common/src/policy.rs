@@ -33,13 +33,38 @@ pub struct Rule {
     pub id: u16,
     /// A [`Verdict`] as a number; 0 when no rule speaks.
     pub verdict: u8,
-    /// A [`Verdict`] as a number: what to do where the sensor cannot deny.
+    /// A [`Verdict`] as a number: what to do where the sensor cannot deny. In the upper half of the byte the
+    /// [`Maintenance`] that lifts the rule; see [`Rule::maintenance`].
     pub fallback: u8,
 }
+
+/// How far up in [`Rule::fallback`] the maintenance is.
+const MAINTENANCE_SHIFT: u8 = 4;
 
 impl Rule {
     /// No rule.
     pub const NONE: Self = Self { id: 0, verdict: 0, fallback: 0 };
+
+    /// The [`Maintenance`] as a number during which the rule only logs; 0 when it always holds.
+    #[inline(always)]
+    #[must_use]
+    pub const fn maintenance(&self) -> u8 {
+        self.fallback >> MAINTENANCE_SHIFT
+    }
+
+    /// The same rule, lifted by this maintenance; 0 for one that always holds.
+    #[inline(always)]
+    #[must_use]
+    pub const fn lifted_by(self, maintenance: u8) -> Self {
+        Self { fallback: self.fallback_verdict() | maintenance << MAINTENANCE_SHIFT, ..self }
+    }
+
+    /// What to do where the sensor cannot deny, as a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fallback_verdict(&self) -> u8 {
+        self.fallback & ((1 << MAINTENANCE_SHIFT) - 1)
+    }
 
     /// Whether a rule speaks here.
     #[inline(always)]
@@ -135,6 +160,50 @@ pub struct Node {
     pub flags: u32,
     /// Zero.
     pub pad: u32,
+}
+
+/// What an administrator works on while a window is open: rules that say so are lifted meanwhile.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Maintenance {
+    /// Packages come and go.
+    Palette = 1,
+    /// Settings and what Node-RED is started with change.
+    Settings = 2,
+    /// Other files change.
+    Files = 3,
+}
+
+impl Maintenance {
+    /// Places for the windows of one instance; that of number 0 is never open.
+    pub const PLACES: usize = 4;
+    /// All of them, with the names that policies and journals use.
+    pub const NAMES: [(&'static str, Self); 3] =
+        [("palette", Self::Palette), ("settings", Self::Settings), ("files", Self::Files)];
+
+    /// The one with this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|&(_, maintenance)| maintenance)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Palette => "palette",
+            Self::Settings => "settings",
+            Self::Files => "files",
+        }
+    }
+
+    /// Where the window of an instance is in the kernel's array of windows; `maintenance` is a number of this type.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(slot: u16, maintenance: u8) -> u32 {
+        let slot = slot as u32 & (MAX_INSTANCES as u32 - 1);
+        slot * Self::PLACES as u32 + (maintenance as u32 & (Self::PLACES as u32 - 1))
+    }
 }
 
 /// What a [`PatternKey`] is about: the end of the name of a direct child.

@@ -152,7 +152,9 @@ pub struct Judged {
     /// The policy's epoch.
     pub epoch: u32,
     /// Slot of the instance.
-    pub instance: u32,
+    pub instance: u16,
+    /// The maintenance window on which the judgement rests, which is good for as long as that is open; 0 for none.
+    pub window: u16,
     /// [`crate::Access`] that was judged.
     pub access: u32,
 }

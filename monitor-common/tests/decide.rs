@@ -7,7 +7,7 @@ use monitor_common::{
     decide::{self, Decision, Lookups, MAX_CLIMB, MAX_DESCENT, PathView, Subject, TextView, Work},
     name::{NAME_LEN, Name},
     policy::{
-        ChildKey, Class, InodeId, InodeKey, Instance, MAX_NET_RULES, NET_HEAD_BITS, NODE_CHILD_PATTERNS,
+        ChildKey, Class, InodeId, InodeKey, Instance, MAX_NET_RULES, Maintenance, NET_HEAD_BITS, NODE_CHILD_PATTERNS,
         NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX,
         PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
@@ -25,6 +25,9 @@ struct Tables {
     patterns: Vec<(PatternKey, usize, Pattern)>,
     nets: Vec<(NetKey, u32, NetRules)>,
     instance: Instance,
+    /// Until when the window for each maintenance is open, and what the clock says.
+    windows: [u64; Maintenance::PLACES],
+    now: u64,
 }
 
 impl Lookups for Tables {
@@ -51,6 +54,12 @@ impl Lookups for Tables {
             .iter()
             .filter(|(known, bits, _)| of(known) == of(key) && differ(known.address, key.address) >= *bits);
         found.max_by_key(|(_, bits, _)| *bits).map(|(_, _, rules)| rules)
+    }
+    fn window(&self, slot: u16, maintenance: u8) -> u64 {
+        if slot == SLOT { self.windows[usize::from(maintenance)] } else { 0 }
+    }
+    fn now(&self) -> u64 {
+        self.now
     }
 }
 
@@ -182,7 +191,7 @@ fn a_decision_names_rule_access_and_fallback() {
     let decision = tables.file(&[(2, "x")], Access::READ.union(Access::WRITE).union(Access::EXEC));
     assert_eq!(
         decision,
-        Decision { verdict: Verdict::Deny, fallback: Verdict::Kill, rule: 9, access: Access::WRITE },
+        Decision { verdict: Verdict::Deny, fallback: Verdict::Kill, rule: 9, access: Access::WRITE, window: 0 },
         "the strictest of the accesses decides"
     );
     assert_eq!(tables.file(&[(2, "x")], Access::READ).rule, 4);
@@ -401,6 +410,76 @@ fn addresses_ports_and_protocols() {
     assert_eq!(verdict(to([11, 1, 2, 3]), 10, 6), Verdict::Log);
     assert_eq!(verdict(NetKey { direction: 1, ..to([10, 1, 2, 3]) }, 10, 6), Verdict::Kill);
     assert_eq!(NET_HEAD_BITS, 64);
+}
+
+const PALETTE: u8 = Maintenance::Palette as u8;
+
+/// /ud/package.json, node 3, which a palette window opens, and whose mode nobody changes at any time.
+fn palette() -> Tables {
+    let mut own = on(Access::WRITE.union(Access::RENAME), rule(7, Verdict::Deny).lifted_by(PALETTE));
+    own[Access::ATTR.bits().trailing_zeros() as usize] = rule(8, Verdict::Deny);
+    let mut tables = root().node(2, "ud", true, Node { parent: 1, ..Node::default() });
+    tables = tables.node(3, "package.json", true, Node { parent: 2, own, ..Node::default() });
+    tables.now = 1000;
+    tables
+}
+
+#[test]
+fn a_window_lifts_the_rules_that_name_it_until_its_time() {
+    let mut tables = palette();
+    let path = [(2, "ud"), (3, "package.json")];
+    let of = |tables: &Tables| {
+        let decision = tables.file(&path, Access::WRITE);
+        (decision.verdict, decision.rule, decision.window)
+    };
+    assert_eq!(of(&tables), (Verdict::Deny, 7, 0), "no window");
+    tables.windows[Maintenance::Settings as usize] = u64::MAX;
+    assert_eq!(of(&tables), (Verdict::Deny, 7, 0), "the window of another maintenance");
+    tables.windows[usize::from(PALETTE)] = 1001;
+    assert_eq!(of(&tables), (Verdict::Log, 7, PALETTE), "open");
+    tables.now = 1001;
+    assert_eq!(of(&tables), (Verdict::Deny, 7, 0), "its time has come");
+    let other = Subject { epoch: EPOCH, slot: SLOT + 1, instance: &tables.instance };
+    assert!(!decide::is_good(&tables, &other, u16::from(PALETTE)), "the window of another instance");
+}
+
+#[test]
+fn a_window_lifts_no_other_rule_about_the_same_operation() {
+    let mut tables = palette();
+    tables.windows[usize::from(PALETTE)] = u64::MAX;
+    let decision = tables.file(&[(2, "ud"), (3, "package.json")], Access::WRITE.union(Access::ATTR));
+    assert_eq!((decision.verdict, decision.rule, decision.window), (Verdict::Deny, 8, 0));
+    // Known by identity where it is, and by name where another rule holds.
+    let kill = on(Access::WRITE, rule(9, Verdict::Kill));
+    let tables = tables.node(4, "etc", true, Node { parent: 1, children: kill, ..Node::default() });
+    let decision = tables.file(&[(4, "etc"), (3, "x")], Access::WRITE);
+    assert_eq!((decision.verdict, decision.rule, decision.window), (Verdict::Kill, 9, 0));
+}
+
+#[test]
+fn a_window_keeps_the_fallback_and_opens_addresses_too() {
+    let registry = Rule { id: 3, verdict: Verdict::Deny as u8, fallback: Verdict::Kill as u8 }.lifted_by(PALETTE);
+    let mut rules = NetRules { count: 1, ..NetRules::default() };
+    rules.rules[0] = NetRule { port_first: 443, port_last: 443, protocol: 6, pad: [0; 3], rule: registry };
+    let key = NetKey { epoch: EPOCH, instance: SLOT, direction: 0, address: decide::map_v4([203, 0, 113, 9]) };
+    let mut tables = Tables { nets: vec![(key, 128, rules)], now: 5, ..Tables::default() };
+    let of = |tables: &Tables| decide::net(tables, &tables.subject(), &key, 443, 6);
+    let denied = Decision { verdict: Verdict::Deny, fallback: Verdict::Kill, rule: 3, ..Decision::default() };
+    assert_eq!(of(&tables), denied);
+    tables.windows[usize::from(PALETTE)] = 6;
+    assert_eq!(of(&tables), Decision { verdict: Verdict::Log, window: PALETTE, ..denied });
+}
+
+#[test]
+fn what_rests_on_a_window_is_good_for_as_long_as_that_is_open() {
+    let mut tables = palette();
+    assert_eq!(decide::first_to_close(&tables, &tables.subject()), 0);
+    assert!(decide::is_good(&tables, &tables.subject(), 0), "it rests on none");
+    tables.windows = [0, 3000, 2000, 999];
+    assert_eq!(decide::first_to_close(&tables, &tables.subject()), Maintenance::Settings as u16);
+    assert!(decide::is_good(&tables, &tables.subject(), u16::from(PALETTE)));
+    tables.now = 3000;
+    assert!(!decide::is_good(&tables, &tables.subject(), u16::from(PALETTE)));
 }
 
 proptest! {

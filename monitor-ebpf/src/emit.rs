@@ -7,7 +7,8 @@ use monitor_common::{
     Verdict,
     decide::Decision,
     event::{
-        ANCESTORS, Ancestor, Event, FLAG_OBSERVED, FLAG_TEXT_PATH, FLAG_UNLINKED, PATH_MAX, PENDING_TEXT, TEXT_MAX,
+        ANCESTORS, Ancestor, Event, FLAG_MAINTENANCE, FLAG_OBSERVED, FLAG_TEXT_PATH, FLAG_UNLINKED, PATH_MAX,
+        PENDING_TEXT, TEXT_MAX,
     },
     opaque::wipe,
 };
@@ -151,6 +152,9 @@ impl<'a> Record<'a> {
         event.access = decision.access.bits();
         if !actor.enforces() && decision.verdict as u8 > Verdict::Log as u8 {
             event.flags |= FLAG_OBSERVED;
+        }
+        if decision.window != 0 {
+            event.flags |= FLAG_MAINTENANCE;
         }
         self.send();
     }

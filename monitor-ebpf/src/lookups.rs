@@ -1,17 +1,17 @@
 //! The decision's look-ups, answered from BPF maps.
 
-use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, maps::lpm_trie::Key};
 use monitor_common::{
     decide::{Lookups, Subject, Work},
     policy::{
-        ChildKey, InodeKey, MAX_INSTANCES, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey, PATTERN_HEAD_BITS,
-        PATTERN_LEN, Pattern, PatternKey,
+        ChildKey, InodeKey, MAX_INSTANCES, Maintenance, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey,
+        PATTERN_HEAD_BITS, PATTERN_LEN, Pattern, PatternKey,
     },
 };
 
 use crate::{
     apart,
-    maps::{CHILDREN, CONTROL, INODES, INSTANCES, NETS, NODES, PATTERNS, Scratch},
+    maps::{CHILDREN, CONTROL, INODES, INSTANCES, NETS, NODES, PATTERNS, Scratch, WINDOWS},
 };
 
 /// The policy in the kernel's maps, for a program that works in this room.
@@ -20,7 +20,7 @@ pub(crate) struct Maps {
 }
 
 impl Maps {
-    /// For decisions that need no memory, such as those about addresses.
+    /// For questions that need no memory, such as those about addresses and windows.
     pub(crate) const WITHOUT_ROOM: Self = Self { room: u32::MAX };
 
     /// For who works in this memory, and nowhere else: the steps of a decision find it by themselves.
@@ -67,6 +67,18 @@ impl Lookups for Maps {
     #[inline(always)]
     fn weigh_place(&self, subject: &Subject<'_>, _: &mut Work) {
         apart::weigh_place(self.room, subject.epoch, subject.slot.into());
+    }
+
+    #[inline(always)]
+    fn window(&self, slot: u16, maintenance: u8) -> u64 {
+        // SAFETY: a reference to a number; volatile, because userspace changes it.
+        WINDOWS.get(Maintenance::place(slot, maintenance)).map_or(0, |until| unsafe { core::ptr::read_volatile(until) })
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_boot_ns() }
     }
 }
 

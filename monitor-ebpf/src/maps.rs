@@ -11,8 +11,8 @@ use monitor_common::{
     name::Name,
     opaque::Opaque,
     policy::{
-        ChildKey, Control, Identity, InodeKey, Instance, MAX_INSTANCES, MAX_WATCHES, NetKey, NetRules, Node, NodeKey,
-        Pattern, PatternKey, Watch,
+        ChildKey, Control, Identity, InodeKey, Instance, MAX_INSTANCES, MAX_WATCHES, Maintenance, NetKey, NetRules,
+        Node, NodeKey, Pattern, PatternKey, Watch,
     },
     scope::{ArgvMatcher, MAX_CGROUP_DEPTH, MAX_SELECTORS, Selector, TaskLabel},
     security::{Judged, SecurityHook},
@@ -32,6 +32,10 @@ pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 /// Instances; the lower half for even epochs, the upper half for odd ones.
 #[map]
 pub(crate) static INSTANCES: Array<Instance> = Array::with_max_entries(2 * MAX_INSTANCES as u32, 0);
+
+/// Until when maintenance windows are open, by [`Maintenance::place`]. Not bound to an epoch: a window outlives a reload.
+#[map]
+pub(crate) static WINDOWS: Array<u64> = Array::with_max_entries(MAX_INSTANCES as u32 * Maintenance::PLACES as u32, 0);
 
 /// Selectors, halved like [`INSTANCES`].
 #[map]

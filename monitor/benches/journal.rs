@@ -169,6 +169,7 @@ fn sample(number: u64) -> serde_json::Value {
         instance: "plant-a".into(),
         rule: "settings-js".into(),
         sentence: "write, create, delete, rename, link or attr of settings.js: deny".into(),
+        techniques: vec!["T1565.001".into()],
         time_ms: 1_790_000_000_000 + i64::try_from(number).unwrap(),
         name: "node".into(),
         program: Some(node),

@@ -12,7 +12,15 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{cgroup::Cgroup, console::Console, journal, needs, policy::Policy, record::Record, wait};
+use crate::{
+    cgroup::Cgroup,
+    cli::{self, Answer},
+    console::Console,
+    journal, needs,
+    policy::Policy,
+    record::Record,
+    wait,
+};
 
 /// The guard says `ready: ...` when its programs are attached and its instances are found.
 const READY: &str = "ready:";
@@ -162,6 +170,22 @@ impl Guard {
         let mark = self.console.mark();
         self.signal(Signal::HUP)?;
         self.console.wait_for(mark, "reload", wait::PATIENCE)
+    }
+
+    /// `flowwarden maintenance` with its state: the command and its arguments, parted by spaces.
+    pub fn maintenance(&self, what: &str) -> Result<Answer> {
+        let state = self.directory.path().join("state").display().to_string();
+        let arguments: Vec<_> = ["maintenance"].into_iter().chain(what.split(' ')).chain(["--state", &state]).collect();
+        cli::flowwarden(&arguments)
+    }
+
+    /// Opens a window for a while, or closes one.
+    pub fn asks(&self, what: &str) -> Result<String> {
+        let answer = self.maintenance(what)?;
+        if answer.code != Some(0) {
+            bail!("{what}: {answer:?}\n{}", self.console.text());
+        }
+        Ok(answer.text)
     }
 
     /// How much memory it holds.

@@ -30,7 +30,14 @@ impl Response {
 }
 
 /// Sends one request. `headers` are whole lines.
-pub fn request(server: SocketAddr, method: &str, path: &str, headers: &[&str], body: &str) -> Result<Response> {
+pub fn request(
+    server: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: impl AsRef<[u8]>,
+) -> Result<Response> {
+    let body = body.as_ref();
     let mut stream =
         TcpStream::connect_timeout(&server, TIMEOUT).with_context(|| format!("{server} is not reached"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -40,8 +47,8 @@ pub fn request(server: SocketAddr, method: &str, path: &str, headers: &[&str], b
         message.push_str("\r\n");
     }
     message.push_str("\r\n");
-    message.push_str(body);
     stream.write_all(message.as_bytes())?;
+    stream.write_all(body)?;
     let mut answer = Vec::new();
     stream
         .read_to_end(&mut answer)

@@ -22,6 +22,7 @@ pub mod needs;
 pub mod netns;
 pub mod node_red;
 pub mod own;
+pub mod package;
 pub mod policy;
 pub mod receiver;
 pub mod record;

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 
 use crate::{
     confine::Confinement,
@@ -21,16 +22,31 @@ use crate::{
     http, needs, wait,
 };
 
+/// A release of Node-RED, and the Node.js that runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The version of Node-RED.
+    pub node_red: &'static str,
+    /// The version of Node.js, which comes from npm; the machine's own when none is given.
+    pub node: Option<&'static str>,
+}
+
 /// The release that the tests run against.
 pub const VERSION: &str = "4.1.15";
+/// The releases that have to be quiet; the first is that of all other tests.
+pub const RELEASES: [Release; 3] = [
+    Release { node_red: VERSION, node: None },
+    Release { node_red: "5.0.7", node: Some("22.23.3") },
+    Release { node_red: "5.0.7", node: Some("24.9.0") },
+];
 /// The Node.js that [`node_with_io_uring`] installs where the machine's own has no `io_uring`.
 const NODE_VERSION: &str = "20.19.5";
 /// How long an attack may take, which is over in milliseconds where no processor is emulated.
 const ATTACK: Duration = Duration::from_mins(2);
 
-/// Node-RED's `red.js`, installed from npm once and then kept in [`cache`].
-pub fn install() -> Result<PathBuf> {
-    let directory = npm_install(&format!("node-red@{VERSION}"))?;
+/// Node-RED's `red.js` in this version, installed from npm once and then kept in [`cache`].
+pub fn install(version: &str) -> Result<PathBuf> {
+    let directory = npm_install(&format!("node-red@{version}"))?;
     Ok(directory.join("node_modules/node-red/red.js"))
 }
 
@@ -122,21 +138,33 @@ pub struct NodeRed {
     red_js: PathBuf,
     console: Console,
     child: Option<Child>,
+    /// What the admin API wants to see of who has logged in.
+    token: Option<String>,
 }
 
 impl NodeRed {
     /// A Node-RED with an empty userDir, not started.
     pub fn new(confinement: Confinement) -> Result<Self> {
+        Self::of(confinement, RELEASES[0])
+    }
+
+    /// The same of another release.
+    pub fn of(confinement: Confinement, release: Release) -> Result<Self> {
         static PORT: AtomicU16 = AtomicU16::new(1880);
         needs::root()?;
+        let node = match release.node {
+            Some(version) => npm_install(&format!("node@{version}"))?.join("node_modules/node/bin/node"),
+            None => needs::program("node", "nodejs")?,
+        };
         Ok(Self {
             home: Home::new(confinement.uid)?,
             confinement,
             port: PORT.fetch_add(1, Ordering::Relaxed),
-            node: needs::program("node", "nodejs")?,
-            red_js: install()?,
+            node,
+            red_js: install(release.node_red)?,
             console: Console::default(),
             child: None,
+            token: None,
         })
     }
 
@@ -148,7 +176,10 @@ impl NodeRed {
         let mark = self.console.mark();
         let mut command = Command::new(&self.node);
         command.arg(&self.red_js).arg("-u").arg(self.home.user_dir()).arg("-p").arg(self.port.to_string());
-        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.home.path());
+        // npm and what it runs find the same node.
+        let own = self.node.parent().map(Path::display).map(|own| format!("{own}:")).unwrap_or_default();
+        let path = format!("{own}/usr/local/bin:/usr/bin:/bin");
+        command.env_clear().env("PATH", path).env("HOME", self.home.path());
         command.current_dir(self.home.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.confinement.spawn(&mut command)?;
         self.console.follow(&mut child);
@@ -185,6 +216,12 @@ impl NodeRed {
         Ok(status)
     }
 
+    /// The port of its editor.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The pid, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
@@ -218,8 +255,41 @@ impl NodeRed {
     /// Sends a request to the admin API, from inside its namespace.
     pub fn http(&self, method: &str, path: &str, body: &str) -> Result<http::Response> {
         let server = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let headers = ["Content-Type: application/json", "Node-RED-Deployment-Type: full"];
+        let mut headers = vec!["Content-Type: application/json", "Node-RED-Deployment-Type: full"];
+        let token = self.authorization();
+        headers.extend(token.as_deref());
         self.confinement.network.home.run(|| http::request(server, method, path, &headers, body))
+    }
+
+    /// Logs in at the editor; from now on requests are this user's.
+    pub fn log_in(&mut self, user: &str, password: &str) -> Result<()> {
+        let body = json!({
+            "client_id": "node-red-admin", "grant_type": "password", "scope": "*", "username": user,
+            "password": password,
+        });
+        let answer = self.http("POST", "/auth/token", &body.to_string())?;
+        let token: Value = serde_json::from_str(&answer.body).with_context(|| format!("no login: {answer:?}"))?;
+        self.token = Some(token["access_token"].as_str().context("a login without a token")?.to_owned());
+        Ok(())
+    }
+
+    fn authorization(&self) -> Option<String> {
+        Some(format!("Authorization: Bearer {}", self.token.as_ref()?))
+    }
+
+    /// Uploads a package as the palette manager of the editor does.
+    pub fn upload(&self, name: &str, tarball: &[u8]) -> Result<http::Response> {
+        const BOUNDARY: &str = "fw-part-of-the-upload";
+        let server = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let head = format!(
+            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"tarball\"; filename=\"{name}\"\r\n\
+             Content-Type: application/gzip\r\n\r\n"
+        );
+        let body = [head.as_bytes(), tarball, format!("\r\n--{BOUNDARY}--\r\n").as_bytes()].concat();
+        let kind = format!("Content-Type: multipart/form-data; boundary={BOUNDARY}");
+        let token = self.authorization();
+        let headers: Vec<_> = [kind.as_str()].into_iter().chain(token.as_deref()).collect();
+        self.confinement.network.home.run(|| http::request(server, "POST", "/nodes", &headers, &body))
     }
 
     /// Replaces all flows, and waits until the new ones run.
@@ -237,7 +307,7 @@ impl NodeRed {
     }
 
     /// Replaces all flows, and waits until Node-RED prints these lines.
-    fn replace_flows(&self, flows: &str, lines: &[&str]) -> Result<()> {
+    pub fn replace_flows(&self, flows: &str, lines: &[&str]) -> Result<()> {
         let mark = self.console.mark();
         let answer = self.http("POST", "/flows", flows)?;
         if !answer.is_success() {

@@ -76,6 +76,14 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         self
     }
 
+    /// Has the rule that was added last only log in windows for this maintenance.
+    #[must_use]
+    pub fn maintenance(mut self, maintenance: &str) -> Self {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "maintenance = \"{maintenance}\"");
+        self
+    }
+
     /// Has the rule that was added last kill more than the process that acts.
     #[must_use]
     pub fn scope(mut self, scope: &str) -> Self {

@@ -80,6 +80,12 @@ impl Record {
         matches!(self.verdict(), "log" | "deny" | "kill")
     }
 
+    /// Whether it is an alert that no maintenance window explains.
+    #[must_use]
+    pub fn is_alarm(&self) -> bool {
+        self.is_alert() && !self.has_flag("maintenance")
+    }
+
     /// The file's path.
     #[must_use]
     pub fn path(&self) -> &str {

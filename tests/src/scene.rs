@@ -14,7 +14,7 @@ use crate::{
     guard::Guard,
     needs,
     netns::Network,
-    node_red::{NodeRed, Outcome},
+    node_red::{NodeRed, Outcome, RELEASES, Release},
     policy::Policy,
     record::Record,
     user,
@@ -68,11 +68,16 @@ impl Scene {
 
     /// A Node-RED for a certain user, never started.
     pub fn with_uid(uid: u32) -> Result<Self> {
+        Self::of(uid, RELEASES[0])
+    }
+
+    /// The same of a certain release.
+    pub fn of(uid: u32, release: Release) -> Result<Self> {
         needs::root()?;
         let network = Network::new()?;
         let cgroup = Cgroup::new()?;
         let confinement = Confinement { uid, network: Arc::clone(&network), cgroup: cgroup.child("watched")? };
-        Ok(Self { node_red: NodeRed::new(confinement)?, network, cgroup })
+        Ok(Self { node_red: NodeRed::of(confinement, release)?, network, cgroup })
     }
 
     /// A second Node-RED under another uid, beside the first.

@@ -155,9 +155,16 @@ pub(crate) fn test_tools() -> Result<()> {
     apt_install(&missing)
 }
 
-/// Finds the receivers of alerts that the promises are tested against, and installs what is missing.
+/// Finds the receivers of alerts and the other servers and tools that the promises are tested with, and installs what is
+/// missing.
 pub(crate) fn receivers() -> Result<()> {
-    let programs = [("rsyslogd", "rsyslog"), ("prometheus-alertmanager", "prometheus-alertmanager")];
+    let programs = [
+        ("rsyslogd", "rsyslog"),
+        ("prometheus-alertmanager", "prometheus-alertmanager"),
+        ("mosquitto", "mosquitto"),
+        ("git", "git"),
+        ("ssh-keygen", "openssh-client"),
+    ];
     let missing = programs.iter().filter(|(program, _)| shell::find(program).is_none());
     let mut missing: Vec<_> = missing.map(|&(_, package)| package).collect();
     if !has_file("/usr/lib", "rsyslog/lmnsd_gtls.so") {

@@ -9,6 +9,9 @@ use monitor_common::{
 use super::{offset, word};
 use crate::maps::{CONTROL, WATCHES};
 
+const S_IFMT: u64 = 0o170_000;
+const S_IFDIR: u64 = 0o040_000;
+
 /// The watch in a slot, when it belongs to the instance. None when there is no guard any more: what is pointed to stays in
 /// memory only for as long as the guard holds it open.
 #[inline(always)]
@@ -20,18 +23,21 @@ pub(crate) fn watch(subject: &Subject<'_>, index: u32) -> Option<&'static Watch>
     WATCHES.get(half + index).filter(|watch| watch.dentry != 0 && watch.instance == u32::from(subject.slot))
 }
 
-/// State of a watched path: sixteen bits each for name and place, links, mode and owner, size.
+/// State of a watched path: sixteen bits each for name and place, links, mode and owner, size. Of a directory links and size
+/// do not count: they change with what is in it.
 #[inline(never)]
 pub(crate) fn state(watch: &Watch) -> u64 {
     let parent = word::<u64>(watch.dentry, offset!(dentry_parent));
     let name = word::<u32>(watch.dentry, offset!(dentry_name_hash));
     let hashed = u64::from(word::<u64>(watch.dentry, offset!(dentry_hash)) != 0);
     let place = fold(parent ^ u64::from(name) << 7) << 1 | hashed;
-    let links = u64::from(word::<u32>(watch.inode, offset!(inode_nlink)));
     let mode = u64::from(word::<u16>(watch.inode, offset!(inode_mode)));
+    // All ones or none: a branch would be one more way for the verifier.
+    let own = u64::from(mode & S_IFMT != S_IFDIR).wrapping_neg();
+    let links = u64::from(word::<u32>(watch.inode, offset!(inode_nlink))) & own;
     let uid = u64::from(word::<u32>(watch.inode, offset!(inode_uid)));
     let gid = u64::from(word::<u32>(watch.inode, offset!(inode_gid)));
-    let size = word::<u64>(watch.inode, offset!(inode_size));
+    let size = word::<u64>(watch.inode, offset!(inode_size)) & own;
     place & 0xffff
         | (links & 0xffff) << 16
         | (fold(mode ^ uid << 20 ^ gid << 41) & 0xffff) << 32

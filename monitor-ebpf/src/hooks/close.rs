@@ -1,7 +1,10 @@
 //! A descriptor is closed: the totals of a file whose first write was recorded are told.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use monitor_common::{Verdict, event::Hook};
+use monitor_common::{
+    Verdict,
+    event::{FLAG_MAINTENANCE, Hook},
+};
 
 use super::descriptor::totals_key;
 use crate::{
@@ -33,6 +36,10 @@ fn handle(ctx: &RawTracePointContext) -> Option<()> {
     event.wanted = Verdict::Log as u8;
     event.bytes = totals.bytes;
     event.count = totals.count;
+    (event.rule, event.epoch) = (totals.rule, totals.epoch);
+    if totals.window != 0 {
+        event.flags |= FLAG_MAINTENANCE;
+    }
     record.path(file.dentry_and_mount()?);
     record.send();
     Some(())

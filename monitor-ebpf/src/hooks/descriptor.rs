@@ -6,13 +6,14 @@
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
-    Access, Verdict,
+    Access, Verdict, decide,
     event::{Hook, WriteKey, WriteTotals},
 };
 
 use super::{Request, judge_file};
 use crate::{
     facts::{call::Call, file::File, task},
+    lookups::Maps,
     maps::{self, WRITES},
 };
 
@@ -38,14 +39,24 @@ fn enter(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let key = totals_key(file);
-    // SAFETY: only whether it is there is asked.
-    if writes && unsafe { WRITES.get(key) }.is_some() {
+    // SAFETY: copied at once.
+    let totals = unsafe { WRITES.get(key) }.copied();
+    if writes && totals.is_some_and(|totals| decide::is_good(&Maps::WITHOUT_ROOM, &call.actor.subject, totals.window)) {
         return None;
     }
-    let done = judge_file(maps::scratch()?, &call.actor, file, &Request::new(call.spec.hook, access))?;
+    let scratch = maps::scratch()?;
+    let done = judge_file(scratch, &call.actor, file, &Request::new(call.spec.hook, access))?;
     if writes && done as u8 >= Verdict::Log as u8 {
         // From now on the writes are only counted, and the totals are told when the file is closed.
-        let _ = WRITES.insert(key, WriteTotals { bytes: 0, count: 0 }, 0);
+        let decision = scratch.work.decision();
+        let totals = WriteTotals {
+            bytes: 0,
+            count: 0,
+            epoch: call.actor.subject.epoch,
+            rule: decision.rule,
+            window: u16::from(decision.window),
+        };
+        let _ = WRITES.insert(key, totals, 0);
     }
     Some(())
 }

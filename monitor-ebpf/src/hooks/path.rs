@@ -149,6 +149,7 @@ fn remember(scratch: &mut Scratch, decision: &Decision, which: u32) {
         pending.fallback = decision.fallback as u8;
         pending.access = decision.access.bits();
         pending.rule = decision.rule;
+        pending.window = u32::from(decision.window);
         pending.which = which as u8 + 1;
         (pending.dentry, pending.mount) = *start;
     }
@@ -192,6 +193,7 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
             fallback: Verdict::from_raw(pending.fallback),
             rule: pending.rule,
             access: Access::from_bits(pending.access),
+            window: pending.window as u8,
         },
         FLAG_BY_NAME,
     );

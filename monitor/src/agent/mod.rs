@@ -2,6 +2,7 @@
 
 mod respond;
 mod takeover;
+mod windows;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,6 +41,7 @@ use crate::{
         pin::{PinError, Pins},
         scan,
     },
+    maintenance::{Asked, Listener},
     pipeline::{Pipeline, Told, enrich::Enricher, names::NameTable},
     policy::{
         self, Fault, Located, PolicyError,
@@ -55,6 +57,7 @@ use crate::{
 };
 use respond::Responder;
 use takeover::Takeover;
+use windows::{Hands, Windows};
 
 /// How often files that are suspected to have come to harm are looked at.
 const HEALING: Duration = Duration::from_millis(20);
@@ -134,6 +137,8 @@ pub struct Agent {
     names: NameTable,
     policy: Policy,
     state: State,
+    windows: Windows,
+    listener: Listener,
     own: Own,
     healer: Healer,
     /// Locked for as long as the guard runs.
@@ -191,7 +196,9 @@ impl Agent {
             policy: Policy::default(),
             own,
             healer: Healer::open(&state)?,
+            listener: Listener::open(&state).map_err(io("the control socket"))?,
             state,
+            windows: Windows::default(),
             pins,
             watched: Vec::new(),
             settling: Settling::default(),
@@ -205,6 +212,8 @@ impl Agent {
         let takeover = Takeover::begin(older, &agent.state)?;
         agent.kernel.begin_after(takeover.epoch);
         agent.names.slots.clone_from(&takeover.names.slots);
+        let (_, mut hands) = agent.windows();
+        agent.windows = Windows::take_over(&takeover, &mut hands)?;
         agent.apply(policy)?;
         agent.kernel.attach_scope()?;
         // A process that is made while the first pass runs is met by the second.
@@ -225,6 +234,12 @@ impl Agent {
         unsafe { libc::malloc_trim(0) };
         agent.announce();
         Ok((agent, events))
+    }
+
+    /// The maintenance windows, and what is needed to open and close them.
+    fn windows(&mut self) -> (&mut Windows, Hands<'_>) {
+        let Self { windows, kernel, pipeline, state, policy, names, .. } = self;
+        (windows, Hands { kernel, pipeline, state, policy, slots: &names.slots })
     }
 
     fn announce(&self) {
@@ -286,6 +301,13 @@ impl Agent {
         self.kernel.install(&compiled)?;
         let gone: BTreeSet<_> =
             self.names.slots.values().copied().filter(|slot| !slots.values().any(|used| used == slot)).collect();
+        // Whoever gets the place of an instance next gets no window with it.
+        let (windows, mut hands) = self.windows();
+        windows.close(
+            |window| !slots.contains_key(&window.instance),
+            "the instance is not guarded any more",
+            &mut hands,
+        )?;
         for (tgid, label) in self.kernel.labels() {
             if gone.contains(&label.instance) {
                 self.kernel.forget_task(tgid);
@@ -601,10 +623,19 @@ impl Agent {
                         eprintln!("flowwarden: the policy could not be renewed, the old one stays in force: {error}");
                     }
                     self.look_at_healed();
+                    let (windows, mut hands) = self.windows();
+                    if let Err(error) = windows.expire(&mut hands) {
+                        eprintln!("flowwarden: {error}");
+                    }
                     self.report_loss()?;
                     if let Err(error) = self.pipeline.check() {
                         eprintln!("flowwarden: {error}");
                     }
+                }
+                Some(Asked { request, by, answer }) = self.listener.next() => {
+                    let (windows, mut hands) = self.windows();
+                    // Who has gone away meanwhile sees it by `status`.
+                    let _ = answer.send(windows.answer(&request, &by, &mut hands));
                 }
                 _ = hangup.recv() => self.reload()?,
                 _ = terminate.recv() => break,

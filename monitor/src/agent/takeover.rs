@@ -2,7 +2,7 @@
 //!
 //! Until the very end both judge, so an operation in between may be recorded twice, and never not at all.
 
-use monitor_common::scope::TaskLabel;
+use monitor_common::{policy::Maintenance, scope::TaskLabel};
 use serde_json::{Map, json};
 
 use super::{AgentError, say};
@@ -55,6 +55,11 @@ impl Takeover {
     /// Who is in scope for them: a process that has left its uid is known by nothing else.
     pub(super) fn labels(&self) -> Vec<(u32, TaskLabel)> {
         self.generations.iter().filter_map(|generation| generation.labels().ok()).flatten().collect()
+    }
+
+    /// Until when a window that they have left is open; 0 for none.
+    pub(super) fn window(&self, slot: u16, maintenance: Maintenance) -> u64 {
+        self.generations.iter().map(|generation| generation.window(slot, maintenance)).max().unwrap_or_default()
     }
 
     /// Journals what was recorded while nobody read, and removes the older programs. To be called when the new ones judge.

@@ -11,6 +11,7 @@ mod doctor;
 mod good;
 mod init;
 mod journal;
+mod maintenance;
 mod reload;
 mod run;
 mod sink;
@@ -52,6 +53,8 @@ enum Command {
     Detach(detach::Arguments),
     /// Writes a policy for the instances that are found; read it before you use it.
     Init(init::Arguments),
+    /// Opens and closes windows in which rules only log, so that an administrator can work (as root).
+    Maintenance(maintenance::Arguments),
     /// Has the running guard read its policy again.
     Reload(reload::Arguments),
     /// Reads, checks and converts the journal.
@@ -73,6 +76,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Restore(arguments) => good::restore(&arguments).map(done),
         Command::Detach(arguments) => detach::run(&arguments).map(done),
         Command::Init(arguments) => init::run(&arguments).map(done),
+        Command::Maintenance(arguments) => maintenance::run(arguments).map(done),
         Command::Reload(arguments) => reload::run(&arguments).map(done),
         Command::Journal(arguments) => journal::run(arguments),
         Command::Sink(arguments) => sink::run(&arguments).map(done),

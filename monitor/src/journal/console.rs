@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use monitor_common::{
     Access, Verdict,
-    event::{FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_DAMAGED, FLAG_FAILED, FLAG_OBSERVED, Hook},
+    event::{FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_DAMAGED, FLAG_FAILED, FLAG_MAINTENANCE, FLAG_OBSERVED, Hook},
 };
 
 use super::{
@@ -34,6 +34,7 @@ pub fn sentence(enriched: &Enriched) -> String {
         Verdict::Kill => "killed",
         Verdict::Deny => "denied",
         _ if event.flags & FLAG_FAILED != 0 => "refused by the system, logged",
+        _ if event.flags & FLAG_MAINTENANCE != 0 => "allowed in a maintenance window, logged",
         _ => "logged",
     };
     let _ = write!(out, "{what} by rule {}", shown(enriched.rule.as_bytes()));
@@ -147,14 +148,14 @@ mod tests {
     use super::*;
     use crate::pipeline::{
         decode::{decode, tests::bytes},
-        enrich::{Enricher, Names},
+        enrich::{Enricher, Names, RuleName},
     };
 
     struct Plain;
 
     impl Names for Plain {
-        fn rule(&self, _: u32, _: u16) -> (String, String) {
-            ("egress-default".to_owned(), String::new())
+        fn rule(&self, _: u32, _: u16) -> RuleName {
+            RuleName::new("egress-default", "")
         }
         fn instance(&self, _: u16) -> String {
             "plant-a".to_owned()

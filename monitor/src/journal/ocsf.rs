@@ -9,7 +9,7 @@ use monitor_common::{
     Access, Verdict,
     event::{
         Event, FLAG_AFTER, FLAG_BY_NAME, FLAG_COMPAT, FLAG_CONFIRMED, FLAG_CREATED, FLAG_CUT, FLAG_DAMAGED,
-        FLAG_FAILED, FLAG_FS_PATH, FLAG_IO_URING, FLAG_OBSERVED, FLAG_UNLINKED, Hook,
+        FLAG_FAILED, FLAG_FS_PATH, FLAG_IO_URING, FLAG_MAINTENANCE, FLAG_OBSERVED, FLAG_UNLINKED, Hook,
     },
     scope::Origin,
 };
@@ -29,7 +29,7 @@ const NETWORK: u32 = 4001;
 const LIFECYCLE: u32 = 6002;
 
 /// Names of the flags of a record, as `unmapped.flags` has them.
-pub const FLAGS: [(u32, &str); 12] = [
+pub const FLAGS: [(u32, &str); 13] = [
     (FLAG_CUT, "cut"),
     (FLAG_BY_NAME, "by_name"),
     (FLAG_CONFIRMED, "confirmed"),
@@ -42,6 +42,7 @@ pub const FLAGS: [(u32, &str); 12] = [
     (FLAG_IO_URING, "io_uring"),
     (FLAG_OBSERVED, "observed"),
     (FLAG_FS_PATH, "fs_path"),
+    (FLAG_MAINTENANCE, "maintenance"),
 ];
 
 /// What happened to the guard itself.
@@ -55,6 +56,10 @@ pub enum Stage {
     Reload,
     /// It took over from an earlier run whose programs were still judging.
     Takeover,
+    /// A maintenance window was opened.
+    Open,
+    /// A maintenance window was closed, by somebody or by its time.
+    Close,
     /// Records were lost.
     Loss,
     /// Something failed that it goes on without.
@@ -128,12 +133,23 @@ pub fn render(enriched: &Enriched, sentence: &str) -> Value {
         "policy": { "name": enriched.instance, "uid": enriched.rule, "desc": enriched.sentence },
         "unmapped": unmapped(enriched),
     });
+    if !enriched.techniques.is_empty() {
+        out["attacks"] = enriched.techniques.iter().map(|technique| attack(technique)).collect();
+    }
     match class_uid {
         FILE => out["file"] = file(&record.path, event),
         PROCESS => out["process"] = process(enriched),
         _ => network(&mut out, event, record.hook),
     }
     out
+}
+
+/// A technique of MITRE ATT&CK by its identifier: `T1552`, `T1552.004`.
+fn attack(uid: &str) -> Value {
+    match uid.split_once('.') {
+        Some((technique, _)) => json!({ "technique": { "uid": technique }, "sub_technique": { "uid": uid } }),
+        None => json!({ "technique": { "uid": uid } }),
+    }
 }
 
 /// An event about the guard itself.
@@ -144,6 +160,8 @@ pub fn lifecycle(stage: Stage, message: &str, details: &Map<String, Value>) -> V
         Stage::Stop => (4, "Stop", 1),
         Stage::Reload => (99, "Reload", 1),
         Stage::Takeover => (99, "Takeover", 1),
+        Stage::Open => (99, "Open", 3),
+        Stage::Close => (99, "Close", 1),
         Stage::Loss => (99, "Loss", 4),
         Stage::Error => (99, "Error", 3),
         Stage::Test => (99, "Test", 1),
@@ -365,15 +383,16 @@ pub(super) mod tests {
         journal::console,
         pipeline::{
             decode::{decode, tests::bytes},
-            enrich::{Enricher, Names},
+            enrich::{Enricher, Names, RuleName},
         },
     };
 
     struct Plain;
 
     impl Names for Plain {
-        fn rule(&self, _: u32, _: u16) -> (String, String) {
-            ("settings-js".to_owned(), "write of settings.js: kill".to_owned())
+        fn rule(&self, _: u32, _: u16) -> RuleName {
+            let techniques = ["T1552", "T1565.001"].map(str::to_owned).into();
+            RuleName { techniques, ..RuleName::new("settings-js", "write of settings.js: kill") }
         }
         fn instance(&self, _: u16) -> String {
             "plant-a".to_owned()
@@ -404,6 +423,7 @@ pub(super) mod tests {
             sensor: 1,
             verdict: verdict as u8,
             wanted: Verdict::Kill as u8,
+            rule: 1,
             flags: !FLAG_BY_NAME,
             access: 0xff,
             tgid: 812,
@@ -438,6 +458,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn techniques_are_attacks_of_the_schema() {
+        let event = rendered(Hook::Open, Verdict::Kill, b"settings.js\0ud\0", b"");
+        let expected = json!([
+            { "technique": { "uid": "T1552" } },
+            { "technique": { "uid": "T1565" }, "sub_technique": { "uid": "T1565.001" } },
+        ]);
+        assert_eq!(event["attacks"], expected);
+    }
+
+    #[test]
     fn names_that_are_no_text_are_valid_and_marked() {
         let event = rendered(Hook::Open, Verdict::Kill, b"\xff\n\"\x1b[31m\0ud\0", b"");
         valid(&event);
@@ -455,7 +485,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_guards_own_events_are_valid() {
-        let own = [Stage::Test, Stage::Checkpoint, Stage::Retention];
+        let own = [Stage::Test, Stage::Checkpoint, Stage::Retention, Stage::Open, Stage::Close];
         for stage in [Stage::Start, Stage::Stop, Stage::Reload, Stage::Takeover, Stage::Loss, Stage::Error]
             .into_iter()
             .chain(own)

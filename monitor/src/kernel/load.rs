@@ -18,7 +18,7 @@ use monitor_common::{
     offsets::{Abi, Offsets},
     policy::{
         CONTROL_CGROUP, CONTROL_USERNS, ChildKey, Control, Identity, InodeId, InodeKey, Instance, MAX_INSTANCES,
-        MAX_WATCHES, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey, Watch,
+        MAX_WATCHES, Maintenance, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey, Watch,
     },
     scope::{MAX_SELECTORS, Selector, TaskLabel},
     security::{SecurityHook, Signatures},
@@ -556,6 +556,13 @@ impl Kernel {
     /// Takes a process out of scope.
     pub fn forget_task(&mut self, tgid: u32) {
         let _ = self.tasks.remove(&tgid);
+    }
+
+    /// Opens the window of an instance for a maintenance until a time of `CLOCK_BOOTTIME` in nanoseconds; 0 closes it.
+    pub fn set_window(&mut self, slot: u16, maintenance: Maintenance, until_ns: u64) -> Result<()> {
+        let mut map: Array<_, u64> = open(&mut self.ebpf, "WINDOWS")?;
+        map.set(Maintenance::place(slot, maintenance as u8), until_ns, 0)
+            .map_err(|source| KernelError::Map { name: "WINDOWS", source })
     }
 
     /// Leaves word for the next run how many lost records have been told.

@@ -12,14 +12,18 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use monitor_common::{event::Counters, policy::Control, scope::TaskLabel};
+use monitor_common::{
+    event::Counters,
+    policy::{Control, Maintenance},
+    scope::TaskLabel,
+};
 use rustix::fs::{FlockOperation, flock, statfs};
 
 /// Where pins are kept unless another place is named.
 pub const DIRECTORY: &str = "/sys/fs/bpf/flowwarden";
 
 /// The maps that the next run has to find. Those that only programs use live as long as these.
-pub(super) const MAPS: &[&str] = &["CONTROL", "COUNTERS", "EVENTS", "HANDLERS", "TASKS", "TOLD"];
+pub(super) const MAPS: &[&str] = &["CONTROL", "COUNTERS", "EVENTS", "HANDLERS", "TASKS", "TOLD", "WINDOWS"];
 
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i128 = 0xcafe_4a11;
@@ -180,6 +184,14 @@ impl Generation {
     pub fn labels(&self) -> std::result::Result<Vec<(u32, TaskLabel)>, MapError> {
         let tasks: HashMap<_, u32, TaskLabel> = self.map("TASKS")?.try_into()?;
         Ok(tasks.iter().flatten().collect())
+    }
+
+    /// Until when its window of an instance for a maintenance is open, as [`Kernel::set_window`](super::load::Kernel) was
+    /// told; 0 for one that is not, and for every one of a version that knew no windows.
+    #[must_use]
+    pub fn window(&self, slot: u16, maintenance: Maintenance) -> u64 {
+        let windows = self.map("WINDOWS").and_then(Array::<_, u64>::try_from);
+        windows.and_then(|map| map.get(&Maintenance::place(slot, maintenance as u8), 0)).unwrap_or_default()
     }
 
     /// Its records that nobody has read yet.

@@ -20,10 +20,29 @@ const MAX_PROCESSES: usize = 8192;
 /// Most arguments of a process that are remembered, in bytes.
 const MAX_ARGV: usize = 1024;
 
+/// What is known of a rule by the index that records have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleName {
+    /// Its id.
+    pub id: String,
+    /// What it says.
+    pub sentence: String,
+    /// ATT&CK techniques that it is about.
+    pub techniques: Vec<String>,
+}
+
+impl RuleName {
+    /// A rule that is about no technique.
+    #[must_use]
+    pub fn new(id: impl Into<String>, sentence: impl Into<String>) -> Self {
+        Self { id: id.into(), sentence: sentence.into(), techniques: Vec::new() }
+    }
+}
+
 /// Names of what records carry as numbers.
 pub trait Names {
-    /// Id and sentence of a rule by its index, from 1.
-    fn rule(&self, epoch: u32, index: u16) -> (String, String);
+    /// A rule by its index, from 1.
+    fn rule(&self, epoch: u32, index: u16) -> RuleName;
     /// Name of an instance.
     fn instance(&self, slot: u16) -> String;
     /// Path of a node of the policy.
@@ -63,6 +82,8 @@ pub struct Enriched {
     pub rule: String,
     /// What the rule says.
     pub sentence: String,
+    /// ATT&CK techniques that the rule is about.
+    pub techniques: Vec<String>,
     /// Milliseconds since 1970.
     pub time_ms: i64,
     /// The process's program's name.
@@ -81,13 +102,13 @@ pub struct Enriched {
     pub container: Option<String>,
 }
 
-/// Id and sentence of the default that decided where no rule spoke.
-fn default_of(record: &Record) -> (String, String) {
+/// The default that decided where no rule spoke.
+fn default_of(record: &Record) -> RuleName {
     let class = record.hook.class(record.event.detail);
     let name = class.and_then(|class| Class::NAMES.iter().find(|(_, known)| *known == class));
     name.map_or_else(
-        || ("default".to_owned(), "no rule speaks".to_owned()),
-        |(name, _)| (format!("default-{name}"), format!("no rule speaks; the default for {name}")),
+        || RuleName::new("default", "no rule speaks"),
+        |(name, _)| RuleName::new(format!("default-{name}"), format!("no rule speaks; the default for {name}")),
     )
 }
 
@@ -172,7 +193,8 @@ impl Enricher {
             record.path = path;
         }
         let event = &record.event;
-        let (rule, sentence) = if event.rule == 0 { default_of(&record) } else { names.rule(event.epoch, event.rule) };
+        let rule = if event.rule == 0 { default_of(&record) } else { names.rule(event.epoch, event.rule) };
+        let RuleName { id: rule, sentence, techniques } = rule;
         let parents = event
             .ancestors
             .iter()
@@ -189,6 +211,7 @@ impl Enricher {
             instance: names.instance(event.instance),
             rule,
             sentence,
+            techniques,
             time_ms: (i64::try_from(event.time_ns).unwrap_or(i64::MAX).saturating_add(self.boot_offset_ns)) / 1_000_000,
             name: name(program.as_ref(), &event.comm),
             program,
@@ -282,8 +305,8 @@ mod tests {
     struct Plain;
 
     impl Names for Plain {
-        fn rule(&self, _: u32, index: u16) -> (String, String) {
-            (format!("rule-{index}"), String::new())
+        fn rule(&self, _: u32, index: u16) -> RuleName {
+            RuleName::new(format!("rule-{index}"), "")
         }
         fn instance(&self, _: u16) -> String {
             "plant-a".to_owned()

@@ -10,7 +10,10 @@ use std::{
 use monitor_common::policy::{Class, RULE_GUARD_PROCESS, RULE_GUARD_PROGRAMS};
 use serde_json::{Value, json};
 
-use super::{decode::Record, enrich::Names};
+use super::{
+    decode::Record,
+    enrich::{Names, RuleName},
+};
 use crate::policy::{
     compile::{Compiled, RuleInfo},
     model::KillScope,
@@ -32,8 +35,8 @@ const RESERVED: [(u16, &str, &str); 2] = [
 /// What the policy of one epoch calls things.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Epoch {
-    /// Id, sentence and scope of each rule, by index from 1.
-    rules: Vec<(String, String, KillScope)>,
+    /// Each rule and who dies where it kills, by index from 1.
+    rules: Vec<(RuleName, KillScope)>,
     /// Who dies by the default of a class, where that is more than the process.
     scopes: Vec<(u16, Class, KillScope)>,
     /// Paths of nodes.
@@ -51,7 +54,10 @@ pub struct NameTable {
 impl NameTable {
     /// Adds what a new policy calls things.
     pub fn add(&mut self, epoch: u32, policy: &Compiled) {
-        let rule = |rule: &RuleInfo| (rule.id.clone(), rule.sentence.clone(), rule.scope);
+        let rule = |rule: &RuleInfo| {
+            let RuleInfo { id, sentence, techniques, scope, .. } = rule.clone();
+            (RuleName { id, sentence, techniques }, scope)
+        };
         let rules = policy.rules.iter().map(rule).collect();
         let places = policy.watches.iter().map(|(_, node, path)| (*node, path.clone())).collect();
         self.epochs.insert(epoch, Epoch { rules, scopes: policy.scopes.clone(), places });
@@ -66,7 +72,7 @@ impl NameTable {
         let event = &record.event;
         let Some(epoch) = self.epochs.get(&event.epoch) else { return KillScope::Process };
         if let Some(index) = usize::from(event.rule).checked_sub(1) {
-            return epoch.rules.get(index).map_or(KillScope::Process, |&(_, _, scope)| scope);
+            return epoch.rules.get(index).map_or(KillScope::Process, |&(_, scope)| scope);
         }
         let class = record.hook.class(event.detail);
         let found = epoch.scopes.iter().find(|&&(slot, known, _)| slot == event.instance && Some(known) == class);
@@ -82,7 +88,8 @@ impl NameTable {
             .iter()
             .map(|(number, epoch)| {
                 let places: Vec<_> = epoch.places.iter().map(|(node, path)| json!([node, bytes(path)])).collect();
-                let rules: Vec<_> = epoch.rules.iter().map(|(id, sentence, _)| json!([id, sentence])).collect();
+                let rule = |rule: &RuleName| json!([rule.id, rule.sentence, rule.techniques]);
+                let rules: Vec<_> = epoch.rules.iter().map(|(name, _)| rule(name)).collect();
                 json!({ "epoch": number, "rules": rules, "places": places })
             })
             .collect();
@@ -105,7 +112,11 @@ fn epoch(value: &Value) -> Option<(u32, Epoch)> {
     let byte = |value: &Value| u8::try_from(value.as_u64()?).ok();
     let number = |value: &Value| u32::try_from(value.as_u64()?).ok();
     let rules = value["rules"].as_array()?.iter();
-    let rules = rules.map(|rule| Some((word(&rule[0])?, word(&rule[1])?, KillScope::Process)));
+    let rules = rules.map(|rule| {
+        let techniques = rule[2].as_array().into_iter().flatten().filter_map(word).collect();
+        let name = RuleName { id: word(&rule[0])?, sentence: word(&rule[1])?, techniques };
+        Some((name, KillScope::Process))
+    });
     let place = |place: &Value| {
         let path: Option<Vec<u8>> = place[1].as_array()?.iter().map(byte).collect();
         Some((number(&place[0])?, PathBuf::from(OsString::from_vec(path?))))
@@ -116,14 +127,14 @@ fn epoch(value: &Value) -> Option<(u32, Epoch)> {
 }
 
 impl Names for NameTable {
-    fn rule(&self, epoch: u32, index: u16) -> (String, String) {
+    fn rule(&self, epoch: u32, index: u16) -> RuleName {
         if let Some((_, id, sentence)) = RESERVED.iter().find(|(reserved, ..)| *reserved == index) {
-            return ((*id).to_owned(), (*sentence).to_owned());
+            return RuleName::new(*id, *sentence);
         }
         let rule = usize::from(index).checked_sub(1).and_then(|index| self.epochs.get(&epoch)?.rules.get(index));
         rule.map_or_else(
-            || (format!("rule-{index}"), "a rule of a policy that was replaced".to_owned()),
-            |(id, sentence, _)| (id.clone(), sentence.clone()),
+            || RuleName::new(format!("rule-{index}"), "a rule of a policy that was replaced"),
+            |(name, _)| name.clone(),
         )
     }
 
@@ -152,6 +163,8 @@ mod tests {
             verdict: Verdict::Kill,
             class: Class::Files,
             scope: KillScope::Process,
+            maintenance: None,
+            techniques: vec!["T1565.001".to_owned()],
         };
         let mut table = NameTable { slots: BTreeMap::from([("a".to_owned(), 3)]), ..NameTable::default() };
         let watches = vec![(3, 9, PathBuf::from(OsString::from_vec(b"/u/\xff".to_vec())))];
@@ -164,17 +177,18 @@ mod tests {
         let table = table();
         let back = NameTable::from_text(table.to_text().as_bytes());
         assert_eq!(back, table);
-        assert_eq!(back.rule(7, 1).0, "settings-js");
+        assert_eq!(back.rule(7, 1).id, "settings-js");
+        assert_eq!(back.rule(7, 1).techniques, ["T1565.001"]);
         assert_eq!(back.place(7, 9).unwrap(), b"/u/\xff");
         assert_eq!(back.instance(3), "a");
-        assert_eq!(back.rule(7, RULE_GUARD_PROCESS).0, "guard-process");
+        assert_eq!(back.rule(7, RULE_GUARD_PROCESS).id, "guard-process");
     }
 
     #[test]
     fn what_is_not_known_gets_a_name_all_the_same() {
         for text in [&b""[..], b"{", b"{\"slots\":{\"a\":70000},\"epochs\":[{\"epoch\":7,\"rules\":[[1]]}]}"] {
             let table = NameTable::from_text(text);
-            assert_eq!((table.rule(7, 1).0, table.instance(3)), ("rule-1".to_owned(), "slot-3".to_owned()));
+            assert_eq!((table.rule(7, 1).id, table.instance(3)), ("rule-1".to_owned(), "slot-3".to_owned()));
         }
     }
 
@@ -185,6 +199,6 @@ mod tests {
             table.add(epoch, &Compiled::default());
         }
         assert_eq!(table.epochs.len(), EPOCHS_KEPT);
-        assert_eq!(table.rule(7, 1).0, "rule-1");
+        assert_eq!(table.rule(7, 1).id, "rule-1");
     }
 }

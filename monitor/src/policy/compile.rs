@@ -21,8 +21,8 @@ use monitor_common::{
     name::Name,
     policy::{
         ChildKey, Class, Direction, FIRST_RESERVED, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_NET_RULES,
-        MAX_WATCHES, NET_HEAD_BITS, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule,
-        NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN,
+        MAX_WATCHES, Maintenance, NET_HEAD_BITS, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey,
+        NetRule, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN,
         PATTERN_SUBTREE_PREFIX, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
     scope::{MAX_SELECTORS, SELECT_CGROUP, SELECT_EXEC, SELECT_UID, Selector},
@@ -52,6 +52,10 @@ pub struct RuleInfo {
     pub class: Class,
     /// Who dies where it kills.
     pub scope: KillScope,
+    /// What it is lifted for.
+    pub maintenance: Option<Maintenance>,
+    /// ATT&CK techniques that it is about.
+    pub techniques: Vec<String>,
 }
 
 /// Everything that goes into the kernel's maps, and what is needed to read records of this epoch.
@@ -174,6 +178,7 @@ fn instance_of(instance: &InstancePolicy, enforce: bool) -> Instance {
 
 fn rule_of(action: &Action, index: u16) -> Rule {
     Rule { id: index, verdict: action.verdict as u8, fallback: action.fallback as u8 }
+        .lifted_by(action.maintenance.map_or(0, |maintenance| maintenance as u8))
 }
 
 fn file_sentence(rule: &FileRule) -> String {
@@ -227,9 +232,13 @@ impl fmt::Display for Prefix {
 }
 
 /// The stricter of two rules of the same weight; the earlier one when they agree.
+///
+/// It speaks for both: a window lifts it only when the other is none that forbids outside of that window.
 fn stricter(old: Rule, new: Rule) -> Rule {
-    let rank = |rule: Rule| (rule.verdict, rule.fallback, u16::MAX - rule.id);
-    if new.is_set() && (!old.is_set() || rank(new) > rank(old)) { new } else { old }
+    let rank = |rule: Rule| (rule.verdict, rule.fallback_verdict(), u16::MAX - rule.id);
+    let (kept, other) = if new.is_set() && (!old.is_set() || rank(new) > rank(old)) { (new, old) } else { (old, new) };
+    let forbids = other.verdict > Verdict::Log as u8;
+    if forbids && other.maintenance() != kept.maintenance() { kept.lifted_by(0) } else { kept }
 }
 
 fn set(rules: &mut RuleSet, access: Access, rule: Rule) {
@@ -299,7 +308,8 @@ impl Branch {
                 for (of, what) in [(Access::READ, Access::READ), (Access::WRITE, CHANGES)] {
                     if restrains(bit, rule, what) {
                         let mine = &mut raw[of.bits().trailing_zeros() as usize];
-                        *mine = stricter(*mine, rule);
+                        // Nobody works on a file through the disk.
+                        *mine = stricter(*mine, rule.lifted_by(0));
                     }
                 }
             }
@@ -391,7 +401,7 @@ impl Tree {
             // Unlike a directory with something in it, a link can be removed, and another made in its place.
             for link in ways.links.iter().filter(|link| rule.names != Names::Itself || !ways.paths.contains(link)) {
                 let at = self.branch(link);
-                set(&mut self.branches[at].held, Access::RENAME.union(Access::DELETE), action);
+                set(&mut self.branches[at].held, Access::RENAME.union(Access::DELETE), action.lifted_by(0));
             }
         }
     }
@@ -412,7 +422,9 @@ impl Tree {
             Names::BelowPrefix(prefix) => pattern(PATTERN_SUBTREE_PREFIX, prefix.clone().into_bytes()),
         }
         if holds(rule, action) {
-            // Of a directory whose content is meant, the directory itself is held too.
+            // Of a directory whose content is meant, the directory itself is held too. No window lets the directories above
+            // go: with them goes what has nothing to do with it.
+            let action = action.lifted_by(0);
             let mut at = if rule.names == Names::Itself { self.branches[at].parent } else { at };
             while at != 0 {
                 set(&mut self.branches[at].held, Access::RENAME, action);
@@ -687,7 +699,7 @@ impl Compiled {
         class: Class,
         sentence: String,
     ) -> Result<u16, Fault> {
-        let Action { id, verdict, scope, at, why, .. } = action;
+        let Action { id, verdict, scope, maintenance, techniques, at, why, .. } = action;
         // Who reads a record wants the reason first.
         let sentence = match why {
             Some(why) => format!("{why} ({sentence})"),
@@ -700,6 +712,8 @@ impl Compiled {
             verdict: *verdict,
             class,
             scope: *scope,
+            maintenance: *maintenance,
+            techniques: techniques.clone(),
         });
         let fits = u16::try_from(self.rules.len()).ok().filter(|&index| index < FIRST_RESERVED);
         fits.ok_or_else(|| Fault {
@@ -772,8 +786,16 @@ impl Compiled {
         for rules in by_prefix.values_mut() {
             // The narrower the more specific; of the same width the stricter.
             rules.sort_by_key(|rule| {
-                let Rule { id, verdict, fallback } = rule.rule;
-                (rule.port_last - rule.port_first, rule.protocol == 0, u8::MAX - verdict, u8::MAX - fallback, id)
+                let (Rule { id, verdict, .. }, fallback) = (rule.rule, rule.rule.fallback_verdict());
+                let lifted = rule.rule.maintenance() != 0;
+                (
+                    rule.port_last - rule.port_first,
+                    rule.protocol == 0,
+                    u8::MAX - verdict,
+                    lifted,
+                    u8::MAX - fallback,
+                    id,
+                )
             });
         }
         for (&(direction, prefix), own) in &by_prefix {
@@ -831,6 +853,8 @@ pub(super) mod tests {
         patterns: Vec<(PatternKey, u32, Pattern)>,
         nets: Vec<(NetKey, u32, NetRules)>,
         instance: Instance,
+        /// The maintenance that goes on.
+        pub(in crate::policy) window: Option<Maintenance>,
     }
 
     impl Tables {
@@ -842,6 +866,7 @@ pub(super) mod tests {
                 patterns: compiled.patterns,
                 nets: compiled.nets,
                 instance: compiled.instances[0].1,
+                window: None,
             }
         }
 
@@ -882,6 +907,12 @@ pub(super) mod tests {
                 })
                 .max_by_key(|(_, bits, _)| *bits)
                 .map(|(_, _, rules)| rules)
+        }
+        fn window(&self, _: u16, maintenance: u8) -> u64 {
+            u64::from(self.window.is_some_and(|open| open as u8 == maintenance))
+        }
+        fn now(&self) -> u64 {
+            0
         }
     }
 
@@ -1056,6 +1087,49 @@ pub(super) mod tests {
             assert_eq!(text(&tables, "/", &directory[1..], Access::RENAME), Verdict::Kill, "{directory}");
         }
         assert_eq!(file(&tables, "/h/ud/lib", Access::RENAME).0, Verdict::Allow);
+    }
+
+    /// A rule that a palette window lifts.
+    fn lifted(paths: &str, access: &str, verdict: &str) -> String {
+        rule(paths, access, verdict) + "maintenance = \"palette\"\n"
+    }
+
+    #[test]
+    fn a_window_opens_what_is_worked_on_and_moves_nothing_above_it() {
+        let mut tables =
+            compiled(&lifted("\"node_modules/**\", \"package.json\"", "\"write\", \"rename\"", "deny"), &[]);
+        for (window, verdict) in [(None, Verdict::Deny), (Some(Maintenance::Palette), Verdict::Log)] {
+            tables.window = window;
+            for path in ["/h/ud/package.json", "/h/ud/node_modules/a", "/h/ud/node_modules/a/b.js"] {
+                assert_eq!(file(&tables, path, Access::WRITE).0, verdict, "{path}");
+                assert_eq!(file(&tables, path, Access::RENAME).0, verdict, "{path}");
+            }
+            for path in ["/h/ud/node_modules", "/h/ud", "/h"] {
+                assert_eq!(file(&tables, path, Access::RENAME).0, Verdict::Deny, "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rule_that_speaks_for_another_is_lifted_only_with_it() {
+        let [mild, strict] = ["deny", "kill"];
+        for rules in [
+            lifted("\"x\"", "\"write\"", strict) + &rule("\"x\"", "\"write\"", mild),
+            lifted("\"x\"", "\"write\"", mild) + &rule("\"x\"", "\"write\"", mild),
+            lifted("\"x\"", "\"write\"", strict)
+                + &lifted("\"x\"", "\"write\"", strict).replace("\"palette\"", "\"settings\""),
+        ] {
+            let mut tables = compiled(&rules, &[]);
+            tables.window = Some(Maintenance::Palette);
+            assert!(file(&tables, "/h/ud/x", Access::WRITE).0 >= Verdict::Deny, "{rules}");
+        }
+        let both = lifted("\"x\"", "\"write\"", strict) + &lifted("\"x\"", "\"write\"", mild);
+        let with_log = lifted("\"x\"", "\"write\"", mild) + &rule("\"x\"", "\"write\"", "log");
+        for rules in [both, with_log] {
+            let mut tables = compiled(&rules, &[]);
+            tables.window = Some(Maintenance::Palette);
+            assert_eq!(file(&tables, "/h/ud/x", Access::WRITE).0, Verdict::Log, "{rules}");
+        }
     }
 
     #[test]

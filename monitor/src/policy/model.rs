@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use monitor_common::{
     Access, Verdict,
-    policy::{Class, Direction},
+    policy::{Class, Direction, Maintenance},
 };
 
 use crate::{journal::Limits, sinks::config::SinkConfig};
@@ -134,6 +134,8 @@ pub struct Action {
     pub fallback: Verdict,
     /// Who dies where it kills.
     pub scope: KillScope,
+    /// It only logs while a window for this is open.
+    pub maintenance: Option<Maintenance>,
     /// Why the rule is there, in a sentence.
     pub why: Option<String>,
     /// ATT&CK techniques that it is about.

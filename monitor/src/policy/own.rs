@@ -73,6 +73,7 @@ impl Own {
                 verdict: Verdict::Deny,
                 fallback: Verdict::Kill,
                 scope: KillScope::Process,
+                maintenance: None,
                 why: None,
                 techniques: Vec::new(),
                 at: At::default(),

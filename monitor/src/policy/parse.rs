@@ -11,7 +11,7 @@ use monitor_common::{
     Access, Verdict,
     decide::map_v4,
     name::NAME_LEN,
-    policy::{Class, Direction, MAX_INSTANCES, PATTERN_LEN},
+    policy::{Class, Direction, MAX_INSTANCES, Maintenance, PATTERN_LEN},
     scope::MAX_SELECTORS,
 };
 use toml::{
@@ -443,9 +443,26 @@ impl<'a> Reader<'a> {
             }
             id
         };
+        let maintenance = table.take("maintenance").and_then(|value| self.maintenance(value, verdict));
         let why = table.take("why").and_then(|value| self.sentence(value));
         let techniques = table.take("technique").map(|value| self.techniques(value)).unwrap_or_default();
-        Some(Action { id, verdict: verdict?, fallback, scope, why, techniques, at: self.at(table.at) })
+        Some(Action { id, verdict: verdict?, fallback, scope, maintenance, why, techniques, at: self.at(table.at) })
+    }
+
+    /// What has to be worked on for the rule to be lifted.
+    fn maintenance(&mut self, value: &Value<'_>, verdict: Option<Verdict>) -> Option<Maintenance> {
+        let text = self.string(value, "`maintenance`")?;
+        let maintenance = Maintenance::by_name(text);
+        if maintenance.is_none() {
+            let hint = suggest(text, Maintenance::NAMES.into_iter().map(|(name, _)| name));
+            self.fault(value.span().start, format!("\"{text}\" is no maintenance: palette, settings or files{hint}"));
+        } else if verdict.is_some_and(|verdict| verdict < Verdict::Deny) {
+            self.fault(
+                value.span().start,
+                "`maintenance` says when a rule only logs; it goes with verdict = \"deny\" or \"kill\" only",
+            );
+        }
+        maintenance
     }
 
     /// Why a rule is there: one line that a record can carry.
@@ -864,11 +881,31 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_names_the_maintenance_that_lifts_it() {
+        let of = |line: &str| {
+            format!("{HEAD}[[instance.files]]\npath = \"x\"\naccess = [\"write\"]\nverdict = \"deny\"\n{line}")
+        };
+        for (name, maintenance) in Maintenance::NAMES {
+            let policy = parse(&of(&format!("maintenance = \"{name}\"\n"))).unwrap();
+            assert_eq!(policy.instances[0].files[0].action.maintenance, Some(maintenance));
+        }
+        assert_eq!(parse(&of("")).unwrap().instances[0].files[0].action.maintenance, None);
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         for (rest, part) in [
             (
                 "[[instance.files]]\npath = \"a/../b\"\naccess = [\"write\"]\nverdict = \"kill\"\n",
                 "`..` is not followed",
+            ),
+            (
+                "[[instance.files]]\npath = \"a\"\naccess = [\"write\"]\nverdict = \"deny\"\nmaintenance = \"pallete\"\n",
+                "\"pallete\" is no maintenance: palette, settings or files; did you mean \"palette\"?",
+            ),
+            (
+                "[[instance.files]]\npath = \"a\"\naccess = [\"write\"]\nverdict = \"log\"\nmaintenance = \"files\"\n",
+                "it goes with verdict = \"deny\" or \"kill\" only",
             ),
             ("[[instance.files]]\npath = \"a*b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "one `*`"),
             ("[[instance.files]]\npath = \"*/b\"\naccess = [\"write\"]\nverdict = \"kill\"\n", "wildcards are"),

@@ -23,9 +23,9 @@ const MAX_PORTS: usize = 8;
 pub enum Preset {
     /// What no flow has any business with.
     Home,
-    /// And what makes more of a process than Node-RED is.
+    /// And what makes more of a process than Node-RED is; the palette is closed outside of maintenance windows.
     Standard,
-    /// And walls between instances; the palette is closed, and so are addresses that no flow declares.
+    /// And walls between instances; addresses that no flow declares are closed.
     MultiTenant,
     /// And the host's files and programs.
     Strict,
@@ -167,13 +167,10 @@ fn rules(preset: Preset, found: &Found, known: &Known) -> Vec<String> {
         found.user_dir.parent().filter(|home| found.user_dir.ends_with(".node-red") && home.as_os_str() != "/");
     let home = known.home.as_deref().or(in_home);
     let mut blocks = preset.blocks();
-    if preset == Preset::Standard && known.palette_closed {
+    if preset == Preset::Home && known.palette_closed {
         let palette = |block: &&str| ["id = \"palette\"", "id = \"packages\""].contains(&key(block));
-        let (closed, packages): (Vec<_>, Vec<_>) = Preset::MultiTenant
-            .blocks()
-            .into_iter()
-            .filter(palette)
-            .partition(|block| key(block) == "id = \"palette\"");
+        let (closed, packages): (Vec<_>, Vec<_>) =
+            Preset::Standard.blocks().into_iter().filter(palette).partition(|block| key(block) == "id = \"palette\"");
         blocks.retain(|block| !palette(block));
         blocks.extend(closed.into_iter().chain(packages));
     }
@@ -345,7 +342,10 @@ pub fn policy(instances: &[Found], enforce: bool) -> Result<Policy, Vec<Fault>> 
 mod tests {
     use std::collections::BTreeMap;
 
-    use monitor_common::{Access, Verdict, decide, policy::NetKey};
+    use monitor_common::{
+        Access, Verdict, decide,
+        policy::{Maintenance, NetKey},
+    };
 
     use super::*;
     use crate::policy::compile::{
@@ -399,14 +399,16 @@ mod tests {
         ("node_modules/x/test/server.key", READ),
         ("package.json", READ),
     ];
-    /// Palette: npm writes packages, among them ones with keys for their tests, and moves their directories. Projects: git
-    /// checks out whatever a repository holds; ssh-keygen makes keys, the editor shows public ones.
-    const PALETTE_AND_PROJECTS: &[(&str, Access)] = &[
+    /// npm writes packages, among them ones with keys for their tests, and moves their directories.
+    const PALETTE: &[(&str, Access)] = &[
         ("package.json", READ.union(MAKE)),
         ("node_modules/x/test/fixtures/server.key", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
         ("node_modules/.x-Ab3dEf/ca.pem", READ.union(MAKE).union(REPLACE)),
         ("node_modules/x", REPLACE),
         ("node_modules/.bin/tool", Access::EXEC.union(READ)),
+    ];
+    /// git checks out whatever a repository holds; ssh-keygen makes keys, the editor shows public ones.
+    const PROJECTS: &[(&str, Access)] = &[
         ("projects/p/certs/dev.pem", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
         ("projects/p/.git/objects/ab/cd", READ.union(MAKE).union(REPLACE).union(Access::LINK)),
         ("projects/.sshkeys", READ.union(Access::CREATE)),
@@ -441,11 +443,11 @@ mod tests {
         let (shell, known_hosts) = (("/bin/bash", Access::EXEC), ("/home/n/.ssh/known_hosts", READ.union(MAKE)));
         for missing in [&[][..], &[settings.as_str()], &[UD, &settings], &[&sshkeys]] {
             let tables = tables(UD, missing);
-            for paths in [ORDINARY, PALETTE_AND_PROJECTS, ELSEWHERE, &[shell, known_hosts]] {
+            for paths in [ORDINARY, PALETTE, PROJECTS, ELSEWHERE, &[shell, known_hosts]] {
                 quiet(&tables, paths, &format!("without {missing:?}"));
             }
         }
-        for paths in [ORDINARY, PALETTE_AND_PROJECTS, ELSEWHERE, &[shell, known_hosts]] {
+        for paths in [ORDINARY, PROJECTS, ELSEWHERE, &[shell, known_hosts]] {
             quiet(&of(Preset::Standard, Known::default()), paths, "standard");
         }
         for paths in [ORDINARY, ELSEWHERE, &[shell, known_hosts]] {
@@ -453,6 +455,14 @@ mod tests {
         }
         for paths in [ORDINARY, ELSEWHERE] {
             quiet(&of(Preset::Strict, Known::default()), paths, "strict");
+        }
+        for preset in [Preset::Standard, Preset::MultiTenant, Preset::Strict] {
+            let mut tables = of(preset, Known::default());
+            tables.window = Some(Maintenance::Palette);
+            for (path, access) in PALETTE.iter().filter(|(_, access)| !access.contains(Access::EXEC)) {
+                let verdict = judge(&tables, &format!("{UD}/{path}"), *access);
+                assert_eq!(verdict, Verdict::Log, "{path} {access:?}, {} in a window", preset.name());
+            }
         }
         // The first start makes its settings file and everything above it.
         let tables = tables(UD, &[UD, &settings]);
@@ -473,11 +483,13 @@ mod tests {
             (Preset::Standard, "/run/containerd/containerd.sock", Access::WRITE),
             (Preset::Standard, "/run/dbus/system_bus_socket", Access::WRITE),
             (Preset::Standard, "/tmp/x", Access::EXEC),
-            (Preset::MultiTenant, "/home/n/.node-red/node_modules/x/index.js", Access::WRITE),
-            (Preset::MultiTenant, "/home/n/.node-red/node_modules/new", Access::CREATE),
-            (Preset::MultiTenant, "/home/n/.node-red/node_modules/x/ca.pem", Access::WRITE),
-            (Preset::MultiTenant, "/home/n/.node-red/package.json", Access::RENAME),
-            (Preset::MultiTenant, "/home/n/.node-red/node_modules", Access::RENAME),
+            (Preset::Standard, "/home/n/.node-red/node_modules/x/index.js", Access::WRITE),
+            (Preset::Standard, "/home/n/.node-red/node_modules/new", Access::CREATE),
+            (Preset::Standard, "/home/n/.node-red/node_modules/x/ca.pem", Access::WRITE),
+            (Preset::Standard, "/home/n/.node-red/nodes/x.js", Access::CREATE),
+            (Preset::Standard, "/home/n/.node-red/.npmrc", Access::CREATE),
+            (Preset::Standard, "/home/n/.node-red/package.json", Access::RENAME),
+            (Preset::Standard, "/home/n/.node-red/node_modules", Access::RENAME),
             (Preset::MultiTenant, "/srv/b/flows_cred.json", READ),
             (Preset::MultiTenant, "/srv/b", Access::RENAME),
             (Preset::Strict, "/usr/local/bin/x", Access::CREATE),

@@ -6,6 +6,7 @@
 mod attacks;
 mod outlive;
 mod scope;
+mod windows;
 
 use std::{
     env,
@@ -334,6 +335,27 @@ fn every_program_is_accepted_by_the_verifier() -> Result<()> {
         let row = row.with_context(|| format!("no verdicts for {class}: {said}"))?;
         ensure!(!lsm || !row.contains("fallback"), "{class} is not denied here: {said}");
     }
+    Ok(())
+}
+
+/// The links and the size of a directory change with what is in it.
+#[test]
+fn what_comes_and_goes_in_a_protected_directory_is_not_the_directory() -> Result<()> {
+    let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
+    let policy = stand_in.policy().deny(".", &["write", "delete", "rename", "link", "attr"], "directory");
+    let flags = with_sensors(&[]);
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    let guard = Guard::start(Some(&policy), &stand_in.cgroup, &flags)?;
+    for what in ["mkdir below", "rmdir below", "create file", "unlink file"] {
+        let (_, status) = stand_in.does(what)?;
+        ensure!(status.success(), "{what}: {status}\n{}", guard.console().text());
+    }
+    let (pid, status) = stand_in.does("chmod .")?;
+    ensure!(!status.success(), "the directory itself is not protected");
+    let met = |record: &Record| record.rule() == "directory" && record.pid() == Some(pid.into());
+    guard.wait_for(Duration::from_secs(30), met)?;
+    let alerts: Vec<_> = guard.stop()?.into_iter().filter(|it| it.is_alert() && !met(it)).collect();
+    ensure!(alerts.is_empty(), "{alerts:#?}");
     Ok(())
 }
 

@@ -53,7 +53,7 @@ fn a_flow_changes_no_package_when_the_palette_is_closed() -> Result<()> {
             Some(content) => Ok(fs::write(&file, content)?),
             None => Ok(fs::remove_file(&file).or_else(|error| if file.exists() { Err(error) } else { Ok(()) })?),
         };
-        prove(&mut scene, "multi-tenant", "palette", &attack, harm, mend)?;
+        prove(&mut scene, "standard", "palette", &attack, harm, mend)?;
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ pub(super) fn make(architecture: Architecture, place: &Path) -> Result<PathBuf> 
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/sbin/nologin\n")?;
     node(architecture, place, &root.join("usr/bin/node"))?;
-    let installed = node_red::install()?;
+    let installed = node_red::install(node_red::VERSION)?;
     let directory = installed.ancestors().nth(3).context("Node-RED is installed nowhere")?;
     let cache = root.join(CACHE.trim_start_matches('/'));
     fs::create_dir_all(&cache)?;

@@ -1,11 +1,12 @@
 //! Open files: opened, read and written through, mapped.
 
-use monitor_common::{Access, Verdict, event::Hook, security::Judged};
+use monitor_common::{Access, Verdict, decide, event::Hook, security::Judged};
 
 use super::{Args, security_hook};
 use crate::{
     facts::{actor::Actor, file::File, offset, pointer, read},
     hooks::{Request, judge_file, open::judge_open},
+    lookups::Maps,
     maps::{JUDGED, Scratch},
 };
 
@@ -60,7 +61,12 @@ fn open<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdi
     // `inode_create` judges what is made.
     let done = judge_open(scratch, actor, file, file.flags()?, false);
     if done.is_none_or(|done| (done as u8) < Verdict::Deny as u8) {
-        remember(actor, file, Access::READ.union(Access::WRITE));
+        // What was made was judged elsewhere; it may rest on any window that is open.
+        let window = match done {
+            Some(_) => u16::from(scratch.work.decision().window),
+            None => decide::first_to_close(&Maps::WITHOUT_ROOM, &actor.subject),
+        };
+        remember(actor, file, Access::READ.union(Access::WRITE), window);
     }
     done
 }
@@ -132,7 +138,7 @@ fn through_descriptor(actor: &Actor, scratch: &mut Scratch, file: File, hook: Ho
     let done = judge_file(scratch, actor, file, &Request::new(hook as u8, access))?;
     if (done as u8) < Verdict::Deny as u8 {
         let known = if is_judged(actor, file, Access::NONE) { Access::READ.union(Access::WRITE) } else { access };
-        remember(actor, file, known);
+        remember(actor, file, known, u16::from(scratch.work.decision().window));
     }
     Some(done)
 }
@@ -145,18 +151,20 @@ fn is_judged(actor: &Actor, file: File, access: Access) -> bool {
     Some(judged.mode) == file.mode()
         && file.dentry_and_mount().is_some_and(|(dentry, _)| dentry == judged.dentry)
         && judged.epoch == actor.subject.epoch
-        && judged.instance == u32::from(actor.subject.slot)
+        && judged.instance == actor.subject.slot
+        && decide::is_good(&Maps::WITHOUT_ROOM, &actor.subject, judged.window)
         && judged.access & u32::from(access.bits()) == u32::from(access.bits())
 }
 
 #[inline(always)]
-fn remember(actor: &Actor, file: File, access: Access) {
+fn remember(actor: &Actor, file: File, access: Access, window: u16) {
     let (Some(mode), Some((dentry, _))) = (file.mode(), file.dentry_and_mount()) else { return };
     let judged = Judged {
         dentry,
         mode,
         epoch: actor.subject.epoch,
-        instance: u32::from(actor.subject.slot),
+        instance: actor.subject.slot,
+        window,
         access: u32::from(access.bits()),
     };
     let _ = JUDGED.insert(file.0, judged, 0);

@@ -71,6 +71,16 @@ pub(super) fn render(event: &Value) -> Value {
             json!({ "id": rule, "name": rule, "ruleset": event["unmapped"]["instance"], "description": description }),
         );
     }
+    if let Some(attacks) = event["attacks"].as_array() {
+        let ids = |pointer| attacks.iter().filter_map(|attack| text(attack, pointer)).collect::<Vec<_>>();
+        set(
+            "threat",
+            json!({
+                "framework": "MITRE ATT&CK",
+                "technique": { "id": ids("/technique/uid"), "subtechnique": { "id": ids("/sub_technique/uid") } },
+            }),
+        );
+    }
     let own = event.get("unmapped").and_then(Value::as_object).cloned().unwrap_or_default();
     let own: Map<_, _> = own
         .into_iter()

@@ -45,6 +45,7 @@ const OPERATIONS: &[Operation] = &[
     ("read", "FILE", |words| fs::read(word(words, 0)?).map(drop)),
     ("write", "FILE", |words| put(fs::File::options().write(true), words)),
     ("hammer", "FILE SCORE", hammer),
+    ("linger", "FILE SCORE", linger),
     ("family", "FILE MEMBERS", family),
     ("append", "FILE", |words| put(fs::File::options().append(true), words)),
     ("cut-open", "FILE", |words| put(fs::File::options().write(true).truncate(true), words)),
@@ -109,6 +110,7 @@ const OPERATIONS: &[Operation] = &[
     ("bind-unix", "SOCKET", |words| UnixDatagram::bind(word(words, 0)?).map(drop)),
     ("send-unix", "SOCKET", |words| UnixDatagram::unbound()?.send_to(MARK, word(words, 0)?).map(drop)),
     ("mkdir", "DIRECTORY", |words| fs::create_dir(word(words, 0)?)),
+    ("rmdir", "DIRECTORY", |words| fs::remove_dir(word(words, 0)?)),
     ("chmod", "FILE", |words| fs::set_permissions(word(words, 0)?, fs::Permissions::from_mode(0o666))),
     ("touch", "FILE", |words| fs::File::open(word(words, 0)?)?.set_modified(SystemTime::UNIX_EPOCH)),
     ("setxattr", "FILE", set_attribute),
@@ -290,6 +292,17 @@ fn hammer(words: &[&str]) -> Result {
         // An emulated processor has others to serve, too.
         thread::sleep(4 * start.elapsed());
     }
+}
+
+/// Writes again and again through one descriptor, until it may not. Keeps count in another file.
+fn linger(words: &[&str]) -> Result {
+    let (mut file, score) = (fs::File::options().append(true).open(word(words, 0)?)?, word(words, 1)?);
+    for count in 0.. {
+        file.write_all(MARK)?;
+        fs::write(score, format!("{count}\n"))?;
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Makes a child that does nothing, and another with two of its own: one that does nothing, and one that writes to a file

@@ -1,0 +1,197 @@
+//! The maintenance windows that are open: opened and closed when somebody asks, told, and taken over.
+//!
+//! The kernel closes a window by itself, at the time that its map holds. What is kept here, and in the state directory, is
+//! there to tell: who has opened it, and that it is closed.
+
+use std::collections::BTreeMap;
+
+use monitor_common::policy::Maintenance;
+use serde_json::{Map, Value};
+
+use super::{AgentError, say, takeover::Takeover};
+use crate::{
+    journal::{ocsf::Stage, terminal},
+    kernel::load::Kernel,
+    maintenance::{Answer, LONGEST, Request, Window, boot_ns},
+    pipeline::Pipeline,
+    policy::model::Policy,
+    state::State,
+};
+
+/// Where the windows are kept, in the state directory.
+const KEPT: &str = "maintenance.json";
+
+/// The windows that are open.
+#[derive(Debug, Default)]
+pub(super) struct Windows {
+    open: Vec<Window>,
+}
+
+/// What is needed to open and close them.
+pub(super) struct Hands<'a> {
+    pub(super) kernel: &'a mut Kernel,
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) state: &'a State,
+    pub(super) policy: &'a Policy,
+    pub(super) slots: &'a BTreeMap<String, u16>,
+}
+
+impl Windows {
+    /// Takes over those that an earlier run has left open in the kernel, and tells of those that are not any more.
+    ///
+    /// To be called before the new programs judge. A window whose programs have gone with their guard is closed: whoever
+    /// starts a guard anew expects it to protect.
+    pub(super) fn take_over(takeover: &Takeover, hands: &mut Hands<'_>) -> Result<Self, AgentError> {
+        let kept: Vec<Window> =
+            hands.state.read(KEPT)?.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let mut windows = Self::default();
+        for (instance, &slot) in hands.slots {
+            for (class, maintenance) in Maintenance::NAMES {
+                let until_ns = takeover.window(slot, maintenance);
+                if until_ns <= boot_ns() {
+                    continue;
+                }
+                hands.kernel.set_window(slot, maintenance, until_ns)?;
+                let known = kept.iter().find(|window| window.instance == *instance && window.class == class);
+                let by = known.map_or_else(|| "an earlier run".to_owned(), |window| window.by.clone());
+                windows.open.push(Window { instance: instance.clone(), class: class.to_owned(), until_ns, by });
+            }
+        }
+        for window in kept {
+            let same = |open: &&Window| open.instance == window.instance && open.class == window.class;
+            match windows.open.iter().find(same) {
+                Some(_) => {}
+                None if window.until_ns <= boot_ns() => tell_closed(&window, "its time was over", hands.pipeline),
+                None => tell_closed(&window, "the guard that had opened it has ended", hands.pipeline),
+            }
+        }
+        windows.keep(hands.state)?;
+        Ok(windows)
+    }
+
+    /// Does what is asked.
+    pub(super) fn answer(&mut self, request: &Request, by: &str, hands: &mut Hands<'_>) -> Answer {
+        self.expire(hands).map_err(|error| error.to_string())?;
+        match request {
+            Request::Status => Ok(self.open.clone()),
+            Request::Open { instance, class, seconds } => self.open(instance.as_deref(), class, *seconds, by, hands),
+            Request::Close { instance, class } => {
+                known(instance.as_deref(), hands.policy)?;
+                class.as_deref().map(maintenance).transpose()?;
+                let fits = |window: &Window| {
+                    instance.as_ref().is_none_or(|name| *name == window.instance)
+                        && class.as_ref().is_none_or(|class| *class == window.class)
+                };
+                self.close(fits, &format!("by {by}"), hands).map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    fn open(&mut self, instance: Option<&str>, class: &str, seconds: u64, by: &str, hands: &mut Hands<'_>) -> Answer {
+        let maintenance = maintenance(class)?;
+        if seconds == 0 || seconds > LONGEST.as_secs() {
+            return Err("a window is open for 1s to 24h".to_owned());
+        }
+        let instance = known(instance, hands.policy)?;
+        let policy = match instance {
+            Some(name) => hands.policy.instances.iter().find(|it| it.name == name),
+            None => hands.policy.instances.first().filter(|_| hands.policy.instances.len() == 1),
+        };
+        let Some(policy) = policy else {
+            return Err(match names(hands.policy) {
+                names if names.is_empty() => "no instance is guarded at this moment".to_owned(),
+                names => format!("which instance? There are {names}: name one with --instance"),
+            });
+        };
+        let actions = policy.files.iter().map(|rule| &rule.action).chain(policy.nets.iter().map(|rule| &rule.action));
+        if actions.into_iter().all(|action| action.maintenance != Some(maintenance)) {
+            return Err(format!(
+                "no rule of {} has maintenance = \"{class}\": the window would open nothing",
+                policy.name
+            ));
+        }
+        let slot = hands.slots.get(&policy.name).copied().ok_or("the instance has no place in the kernel")?;
+        let until_ns = boot_ns().saturating_add(seconds.saturating_mul(1_000_000_000));
+        let window = Window { instance: policy.name.clone(), class: class.to_owned(), until_ns, by: by.to_owned() };
+        self.open.retain(|open| open.instance != window.instance || open.class != window.class);
+        self.open.push(window.clone());
+        // Told before it is open: what happens in a window of which nothing is known would be a riddle.
+        let message = format!("maintenance: {class} of instance {} is open for {seconds} s, by {by}", window.instance);
+        tell(Stage::Open, &window, &message, hands.pipeline);
+        let opened = self.keep(hands.state).and_then(|()| Ok(hands.kernel.set_window(slot, maintenance, until_ns)?));
+        opened.map_err(|error| error.to_string())?;
+        Ok(vec![window])
+    }
+
+    /// Closes those that fit.
+    pub(super) fn close(
+        &mut self,
+        fits: impl Fn(&Window) -> bool,
+        why: &str,
+        hands: &mut Hands<'_>,
+    ) -> Result<Vec<Window>, AgentError> {
+        let (closed, open): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open).into_iter().partition(fits);
+        self.open = open;
+        if closed.is_empty() {
+            return Ok(closed);
+        }
+        for window in &closed {
+            if let (Some(&slot), Some(maintenance)) = (hands.slots.get(&window.instance), window.maintenance()) {
+                hands.kernel.set_window(slot, maintenance, 0)?;
+            }
+            tell_closed(window, why, hands.pipeline);
+        }
+        self.keep(hands.state)?;
+        Ok(closed)
+    }
+
+    /// Tells of those that the kernel has closed.
+    pub(super) fn expire(&mut self, hands: &mut Hands<'_>) -> Result<(), AgentError> {
+        if self.open.is_empty() {
+            return Ok(());
+        }
+        let now = boot_ns();
+        self.close(|window| window.until_ns <= now, "its time is over", hands).map(drop)
+    }
+
+    fn keep(&self, state: &State) -> Result<(), AgentError> {
+        let text = serde_json::to_vec(&self.open).unwrap_or_default();
+        Ok(state.write(KEPT, &text)?)
+    }
+}
+
+fn maintenance(class: &str) -> Result<Maintenance, String> {
+    Maintenance::by_name(class).ok_or_else(|| format!("\"{class}\" is no maintenance: palette, settings or files"))
+}
+
+/// The instance, if one is named, which then has to be there.
+fn known<'a>(instance: Option<&'a str>, policy: &Policy) -> Result<Option<&'a str>, String> {
+    match instance {
+        Some(name) if policy.instances.iter().all(|it| it.name != name) => {
+            Err(format!("there is no instance \"{name}\"; there are: {}", names(policy)))
+        }
+        instance => Ok(instance),
+    }
+}
+
+fn names(policy: &Policy) -> String {
+    let names: Vec<_> = policy.instances.iter().map(|instance| instance.name.as_str()).collect();
+    names.join(", ")
+}
+
+fn tell_closed(window: &Window, why: &str, pipeline: &Pipeline) {
+    let message = format!("maintenance: {} of instance {} is closed: {why}", window.class, window.instance);
+    tell(Stage::Close, window, &message, pipeline);
+}
+
+fn tell(stage: Stage, window: &Window, message: &str, pipeline: &Pipeline) {
+    say(&terminal::shown(message.as_bytes()));
+    let until = std::time::SystemTime::now() + window.left();
+    let details = Map::from_iter([
+        ("instance".to_owned(), Value::from(window.instance.as_str())),
+        ("maintenance".to_owned(), window.class.as_str().into()),
+        ("opened_by".to_owned(), window.by.as_str().into()),
+        ("until".to_owned(), humantime::format_rfc3339_seconds(until).to_string().into()),
+    ]);
+    pipeline.lifecycle(stage, message, &details);
+}

@@ -1,0 +1,71 @@
+//! The fourth promise: packages change while an administrator has opened a window for that, and at no other time.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use flowwarden_tests::{cli, guard::Guard, http::Response, package, policy::Policy, record::Record, scene::Scene};
+use serde_json::{Value, json};
+
+const RULE: &str = "palette";
+
+/// Whether the package is in the user directory.
+fn is_installed(scene: &Scene) -> bool {
+    scene.node_red.home().user_dir().join("node_modules").join(package::NAME).join("probe.js").exists()
+}
+
+/// Asks the palette manager to install the package.
+fn install(scene: &Scene, scripts: &Value) -> Result<Response> {
+    let tarball = package::tarball("1.0.0", scripts)?;
+    scene.node_red.upload(&format!("{}-1.0.0.tgz", package::NAME), &tarball)
+}
+
+/// That it is refused, and that the rule says so.
+fn refused(scene: &mut Scene, guard: &Guard, scripts: &Value, known: usize) -> Result<usize> {
+    // Where the kernel cannot deny, Node-RED dies of it: no answer is one too.
+    let answer = install(scene, scripts);
+    ensure!(!answer.as_ref().is_ok_and(Response::is_success), "outside of a window: {answer:?}");
+    ensure!(!is_installed(scene), "a package has been installed outside of a window");
+    guard.wait_for(Duration::from_secs(10), |record| record.is_alarm() && record.rule() == RULE)?;
+    let all: Vec<_> = guard.journal()?.into_iter().filter(Record::is_alarm).collect();
+    let new = all.get(known..).unwrap_or_default();
+    ensure!(!new.is_empty() && new.iter().all(|it| it.rule() == RULE), "{new:#?}");
+    scene.node_red.start()?;
+    Ok(all.len())
+}
+
+/// `scripts` are what the package runs when it is installed.
+fn prove(preset: &str, scripts: &Value) -> Result<()> {
+    let mut scene = Scene::new()?;
+    let policy = Policy::written(cli::init(preset, &["--enforce"])?);
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let known = refused(&mut scene, &guard, scripts, 0)?;
+
+    guard.asks("open --for 10m")?;
+    let answer = install(&scene, scripts)?;
+    ensure!(answer.is_success() && is_installed(&scene), "in a window: {answer:?}");
+    let nodes = scene.node_red.http("GET", "/nodes", "")?;
+    ensure!(nodes.body.contains(package::NODE) || nodes.is_success(), "{nodes:?}");
+    let gone = scene.node_red.http("DELETE", &format!("/nodes/{}", package::NAME), "")?;
+    ensure!(gone.is_success() && !is_installed(&scene), "it cannot be removed in a window: {gone:?}");
+    guard.asks("close")?;
+
+    let so_far = guard.journal()?;
+    let alarms: Vec<_> = so_far.iter().filter(|record| record.is_alarm()).skip(known).collect();
+    ensure!(alarms.is_empty(), "alarms in the window: {alarms:#?}");
+    let told: Vec<_> = so_far.iter().filter(|record| record.has_flag("maintenance")).collect();
+    ensure!(!told.is_empty() && told.iter().all(|record| record.rule() == RULE), "{told:#?}");
+
+    refused(&mut scene, &guard, scripts, known)?;
+    guard.stop().map(drop)
+}
+
+#[test]
+fn packages_come_and_go_in_a_window_only() -> Result<()> {
+    prove("standard", &json!({ "postinstall": "node -e 0" }))
+}
+
+#[test]
+fn packages_come_and_go_in_a_window_only_where_everything_is_closed() -> Result<()> {
+    // No shell runs here, so no script either.
+    prove("strict", &json!({}))
+}
