@@ -1,10 +1,16 @@
 //! Figures, for `cargo xtask bench`, which puts them into docs/benchmarks.md. A machine that is emulated gives counts
 //! only, never times.
 
-use std::{collections::BTreeMap, env, fs, process::Command};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
-use flowwarden_tests::{guard::Guard, needs, policy::Policy, stand_in::StandIn};
+use flowwarden_tests::{guard::Guard, needs, policy::Policy, stand_in::StandIn, wait};
 
 const WRITERS: usize = 10_000;
 /// How many there are at a time: an emulated machine has little memory.
@@ -14,6 +20,8 @@ const SENSORS: [&str; 4] = ["lsm", "fentry", "kprobe", "tracepoint"];
 /// Calls of each kind in one measurement, and how often each is taken; the least of them counts.
 const CALLS: usize = 200_000;
 const ROUNDS: usize = 5;
+/// How often settings.js is brought to harm and healed.
+const HEALS: usize = 300;
 
 fn stand_in() -> Result<StandIn> {
     StandIn::new(option_env!("CARGO_BIN_EXE_actor"))
@@ -40,12 +48,11 @@ fn ten_thousand_writers() -> Result<()> {
     let mut raced = Vec::new();
     for sensor in SENSORS {
         stand_in.restore()?;
-        let Ok(guard) = Guard::start(Some(&policy(&stand_in)), &stand_in.cgroup, &["--sensors", sensor]) else {
+        let Ok(mut guard) = Guard::start(Some(&policy(&stand_in)), &stand_in.cgroup, &["--sensors", sensor]) else {
             continue;
         };
-        let sensors = guard.wait_for(std::time::Duration::from_mins(1), |record| {
-            record.json().pointer("/unmapped/sensors").is_some()
-        })?;
+        let sensors =
+            guard.wait_for(Duration::from_mins(1), |record| record.json().pointer("/unmapped/sensors").is_some())?;
         let best = sensors.json().pointer("/unmapped/sensors/0").and_then(|name| name.as_str().map(str::to_owned));
         if best.as_deref() != Some(sensor) && sensor != "tracepoint" {
             continue;
@@ -54,7 +61,7 @@ fn ten_thousand_writers() -> Result<()> {
         let figures = figures(&stand_in, "figures")?;
         let figure = |key: &str| figures.get(key).copied().unwrap_or_default();
         let intact = stand_in.is_intact();
-        guard.stop()?;
+        guard.end()?;
         println!(
             "race: {sensor} | {} | {} | {} | {}",
             figure("refused"),
@@ -68,6 +75,32 @@ fn ten_thousand_writers() -> Result<()> {
     // A guard that does not start for a sensor is taken for a kernel without it: not for the one that has to run here.
     let expected = env::var("FLOWWARDEN_EXPECT").unwrap_or_else(|_| "tracepoint".to_owned());
     ensure!(raced.contains(&expected), "{expected} runs here, and was not tried: {raced:?}");
+    Ok(())
+}
+
+/// How long settings.js stays in harm's way where it can only be healed: from the end of who has cut it, killed on the
+/// way out of the call, until it is what it was.
+#[test]
+fn healing() -> Result<()> {
+    if env::var_os("FLOWWARDEN_EXPECT").is_some() {
+        return Ok(());
+    }
+    let stand_in = stand_in()?;
+    let guard = Guard::start(Some(&policy(&stand_in).heal()), &stand_in.cgroup, &["--sensors", "tracepoint"])?;
+    let mut times = Vec::new();
+    for _ in 0..HEALS {
+        let (_, status) = stand_in.does("cut-open settings.js")?;
+        let start = Instant::now();
+        ensure!(!status.success(), "it was not killed: {status}");
+        wait::until("settings.js to be healed", Duration::from_secs(10), || {
+            Ok(stand_in.is_healed().then_some(())).inspect(|_| thread::yield_now())
+        })?;
+        times.push(start.elapsed().as_micros());
+    }
+    guard.stop()?;
+    times.sort_unstable();
+    let at = |part: usize| times.get((times.len() - 1) * part / 100).copied().unwrap_or_default();
+    println!("heal: {HEALS} | {} | {} | {} | {}", at(0), at(50), at(99), at(100));
     Ok(())
 }
 
