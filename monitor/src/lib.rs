@@ -5,10 +5,12 @@
 //! [`agent`] turns the wheel.
 
 pub mod agent;
+mod durable;
 pub mod heal;
 pub mod instance;
 pub mod journal;
 pub mod kernel;
+pub mod metrics;
 pub mod pipeline;
 pub mod policy;
 pub mod sinks;

@@ -38,7 +38,7 @@ const OLDEST_NODE: (u32, u32) = (18, 5);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl,
-    /// rsyslog, Alertmanager
+    /// rsyslog, Prometheus, Alertmanager, mosquitto, NATS
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also install what boots other kernels: QEMU, and what builds for arm64
@@ -157,7 +157,15 @@ pub(crate) fn test_tools() -> Result<()> {
 
 /// Finds the receivers of alerts that the promises are tested against, and installs what is missing.
 pub(crate) fn receivers() -> Result<()> {
-    let programs = [("rsyslogd", "rsyslog"), ("prometheus-alertmanager", "prometheus-alertmanager")];
+    let programs = [
+        ("rsyslogd", "rsyslog"),
+        ("prometheus-alertmanager", "prometheus-alertmanager"),
+        ("promtool", "prometheus"),
+        ("mosquitto", "mosquitto"),
+        ("mosquitto_sub", "mosquitto-clients"),
+        ("nats-server", "nats-server"),
+        ("lognormalizer", "liblognorm-utils"),
+    ];
     let missing = programs.iter().filter(|(program, _)| shell::find(program).is_none());
     let mut missing: Vec<_> = missing.map(|&(_, package)| package).collect();
     if !has_file("/usr/lib", "rsyslog/lmnsd_gtls.so") {
