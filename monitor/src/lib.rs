@@ -5,11 +5,13 @@
 //! [`agent`] turns the wheel, and lets rules rest while an administrator has asked for [`maintenance`].
 
 pub mod agent;
+mod durable;
 pub mod heal;
 pub mod instance;
 pub mod journal;
 pub mod kernel;
 pub mod maintenance;
+pub mod metrics;
 pub mod pipeline;
 pub mod policy;
 pub mod sinks;

@@ -1,11 +1,11 @@
 //! What the guard keeps from one run to the next, in a directory that only its own user can enter.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    fs, io,
     path::{Path, PathBuf},
 };
+
+use crate::durable::{self, Forbidden};
 
 /// Where it is kept unless another place is named.
 pub const DIRECTORY: &str = "/var/lib/flowwarden";
@@ -50,21 +50,13 @@ pub struct State {
 impl State {
     /// Opens the directory, and makes it when it is not there. Nobody but its owner may write to it.
     pub fn open(directory: &Path) -> Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io(directory))?;
+        durable::make(directory).map_err(io(directory))?;
         let meta = fs::symlink_metadata(directory).map_err(io(directory))?;
-        let own = rustix::process::geteuid().as_raw();
-        let refuse = |why: String, mend: String| Err(StateError::Unsafe { path: directory.to_owned(), why, mend });
+        let refuse = |why: String, mend: String| StateError::Unsafe { path: directory.to_owned(), why, mend };
         if !meta.is_dir() {
-            return refuse("it is no directory".to_owned(), "name another with --state".to_owned());
+            return Err(refuse("it is no directory".to_owned(), "name another with --state".to_owned()));
         }
-        if meta.uid() != own {
-            let mend = format!("chown {own} {}", directory.display());
-            return refuse(format!("the directory belongs to uid {}", meta.uid()), mend);
-        }
-        if meta.mode() & 0o077 != 0 {
-            let mend = format!("chmod 0700 {}", directory.display());
-            return refuse("others can enter the directory".to_owned(), mend);
-        }
+        durable::check(directory, &meta, Forbidden::Enter).map_err(|found| refuse(found.why, found.mend))?;
         Ok(Self { directory: directory.to_owned() })
     }
 
@@ -91,16 +83,8 @@ impl State {
 
     /// Keeps something under a name: after a crash there is either what was there before or all of the new.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        let (path, temporary) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
-        let _ = fs::remove_file(&temporary);
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(content)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.directory)?.sync_all()
-        };
-        write().map_err(io(&path))
+        let path = self.directory.join(name);
+        durable::replace(&path, content).map_err(io(&path))
     }
 }
 

@@ -38,7 +38,7 @@ const OLDEST_NODE: (u32, u32) = (18, 5);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl,
-    /// rsyslog, Alertmanager
+    /// rsyslog, Prometheus, Alertmanager, mosquitto, NATS
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also install what boots other kernels: QEMU, and what builds for arm64
@@ -164,6 +164,10 @@ pub(crate) fn receivers() -> Result<()> {
         ("mosquitto", "mosquitto"),
         ("git", "git"),
         ("ssh-keygen", "openssh-client"),
+        ("promtool", "prometheus"),
+        ("mosquitto_sub", "mosquitto-clients"),
+        ("nats-server", "nats-server"),
+        ("lognormalizer", "liblognorm-utils"),
     ];
     let missing = programs.iter().filter(|(program, _)| shell::find(program).is_none());
     let mut missing: Vec<_> = missing.map(|&(_, package)| package).collect();

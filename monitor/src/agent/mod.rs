@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -42,6 +43,7 @@ use crate::{
         scan,
     },
     maintenance::{Asked, Listener},
+    metrics,
     pipeline::{Pipeline, Told, enrich::Enricher, names::NameTable},
     policy::{
         self, Fault, Located, PolicyError,
@@ -134,6 +136,8 @@ pub struct Agent {
     host: System,
     sinks: Sinks,
     pipeline: Pipeline,
+    /// The page for Prometheus, where there is one.
+    metrics: Option<metrics::Server>,
     names: NameTable,
     policy: Policy,
     state: State,
@@ -192,6 +196,7 @@ impl Agent {
             host,
             sinks,
             pipeline,
+            metrics: None,
             names: NameTable::default(),
             policy: Policy::default(),
             own,
@@ -230,6 +235,7 @@ impl Agent {
         }
         takeover.finish(&mut agent.pipeline)?;
         agent.look_at_healed();
+        agent.serve_metrics();
         // SAFETY: no arguments that could be wrong; gives memory of the start back to the system.
         unsafe { libc::malloc_trim(0) };
         agent.announce();
@@ -327,6 +333,8 @@ impl Agent {
         let before = std::mem::replace(&mut self.watched, compiled.watched);
         self.selectors = compiled.selectors;
         self.policy = policy;
+        let sinks = self.policy.sinks.iter().map(|sink| sink.name.clone()).collect();
+        self.pipeline.counts().policy(self.policy.enforce, sinks);
         self.tell_made(&before);
         Ok(())
     }
@@ -457,12 +465,28 @@ impl Agent {
         self.label_running()
     }
 
+    /// Gives figures where the policy wants them. An address that cannot be had is told, and keeps nobody from guarding.
+    fn serve_metrics(&mut self) {
+        self.metrics = None;
+        let Some(address) = self.policy.metrics else { return };
+        let counts = Arc::clone(self.pipeline.counts());
+        match metrics::Server::start(address, counts, self.pipeline.spool()) {
+            Ok(server) => self.metrics = Some(server),
+            Err(error) => {
+                let message = format!("[metrics] {address}: {error}; free the address or name another, then reload");
+                eprintln!("flowwarden: {message}");
+                self.pipeline.lifecycle(Stage::Error, &message, &Map::new());
+            }
+        }
+    }
+
     /// Tells about records that were lost since the last time.
     fn report_loss(&mut self) -> Result<(), AgentError> {
         let counters = self.kernel.counters()?;
         let sum = |of: fn(&monitor_common::event::Counters) -> u64| counters.iter().map(of).sum::<u64>();
         let (produced, emitted, lost) = (sum(|it| it.produced), sum(|it| it.emitted), sum(|it| it.lost));
         let unjudged = sum(|it| it.unjudged);
+        self.pipeline.counts().kernel(lost, unjudged);
         if unjudged > self.reported_unjudged {
             let new = unjudged - self.reported_unjudged;
             self.reported_unjudged = unjudged;
@@ -490,7 +514,7 @@ impl Agent {
 
     /// Reads the policy again; the old one stays in force when the new one is wrong.
     fn reload(&mut self) -> Result<(), AgentError> {
-        let sinks = self.policy.sinks.clone();
+        let (sinks, page) = (self.policy.sinks.clone(), self.policy.metrics);
         let outcome = match read_policy(&self.options, &self.host, &mut self.found) {
             Ok(policy) => self.apply(policy),
             Err(error) => Err(error),
@@ -500,6 +524,9 @@ impl Agent {
                 self.label_running()?;
                 if self.policy.sinks != sinks {
                     self.sinks.exchange(&self.policy.sinks);
+                }
+                if self.policy.metrics != page {
+                    self.serve_metrics();
                 }
                 say("reload: the new policy is in force");
                 let details = Map::from_iter([("epoch".to_owned(), self.kernel.epoch().into())]);

@@ -17,6 +17,7 @@ use super::{
     reader::Position,
     segment,
 };
+use crate::durable;
 
 /// Sidecars are thinned when they are longer, in bytes.
 const MUCH: u64 = 256 << 10;
@@ -135,7 +136,7 @@ pub(super) fn thin(directory: &Path, number: u64) -> Result<(), JournalError> {
     }
     let lines: Result<Vec<_>, _> = kept.iter().map(serde_json::to_string).collect();
     let text = lines.map_err(|error| JournalError::io(&path)(error.into()))?.join("\n") + "\n";
-    directory::replace(&path, text.as_bytes()).map_err(JournalError::io(&path))
+    durable::replace(&path, text.as_bytes()).map_err(JournalError::io(&path))
 }
 
 /// Ends the sidecar of a segment with a whole line.

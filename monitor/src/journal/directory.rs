@@ -1,9 +1,9 @@
 //! The journal's directory: root's alone, and one writer's at a time.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -12,6 +12,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 
 use super::JournalError;
+use crate::durable::{self, Forbidden};
 
 const LOCK: &str = "lock";
 /// How long an agent that is about to end may still hold the journal.
@@ -28,22 +29,13 @@ pub(super) struct Directory {
 impl Directory {
     /// Makes the directory when it is not there, refuses one that others can write to, and waits for its lock.
     pub(super) fn open(path: &Path, patience: Duration) -> Result<Self, JournalError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(JournalError::io(path))?;
+        durable::make(path).map_err(JournalError::io(path))?;
         let meta = fs::metadata(path).map_err(JournalError::io(path))?;
-        let refuse = |why: String, mend: String| Err(JournalError::Unsafe { path: path.to_owned(), why, mend });
-        let own = rustix::process::geteuid().as_raw();
-        if meta.uid() != own {
-            return refuse(
-                format!("the directory belongs to uid {}", meta.uid()),
-                format!("chown {own} {}", path.display()),
-            );
-        }
-        if meta.mode() & 0o022 != 0 {
-            return refuse(
-                "group or others can write to the directory".to_owned(),
-                format!("chmod 0700 {}", path.display()),
-            );
-        }
+        durable::check(path, &meta, Forbidden::Write).map_err(|found| JournalError::Unsafe {
+            path: path.to_owned(),
+            why: found.why,
+            mend: found.mend,
+        })?;
         Ok(Self { path: path.to_owned(), _lock: lock(&path.join(LOCK), patience)? })
     }
 
@@ -98,27 +90,6 @@ pub(super) fn sync(path: &Path) -> Result<(), JournalError> {
 /// Opens a file of the journal for adding to it.
 pub(super) fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
-}
-
-/// Replaces a file as a whole: after a crash it is the old or the new one.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    let temporary = PathBuf::from(name);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    if let Some(parent) = path.parent() {
-        File::open(parent)?.sync_all()?;
-    }
-    Ok(())
 }
 
 /// Removes the line at the end of a file that a crash cut short.

@@ -22,6 +22,7 @@ use ring::{
 use serde::{Deserialize, Serialize};
 
 use super::{JournalError, chain::Hash, directory, ocsf::now_ms};
+use crate::durable;
 
 /// The key in use.
 const SIGNING: &str = "signing.key";
@@ -325,7 +326,7 @@ fn publish(directory: &Path, first: PublicKey) -> Result<(), JournalError> {
     if fs::read_to_string(&path).is_ok_and(|old| old == text) {
         return Ok(());
     }
-    directory::replace(&path, text.as_bytes()).map_err(JournalError::io(&path))
+    durable::replace(&path, text.as_bytes()).map_err(JournalError::io(&path))
 }
 
 fn append(path: &Path, record: &KeyRecord) -> io::Result<()> {

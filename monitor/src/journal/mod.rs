@@ -9,7 +9,7 @@ pub mod checkpoint;
 mod compress;
 pub(crate) mod config;
 pub mod console;
-pub(crate) mod directory;
+mod directory;
 pub mod format;
 pub mod key;
 pub mod ocsf;
@@ -162,7 +162,12 @@ impl Journal {
     /// What sinks need of it.
     #[must_use]
     pub fn spool(&self) -> Spool {
-        Spool { path: self.path.clone(), tail: self.tail(), needed: Arc::clone(&self.shared.needed) }
+        Spool {
+            path: self.path.clone(),
+            tail: self.tail(),
+            needed: Arc::clone(&self.shared.needed),
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
@@ -175,4 +180,13 @@ pub struct Spool {
     pub tail: Arc<Tail>,
     /// Lowest segment that a sink still needs; `u64::MAX` when none does.
     pub needed: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+impl Spool {
+    /// How many events the journal could not take since it was opened.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.shared.queue.lost()
+    }
 }

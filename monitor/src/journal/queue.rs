@@ -85,6 +85,11 @@ impl Queue {
         Taken { entries: std::mem::take(&mut state.entries), closed: state.closed, lost: state.lost }
     }
 
+    /// How many were turned away so far.
+    pub(super) fn lost(&self) -> u64 {
+        self.state().lost
+    }
+
     /// Nothing more will come.
     pub(super) fn close(&self) {
         self.state().closed = true;

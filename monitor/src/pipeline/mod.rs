@@ -5,9 +5,14 @@ pub mod enrich;
 pub mod lineage;
 pub mod names;
 
+use std::sync::Arc;
+
 use monitor_common::{Verdict, event::Hook};
 
-use crate::journal::{Durability, Journal, JournalError, Spool, console, ocsf};
+use crate::{
+    journal::{Durability, Journal, JournalError, Spool, console, ocsf},
+    metrics::Counts,
+};
 use decode::{DecodeError, Record};
 use enrich::{Enriched, Enricher, Names};
 use serde_json::{Map, Value};
@@ -38,13 +43,14 @@ pub struct Told {
 pub struct Pipeline {
     enricher: Enricher,
     journal: Journal,
+    counts: Arc<Counts>,
 }
 
 impl Pipeline {
     /// A pipeline that ends in `journal`.
     #[must_use]
     pub fn new(enricher: Enricher, journal: Journal) -> Self {
-        Self { enricher, journal }
+        Self { enricher, journal, counts: Arc::default() }
     }
 
     /// What is known about processes.
@@ -67,6 +73,7 @@ impl Pipeline {
         let urgent = enriched.record.verdict >= Verdict::Deny;
         self.journal.append(line, if urgent { Durability::Now } else { Durability::Grouped });
         let Enriched { record, instance, rule, .. } = enriched;
+        self.counts.event(&instance, &rule, record.verdict.name());
         Ok(Some(Told { record, instance, rule, sentence }))
     }
 
@@ -94,6 +101,12 @@ impl Pipeline {
     #[must_use]
     pub fn spool(&self) -> Spool {
         self.journal.spool()
+    }
+
+    /// What has been counted.
+    #[must_use]
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// Where the journal is.

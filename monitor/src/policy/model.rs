@@ -1,6 +1,6 @@
 //! A policy as a person means it.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use monitor_common::{
     Access, Verdict,
@@ -29,6 +29,8 @@ pub struct Policy {
     pub journal: Limits,
     /// Where events go, beside the journal.
     pub sinks: Vec<SinkConfig>,
+    /// Where figures for Prometheus are given; nowhere when there is none.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// What holds for one Node-RED instance.

@@ -19,7 +19,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::{journal, sinks};
+use crate::{journal, metrics, sinks};
 
 use super::{
     Fault,
@@ -180,6 +180,7 @@ impl<'a> Reader<'a> {
         let mut policy = Policy { enforce, instances: Vec::new(), ..Policy::default() };
         policy.journal = journal::config::read(self, table.take("journal"));
         policy.sinks = sinks::config::read(self, table.take("sink"));
+        policy.metrics = metrics::config::read(self, table.take("metrics"));
         let mut names = BTreeSet::new();
         for (instance, at) in self.tables(table.take("instance"), "instance") {
             let instance = self.instance(instance, at);

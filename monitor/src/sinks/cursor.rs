@@ -2,13 +2,15 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::journal::{JournalError, directory, reader::Position};
+use crate::{
+    durable,
+    journal::{JournalError, reader::Position},
+};
 
 /// Where cursors and dead letters are, below the journal's directory.
 const DIRECTORY: &str = "sinks";
@@ -59,8 +61,8 @@ impl Cursor {
     pub(super) fn store(&self, journal: &Path, sink: &str) -> Result<(), JournalError> {
         let path = path(journal, sink);
         let write = || -> io::Result<()> {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(journal.join(DIRECTORY))?;
-            directory::replace(&path, &serde_json::to_vec(self)?)
+            durable::make(&journal.join(DIRECTORY))?;
+            durable::replace(&path, &serde_json::to_vec(self)?)
         };
         write().map_err(JournalError::io(&path))
     }

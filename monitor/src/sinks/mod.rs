@@ -5,9 +5,19 @@
 //! waits, and neither the guard nor another sink notices.
 
 pub mod config;
+mod connection;
 pub mod cursor;
+mod elastic;
 mod file;
 pub mod filter;
+mod http;
+mod journald;
+mod mqtt;
+mod nats;
+mod otlp;
+mod splunk;
+#[cfg(test)]
+mod stub;
 mod syslog;
 mod template;
 mod tls;
@@ -56,6 +66,25 @@ enum Failure {
     Never { taken: usize, why: String },
 }
 
+impl Failure {
+    /// The same, told of a batch that has `more` events before this one's.
+    fn after(self, more: usize) -> Self {
+        match self {
+            Self::Later { taken, why } => Self::Later { taken: taken + more, why },
+            Self::Never { taken, why } => Self::Never { taken: taken + more, why },
+        }
+    }
+}
+
+/// What a receiver is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To serve a sink: it may say that the guard is there.
+    Sink,
+    /// To send one event that is a test.
+    Test,
+}
+
 /// Where events go.
 trait Receiver: Send {
     /// Most events that are handed over at once.
@@ -63,14 +92,26 @@ trait Receiver: Send {
 
     /// Hands events over; returns when the receiver has said that it has them, as far as its protocol lets it say that.
     fn deliver(&mut self, batch: &[Message]) -> Result<(), Failure>;
+
+    /// Called twice a second while there is nothing to deliver, for what a protocol asks for meanwhile. Answers how the
+    /// connection is, where there has to be one all the time.
+    fn idle(&mut self) -> Option<Result<(), String>> {
+        None
+    }
 }
 
 /// The receiver of a sink. Nothing is connected yet.
-fn receiver(target: &Target) -> Box<dyn Receiver> {
+fn receiver(target: &Target, purpose: Purpose) -> Box<dyn Receiver> {
     match target {
         Target::File(target) => Box::new(file::File::new(target.clone())),
         Target::Syslog(target) => Box::new(syslog::Syslog::new(target.clone())),
         Target::Webhook(target) => Box::new(webhook::Webhook::new(target.clone())),
+        Target::Mqtt(target) => Box::new(mqtt::Mqtt::new(target.clone(), purpose)),
+        Target::Splunk(target) => Box::new(splunk::Splunk::new(target.clone())),
+        Target::Elastic(target) => Box::new(elastic::Elastic::new(target.clone())),
+        Target::Journald(target) => Box::new(journald::Journald::new(target.clone())),
+        Target::Otlp(target) => Box::new(otlp::Otlp::new(target.clone())),
+        Target::Nats(target) => Box::new(nats::Nats::new(target.clone())),
     }
 }
 
@@ -176,7 +217,7 @@ pub fn test(config: &SinkConfig) -> Result<(), String> {
     event["metadata"]["sequence"] = 0.into();
     let line = event.to_string() + "\n";
     let text = config.format.render(line.as_bytes(), &event);
-    receiver(&config.target).deliver(&[Message { event, text }]).map_err(|failure| match failure {
+    receiver(&config.target, Purpose::Test).deliver(&[Message { event, text }]).map_err(|failure| match failure {
         Failure::Later { why, .. } | Failure::Never { why, .. } => why,
     })
 }
@@ -189,6 +230,21 @@ fn now_ms() -> i64 {
 /// An error of the network or the disk that may pass.
 fn later(taken: usize, what: &str, error: &io::Error) -> Failure {
     Failure::Later { taken, why: format!("{what}: {error}") }
+}
+
+/// A header that shows a secret, where there is one.
+fn bearer(token: Option<&config::Secret>) -> Result<Option<String>, String> {
+    Ok(token.map(secret).transpose()?.map(|token| format!("Bearer {token}")))
+}
+
+/// A random number in hexadecimal digits, that nobody else has.
+fn unique() -> String {
+    let mut bytes = [0; 8];
+    // Without a random number the process is told from others by its own.
+    if ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).is_err() {
+        return format!("{:016x}", std::process::id());
+    }
+    data_encoding::HEXLOWER.encode(&bytes)
 }
 
 /// Reads a secret. Its file must not be open to others.

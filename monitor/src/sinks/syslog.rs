@@ -6,8 +6,8 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, Read, Write},
-    net::{SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket},
+    io::{self, Write as _},
+    net::{TcpStream, ToSocketAddrs as _, UdpSocket},
     os::fd::AsRawFd as _,
     thread,
     time::{Duration, Instant, UNIX_EPOCH},
@@ -18,14 +18,13 @@ use serde_json::Value;
 use super::{
     Failure, Message, Receiver,
     config::{SyslogTarget, Transport},
-    later, tls,
+    connection::{Connection, PATIENCE},
+    later,
 };
 use crate::journal::terminal::is_hidden;
 
 /// Most events that are handed over at once.
 const MOST: usize = 100;
-/// How long a server may take to do anything.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// What was sent so recently may have been lost with the connection.
 const RECENT: Duration = Duration::from_secs(5);
 /// Most bytes that are kept to be sent again.
@@ -45,58 +44,43 @@ pub(super) struct Syslog {
 
 enum Open {
     Udp(UdpSocket),
-    Stream { stream: Box<dyn Stream>, socket: TcpStream },
+    Stream(Connection),
 }
-
-trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
 
 impl Syslog {
     pub(super) fn new(target: SyslogTarget) -> Self {
         Self { target, open: None, recent: VecDeque::new(), recent_bytes: 0 }
     }
 
-    fn host(&self) -> &str {
-        let host = self.target.server.rsplit_once(':').map_or("", |(host, _)| host);
-        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+    fn connect(&self) -> io::Result<Open> {
+        let files = match &self.target.transport {
+            Transport::Udp => return Ok(Open::Udp(self.socket()?)),
+            Transport::Tcp => None,
+            Transport::Tls(files) => Some(files),
+        };
+        Connection::open(&self.target.server, files).map(Open::Stream)
     }
 
-    fn connect(&self) -> io::Result<Open> {
+    fn socket(&self) -> io::Result<UdpSocket> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in self.target.server.to_socket_addrs()? {
-            match self.connect_to(address) {
-                Ok(open) => return Ok(open),
+            let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" });
+            match socket.and_then(|socket| socket.connect(address).map(|()| socket)) {
+                Ok(socket) => return Ok(socket),
                 Err(error) => last = error,
             }
         }
         Err(last)
     }
 
-    fn connect_to(&self, address: SocketAddr) -> io::Result<Open> {
-        if self.target.transport == Transport::Udp {
-            let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-            socket.connect(address)?;
-            return Ok(Open::Udp(socket));
-        }
-        let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        let copy = socket.try_clone()?;
-        let stream: Box<dyn Stream> = match &self.target.transport {
-            Transport::Tls(files) => Box::new(tls::connect(copy, self.host(), files)?),
-            _ => Box::new(copy),
-        };
-        Ok(Open::Stream { stream, socket })
-    }
-
     fn send(&mut self, batch: &[Message]) -> io::Result<()> {
         if self.open.is_none() {
             let mut open = self.connect()?;
-            if let Open::Stream { stream, socket } = &mut open {
+            if let Open::Stream(connection) = &mut open {
                 for (_, frame) in &self.recent {
-                    stream.write_all(frame)?;
+                    connection.write_all(frame)?;
                 }
-                settle(stream.as_mut(), socket)?;
+                settle(connection)?;
             }
             self.open = Some(open);
         }
@@ -107,13 +91,13 @@ impl Syslog {
                     socket.send(frame)?;
                 }
             }
-            Some(Open::Stream { stream, socket }) => {
+            Some(Open::Stream(connection)) => {
                 let frames: Vec<_> = frames
                     .into_iter()
                     .map(|frame| [format!("{} ", frame.len()).into_bytes(), frame].concat())
                     .collect();
-                stream.write_all(&frames.concat())?;
-                settle(stream.as_mut(), socket)?;
+                connection.write_all(&frames.concat())?;
+                settle(connection)?;
                 self.remember(frames);
             }
             None => {}
@@ -137,25 +121,20 @@ impl Syslog {
 }
 
 /// Waits until the server's kernel has everything, and looks whether the connection still stands.
-fn settle(stream: &mut dyn Stream, socket: &TcpStream) -> io::Result<()> {
-    stream.flush()?;
+fn settle(connection: &mut Connection) -> io::Result<()> {
+    connection.flush()?;
     let start = Instant::now();
-    while unsent(socket)? > 0 {
+    while unsent(&connection.socket)? > 0 {
         if start.elapsed() > PATIENCE {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the server takes nothing any more"));
         }
         thread::sleep(Duration::from_millis(1));
     }
-    socket.set_nonblocking(true)?;
-    let read = stream.read(&mut [0; 64]);
-    socket.set_nonblocking(false)?;
-    match read {
-        Ok(0) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server has closed the connection")),
-        // A syslog server has nothing to say.
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        Err(error) => Err(error),
-    }
+    // A syslog server has nothing to say.
+    connection.socket.set_nonblocking(true)?;
+    let read = connection.read_within(&mut [0; 64], PATIENCE);
+    connection.socket.set_nonblocking(false)?;
+    read.map(drop)
 }
 
 /// Bytes that the peer has not acknowledged.
@@ -219,7 +198,10 @@ fn field(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{
+        io::Read as _,
+        net::{SocketAddr, TcpListener},
+    };
 
     use serde_json::json;
 

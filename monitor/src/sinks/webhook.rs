@@ -1,72 +1,36 @@
 //! Requests to a web server: chat services, ntfy, Alertmanager, anything that takes a POST.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
-use ureq::{
-    Agent,
-    tls::{PemItem, RootCerts, TlsConfig, parse_pem},
-};
 
 use super::{
     Failure, Message, Receiver,
     config::{Body, WebhookTarget},
-    secret, template,
+    http::{Http, Refusal, halves},
+    template,
 };
 
-/// Certificates that come with the system.
-const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
-/// How long a request may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Most alerts in a request.
 const MOST: usize = 50;
-/// What is shown of an answer, in bytes.
-const SHOWN: u64 = 200;
 
 /// A web server.
 pub(super) struct Webhook {
     target: WebhookTarget,
-    agent: Option<Agent>,
+    http: Http,
 }
 
 impl Webhook {
     pub(super) fn new(target: WebhookTarget) -> Self {
-        Self { target, agent: None }
-    }
-
-    fn agent(&mut self) -> Result<Agent, String> {
-        if self.agent.is_none() {
-            self.agent = Some(agent(&self.target)?);
-        }
-        self.agent.clone().ok_or_else(String::new)
+        Self { http: Http::new(target.web.clone()), target }
     }
 
     /// Sends one request.
     fn post(&mut self, body: &[u8], kind: &str) -> Result<(), Refusal> {
-        let token = self.target.token.as_ref().map(secret).transpose().map_err(Refusal::Later)?;
-        let url = self.target.url.clone();
-        let agent = self.agent().map_err(Refusal::Later)?;
-        let mut request = agent.post(&url).header("Content-Type", kind);
-        if let Some(token) = token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
-        let mut answer = request.send(body).map_err(|error| Refusal::Later(format!("{}: {error}", place(&url))))?;
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(());
-        }
-        let text = answer.body_mut().with_config().limit(SHOWN).read_to_string().unwrap_or_default();
-        let why = format!("{} answers {status} {}", place(&url), text.trim());
-        // What says that the event is wrong, and nothing about the address or the token.
-        match status.as_u16() {
-            400 | 413 | 415 | 422 => Err(Refusal::Never(why)),
-            _ => Err(Refusal::Later(why)),
-        }
+        let bearer = super::bearer(self.target.token.as_ref()).map_err(Refusal::Later)?;
+        let mut headers = vec![("Content-Type", kind)];
+        headers.extend(bearer.as_deref().map(|bearer| ("Authorization", bearer)));
+        self.http.post("", &headers, body)?.judge(&self.http.place())
     }
 
     fn one(&mut self, message: &Message) -> Result<(), Refusal> {
@@ -90,11 +54,6 @@ impl Webhook {
     }
 }
 
-enum Refusal {
-    Later(String),
-    Never(String),
-}
-
 impl Receiver for Webhook {
     fn most(&self) -> usize {
         MOST
@@ -102,73 +61,17 @@ impl Receiver for Webhook {
 
     fn deliver(&mut self, batch: &[Message]) -> Result<(), Failure> {
         if self.target.body == Body::Alertmanager {
-            match self.alerts(batch) {
-                Ok(()) => return Ok(()),
-                Err(Refusal::Later(why)) => {
-                    self.agent = None;
-                    return Err(Failure::Later { taken: 0, why });
-                }
-                // One of them is wrong: they go one by one.
-                Err(Refusal::Never(_)) => {}
-            }
+            return halves(batch, &mut |part| self.alerts(part));
         }
         for (taken, message) in batch.iter().enumerate() {
             match self.one(message) {
                 Ok(()) => {}
-                Err(Refusal::Later(why)) => {
-                    // Certificates may have been exchanged meanwhile.
-                    self.agent = None;
-                    return Err(Failure::Later { taken, why });
-                }
+                Err(Refusal::Later(why)) => return Err(Failure::Later { taken, why }),
                 Err(Refusal::Never(why)) => return Err(Failure::Never { taken, why }),
             }
         }
         Ok(())
     }
-}
-
-fn agent(target: &WebhookTarget) -> Result<Agent, String> {
-    let config = Agent::config_builder()
-        .timeout_global(Some(PATIENCE))
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .proxy(None)
-        .user_agent(concat!("flowwarden/", env!("CARGO_PKG_VERSION")));
-    if !target.url.starts_with("https://") {
-        return Ok(config.build().into());
-    }
-    let path = target.ca.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_CA));
-    let roots = roots(&path).map_err(|error| match target.ca {
-        Some(_) => format!("{}: {error}", path.display()),
-        None => format!("{}: {error}; install ca-certificates, or name the server's in `ca`", path.display()),
-    })?;
-    let tls = TlsConfig::builder()
-        .root_certs(roots)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build();
-    Ok(config.tls_config(tls).build().into())
-}
-
-fn roots(path: &Path) -> io::Result<RootCerts> {
-    let text = fs::read(path)?;
-    let certificates: Vec<_> = parse_pem(&text)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate.to_owned()),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "no certificate in it"));
-    }
-    Ok(RootCerts::new_with_certs(&certificates))
-}
-
-/// The server of a URL: what comes after it may hold a secret.
-fn place(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    format!("{scheme}://{host}")
 }
 
 /// An event as Alertmanager has alerts: the labels tell one from another, so they hold nothing that changes each time.
@@ -217,10 +120,5 @@ mod tests {
         );
         assert_eq!(alert["annotations"]["uid"], "u");
         assert_eq!(alert["startsAt"], "1970-01-01T00:00:00.005Z");
-    }
-
-    #[test]
-    fn an_error_does_not_tell_the_secret_in_a_url() {
-        assert_eq!(place("https://user:pass@hooks.example.net/T/B/secret?token=x"), "https://hooks.example.net");
     }
 }

@@ -14,7 +14,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
 
 use super::{
-    Failure, Message, Needed, Receiver,
+    Failure, Message, Needed, Purpose, Receiver,
     config::SinkConfig,
     cursor::{self, Cursor},
     now_ms, receiver,
@@ -78,7 +78,7 @@ impl<'a> Worker<'a> {
         cursor.store(&spool.path, &config.name)?;
         needed.set(cursor.position.segment);
         Ok(Self {
-            receiver: receiver(&config.target),
+            receiver: receiver(&config.target, Purpose::Sink),
             reader: Reader::new(&spool.path, cursor.position),
             spool,
             config,
@@ -108,13 +108,31 @@ impl<'a> Worker<'a> {
                 }
             }
             match self.read(end) {
-                Ok(batch) => self.hand_over(&batch),
+                Ok(batch) => {
+                    if batch.messages.is_empty() && !self.is_stopped() {
+                        self.idle();
+                    }
+                    self.hand_over(&batch);
+                }
                 Err(error) => {
                     self.failed(error.to_string());
                     // What was read and not handed over is read again.
                     self.reader = Reader::new(&self.spool.path, self.cursor.position);
                 }
             }
+        }
+    }
+
+    /// Lets the receiver do what its protocol asks for while there is nothing to deliver.
+    fn idle(&mut self) {
+        match self.receiver.idle() {
+            Some(Err(why)) => self.failed(why),
+            Some(Ok(())) if self.cursor.error.is_some() => {
+                self.failures = 0;
+                self.cursor.error = None;
+                self.store();
+            }
+            None | Some(Ok(())) => {}
         }
     }
 

@@ -4,11 +4,15 @@
 //! and a guard sees the whole machine.
 
 mod audit;
+mod brokers;
+mod contrib;
 mod disk;
 mod egress;
 mod evidence;
 mod hooks;
 mod keys;
+mod metrics;
+mod names;
 mod negative;
 mod palette;
 mod presets;

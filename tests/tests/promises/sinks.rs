@@ -22,12 +22,12 @@ use flowwarden_tests::{
 use serde_json::Value;
 
 /// How many events there are in each part of a test.
-const EVENTS: usize = 300;
+pub(crate) const EVENTS: usize = 300;
 /// How long an event may take to its receiver, once that is there.
-const ARRIVAL: Duration = Duration::from_mins(1);
+pub(crate) const ARRIVAL: Duration = Duration::from_mins(1);
 
 /// Reads a file so many times, as the instance's user.
-fn read(scene: &Scene, name: &str, count: usize) -> Result<()> {
+pub(crate) fn read(scene: &Scene, name: &str, count: usize) -> Result<()> {
     let file = scene.node_red.home().user_dir().join(name);
     let script = format!(
         "const fs = require('fs'); for (let i = 0; i < {count}; i++) fs.closeSync(fs.openSync({}));",
@@ -39,7 +39,7 @@ fn read(scene: &Scene, name: &str, count: usize) -> Result<()> {
 }
 
 /// A policy that logs reads of these files, each by a rule of the same name.
-fn policy(scene: &Scene, names: &[&str]) -> Result<Policy> {
+pub(crate) fn policy(scene: &Scene, names: &[&str]) -> Result<Policy> {
     let mut policy = Policy::enforce(&scene.node_red);
     for name in names {
         fs::write(scene.node_red.home().user_dir().join(name), "x")?;
@@ -49,7 +49,7 @@ fn policy(scene: &Scene, names: &[&str]) -> Result<Policy> {
 }
 
 /// The ids of all events in a journal.
-fn ids(records: &[Record]) -> BTreeSet<String> {
+pub(crate) fn ids(records: &[Record]) -> BTreeSet<String> {
     records.iter().map(|record| record.pointer_text("/metadata/uid").to_owned()).collect()
 }
 
@@ -153,7 +153,7 @@ fn outage(transport: Transport) -> Result<()> {
     Ok(())
 }
 
-fn status(guard: &Guard) -> Result<String> {
+pub(crate) fn status(guard: &Guard) -> Result<String> {
     let mut command = Command::new(needs::flowwarden()?);
     command.args(["sink", "status", "--config"]).arg(guard.policy_file());
     needs::run(command.arg("--journal").arg(guard.journal_directory()))
@@ -190,7 +190,7 @@ fn datagrams_reach_a_syslog_server() -> Result<()> {
 }
 
 /// `flowwarden sink test` says what came back.
-fn test_sink(policy: &Path) -> Result<(bool, String)> {
+pub(crate) fn test_sink(policy: &Path) -> Result<(bool, String)> {
     let mut command = Command::new(needs::flowwarden()?);
     let output = command.args(["sink", "test", "siem", "--config"]).arg(policy).output()?;
     let said = [output.stdout, output.stderr].concat();

@@ -1,5 +1,9 @@
 //! Real receivers of alerts, on loopback ports of their own: they can be killed and started again.
 
+pub mod journald;
+pub mod mosquitto;
+pub mod nats;
+
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},

@@ -1,0 +1,93 @@
+//! Connections to servers that are no web servers, plain or by TLS.
+
+use std::{
+    io::{self, Read, Write},
+    net::{TcpStream, ToSocketAddrs as _},
+    time::Duration,
+};
+
+use super::{config::TlsFiles, tls};
+
+/// How long a server may take to do anything.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection.
+pub(super) struct Connection {
+    stream: Box<dyn Stream>,
+    /// What carries it.
+    pub(super) socket: TcpStream,
+}
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+impl Connection {
+    /// Connects to `HOST:PORT`, by TLS where there are files for it.
+    pub(super) fn open(server: &str, files: Option<&TlsFiles>) -> io::Result<Self> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in server.to_socket_addrs()? {
+            let connected = TcpStream::connect_timeout(&address, PATIENCE).and_then(Self::plain);
+            let connected = connected.and_then(|plain| match files {
+                Some(files) => plain.secure(server, files),
+                None => Ok(plain),
+            });
+            match connected {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn plain(socket: TcpStream) -> io::Result<Self> {
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        // What is written is a whole batch.
+        socket.set_nodelay(true)?;
+        Ok(Self { stream: Box::new(socket.try_clone()?), socket })
+    }
+
+    /// Goes on by TLS.
+    pub(super) fn secure(self, server: &str, files: &TlsFiles) -> io::Result<Self> {
+        let stream = tls::connect(self.socket.try_clone()?, host(server), files)?;
+        Ok(Self { stream: Box::new(stream), socket: self.socket })
+    }
+
+    /// Reads what comes within `patience`; nothing when nothing comes.
+    pub(super) fn read_within(&mut self, bytes: &mut [u8], patience: Duration) -> io::Result<Option<usize>> {
+        self.socket.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
+        match self.stream.read(bytes) {
+            Ok(0) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server has closed the connection")),
+            Ok(length) => Ok(Some(length)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Write for Connection {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// The host of `HOST:PORT`, without the brackets of an IPv6 address.
+fn host(server: &str) -> &str {
+    let host = server.rsplit_once(':').map_or("", |(host, _)| host);
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_what_a_certificate_names() {
+        assert_eq!(["[::1]:6514", "a.example:1", "127.0.0.1:1"].map(host), ["::1", "a.example", "127.0.0.1"]);
+    }
+}

@@ -1,0 +1,391 @@
+//! Sinks whose receivers fail in every way that networks know: nothing is lost, and at most one batch comes twice.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use monitor::{
+    journal::{Durability, Journal, Limits},
+    policy::parse::parse,
+    sinks::{Sinks, cursor::Cursor},
+};
+use serde_json::{Value, json};
+
+/// How many events there are before and after a fault, and during it: more than a batch.
+const FEW: u64 = 96;
+const MANY: u64 = 1200;
+/// One in so many events is of the rule that the sink is for which has a request for each.
+const RARE: u64 = 12;
+/// How long everything may take.
+const PATIENCE: Duration = Duration::from_mins(1);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What the way to a receiver does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+enum Fault {
+    /// Nothing but its work.
+    None,
+    /// Nobody listens.
+    Refused,
+    /// Whatever is sent vanishes.
+    Blackhole,
+    /// The connection is reset in the middle of a request.
+    Reset,
+    /// The receiver takes what it is sent, and its answer is lost.
+    Unanswered,
+    /// The receiver answers 429.
+    TooMany,
+    /// The receiver answers 503.
+    Unavailable,
+}
+
+impl Fault {
+    fn of(way: &AtomicU16) -> Self {
+        let all = [
+            Self::None,
+            Self::Refused,
+            Self::Blackhole,
+            Self::Reset,
+            Self::Unanswered,
+            Self::TooMany,
+            Self::Unavailable,
+        ];
+        all[usize::from(way.load(Ordering::Relaxed))]
+    }
+}
+
+type Way = Arc<AtomicU16>;
+
+/// Listens, and hands over to `server` as the way is.
+fn proxy(server: SocketAddr, way: &Way) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let way = Arc::clone(way);
+    thread::spawn(move || {
+        let mut listener = Some(listener);
+        loop {
+            if Fault::of(&way) == Fault::Refused {
+                listener = None;
+                thread::sleep(PAUSE);
+                continue;
+            }
+            let listener = listener.get_or_insert_with(|| TcpListener::bind(address).unwrap());
+            listener.set_nonblocking(true).unwrap();
+            let Ok((client, _)) = listener.accept() else {
+                thread::sleep(PAUSE);
+                continue;
+            };
+            client.set_nonblocking(false).unwrap();
+            let server = TcpStream::connect(server).unwrap();
+            for (from, to, request) in [(&client, &server, true), (&server, &client, false)] {
+                let (from, to, way) = (from.try_clone().unwrap(), to.try_clone().unwrap(), Arc::clone(&way));
+                thread::spawn(move || carry(from, to, request, &way));
+            }
+        }
+    });
+    address
+}
+
+/// Carries bytes one way until one end closes, or the way breaks.
+fn carry(mut from: TcpStream, mut to: TcpStream, request: bool, way: &AtomicU16) {
+    from.set_read_timeout(Some(PAUSE)).unwrap();
+    let mut bytes = [0; 4096];
+    loop {
+        let read = from.read(&mut bytes);
+        let fault = Fault::of(way);
+        let part = match read {
+            Ok(length @ 1..) => &bytes[..length],
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => {
+                if fault == Fault::Refused {
+                    break;
+                }
+                continue;
+            }
+            _ => break,
+        };
+        match fault {
+            Fault::Refused => break,
+            Fault::Blackhole => {}
+            Fault::Unanswered if !request => break,
+            Fault::Reset if request => {
+                let _ = to.write_all(&part[..part.len() / 2]);
+                reset(&from);
+                break;
+            }
+            _ if to.write_all(part).is_err() => break,
+            _ => {}
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+/// Has the connection end with a reset once it is closed.
+fn reset(stream: &TcpStream) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let size = libc::socklen_t::try_from(size_of::<libc::linger>()).unwrap();
+    // SAFETY: the descriptor is open, and the option is a `linger` of the size that is given.
+    let done = unsafe {
+        libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), size)
+    };
+    assert_eq!(done, 0);
+}
+
+/// How often each event has arrived.
+type Arrived = Arc<Mutex<BTreeMap<String, usize>>>;
+
+/// A web server that takes events as the four kinds of sinks send them.
+fn server(arrived: &Arrived, way: &Way) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (arrived, way) = (Arc::clone(arrived), Arc::clone(way));
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, arrived, way) = (stream.unwrap(), Arc::clone(&arrived), Arc::clone(&way));
+            thread::spawn(move || serve(&mut BufReader::new(stream), &arrived, &way));
+        }
+    });
+    address
+}
+
+fn serve(stream: &mut BufReader<TcpStream>, arrived: &Arrived, way: &AtomicU16) -> Option<()> {
+    loop {
+        let (mut path, mut length, mut line) = (String::new(), 0, String::new());
+        while stream.read_line(&mut line).ok()? > 0 && line.trim_end() != "" {
+            if let Some(rest) = line.strip_prefix("POST ") {
+                rest.split(' ').next()?.clone_into(&mut path);
+            }
+            if let Some(rest) = line.to_lowercase().strip_prefix("content-length: ") {
+                length = rest.trim().parse().ok()?;
+            }
+            line.clear();
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).ok()?;
+        let (status, said) = match Fault::of(way) {
+            Fault::TooMany => (429, String::new()),
+            Fault::Unavailable => (503, String::new()),
+            _ => (200, take(&path, &body, arrived)),
+        };
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", said.len());
+        stream.get_mut().write_all(format!("{head}{said}").as_bytes()).ok()?;
+    }
+}
+
+/// Takes what is in a request, and answers as its kind of receiver does.
+fn take(path: &str, body: &[u8], arrived: &Arrived) -> String {
+    let mut arrived = arrived.lock().unwrap();
+    let mut count = |id: &Value| -> usize {
+        let count = arrived.entry(id.as_str().unwrap().to_owned()).or_default();
+        *count += 1;
+        *count
+    };
+    let values = serde_json::Deserializer::from_slice(body).into_iter::<Value>().map(Result::unwrap);
+    if path.ends_with("/_bulk") {
+        let ids: Vec<_> = values.filter_map(|line| line.pointer("/create/_id").cloned()).collect();
+        let items: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let status = if count(id) == 1 { 201 } else { 409 };
+                json!({ "create": { "_id": id, "status": status } })
+            })
+            .collect();
+        return json!({ "items": items }).to_string();
+    }
+    match path {
+        "/services/collector/event" => {
+            for event in values {
+                count(&event["event"]["metadata"]["uid"]);
+            }
+            json!({ "code": 0, "ackId": 1 }).to_string()
+        }
+        "/v1/logs" => {
+            let body: Value = serde_json::from_slice(body).unwrap();
+            let records = body.pointer("/resourceLogs/0/scopeLogs/0/logRecords").unwrap().as_array().unwrap();
+            for record in records {
+                count(&record["attributes"][0]["value"]["stringValue"]);
+            }
+            "{}".to_owned()
+        }
+        "/hook" => {
+            for event in values {
+                count(&event["metadata"]["uid"]);
+            }
+            String::new()
+        }
+        _ => json!({ "acks": { "1": true } }).to_string(),
+    }
+}
+
+fn append(journal: &Journal, count: u64) {
+    for number in 0..count {
+        let rule = if number.is_multiple_of(RARE) { "rare" } else { "common" };
+        let own = json!({ "verdict": "log", "rule": rule });
+        let event = json!({ "severity_id": 2, "class_uid": 1001, "message": "m", "unmapped": own });
+        journal.append(event, Durability::Grouped);
+    }
+}
+
+/// The sinks by type, where they send to, most events that each hands over at once, and one in how many it takes.
+const SINKS: [(&str, &str, usize, u64); 4] =
+    [("elastic", "", 1000, 1), ("splunk", "", 1000, 1), ("otlp", "/v1/logs", 500, 1), ("webhook", "/hook", 1, RARE)];
+
+fn wait(what: &str, done: impl Fn() -> Result<(), String>) {
+    let start = Instant::now();
+    while let Err(why) = done() {
+        assert!(start.elapsed() < PATIENCE, "{what}: {why}");
+        thread::sleep(PAUSE);
+    }
+}
+
+fn survives(fault: Fault) {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("journal");
+    let token = tempfile::NamedTempFile::new_in(directory.path()).unwrap();
+    let mut journal_ = Journal::open(&journal, Limits::default()).unwrap();
+    let way: Way = Arc::default();
+    let mut text = "version = 1\n".to_owned();
+    let mut receivers = Vec::new();
+    for (name, path, most, share) in SINKS {
+        let arrived = Arrived::default();
+        let address = proxy(server(&arrived, &way), &way);
+        let token =
+            if name == "splunk" { format!("token-file = \"{}\"\n", token.path().display()) } else { String::new() };
+        let rule = if share > 1 { "rule = \"rare\"\n" } else { "" };
+        let sink = format!(
+            "[[sink]]\nname = \"{name}\"\ntype = \"{name}\"\nurl = \"http://{address}{path}\"\nown-events = false\n{token}{rule}"
+        );
+        text.push_str(&sink);
+        receivers.push((name, most, share, arrived));
+    }
+    // One that is well, beside those that are not.
+    let file = directory.path().join("events.json");
+    let path = file.display();
+    text += &policy(&format!("name = \"file\"\ntype = \"file\"\npath = \"{path}\"\nown-events = false"))
+        .replace("version = 1\n", "");
+    let sinks = Sinks::start(&parse(&text).unwrap().sinks, journal_.spool());
+    let cursor = |name: &str| Cursor::load(&journal, name).unwrap();
+    wait("the sinks to begin", || {
+        if SINKS.iter().all(|sink| cursor(sink.0).is_some()) && cursor("file").is_some() {
+            Ok(())
+        } else {
+            Err(String::new())
+        }
+    });
+
+    append(&journal_, FEW);
+    let arrive = |count: u64| {
+        for (name, _, share, arrived) in &receivers {
+            wait(name, || {
+                let found = arrived.lock().unwrap().len() as u64;
+                if found >= count / share { Ok(()) } else { Err(format!("{found} of {count}: {:?}", cursor(name))) }
+            });
+        }
+    };
+    arrive(FEW);
+    way.store(fault as u16, Ordering::Relaxed);
+    append(&journal_, MANY);
+    for (name, ..) in &receivers {
+        wait(name, || if cursor(name).unwrap().error.is_some() { Ok(()) } else { Err("nothing is wrong".to_owned()) });
+    }
+    // Nobody waits for those that fail.
+    let lines = std::fs::read_to_string(&file).unwrap().lines().count() as u64;
+    assert_eq!(lines, FEW + MANY, "the file waits");
+    way.store(Fault::None as u16, Ordering::Relaxed);
+    append(&journal_, FEW);
+    arrive(MANY + 2 * FEW);
+    drop(sinks);
+    for (name, most, share, arrived) in &receivers {
+        let arrived = arrived.lock().unwrap();
+        assert_eq!(arrived.len() as u64, (MANY + 2 * FEW) / share, "{name}");
+        let twice = arrived.values().filter(|&&count| count > 1).count();
+        assert!(twice <= *most, "{name}: {twice} events came twice");
+        assert_eq!(cursor(name).unwrap().dead, 0, "{name}: events were put aside");
+        if fault == Fault::Unanswered {
+            assert!(twice > 0, "{name}: no answer was lost");
+        }
+    }
+    journal_.close().unwrap();
+}
+
+#[test]
+fn a_receiver_that_is_not_there_loses_nothing() {
+    survives(Fault::Refused);
+}
+
+#[test]
+fn a_receiver_in_a_black_hole_loses_nothing() {
+    survives(Fault::Blackhole);
+}
+
+#[test]
+fn a_connection_that_is_reset_in_the_middle_loses_nothing() {
+    survives(Fault::Reset);
+}
+
+#[test]
+fn a_lost_answer_loses_nothing_and_doubles_one_batch_at_most() {
+    survives(Fault::Unanswered);
+}
+
+#[test]
+fn a_receiver_that_has_too_much_to_do_loses_nothing() {
+    survives(Fault::TooMany);
+}
+
+#[test]
+fn a_receiver_that_is_unavailable_loses_nothing() {
+    survives(Fault::Unavailable);
+}
+
+/// A policy with one sink.
+fn policy(sink: &str) -> String {
+    format!("version = 1\n[[sink]]\n{sink}\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 1 }}]\nuser-dir = \"/u\"\n")
+}
+
+#[test]
+fn a_secret_is_in_no_debug_output_and_in_no_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("token");
+    std::fs::write(&token, "hunter2-token").unwrap();
+    let secret = token.display();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for sink in [
+        format!("type = \"webhook\"\nurl = \"http://user:hunter2@{closed}/bot-hunter2\"\ntoken-file = \"{secret}\""),
+        format!("type = \"splunk\"\nurl = \"http://{closed}\"\ntoken-file = \"{secret}\""),
+        format!("type = \"otlp\"\nurl = \"http://{closed}/v1/logs?key=hunter2\"\ntoken-file = \"{secret}\""),
+        format!("type = \"elastic\"\nurl = \"http://{closed}\"\nuser = \"u\"\npassword-file = \"{secret}\""),
+        format!("type = \"nats\"\nserver = \"{closed}\"\ntransport = \"tcp\"\ntoken-file = \"{secret}\""),
+        format!(
+            "type = \"mqtt\"\nserver = \"{closed}\"\ntransport = \"tcp\"\nuser = \"u\"\npassword-file = \"{secret}\""
+        ),
+    ] {
+        let config = parse(&policy(&format!("name = \"a\"\n{sink}"))).unwrap().sinks.remove(0);
+        set_mode(&token, 0o600);
+        let error = monitor::sinks::test(&config).unwrap_err();
+        assert!(error.contains("efused"), "{error}");
+        let told = format!("{config:?} {error}");
+        assert!(!told.contains("hunter2"), "{told}");
+        // A secret that others can read is none.
+        set_mode(&token, 0o644);
+        if !sink.contains("server") {
+            let error = monitor::sinks::test(&config).unwrap_err();
+            assert!(error.contains("chmod 0600"), "{error}");
+        }
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+}

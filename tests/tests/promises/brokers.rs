@@ -1,0 +1,218 @@
+//! Brokers and the journal of systemd: what they hold in the end is what the guard's journal holds, also when they are
+//! killed meanwhile.
+
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use flowwarden_tests::{
+    guard::Guard,
+    receiver::{
+        Certificates,
+        journald::Journald,
+        mosquitto::{self, Mosquitto},
+        nats::{self, Nats},
+    },
+    record::Record,
+    scene::Scene,
+    wait,
+};
+use serde_json::Value;
+
+use crate::sinks::{ARRIVAL, EVENTS, ids, policy, read, status};
+
+/// A file with a password that only root can read.
+fn password(directory: &Path, password: &str) -> Result<String> {
+    let file = directory.join("password");
+    fs::write(&file, password)?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+    Ok(file.display().to_string())
+}
+
+fn tls(certificates: &Certificates) -> String {
+    let path = |name| certificates.path(name).display().to_string();
+    format!("ca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"", path("ca.pem"), path("client.pem"), path("client.key"))
+}
+
+/// The ids of the guard's alerts.
+fn alerts(guard: &Guard) -> Result<BTreeSet<String>> {
+    Ok(ids(&guard.journal()?.into_iter().filter(Record::is_alert).collect::<Vec<_>>()))
+}
+
+/// The ids of events that came by MQTT under a topic.
+fn arrived(broker: &Mosquitto, topic: &str) -> BTreeSet<String> {
+    let topic = format!("{topic}/events ");
+    let said = broker.said();
+    let events = said.iter().filter_map(|line| line.split_once(' ')?.1.strip_prefix(topic.as_str()));
+    let ids = events.filter_map(|text| {
+        let event: Value = serde_json::from_str(text).ok()?;
+        Some(event.pointer("/metadata/uid")?.as_str()?.to_owned())
+    });
+    ids.collect()
+}
+
+#[test]
+fn an_mqtt_broker_is_killed_and_everybody_knows_whether_the_guard_is_there() -> Result<()> {
+    let scene = Scene::empty()?;
+    let (certificates, directory) = (Certificates::new()?, tempfile::tempdir()?);
+    let mut broker = Mosquitto::start(&certificates)?;
+    let password = password(directory.path(), mosquitto::PASSWORD)?;
+    let login = format!("user = \"{}\"\npassword-file = \"{password}\"\nown-events = false", mosquitto::USER);
+    let policy = policy(&scene, &["before", "during"])?
+        .sink(&format!(
+            "name = \"five\"\ntype = \"mqtt\"\nserver = \"{}\"\n{}\n{login}\ntopic = \"plant/five\"\ndiscovery = \"homeassistant\"",
+            broker.tls(),
+            tls(&certificates)
+        ))
+        .sink(&format!(
+            "name = \"three\"\ntype = \"mqtt\"\nserver = \"{}\"\ntransport = \"tcp\"\nversion = \"3.1.1\"\n{login}\n\
+             topic = \"plant/three\"",
+            broker.plain()
+        ));
+    let mut guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let topics = ["plant/five", "plant/three"];
+    let count = |broker: &Mosquitto, line: &str| broker.said().iter().filter(|said| *said == line).count();
+    let states = |broker: &Mosquitto, state: &str| -> Vec<_> {
+        topics.iter().map(|topic| count(broker, &format!("0 {topic}/state {state}"))).collect()
+    };
+    wait::until("the guard to show", ARRIVAL, || Ok((states(&broker, "online") == [1, 1]).then_some(())))
+        .with_context(|| format!("{}\n{:#?}\n{}", guard.console().text(), broker.said(), broker.log()))?;
+    let discovered = broker.said();
+    let discovered: Vec<_> = discovered.iter().filter(|line| line.contains(" homeassistant/")).collect();
+    ensure!(discovered.len() == 2 && discovered.iter().all(|line| line.contains("plant/five/")), "{discovered:#?}");
+
+    let all = |guard: &Guard, broker: &Mosquitto| -> Result<()> {
+        wait::until("every event", ARRIVAL, || {
+            let wanted = alerts(guard)?;
+            Ok(topics.iter().all(|topic| arrived(broker, topic).is_superset(&wanted)).then_some(()))
+        })
+        .with_context(|| format!("{}\n{}\n{}", status(guard).unwrap_or_default(), guard.console().text(), broker.log()))
+    };
+    read(&scene, "before", EVENTS)?;
+    all(&guard, &broker)?;
+    broker.kill()?;
+    read(&scene, "during", EVENTS)?;
+    wait::until("the status to tell", ARRIVAL, || {
+        let status = status(&guard)?;
+        Ok((status.matches("refused").count() == 2).then_some(()))
+    })?;
+    broker.restart()?;
+    all(&guard, &broker)?;
+    ensure!(alerts(&guard)?.len() >= 2 * EVENTS);
+    // It is told again who is there.
+    ensure!(states(&broker, "online") == [2, 2], "{:?}", states(&broker, "online"));
+
+    // A guard that dies cannot say so: its will does.
+    guard.kill()?;
+    wait::until("the will", ARRIVAL, || Ok((states(&broker, "offline") == [1, 1]).then_some(())))?;
+    let guard = guard.start_again(&scene.cgroup, &[])?;
+    wait::until("the guard to show again", ARRIVAL, || Ok((states(&broker, "online") == [3, 3]).then_some(())))?;
+    let text = fs::read_to_string(guard.policy_file())?;
+    let console = guard.console().clone();
+    let journal: Vec<_> = guard.stop()?.iter().map(|record| record.json().to_string()).collect();
+    wait::until("the farewell", ARRIVAL, || Ok((states(&broker, "offline") == [2, 2]).then_some(())))?;
+    let secret = mosquitto::PASSWORD;
+    ensure!(!text.contains(secret) && !console.text().contains(secret) && !journal.concat().contains(secret));
+    Ok(())
+}
+
+#[test]
+fn a_broker_that_refuses_the_guard_says_why() -> Result<()> {
+    let (certificates, directory) = (Certificates::new()?, Guard::new_directory()?);
+    let broker = Mosquitto::start(&certificates)?;
+    let password = password(directory.path(), "wrong")?;
+    let file = directory.path().join("policy.toml");
+    for (version, transport) in [
+        ("5", tls(&certificates)),
+        ("3.1.1", "transport = \"tcp\"".to_owned()),
+        ("5", format!("ca = \"{}\"", certificates.path("ca.pem").display())),
+    ] {
+        let server = if transport.contains("tcp") { broker.plain() } else { broker.tls() };
+        let text = format!(
+            "version = 1\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 64123 }}]\nuser-dir = \"/tmp\"\n[[sink]]\n\
+             name = \"siem\"\ntype = \"mqtt\"\nserver = \"{server}\"\nversion = \"{version}\"\n{transport}\n\
+             user = \"guard\"\npassword-file = \"{password}\"\n"
+        );
+        fs::write(&file, text)?;
+        let (good, said) = crate::sinks::test_sink(&file)?;
+        let why =
+            if transport.contains("key") || transport.contains("tcp") { "the broker refuses" } else { "ertificate" };
+        ensure!(!good && said.contains(why) && !said.contains("wrong"), "{version}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_nats_stream_has_every_event_once_after_its_server_was_killed() -> Result<()> {
+    let scene = Scene::empty()?;
+    let (certificates, directory) = (Certificates::new()?, tempfile::tempdir()?);
+    let mut server = Nats::start(&certificates)?;
+    let password = password(directory.path(), nats::PASSWORD)?;
+    let sink = format!(
+        "name = \"fleet\"\ntype = \"nats\"\nserver = \"{}\"\n{}\nuser = \"{}\"\npassword-file = \"{password}\"\n\
+         own-events = false\nfrom = \"beginning\"",
+        server.address(),
+        tls(&certificates),
+        nats::USER
+    );
+    let policy = policy(&scene, &["before", "during"])?.sink(&sink);
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let told = |guard: &Guard, why: &str| {
+        wait::until(why, ARRIVAL, || Ok(status(guard)?.contains(why).then_some(())))
+            .with_context(|| format!("{}\n{}", status(guard).unwrap_or_default(), server.log()))
+    };
+    read(&scene, "before", EVENTS)?;
+    told(&guard, "no stream takes flowwarden.events")?;
+    server.make_stream()?;
+    let all = |guard: &Guard, server: &Nats| -> Result<()> {
+        wait::until("every event", ARRIVAL, || Ok((server.count()? >= alerts(guard)?.len() as u64).then_some(())))
+            .with_context(|| {
+                format!("{}\n{}\n{}", status(guard).unwrap_or_default(), guard.console().text(), server.log())
+            })
+    };
+    all(&guard, &server)?;
+    server.kill()?;
+    read(&scene, "during", EVENTS)?;
+    wait::until("the status to tell", ARRIVAL, || Ok(status(&guard)?.contains("refused").then_some(())))?;
+    server.restart()?;
+    all(&guard, &server)?;
+    let wanted = alerts(&guard)?;
+    // All of it once more: the stream knows what it has.
+    let cursor = guard.journal_directory().join("sinks/fleet.cursor");
+    let mut guard = guard;
+    guard.kill()?;
+    fs::remove_file(cursor)?;
+    let guard = guard.start_again(&scene.cgroup, &[])?;
+    wait::until("all of it once more", ARRIVAL, || {
+        Ok(status(&guard)?.contains(&format!("{} delivered", wanted.len())).then_some(()))
+    })
+    .with_context(|| status(&guard).unwrap_or_default())?;
+    let found: Vec<_> = server.messages()?;
+    let unique: BTreeSet<_> =
+        found.iter().filter_map(|event| Some(event.pointer("/metadata/uid")?.as_str()?.to_owned())).collect();
+    ensure!(found.len() == wanted.len() && unique == wanted, "{} of {} events", found.len(), wanted.len());
+    guard.stop().map(drop)
+}
+
+#[test]
+fn journalctl_finds_events_by_fields_of_their_own() -> Result<()> {
+    let scene = Scene::empty()?;
+    let server = Journald::start()?;
+    let policy = policy(&scene, &["read-me"])?
+        .sink(&format!("name = \"here\"\ntype = \"journald\"\nsocket = \"{}\"", server.socket().display()));
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    read(&scene, "read-me", EVENTS)?;
+    let entries = wait::until("the entries", Duration::from_secs(20), || {
+        let entries = server.entries("FLOWWARDEN_RULE=read-me")?;
+        Ok((entries.len() >= EVENTS).then_some(entries))
+    })
+    .with_context(|| format!("{}\n{}", status(&guard).unwrap_or_default(), guard.console().text()))?;
+    let wanted = alerts(&guard)?;
+    let found: BTreeSet<_> =
+        entries.iter().filter_map(|entry| Some(entry["FLOWWARDEN_UID"].as_str()?.to_owned())).collect();
+    ensure!(found == wanted && entries.len() == wanted.len(), "{} entries for {} events", entries.len(), wanted.len());
+    let entry = entries.first().context("nothing")?;
+    let event: Value = serde_json::from_str(entry["FLOWWARDEN_EVENT"].as_str().context("no event")?)?;
+    ensure!(entry["MESSAGE"] == event["message"] && entry["PRIORITY"] == "5", "{entry:#}");
+    ensure!(entry["_TRANSPORT"] == "journal" && entry["FLOWWARDEN_VERDICT"] == "log", "{entry:#}");
+    guard.stop().map(drop)
+}
