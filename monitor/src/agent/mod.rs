@@ -47,7 +47,7 @@ use crate::{
     pipeline::{Pipeline, Told, enrich::Enricher, names::NameTable},
     policy::{
         self, Fault, Located, PolicyError,
-        compile::{Compiled, Seen, Watched, compile},
+        compile::{Compiled, Seen, Watched, compile, selectors},
         host::System,
         model::{KillScope, Policy},
         own::Own,
@@ -451,17 +451,13 @@ impl Agent {
         if !changed && !by_cgroup {
             return Ok(());
         }
-        let slots = self.names.slots.clone();
-        let policy = self.policy.clone();
-        if by_cgroup {
-            let mut guarded = policy.clone();
-            self.own.protect(&mut guarded);
-            let compiled = self.compile(&guarded, &slots)?;
-            if compiled.selectors == self.selectors && !changed {
+        if !changed {
+            let now = selectors(&self.policy, &self.names.slots, &self.host);
+            if now.map_err(|fault| AgentError::Compile(self.located(&fault)))? == self.selectors {
                 return Ok(());
             }
         }
-        self.apply(policy)?;
+        self.apply(self.policy.clone())?;
         self.label_running()
     }
 

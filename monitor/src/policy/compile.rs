@@ -165,6 +165,18 @@ pub fn compile(
     Ok(compiled)
 }
 
+/// Only what makes processes belong to instances, as [`compile`] has it: units and containers come and go, and a look at
+/// them every second must not cost what a whole policy does.
+pub fn selectors(policy: &Policy, slots: &BTreeMap<String, u16>, host: &dyn Host) -> Result<Vec<Selector>, Fault> {
+    let mut compiled = Compiled::default();
+    for instance in &policy.instances {
+        if let Some(&slot) = slots.get(&instance.name) {
+            compiled.selectors(instance, slot, host)?;
+        }
+    }
+    Ok(compiled.selectors)
+}
+
 impl InstancePolicy {
     fn fault(&self, what: String) -> Fault {
         Fault { line: self.at.line, column: self.at.column, what }
@@ -1282,8 +1294,12 @@ pub(super) mod tests {
     fn try_compile(select: &str, rules: &str, slots: &[(&str, u16)], host: &dyn Host) -> Result<Compiled, Fault> {
         let text =
             format!("version = 1\n[[instance]]\nname = \"a\"\nselect = [{select}]\nuser-dir = \"/h/ud\"\n{rules}");
-        let slots = slots.iter().map(|&(name, slot)| (name.to_owned(), slot)).collect();
-        compile(&parse(&text).unwrap(), EPOCH, &slots, host, &mut |path| Some(seen(path)))
+        let (policy, slots) =
+            (parse(&text).unwrap(), slots.iter().map(|&(name, slot)| (name.to_owned(), slot)).collect());
+        let compiled = compile(&policy, EPOCH, &slots, host, &mut |path| Some(seen(path)))?;
+        // The look at them alone sees the same.
+        assert_eq!(selectors(&policy, &slots, host).unwrap(), compiled.selectors);
+        Ok(compiled)
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! A disk with a real Node-RED and what it needs to run: a root file system that no maintainer script has touched, so that
-//! it can be made for any architecture.
+//! Disks: one with a real Node-RED and what it needs to run, a root file system that no maintainer script has touched, so
+//! that it can be made for any architecture; and one with nothing.
 
 use std::{
     fs,
@@ -26,6 +26,7 @@ const USELESS: &[&str] = &["usr/share/doc", "usr/share/man", "usr/share/locale"]
 const DIRECTORIES: &[&str] = &["dev", "etc", "proc", "root", "run", "sys", "tmp", "var/tmp"];
 /// Where Node-RED is, as the harness looks for it.
 pub(super) const CACHE: &str = "/var/cache/flowwarden";
+const PASSWD: &str = "root:x:0:0::/root:/sbin/nologin\n";
 /// Room for what the tests write, in MiB.
 const ROOM: u64 = 128;
 
@@ -46,21 +47,42 @@ pub(super) fn make(architecture: Architecture, place: &Path) -> Result<PathBuf> 
     for directory in DIRECTORIES {
         fs::create_dir_all(root.join(directory))?;
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/sbin/nologin\n")?;
+    fs::write(root.join("etc/passwd"), PASSWD)?;
     node(architecture, place, &root.join("usr/bin/node"))?;
     let installed = node_red::install(node_red::VERSION)?;
     let directory = installed.ancestors().nth(3).context("Node-RED is installed nowhere")?;
     let cache = root.join(CACHE.trim_start_matches('/'));
     fs::create_dir_all(&cache)?;
     shell::run(cargo::plain("cp").arg("--archive").arg(directory).arg(&cache))?;
+    fill(&image, &root)
+}
+
+/// Makes a disk with nothing on it but directories, unless it is there: what is on a disk can be reached past its file
+/// system.
+pub(super) fn bare(place: &Path) -> Result<PathBuf> {
+    let image = place.join("bare.ext4");
+    if image.is_file() {
+        return Ok(image);
+    }
+    let root = place.join("root");
+    let _ = fs::remove_dir_all(&root);
+    for directory in DIRECTORIES {
+        fs::create_dir_all(root.join(directory))?;
+    }
+    fs::write(root.join("etc/passwd"), PASSWD)?;
+    fill(&image, &root)
+}
+
+/// Makes an image with what is in `root`, and removes that.
+fn fill(image: &Path, root: &Path) -> Result<PathBuf> {
     let partial = image.with_extension("partial");
-    let size = size(&root)? + ROOM;
+    let size = size(root)? + ROOM;
     let mut make = cargo::plain(&needs::program("mke2fs", "e2fsprogs")?.display().to_string());
-    make.args(["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&partial);
+    make.args(["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(root).arg(&partial);
     shell::run(make.arg(format!("{size}M")))?;
-    fs::rename(&partial, &image)?;
-    fs::remove_dir_all(&root)?;
-    Ok(image)
+    fs::rename(&partial, image)?;
+    fs::remove_dir_all(root)?;
+    Ok(image.to_owned())
 }
 
 /// Fetches Node.js for an architecture that this machine need not have, and puts its program at `to`.

@@ -1,7 +1,7 @@
 //! `cargo xtask vm`: the tests inside other kernels, under QEMU.
 //!
-//! A machine has nothing but an initramfs: an init, the tests as one static program, the guard, and the program that plays
-//! the attacks. One boot runs them all. A machine that runs Node-RED has a disk with it, too.
+//! A machine has an initramfs (an init, the tests as one static program, the guard, and the program that plays the attacks)
+//! and a disk, which is empty or has a Node-RED on it. One boot runs all tests.
 
 pub(crate) mod apt;
 pub(crate) mod architecture;
@@ -194,7 +194,11 @@ fn all(jobs: &[Job], sensors: Option<&str>, filter: &[String]) -> Result<Vec<Ans
             programs: programs.context("the programs are built for another architecture")?,
             job,
             unpacked: fetch(job.kernel, &place)?,
-            disk: (job.tests == Tests::NodeRed).then(|| disk::make(job.kernel.architecture, &place)).transpose()?,
+            disk: match job.tests {
+                Tests::NodeRed => Some(disk::make(job.kernel.architecture, &place)?),
+                Tests::Kernel => Some(disk::bare(&place)?),
+                Tests::Bench => None,
+            },
         });
     }
     let next = AtomicUsize::new(0);
@@ -324,6 +328,10 @@ impl Prepared<'_> {
         let sensors = sensors.or(kernel.only);
         let sensor = sensors.map_or(kernel.sensor, |sensors| sensors.split(',').next().unwrap_or_default());
         let mut environment = format!("FLOWWARDEN_EXPECT={sensor}\nFLOWWARDEN_CACHE={}\n", disk::CACHE);
+        if self.disk.is_some() {
+            // Of the disk, and not of memory.
+            environment.push_str("TMPDIR=/var/tmp\n");
+        }
         if let Some(sensors) = sensors {
             environment = format!("{environment}FLOWWARDEN_SENSORS={sensors}\n");
         }
