@@ -95,6 +95,8 @@ impl Std {
         };
         cargo.args(["--release", "--target", architecture.target()]);
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        // They run once, and most of the time here would be the linker's.
+        cargo.env("CARGO_PROFILE_RELEASE_LTO", "off");
         if architecture == Architecture::Arm64 {
             cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
         }

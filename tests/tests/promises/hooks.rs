@@ -92,10 +92,10 @@ fn a_mapping_from_an_older_descriptor_is_killed_before_it_stores() -> Result<()>
 #[test]
 fn a_32_bit_call_is_the_same_call() -> Result<()> {
     let (scene, file) = scene()?;
-    let racer = copy(&scene, Path::new(env!("CARGO_BIN_EXE_racer")), 0o755)?;
+    let actor = copy(&scene, Path::new(env!("CARGO_BIN_EXE_actor")), 0o755)?;
     let attack = || {
-        let mut command = Command::new(&racer);
-        command.arg("--as-32-bit").arg(&file);
+        let mut command = Command::new(&actor);
+        command.arg("write-32").arg(&file);
         command
     };
     let free = run(&scene, &mut attack())?;

@@ -20,8 +20,8 @@ of which goes through when there is no guard. The rules say `deny`, with `fallba
 * **not seen**: the sensor cannot see it, for the reason below the table.
 
 What another process does on behalf of the instance (cron, at, systemd, a container engine) is no operation of the
-instance's: deny the ways there, as `docker` and `syslog` below do. What was mapped before the guard came is not in the
-list yet.
+instance's: deny the ways there, as `docker` and `syslog` below do. Through a shared writable mapping from before the guard
+came, stores reach a file without any call, and no sensor sees them: start the guard before what it guards.
 
 ";
 

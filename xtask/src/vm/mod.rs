@@ -186,7 +186,13 @@ fn all(jobs: &[Job], sensors: Option<&str>, filter: &[String]) -> Result<Vec<Ans
     setup::vm_tools(&architectures)?;
     let place = needs::target().join("vm");
     fs::create_dir_all(&place)?;
-    let programs = architectures.into_iter().map(Programs::build).collect::<Result<Vec<_>>>()?;
+    let wanted = |architecture| {
+        let of_it =
+            |tests: &Tests| jobs.iter().any(|job| job.kernel.architecture == architecture && job.tests == *tests);
+        Tests::value_variants().iter().copied().filter(of_it).collect::<Vec<_>>()
+    };
+    let build = |architecture| Programs::build(architecture, &wanted(architecture));
+    let programs = architectures.into_iter().map(build).collect::<Result<Vec<_>>>()?;
     let mut machines = Vec::new();
     for job in jobs {
         let programs = programs.iter().find(|programs| programs.architecture == job.kernel.architecture);

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::ValueEnum as _;
 
 use super::{Tests, architecture::Architecture};
 use crate::{cross::Std, shell};
@@ -22,7 +21,8 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    pub(super) fn build(architecture: Architecture) -> Result<Self> {
+    /// Builds them, with `wanted` among the tests.
+    pub(super) fn build(architecture: Architecture, wanted: &[Tests]) -> Result<Self> {
         let std = Std::find(architecture)?;
         let cargo = |subcommand: &str, arguments: &[&str]| {
             let mut cargo = std.cargo(subcommand, architecture);
@@ -33,12 +33,12 @@ impl Programs {
         shell::run(&mut cargo("build", &["--package", "flowwarden-tests", "--bins"]))?;
         let test: Vec<_> = ["--package", "flowwarden-tests", "--no-run"]
             .into_iter()
-            .chain(Tests::value_variants().iter().flat_map(|tests| ["--test", tests.name()]))
+            .chain(wanted.iter().flat_map(|tests| ["--test", tests.name()]))
             .collect();
         shell::run(&mut cargo("test", &test))?;
         let list = shell::ask(cargo("test", &test).arg("--message-format=json").stderr(Stdio::null()));
         let list = list.unwrap_or_default();
-        let tests = Tests::value_variants().iter().map(|&tests| {
+        let tests = wanted.iter().map(|&tests| {
             let program = executable(&list, tests.name());
             Ok((tests, read(&program.with_context(|| format!("cargo does not name the program `{}`", tests.name()))?)?))
         });
