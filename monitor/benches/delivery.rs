@@ -78,12 +78,16 @@ fn main() {
         opened.as_secs_f64(),
         first.as_secs_f64()
     );
-    let mut most = 0;
+    let (mut most, mut quarter) = (0, 1);
     let mut last = (0, Instant::now());
     while taken.load(Ordering::Relaxed) < EVENTS {
         thread::sleep(Duration::from_millis(50));
         most = most.max(memory("VmRSS:"));
         let now = taken.load(Ordering::Relaxed);
+        if now >= quarter * EVENTS / 4 {
+            println!("{:>12} KiB of memory after {quarter} quarters", memory("VmRSS:"));
+            quarter += 1;
+        }
         if now > last.0 {
             last = (now, Instant::now());
         }

@@ -28,7 +28,7 @@ use super::{
 /// Most events that are handed over at once.
 const MOST: usize = 200;
 /// Most of them that wait for their PUBACK.
-const WINDOW: u16 = 20;
+const WINDOW: usize = 20;
 /// How often a connection shows that it stands, in seconds.
 const KEEP_ALIVE: u16 = 30;
 /// What the state topic says.
@@ -129,7 +129,7 @@ impl Mqtt {
         let (mut sent, mut ids) = (0, Vec::new());
         let mut taken = 0;
         while taken < batch.len() {
-            while sent < batch.len() && sent - taken < usize::from(session.room()) {
+            while sent < batch.len() && sent - taken < WINDOW && session.has_room() {
                 let Some(message) = batch.get(sent) else { break };
                 match session.publish(&topic, &message.text, false) {
                     Ok(id) => ids.push(id),
@@ -142,7 +142,9 @@ impl Mqtt {
                 }
                 sent += 1;
             }
-            let Some(&id) = ids.get(taken) else { continue };
+            let Some(&id) = ids.get(taken) else {
+                return Err(Failure::Later { taken, why: format!("{place}: the broker takes nothing") });
+            };
             match session.acknowledged(id).map_err(|error| broken(taken, &error))? {
                 None => taken += 1,
                 Some(PubackReasonCode::PayloadFormatInvalid) => {
@@ -244,9 +246,9 @@ impl Session {
         }
     }
 
-    /// How many more events may be on their way.
-    fn room(&self) -> u16 {
-        self.protocol.get_receive_maximum_vacancy_for_send().map_or(WINDOW, |room| room.min(WINDOW)).max(1)
+    /// Whether the broker lets one more event be on its way.
+    fn has_room(&self) -> bool {
+        self.protocol.get_receive_maximum_vacancy_for_send() != Some(0)
     }
 
     /// Sends an event, and answers its id.

@@ -90,8 +90,7 @@ impl Nats {
         let first = session.next;
         session.publish(&subject, batch).map_err(|error| broken(&error))?;
         let answers = session.answers(first, batch.len()).map_err(|error| broken(&error))?;
-        for (taken, answer) in (first..).zip(&answers).enumerate().map(|(taken, (_, answer))| (taken, answer)) {
-            let (status, text) = answer;
+        for (taken, (status, text)) in answers.iter().enumerate() {
             if status.as_deref() == Some(NOBODY) {
                 let why = format!("{place}: no stream takes {subject}: make one (`nats stream add`)");
                 return Err(Failure::Later { taken, why });

@@ -21,6 +21,8 @@ const SOONEST: Duration = Duration::from_millis(50);
 const LATEST: Duration = Duration::from_secs(2);
 /// How long indexers may take.
 const PATIENCE: Duration = Duration::from_mins(2);
+/// How long one delivery waits for them: whoever is told to stop or to change has its turn in between.
+const TURN: Duration = Duration::from_secs(10);
 /// What the collector says of an event that is wrong: no data, invalid data format, event field required or blank,
 /// error in indexed fields.
 const WRONG: [i64; 5] = [5, 6, 12, 13, 15];
@@ -34,11 +36,24 @@ pub(super) struct Splunk {
     http: Http,
     /// Acknowledgements are counted by channel.
     channel: String,
+    /// What the collector has, and no indexer has acknowledged yet.
+    waiting: Option<Waiting>,
+    turn: Duration,
+}
+
+/// A batch that the collector has.
+struct Waiting {
+    /// The collector's number for it.
+    id: u64,
+    /// Its first event, and how many there are.
+    first: Value,
+    count: usize,
+    since: Instant,
 }
 
 impl Splunk {
     pub(super) fn new(target: SplunkTarget) -> Self {
-        Self { http: Http::new(target.web.clone()), target, channel: channel() }
+        Self { http: Http::new(target.web.clone()), target, channel: channel(), waiting: None, turn: TURN }
     }
 
     fn post(&mut self, path: &str, body: &[u8]) -> Result<Answer, Refusal> {
@@ -53,6 +68,10 @@ impl Splunk {
     }
 
     fn send(&mut self, batch: &[Message]) -> Result<(), Refusal> {
+        let first = batch.first().map_or(Value::Null, |message| message.event["metadata"]["uid"].clone());
+        if let Some(waiting) = self.waiting.take_if(|it| it.first == first && it.count == batch.len()) {
+            return self.acknowledged(waiting);
+        }
         let body: Vec<_> = batch.iter().flat_map(|message| self.envelope(message).to_string().into_bytes()).collect();
         let answer = self.post("/services/collector/event", &body)?;
         let place = self.http.place();
@@ -70,13 +89,14 @@ impl Splunk {
             return Ok(());
         }
         match said["ackId"].as_u64() {
-            Some(id) => self.acknowledged(id),
+            Some(id) => self.acknowledged(Waiting { id, first, count: batch.len(), since: Instant::now() }),
             None => Err(Refusal::Later(format!("{place} gives no ackId; {MEND}"))),
         }
     }
 
     /// Waits until indexers have what was sent.
-    fn acknowledged(&mut self, id: u64) -> Result<(), Refusal> {
+    fn acknowledged(&mut self, waiting: Waiting) -> Result<(), Refusal> {
+        let id = waiting.id;
         let (start, mut pause) = (Instant::now(), SOONEST);
         let path = format!("/services/collector/ack?channel={}", self.channel);
         let question = json!({ "acks": [id] }).to_string();
@@ -93,9 +113,10 @@ impl Splunk {
             if said["acks"][id.to_string()] == true {
                 return Ok(());
             }
-            if start.elapsed() > PATIENCE {
-                // Whether it was lost nobody can say: it goes again.
-                let seconds = PATIENCE.as_secs();
+            if start.elapsed() > self.turn {
+                let seconds = waiting.since.elapsed().as_secs();
+                // Whether it was lost nobody can say: after so long it goes again.
+                self.waiting = Some(waiting).filter(|it| it.since.elapsed() < PATIENCE);
                 return Err(Refusal::Later(format!("{place}: no indexer has acknowledged within {seconds} s")));
             }
         }
@@ -133,7 +154,7 @@ impl Receiver for Splunk {
 
     fn deliver(&mut self, batch: &[Message]) -> Result<(), Failure> {
         let sent = halves(batch, &mut |part| self.send(part));
-        if matches!(sent, Err(Failure::Later { .. })) {
+        if matches!(sent, Err(Failure::Later { .. })) && self.waiting.is_none() {
             // What a restarted collector knows of the old channel is nothing.
             self.channel = channel();
         }
@@ -218,6 +239,26 @@ mod tests {
             "{failure:?}"
         );
         assert_eq!(collector.lock().unwrap().indexed, [0, 1, 2, 1, 2]);
+    }
+
+    #[test]
+    fn what_waits_for_an_indexer_is_asked_for_again_and_not_sent_again() {
+        let token = stub::secret(TOKEN);
+        let collector = Arc::new(Mutex::new(Collector::default()));
+        let shared = Arc::clone(&collector);
+        let server = stub::Server::start(move |request| answer(&mut shared.lock().unwrap(), request));
+        let mut sink = sink(server.address(), token.path(), true);
+        sink.turn = Duration::ZERO;
+        let batch = [message(0), message(1)];
+        for _ in 0..2 {
+            let failure = sink.deliver(&batch).unwrap_err();
+            assert!(matches!(&failure, Failure::Later { taken: 0, why } if why.contains("no indexer")), "{failure:?}");
+        }
+        sink.deliver(&batch).unwrap();
+        assert_eq!(collector.lock().unwrap().indexed, [0, 1]);
+        // Another batch is another matter.
+        sink.deliver(&[message(2)]).unwrap_err();
+        assert_eq!(collector.lock().unwrap().indexed, [0, 1, 2]);
     }
 
     #[test]
