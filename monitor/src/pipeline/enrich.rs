@@ -13,6 +13,8 @@ use monitor_common::{
     verdict::Sensor,
 };
 
+use rustix::time::{ClockId, clock_gettime};
+
 use super::{decode::Record, lineage::Lineage};
 
 /// Most processes that are remembered.
@@ -121,7 +123,6 @@ pub struct Enricher {
     users: HashMap<u32, Option<String>>,
     cgroups: HashMap<u64, Option<String>>,
     cgroup_mount: PathBuf,
-    boot_offset_ns: i64,
 }
 
 impl Enricher {
@@ -135,7 +136,6 @@ impl Enricher {
             users: HashMap::new(),
             cgroups: HashMap::new(),
             cgroup_mount,
-            boot_offset_ns: boot_offset_ns(),
         }
     }
 
@@ -212,7 +212,7 @@ impl Enricher {
             rule,
             sentence,
             techniques,
-            time_ms: (i64::try_from(event.time_ns).unwrap_or(i64::MAX).saturating_add(self.boot_offset_ns)) / 1_000_000,
+            time_ms: wall_ms(event.time_ns, now(ClockId::Boottime), now(ClockId::Realtime)),
             name: name(program.as_ref(), &event.comm),
             program,
             parents,
@@ -285,14 +285,17 @@ fn name(program: Option<&Program>, comm: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What to add to `CLOCK_BOOTTIME` for the wall clock, in nanoseconds.
-fn boot_offset_ns() -> i64 {
-    use rustix::time::{ClockId, clock_gettime};
-    let ns = |id| {
-        let time = clock_gettime(id);
-        time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
-    };
-    ns(ClockId::Realtime).saturating_sub(ns(ClockId::Boottime))
+/// When something was, in milliseconds since 1970, that the kernel has dated by `CLOCK_BOOTTIME`, with what both clocks say
+/// now. The clock on the wall may have been set since the guard began, and the journal goes by what it says at the time.
+fn wall_ms(time_ns: u64, boot_ns: i64, wall_ns: i64) -> i64 {
+    let ago = boot_ns.saturating_sub(i64::try_from(time_ns).unwrap_or(i64::MAX));
+    wall_ns.saturating_sub(ago) / 1_000_000
+}
+
+/// What a clock says, in nanoseconds.
+fn now(clock: ClockId) -> i64 {
+    let time = clock_gettime(clock);
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }
 
 #[cfg(test)]
@@ -331,6 +334,18 @@ mod tests {
         assert_eq!(enriched.instance, "plant-a");
         let stranger = enricher.enrich(record(Hook::Connect, 99, 0, b"", b""), &Plain);
         assert_eq!(stranger.name, "");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_dates_what_comes_after_and_a_time_that_cannot_be_is_no_panic() {
+        const SECOND: i64 = 1_000_000_000;
+        // Two seconds ago, by a clock that says 1970-01-01T00:01:40 now, and then 1,000 seconds more.
+        assert_eq!(wall_ms(8_000_000_000, 10 * SECOND, 100 * SECOND), 98_000);
+        assert_eq!(wall_ms(8_000_000_000, 10 * SECOND, 1_100 * SECOND), 1_098_000);
+        for time in [0, u64::MAX] {
+            wall_ms(time, i64::MAX, i64::MIN);
+            wall_ms(time, i64::MIN, i64::MAX);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::preset::{self, Found, Known, Preset, Target};
+use super::preset::{self, Found, Known, Neighbour, Preset, Target};
 use crate::instance::{Instance, Kind, Survey, flows::Use};
 
 /// Most ports that an instance is known to listen on: for one address there is room for 16 ranges, other rules' included.
@@ -33,9 +33,15 @@ pub fn text(survey: &Survey, preset: Preset, enforce: bool) -> Result<(String, V
     if chosen.is_empty() {
         return Err(InitError::Nothing);
     }
-    let places: Vec<_> = chosen.iter().map(|(found, _)| (found.name.clone(), found.user_dir.clone())).collect();
+    let place = |(found, instance): &(Found, &Instance)| Neighbour {
+        name: found.name.clone(),
+        user_dir: found.user_dir.clone(),
+        // In a network of its own it has the port to itself.
+        ports: if instance.is_contained() { Vec::new() } else { ports(instance) },
+    };
+    let places: Vec<_> = chosen.iter().map(place).collect();
     let known = chosen.into_iter().map(|(found, instance)| {
-        let neighbours = places.iter().filter(|(name, _)| *name != found.name).cloned().collect();
+        let neighbours = places.iter().filter(|other| other.name != found.name).cloned().collect();
         let known = Known { neighbours, ..known(instance) };
         (found, known)
     });
@@ -61,20 +67,32 @@ fn found(instance: &Instance, survey: &Survey) -> Result<Found, String> {
     Ok(Found { name: instance.name.clone(), select, user_dir })
 }
 
-fn known(instance: &Instance) -> Known {
-    let mut about = instance.kind.name().to_owned();
-    about.extend(instance.unit.iter().map(|unit| format!(" {unit}")));
-    about.extend(instance.user.iter().map(|user| format!(", user {user}")));
-    about.extend(instance.version.iter().map(|version| format!(", Node-RED {version}")));
+/// The ports that the editor and flows are served on over TCP.
+fn listening(instance: &Instance) -> Vec<u16> {
     let declared = instance.flows.iter().flat_map(|flows| &flows.listens).filter(|(_, protocol)| *protocol == "tcp");
     let listens = instance.listens.iter().map(|listen| listen.port).chain(declared.map(|(port, _)| *port));
     let mut ports: Vec<_> = instance.port().into_iter().chain(listens).collect();
     ports.sort_unstable();
     ports.dedup();
+    ports
+}
+
+/// As many of them as fit.
+fn ports(instance: &Instance) -> Vec<u16> {
+    let mut ports = listening(instance);
+    ports.truncate(MAX_PORTS);
+    ports
+}
+
+fn known(instance: &Instance) -> Known {
+    let mut about = instance.kind.name().to_owned();
+    about.extend(instance.unit.iter().map(|unit| format!(" {unit}")));
+    about.extend(instance.user.iter().map(|user| format!(", user {user}")));
+    about.extend(instance.version.iter().map(|version| format!(", Node-RED {version}")));
     let mut notes = notes(instance);
-    if ports.len() > MAX_PORTS {
-        notes.push(format!("it listens on {} ports, of which the first {MAX_PORTS} are in the rules", ports.len()));
-        ports.truncate(MAX_PORTS);
+    let all = listening(instance);
+    if all.len() > MAX_PORTS {
+        notes.push(format!("it listens on {} ports, of which the first {MAX_PORTS} are in the rules", all.len()));
     }
     let settings = instance.settings.as_ref();
     let projects = settings.is_some_and(|settings| !settings.projects.is(&false));
@@ -86,7 +104,8 @@ fn known(instance: &Instance) -> Known {
     Known {
         about: format!("{}: {about}", instance.name),
         home: instance.home.clone().filter(|home| home.as_os_str().len() > 1 && !instance.is_contained()),
-        ports,
+        ports: ports(instance),
+        uid: instance.uid,
         programs: node.into_iter().chain(git.filter(|path| path.ends_with("**") || path.exists())).collect(),
         palette_closed: settings.is_some_and(|settings| settings.palette_install.is(&false)),
         keys: keys(instance),

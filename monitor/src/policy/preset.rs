@@ -18,6 +18,9 @@ use super::{
 /// Most ports of one address that declarations open: it has room for 16 ranges, other rules' included.
 const MAX_PORTS: usize = 8;
 
+/// Most ports of neighbours that have a rule of their own; the others are closed by the default for egress, which says less.
+const MAX_NEIGHBOUR_PORTS: usize = 4;
+
 /// How much a policy forbids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Preset {
@@ -107,10 +110,23 @@ pub struct Known {
     pub targets: Vec<Target>,
     /// Resolvers of the machine.
     pub resolvers: Vec<IpAddr>,
-    /// Other instances: name and user directory.
-    pub neighbours: Vec<(String, PathBuf)>,
+    /// The user that it runs under.
+    pub uid: Option<u32>,
+    /// Other instances.
+    pub neighbours: Vec<Neighbour>,
     /// What the administrator should know, a line each.
     pub notes: Vec<String>,
+}
+
+/// Another instance on the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its name.
+    pub name: String,
+    /// Its user directory.
+    pub user_dir: PathBuf,
+    /// Ports on this machine that its editor and its flows serve.
+    pub ports: Vec<u16>,
 }
 
 /// Somewhere that a flow connects to.
@@ -178,7 +194,14 @@ fn rules(preset: Preset, found: &Found, known: &Known) -> Vec<String> {
     rules.extend(declared_keys(known, home));
     rules.extend(declared_targets(preset, known));
     if preset >= Preset::MultiTenant {
-        rules.extend(known.neighbours.iter().map(|(name, user_dir)| neighbour(name, user_dir)));
+        let mut room = MAX_NEIGHBOUR_PORTS;
+        for other in &known.neighbours {
+            // What an instance serves itself it may reach.
+            let mut ports: Vec<_> = other.ports.iter().copied().filter(|port| !known.ports.contains(port)).collect();
+            ports.truncate(room);
+            room -= ports.len();
+            rules.extend(neighbour(other, &ports));
+        }
     }
     rules
 }
@@ -190,6 +213,11 @@ fn fill(block: &str, home: Option<&Path>, known: &Known) -> Option<String> {
         let home = writable(home?).ok()?;
         block = block.replace("\"~/", &format!("{}/", quoted(&home).trim_end_matches('"')));
     }
+    // The sockets of a user's own services are where the uid says.
+    block = match known.uid {
+        Some(uid) => block.replace("/run/user/UID/", &format!("/run/user/{uid}/")),
+        None => block.lines().filter(|line| !line.contains("/run/user/UID/")).collect::<Vec<_>>().join("\n"),
+    };
     if !known.ports.is_empty() {
         block = block.replace("ports = [1880]", &format!("ports = {:?}", known.ports));
     }
@@ -238,6 +266,13 @@ fn declared_targets(preset: Preset, known: &Known) -> Vec<String> {
             to.join(", ")
         ));
     }
+    let theirs = |address: IpAddr, port: Option<u16>| {
+        let serves = |neighbour: &&Neighbour| {
+            port.is_none_or(|port| neighbour.ports.contains(&port) && !known.ports.contains(&port))
+        };
+        let here = preset >= Preset::MultiTenant && address.is_loopback();
+        known.neighbours.iter().filter(|neighbour| here && !neighbour.ports.is_empty()).find(serves)
+    };
     for (at, target) in known.targets.iter().enumerate() {
         let ports = target.port.map_or_else(String::new, |port| format!("ports = [{port}]\n"));
         let shown = || {
@@ -250,6 +285,10 @@ fn declared_targets(preset: Preset, known: &Known) -> Vec<String> {
         rules.push(match address(&target.host) {
             Some(_) if before >= MAX_PORTS => format!("# more ports than fit: {}", shown()),
             None => format!("# a name, for which the addresses have to be written: {}", shown()),
+            Some(address) if theirs(address, target.port).is_some() => {
+                let name = theirs(address, target.port).map(|neighbour| plain(&neighbour.name)).unwrap_or_default();
+                format!("# not allowed: {}: there the instance {name} is", shown())
+            }
             Some(address) if is_metadata(address) => format!("# not allowed: {}: it hands out credentials", shown()),
             Some(address) => format!(
                 "[[instance.egress]]\nid = \"target-{}\"\nwhy = {}\nto = [\"{address}\"]\n{ports}protocol = \"{}\"\nverdict = \"allow\"",
@@ -273,10 +312,12 @@ fn is_metadata(address: IpAddr) -> bool {
     metadata.contains(&address.to_canonical())
 }
 
-fn neighbour(name: &str, user_dir: &Path) -> String {
+/// The rules that keep an instance from another: its files, and its ports on this machine.
+fn neighbour(neighbour: &Neighbour, ports: &[u16]) -> Vec<String> {
+    let Neighbour { name, user_dir, .. } = neighbour;
     let id: String =
         name.to_ascii_lowercase().chars().map(|char| if char.is_ascii_alphanumeric() { char } else { '-' }).collect();
-    match writable(user_dir) {
+    let mut rules = vec![match writable(user_dir) {
         Ok(path) => format!(
             "[[instance.files]]\nid = \"neighbour-{id}\"\nwhy = {}\ntechnique = \"T1552.001\"\npaths = [{}, {}]\naccess = \"all\"\nverdict = \"deny\"\nfallback = \"kill\"",
             quoted(&cut(&format!("these are the files of the instance {name}"))),
@@ -284,7 +325,14 @@ fn neighbour(name: &str, user_dir: &Path) -> String {
             quoted(&format!("{path}/**")),
         ),
         Err(why) => format!("# no rule for the instance {}: {why}", plain(name)),
+    }];
+    if !ports.is_empty() {
+        rules.push(format!(
+            "[[instance.egress]]\nid = \"neighbour-ports-{id}\"\nwhy = {}\ntechnique = \"T1021\"\nto = [\"loopback\"]\nports = {ports:?}\nprotocol = \"tcp\"\nverdict = \"deny\"\nfallback = \"kill\"",
+            quoted(&cut(&format!("these ports are the instance {name}'s"))),
+        ));
     }
+    rules
 }
 
 /// A path as a rule can name it, or why it cannot.
@@ -472,7 +520,8 @@ mod tests {
 
     #[test]
     fn each_preset_denies_what_it_is_there_for() {
-        let neighbours = vec![("plant-b".to_owned(), PathBuf::from("/srv/b"))];
+        let user_dir = PathBuf::from("/srv/b");
+        let neighbours = vec![Neighbour { name: "plant-b".to_owned(), user_dir, ports: vec![1881] }];
         for (preset, path, access) in [
             (Preset::Home, "/home/n/.node-red/environment", Access::CREATE),
             (Preset::Home, "/home/n/.bashrc", Access::WRITE),
@@ -506,6 +555,57 @@ mod tests {
                 assert_eq!(judge(&tables, path, access), Verdict::Allow, "{}: {path} {access:?}", layer.name());
             }
         }
+    }
+
+    #[test]
+    fn a_neighbour_is_not_reached_whatever_a_flow_declares() {
+        let neighbours = vec![Neighbour { name: "b".into(), user_dir: "/srv/b".into(), ports: vec![1881, 9000] }];
+        let target = |host: &str, port| Target { host: host.into(), port, protocol: "tcp", by: "a flow".into() };
+        let targets = ["127.0.0.1", "localhost", "::1"].map(|host| target(host, Some(1881)));
+        let targets = targets.into_iter().chain([target("127.0.0.1", None), target("127.0.0.1", Some(1883))]).collect();
+        let known = Known { targets, neighbours, ..Known::default() };
+        let tables = of(Preset::MultiTenant, known.clone());
+        let verdict = |address: [u8; 16], port| {
+            let key = NetKey { epoch: EPOCH, instance: 0, direction: 0, address };
+            decide::net(&tables, &tables.subject(), &key, port, 6).verdict
+        };
+        let v6 = "::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
+        for port in [1881, 9000] {
+            assert_eq!(verdict(decide::map_v4([127, 0, 0, 1]), port), Verdict::Deny, "{port}");
+            assert_eq!(verdict(v6, port), Verdict::Deny, "{port}");
+        }
+        assert_eq!(verdict(decide::map_v4([127, 0, 0, 1]), 1883), Verdict::Allow);
+        let text = text(Preset::MultiTenant, &[(found(UD), known)], true);
+        assert!(
+            text.contains("# not allowed: 127.0.0.1 port 1881 over tcp, a flow: there the instance b is"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn many_neighbours_fit() {
+        let neighbour =
+            |at: u16| Neighbour { name: format!("n{at}"), user_dir: format!("/n/{at}").into(), ports: vec![at] };
+        let known = Known { neighbours: (2000..2060).map(neighbour).collect(), ports: vec![2001], ..Known::default() };
+        let tables = of(Preset::Strict, known);
+        let verdict = |port| {
+            let key = NetKey { epoch: EPOCH, instance: 0, direction: 0, address: decide::map_v4([127, 0, 0, 1]) };
+            decide::net(&tables, &tables.subject(), &key, port, 6)
+        };
+        assert_eq!((verdict(2000).verdict, verdict(2059).verdict), (Verdict::Deny, Verdict::Deny));
+        assert!(verdict(2000).rule != 0 && verdict(2059).rule == 0 && verdict(2001).rule == 0);
+    }
+
+    #[test]
+    fn the_sockets_of_the_users_own_services_are_closed_where_the_user_is_known() {
+        let tables = of(Preset::Standard, Known { uid: Some(1000), ..Known::default() });
+        for path in ["/run/user/1000/docker.sock", "/run/user/1000/podman/podman.sock", "/run/user/1000/bus"] {
+            assert_eq!(judge(&tables, path, Access::WRITE), Verdict::Deny, "{path}");
+        }
+        // What is not known is left out, and the rest stays.
+        let tables = of(Preset::Standard, Known::default());
+        assert_eq!(judge(&tables, "/run/docker.sock", Access::WRITE), Verdict::Deny);
+        assert!(!text(Preset::Standard, &[(found(UD), Known::default())], true).contains("/run/user"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! One guard serves all attacks: loading its programs is what takes long in an emulated machine.
 
 mod attacks;
+mod limits;
 mod outlive;
 mod scope;
 mod windows;

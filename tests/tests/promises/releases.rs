@@ -316,7 +316,8 @@ fn day(release: Release) -> Result<()> {
     let stored = node_red.home().user_dir().join("context/global/global.json");
     wait::until("the context to be stored", wait::PATIENCE, || Ok(stored.exists().then_some(())))?;
     success(node_red, "POST", "/library/local/flows/kept.json", &json!([]))?;
-    success(node_red, "POST", "/settings/user", &json!({ "menu-menu-item-sidebar": true }))?;
+    let git = json!({ "user": { "name": "Admin", "email": "admin@plant.example" } });
+    success(node_red, "POST", "/settings/user", &json!({ "menu-menu-item-sidebar": true, "git": git }))?;
 
     // Projects: a key, a repository, a commit.
     success(
