@@ -39,7 +39,7 @@ enum Step {
     Unit,
     /// Every attack, by a stand-in on this machine's kernel; as root
     Kernel,
-    /// The same inside two other kernels
+    /// The same inside other kernels
     Vm,
     /// The promises, against a real Node-RED; as root
     Promises,

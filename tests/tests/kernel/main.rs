@@ -5,6 +5,7 @@
 
 mod attacks;
 mod limits;
+mod older;
 mod outlive;
 mod scope;
 mod windows;

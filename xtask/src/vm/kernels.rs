@@ -23,9 +23,6 @@ pub(crate) struct Kernel {
     pub(crate) only: Option<&'static str>,
     /// Whether a real Node-RED is tried on it, too.
     pub(crate) node_red: bool,
-    /// Whether `cargo xtask test` boots it: the one that most users have. All of them, the programs for
-    /// another architecture, and a Node-RED on an emulated processor would take longer than everything else.
-    pub(crate) fast: bool,
 }
 
 const fn amd64(name: &'static str, suite: &'static str, sensor: &'static str) -> Kernel {
@@ -40,7 +37,6 @@ const fn amd64(name: &'static str, suite: &'static str, sensor: &'static str) ->
         sensor,
         only: None,
         node_red: false,
-        fast: false,
     }
 }
 
@@ -56,7 +52,6 @@ const fn arm64(name: &'static str, suite: &'static str, sensor: &'static str) ->
         sensor,
         only: None,
         node_red: false,
-        fast: false,
     }
 }
 
@@ -64,7 +59,7 @@ const fn arm64(name: &'static str, suite: &'static str, sensor: &'static str) ->
 pub(crate) const KERNELS: &[Kernel] = &[
     Kernel { lsm: Some("lockdown,yama,apparmor,bpf"), ..amd64("5.10-lsm", "bullseye", "lsm") },
     amd64("5.10", "bullseye", "fentry"),
-    Kernel { node_red: true, fast: true, ..amd64("6.1", "bookworm", "lsm") },
+    Kernel { node_red: true, ..amd64("6.1", "bookworm", "lsm") },
     Kernel { lsm: Some("lockdown,yama,apparmor"), ..amd64("6.1-no-bpf", "bookworm", "fentry") },
     // What is left where BPF may trace nothing but system calls.
     Kernel { only: Some("tracepoint"), ..amd64("6.1-tracepoint", "bookworm", "tracepoint") },

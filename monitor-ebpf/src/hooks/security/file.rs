@@ -1,6 +1,6 @@
 //! Open files: opened, read and written through, mapped.
 
-use monitor_common::{Access, Verdict, decide, event::Hook, security::Judged};
+use monitor_common::{Access, Verdict, decide, event::Hook, security::Judged, verdict::Sensor};
 
 use super::{Args, security_hook};
 use crate::{
@@ -97,7 +97,9 @@ fn receive<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Ve
 
 #[inline(always)]
 fn mmap<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
-    let (file, protection, kind) = (File(args.arg(0)), args.arg(2), args.arg(3) & MAP_TYPE);
+    // LSM programs are told the protection that was asked for, and then the one that is given; the function takes one.
+    let given = if matches!(A::SENSOR, Sensor::Lsm) { 2 } else { 1 };
+    let (file, protection, kind) = (File(args.arg(0)), args.arg(given), args.arg(given + 1) & MAP_TYPE);
     if file.0 == 0 {
         return None;
     }

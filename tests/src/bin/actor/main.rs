@@ -62,6 +62,7 @@ const OPERATIONS: &[Operation] = &[
     ("truncate", "FILE", truncate),
     ("map", "FILE", map_and_write),
     ("map-late", "FILE", map_then_write),
+    ("map-when", "FILE GATE", map_when),
     ("copy-range", "FROM TO", copy_range),
     ("punch", "FILE", punch),
     ("unlink", "FILE", |words| fs::remove_file(word(words, 0)?)),
@@ -423,7 +424,10 @@ fn set_attribute(words: &[&str]) -> Result {
 
 /// Maps the first byte of a file shared; `protection` first, then the right to write.
 fn mapping(file: &str, protection: c_int) -> Result {
-    let file = opened(file, libc::O_RDWR)?;
+    map_and_store(&opened(file, libc::O_RDWR)?, protection)
+}
+
+fn map_and_store(file: &OwnedFd, protection: c_int) -> Result {
     let shared = libc::MAP_SHARED.into();
     let place = ask(libc::SYS_mmap, &[0, 1, protection.into(), shared, file.as_raw_fd().into(), 0])?;
     call(libc::SYS_mprotect, &[place, 1, (libc::PROT_READ | libc::PROT_WRITE).into()])?;
@@ -434,6 +438,16 @@ fn mapping(file: &str, protection: c_int) -> Result {
 
 fn map_and_write(words: &[&str]) -> Result {
     mapping(word(words, 0)?, libc::PROT_READ | libc::PROT_WRITE)
+}
+
+/// Opens a file, and maps it once another is gone.
+fn map_when(words: &[&str]) -> Result {
+    let file = opened(word(words, 0)?, libc::O_RDWR)?;
+    fs::write(word(words, 1)?, "open")?;
+    while fs::exists(word(words, 1)?)? {
+        thread::sleep(Duration::from_millis(10));
+    }
+    map_and_store(&file, libc::PROT_READ | libc::PROT_WRITE)
 }
 
 fn map_then_write(words: &[&str]) -> Result {
