@@ -8,7 +8,7 @@ use flowwarden_tests::{cli, guard::Guard, policy::Policy, stand_in::StandIn};
 /// As many as a large installation has.
 const RULES: usize = 10_000;
 /// What the guard may hold with that many, in KiB.
-const MOST_KIB: u64 = 96 * 1024;
+const MOST_KIB: u64 = 64 * 1024;
 
 /// A policy with many rules for files and as many for networks, the last of which are about things that are there.
 fn policy(stand_in: &StandIn, rules: usize) -> Policy {
