@@ -77,7 +77,11 @@ impl StandIn {
             if entry.file_type()?.is_dir() {
                 fs::remove_dir_all(path)?;
             } else if !self.is_kept(&path) && path != self.settings() {
-                fs::remove_file(path)?;
+                match fs::remove_file(path) {
+                    // The guard is healing, and has moved its copy to its place.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    done => done?,
+                }
             }
         }
         self.file("settings.js", SETTINGS, 0o644)

@@ -47,7 +47,7 @@ use crate::{
     pipeline::{Pipeline, Told, enrich::Enricher, names::NameTable},
     policy::{
         self, Fault, Located, PolicyError,
-        compile::{Compiled, Seen, Watched, compile, selectors},
+        compile::{Compiled, Seen, Watched, compile, presence, selectors},
         host::System,
         model::{KillScope, Policy},
         own::Own,
@@ -341,11 +341,11 @@ impl Agent {
 
     /// Tells which files are let through while they are made, and which have been made since the policy was compiled last.
     fn tell_made(&self, before: &[Watched]) {
-        // Absent, being made, or made.
-        let stage = |watched: &Watched| (watched.id.is_some(), watched.waits);
-        for now in self.watched.iter().filter(|now| now.id.is_some()) {
-            let old = before.iter().find(|old| old.path == now.path).map(stage);
-            let path = now.path.display();
+        let before = presence(before);
+        for (path, now) in presence(&self.watched).into_iter().filter(|(_, now)| now.there) {
+            let old = before.get(path).map(|old| (old.there, old.waits));
+            let was_quiet = self.settling.was_quiet(path);
+            let path = path.display();
             let (stage, message) = match (old, now.waits) {
                 (Some((true, true)), true) => continue,
                 (_, true) => {
@@ -355,7 +355,7 @@ impl Agent {
                         format!("{path} has just come to be: its maker is let through, for {most} s at most"),
                     )
                 }
-                (Some((_, true)), false) if self.settling.was_quiet(&now.path) => {
+                (Some((_, true)), false) if was_quiet => {
                     (Stage::Reload, format!("{path} is made: protected from now on"))
                 }
                 (Some((_, true)), false) => {

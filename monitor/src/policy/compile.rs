@@ -99,6 +99,27 @@ pub struct Watched {
     pub waits: bool,
 }
 
+/// Whether something is at a path, and whether a rule waits until it is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// Something is there.
+    pub there: bool,
+    /// A rule waits.
+    pub waits: bool,
+}
+
+/// The same for each path once: several instances may watch one, and not all of them have rules that wait.
+#[must_use]
+pub fn presence(watched: &[Watched]) -> BTreeMap<&Path, Presence> {
+    let mut all: BTreeMap<&Path, Presence> = BTreeMap::new();
+    for Watched { path, id, waits } in watched {
+        let entry = all.entry(path).or_default();
+        entry.there |= id.is_some();
+        entry.waits |= *waits;
+    }
+    all
+}
+
 /// What is found at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -1300,6 +1321,16 @@ pub(super) mod tests {
         // The look at them alone sees the same.
         assert_eq!(selectors(&policy, &slots, host).unwrap(), compiled.selectors);
         Ok(compiled)
+    }
+
+    #[test]
+    fn a_path_that_two_instances_watch_waits_as_long_as_one_of_them_does() {
+        let watched = |waits| Watched { path: "/h/ud".into(), id: Some(seen(Path::new("/h/ud")).id), waits };
+        let (yes, no) = (watched(true), watched(false));
+        for all in [[no.clone(), yes.clone()], [yes, no.clone()]] {
+            assert_eq!(presence(&all)[Path::new("/h/ud")], Presence { there: true, waits: true });
+        }
+        assert!(!presence(&[no])[Path::new("/h/ud")].waits);
     }
 
     #[test]

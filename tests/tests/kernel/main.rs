@@ -291,7 +291,9 @@ fn every_attack_is_met() -> Result<()> {
     let sensors = Sensors::of(&guard)?;
     if let Ok(expected) = env::var("FLOWWARDEN_EXPECT") {
         let all = &sensors.all;
-        ensure!(all.first() == Some(&expected), "{expected} should be the best sensor here: {all:?}");
+        // The cgroup programs stand beside whatever there is.
+        let best = all.iter().find(|sensor| *sensor != "cgroup");
+        ensure!(best == Some(&expected), "{expected} should be the best sensor here: {all:?}");
     }
     println!("sensors: {}", sensors.all.join(", "));
     let mut failed = String::new();
