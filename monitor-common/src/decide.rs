@@ -44,7 +44,7 @@ pub trait Lookups {
     /// The rules of the longest prefix of the address.
     fn net(&self, key: &NetKey) -> Option<&NetRules>;
     /// Until when a maintenance window of an instance is open, by [`now`](Lookups::now); 0 when there is none.
-    /// `maintenance` is a [`Maintenance`](crate::policy::Maintenance) as a number.
+    /// `maintenance` is a [`Maintenance`] as a number.
     fn window(&self, slot: u16, maintenance: u8) -> u64;
     /// `CLOCK_BOOTTIME` in nanoseconds: it goes on while the machine sleeps, and nobody can set it.
     fn now(&self) -> u64;
@@ -226,7 +226,7 @@ pub struct Decision {
     pub rule: u16,
     /// The accesses on which the verdict rests.
     pub access: Access,
-    /// The [`Maintenance`](crate::policy::Maintenance) as a number in whose window the rule was lifted; 0 when it was not.
+    /// The [`Maintenance`] as a number in whose window the rule was lifted; 0 when it was not.
     pub window: u8,
 }
 
@@ -363,7 +363,7 @@ pub fn place<L: Lookups, P: Locate>(maps: &L, subject: &Subject<'_>, view: &mut 
     (work.node.get() != NOWHERE).then_some(())
 }
 
-/// Finds the node that a file's identity names, [`NOWHERE`] for none, and its place by name; leaves both in `work`.
+/// Finds the node that a file's identity names, if any, and its place by name; leaves both in `work`.
 #[inline(always)]
 pub fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) {
     work.set_place(Place { node: NOWHERE, depth: 0 });

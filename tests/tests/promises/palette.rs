@@ -29,6 +29,8 @@ fn refused(scene: &mut Scene, guard: &Guard, scripts: &Value, known: usize) -> R
     let all: Vec<_> = guard.journal()?.into_iter().filter(Record::is_alarm).collect();
     let new = all.get(known..).unwrap_or_default();
     ensure!(!new.is_empty() && new.iter().all(|it| it.rule() == RULE), "{new:#?}");
+    // It may be about to die still.
+    scene.node_red.stop()?;
     scene.node_red.start()?;
     Ok(all.len())
 }

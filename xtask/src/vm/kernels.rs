@@ -61,9 +61,9 @@ pub(crate) const KERNELS: &[Kernel] = &[
     amd64("5.10", "bullseye", "fentry"),
     Kernel { node_red: true, ..amd64("6.1", "bookworm", "lsm") },
     Kernel { lsm: Some("lockdown,yama,apparmor"), ..amd64("6.1-no-bpf", "bookworm", "fentry") },
-    // What is left where BPF may trace nothing but system calls.
-    Kernel { only: Some("tracepoint"), ..amd64("6.1-tracepoint", "bookworm", "tracepoint") },
     amd64("6.12", "bookworm-backports", "lsm"),
+    // What is left where BPF may trace nothing but system calls.
+    Kernel { only: Some("tracepoint"), ..amd64("6.12-tracepoint", "bookworm-backports", "tracepoint") },
     amd64("newest", "trixie-backports", "lsm"),
     // Before 6.4, arm64 takes LSM and fentry programs in and refuses to attach them.
     arm64("arm64-6.1", "bookworm", "kprobe"),
