@@ -103,11 +103,16 @@ impl Guard {
             }
             Ok(guard.console.find(0, |line| line.trim_start().starts_with(READY)))
         })?;
-        // What came to be a moment ago, as in a scene that is set up, is let through until it is quiet.
-        while let Some(line) = guard.console.find(0, |line| line.contains(YOUNG) && !guard.is_made(line)) {
-            wait::until(&format!("the end of: {line}"), wait::PATIENCE, || Ok(guard.is_made(&line).then_some(())))?;
-        }
+        guard.wait_for_young_files()?;
         Ok(guard)
+    }
+
+    /// What came to be or was changed a moment ago, as in a scene that is set up, is let through until it is quiet.
+    fn wait_for_young_files(&self) -> Result<()> {
+        while let Some(line) = self.console.find(0, |line| line.contains(YOUNG) && !self.is_made(line)) {
+            wait::until(&format!("the end of: {line}"), wait::PATIENCE, || Ok(self.is_made(&line).then_some(())))?;
+        }
+        Ok(())
     }
 
     /// Whether the file that a line calls young is called protected by now.
@@ -164,12 +169,14 @@ impl Guard {
         .with_context(|| format!("the guard says:\n{}", self.console.text()))
     }
 
-    /// Gives it another policy, and waits until it says what became of that.
+    /// Gives it another policy, and waits until it says what became of that, and until its rules hold.
     pub fn reload(&self, policy: &Policy) -> Result<String> {
         fs::write(self.directory.path().join(POLICY), policy.text())?;
         let mark = self.console.mark();
         self.signal(Signal::HUP)?;
-        self.console.wait_for(mark, "reload", wait::PATIENCE)
+        let answer = self.console.wait_for(mark, "reload", wait::PATIENCE)?;
+        self.wait_for_young_files()?;
+        Ok(answer)
     }
 
     /// `flowwarden maintenance` with its state: the command and its arguments, parted by spaces.

@@ -2,6 +2,8 @@
 
 use std::{fmt::Write as _, path::Path};
 
+use anyhow::{Context as _, Result};
+
 use crate::node_red::NodeRed;
 
 /// The name of the instance in these policies.
@@ -43,6 +45,15 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
     #[must_use]
     pub fn written(text: String) -> Self {
         Self { text }
+    }
+
+    /// Name of the instance with this user directory. Whoever writes a policy for a machine finds other instances, too.
+    pub fn instance(&self, user_dir: &Path) -> Result<&str> {
+        let directory = format!("user-dir = \"{}\"", user_dir.display());
+        let instances = self.text.split("[[instance]]").filter(|text| text.contains(&directory));
+        let mut names =
+            instances.flat_map(str::lines).filter_map(|line| line.strip_prefix("name = \"")?.split('"').next());
+        names.next().with_context(|| format!("no instance has {directory}:\n{}", self.text))
     }
 
     /// The rule for the first promise, called `settings-js`: who touches settings.js is killed.

@@ -76,9 +76,11 @@ fn an_mqtt_broker_is_killed_and_everybody_knows_whether_the_guard_is_there() -> 
     };
     wait::until("the guard to show", ARRIVAL, || Ok((states(&broker, "online") == [1, 1]).then_some(())))
         .with_context(|| format!("{}\n{:#?}\n{}", guard.console().text(), broker.said(), broker.log()))?;
-    let discovered = broker.said();
-    let discovered: Vec<_> = discovered.iter().filter(|line| line.contains(" homeassistant/")).collect();
-    ensure!(discovered.len() == 2 && discovered.iter().all(|line| line.contains("plant/five/")), "{discovered:#?}");
+    let discovered =
+        || -> Vec<_> { broker.said().into_iter().filter(|line| line.contains(" homeassistant/")).collect() };
+    wait::until("what Home Assistant is told", ARRIVAL, || Ok((discovered().len() == 2).then_some(())))
+        .with_context(|| format!("{:#?}", discovered()))?;
+    ensure!(discovered().iter().all(|line| line.contains("plant/five/")), "{:#?}", discovered());
 
     let all = |guard: &Guard, broker: &Mosquitto| -> Result<()> {
         wait::until("every event", ARRIVAL, || {
@@ -99,7 +101,8 @@ fn an_mqtt_broker_is_killed_and_everybody_knows_whether_the_guard_is_there() -> 
     all(&guard, &broker)?;
     ensure!(alerts(&guard)?.len() >= 2 * EVENTS);
     // It is told again who is there.
-    ensure!(states(&broker, "online") == [2, 2], "{:?}", states(&broker, "online"));
+    wait::until("the guard to show again", ARRIVAL, || Ok((states(&broker, "online") == [2, 2]).then_some(())))
+        .with_context(|| format!("{:?}", states(&broker, "online")))?;
 
     // A guard that dies cannot say so: its will does.
     guard.kill()?;

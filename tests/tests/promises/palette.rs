@@ -42,14 +42,15 @@ fn prove(preset: &str, scripts: &Value) -> Result<()> {
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     let known = refused(&mut scene, &guard, scripts, 0)?;
 
-    guard.asks("open --for 10m")?;
+    let instance = policy.instance(&scene.node_red.home().user_dir())?;
+    guard.asks(&format!("open --for 10m --instance {instance}"))?;
     let answer = install(&scene, scripts)?;
     ensure!(answer.is_success() && is_installed(&scene), "in a window: {answer:?}");
     let nodes = scene.node_red.http("GET", "/nodes", "")?;
     ensure!(nodes.body.contains(package::NODE) || nodes.is_success(), "{nodes:?}");
     let gone = scene.node_red.http("DELETE", &format!("/nodes/{}", package::NAME), "")?;
     ensure!(gone.is_success() && !is_installed(&scene), "it cannot be removed in a window: {gone:?}");
-    guard.asks("close")?;
+    guard.asks(&format!("close --instance {instance}"))?;
 
     let so_far = guard.journal()?;
     let alarms: Vec<_> = so_far.iter().filter(|record| record.is_alarm()).skip(known).collect();

@@ -337,9 +337,10 @@ fn day(release: Release) -> Result<()> {
     let commits = node_red.http("GET", "/projects/plant/commits", "")?;
     ensure!(commits.body.contains("a new flow"), "no commit: {commits:?}");
 
-    guard.asks("open --for 10m")?;
+    let instance = standard.instance(&node_red.home().user_dir())?;
+    guard.asks(&format!("open --for 10m --instance {instance}"))?;
     palette(node_red)?;
-    guard.asks("close")?;
+    guard.asks(&format!("close --instance {instance}"))?;
     node_red.stop()?;
     node_red.start()?;
     no_alarms(&guard, "under standard")?;

@@ -123,7 +123,9 @@ fn outage(transport: Transport) -> Result<()> {
     ensure!(start.elapsed() < Duration::from_secs(5));
     wait::until("the status to tell", Duration::from_secs(10), || {
         let status = status(&guard)?;
-        Ok((status.contains("refused") && status.contains("agent: 0 events")).then_some(()))
+        // It is refused, or died with a message in its hands.
+        let fails = status.contains("refused") || status.contains("takes nothing");
+        Ok((fails && status.contains("agent: 0 events")).then_some(()))
     })
     .with_context(|| status(&guard).unwrap_or_default())?;
     server.restart()?;
