@@ -141,9 +141,11 @@ fn outage(transport: Transport) -> Result<()> {
         let got = arrived(lines.iter().filter_map(|line| line.split_once('{').map(|(head, _)| &line[head.len()..])))?;
         Ok(wanted.into_iter().filter(|id| !got.contains_key(id)).collect())
     };
-    let all = wait::until("every event", ARRIVAL, || Ok(missing(&guard)?.is_empty().then_some(())));
+    // A sink that has failed some times waits for half a minute before it tries again.
+    let all = wait::until("every event", 3 * ARRIVAL, || Ok(missing(&guard)?.is_empty().then_some(())));
     all.with_context(|| {
-        format!("missing: {}\n{}\n{}", missing(&guard).map_or(0, |m| m.len()), guard.console().text(), server.log())
+        let (missing, status) = (missing(&guard).map_or(0, |all| all.len()), status(&guard).unwrap_or_default());
+        format!("missing: {missing}\n{status}\n{}\n{}", guard.console().text(), server.log())
     })?;
     let records = guard.stop()?;
     for rule in ["before", "during", "after"] {
