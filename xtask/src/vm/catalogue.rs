@@ -76,13 +76,19 @@ impl Table {
         for (rule, technique, verdicts) in &self.rows {
             for (kernel, now) in self.kernels.iter().zip(verdicts) {
                 let was = from.verdict(rule, technique, kernel);
-                if was != Some(now) {
+                if was.map(comparable) != Some(comparable(now)) {
                     all.push(format!("{kernel}: {technique} ({rule}): {now}, was {}", was.unwrap_or("not listed")));
                 }
             }
         }
         all
     }
+}
+
+/// A file that was healed before anybody looked is taken for one that came to no harm: which of the two is a matter of
+/// time, and not of the guard.
+fn comparable(verdict: &str) -> &str {
+    if verdict == "killed and healed" { "killed before harm" } else { verdict }
 }
 
 /// The cells of a row.

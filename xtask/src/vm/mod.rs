@@ -136,7 +136,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// The tests of `cargo xtask test` in a machine: those that a guard is started for once. An emulated processor takes ten
 /// seconds and more for each start.
-const FAST_TESTS: [&str; 3] = ["every_attack", "every_program", "an_older"];
+const FAST_TESTS: [&str; 2] = ["every_attack", "an_older"];
 
 /// What `cargo xtask test` boots: the kernels for this machine's own programs. To build them for another architecture
 /// would take longer than everything else.
