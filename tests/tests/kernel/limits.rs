@@ -28,9 +28,7 @@ fn policy(stand_in: &StandIn, rules: usize) -> Policy {
 #[test]
 fn ten_thousand_rules_for_files_and_as_many_for_networks_hold() -> Result<()> {
     let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
-    let flags = super::with_sensors(&[]);
-    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-    let guard = Guard::start(Some(&policy(&stand_in, RULES)), &stand_in.cgroup, &flags)?;
+    let guard = super::start(&stand_in, &policy(&stand_in, RULES), &[])?;
     for what in ["mkdir many", "mkdir many/99"] {
         let (_, status) = stand_in.does(what)?;
         ensure!(status.success(), "{what}: {status}\n{}", guard.console().text());

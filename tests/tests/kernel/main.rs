@@ -232,6 +232,13 @@ fn with_sensors(flags: &[&str]) -> Vec<String> {
     flags.iter().copied().chain(sensors).map(str::to_owned).collect()
 }
 
+/// Starts the guard with these flags, and no other sensors than somebody has chosen.
+fn start(stand_in: &StandIn, policy: &Policy, flags: &[&str]) -> Result<Guard> {
+    let flags = with_sensors(flags);
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    Guard::start(Some(policy), &stand_in.cgroup, &flags)
+}
+
 /// What came of an attack: the word for it, or what is wrong about it.
 fn judge(stage: &Stage, guard: &Guard, attack: &Attack, sensors: &Sensors) -> Result<&'static str> {
     let (pid, status) = stage.attempt(attack, Some(guard))?;
@@ -284,10 +291,8 @@ fn every_attack_is_met() -> Result<()> {
         }
         stage.restore()?;
     }
-    let flags = with_sensors(&[]);
-    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
     let mut policy = stage.policy();
-    let guard = Guard::start(Some(&policy), &stage.stand_in.cgroup, &flags)?;
+    let guard = start(&stage.stand_in, &policy, &[])?;
     let sensors = Sensors::of(&guard)?;
     if let Ok(expected) = env::var("FLOWWARDEN_EXPECT") {
         let all = &sensors.all;
@@ -347,9 +352,7 @@ fn every_program_is_accepted_by_the_verifier() -> Result<()> {
 fn what_comes_and_goes_in_a_protected_directory_is_not_the_directory() -> Result<()> {
     let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
     let policy = stand_in.policy().deny(".", &["write", "delete", "rename", "link", "attr"], "directory");
-    let flags = with_sensors(&[]);
-    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-    let guard = Guard::start(Some(&policy), &stand_in.cgroup, &flags)?;
+    let guard = start(&stand_in, &policy, &[])?;
     for what in ["mkdir below", "rmdir below", "create file", "unlink file"] {
         let (_, status) = stand_in.does(what)?;
         ensure!(status.success(), "{what}: {status}\n{}", guard.console().text());

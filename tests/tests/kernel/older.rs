@@ -3,7 +3,7 @@
 use std::{fs, os::unix::process::ExitStatusExt as _, time::Duration};
 
 use anyhow::{Result, ensure};
-use flowwarden_tests::{guard::Guard, stand_in::StandIn, wait};
+use flowwarden_tests::{stand_in::StandIn, wait};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -15,9 +15,7 @@ fn an_older_descriptor_is_not_mapped_for_writing() -> Result<()> {
     let mut older = stand_in.begins("map-when settings.js gate")?;
     wait::until("the descriptor", PATIENCE, || Ok(gate.exists().then_some(())))?;
     let policy = stand_in.policy().deny("settings.js", &super::CHANGES, "settings-js");
-    let flags = super::with_sensors(&[]);
-    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-    let guard = Guard::start(Some(&policy), &stand_in.cgroup, &flags)?;
+    let guard = super::start(&stand_in, &policy, &[])?;
     fs::remove_file(&gate)?;
     let status = wait::until("its end", PATIENCE, || older.ended())?;
     let pid = u64::from(older.pid());

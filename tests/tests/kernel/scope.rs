@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use flowwarden_tests::{guard::Guard, stand_in::StandIn, wait};
+use flowwarden_tests::{stand_in::StandIn, wait};
 
 /// In the order in which a stand-in's `family` names them.
 const NAMES: [&str; 5] = ["the first", "its idle child", "the parent", "the sibling", "the writer"];
@@ -20,9 +20,7 @@ fn survivors(scope: Option<&str>) -> Result<Vec<&'static str>> {
     let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
     let policy = stand_in.policy().file("settings.js", &super::CHANGES, "kill", "settings-js");
     let policy = scope.iter().fold(policy, |policy, scope| policy.scope(scope));
-    let flags = super::with_sensors(&[]);
-    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-    let guard = Guard::start(Some(&policy), &stand_in.cgroup, &flags)?;
+    let guard = super::start(&stand_in, &policy, &[])?;
     let _family = stand_in.begins("family settings.js members")?;
     let members = stand_in.user_dir().join("members");
     let members = wait::until("the family", wait::PATIENCE, || Ok(fs::read_to_string(&members).ok()))?;

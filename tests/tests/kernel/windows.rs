@@ -4,7 +4,9 @@
 use std::{process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use flowwarden_tests::{bpffs::BpfFs, guard::Guard, needs, policy::Policy, record::Record, stand_in::StandIn, wait};
+use flowwarden_tests::{bpffs::BpfFs, needs, policy::Policy, record::Record, stand_in::StandIn, wait};
+
+use super::{start, with_sensors};
 
 /// An emulated machine takes its time.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -18,15 +20,6 @@ fn policy(stand_in: &StandIn) -> Policy {
         &super::CHANGES,
         "kept",
     )
-}
-
-fn flags(more: &[&str]) -> Vec<String> {
-    super::with_sensors(more)
-}
-
-fn start(stand_in: &StandIn, policy: &Policy, flags: &[String]) -> Result<Guard> {
-    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-    Guard::start(Some(policy), &stand_in.cgroup, &flags)
 }
 
 /// Whether the stand-in changes a file now. Puts it back.
@@ -51,7 +44,7 @@ fn says<'a>(records: &'a [Record], what: &str) -> Result<&'a Record> {
 fn a_window_opens_what_it_names_and_closes_by_its_time_and_by_hand() -> Result<()> {
     let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
     stand_in.file("kept.js", b"kept", 0o644)?;
-    let guard = start(&stand_in, &policy(&stand_in), &flags(&[]))?;
+    let guard = start(&stand_in, &policy(&stand_in), &[])?;
     ensure!(!changes(&stand_in, "settings.js")?, "settings.js is open before there is a window");
     ensure!(guard.asks("status")?.contains("no window is open"), "there is a window already");
 
@@ -104,9 +97,9 @@ fn a_window_closes_when_the_guard_is_dead_and_one_that_is_open_is_taken_over() -
     stand_in.file("kept.js", b"kept", 0o644)?;
     let bpf = BpfFs::new()?;
     let pins = bpf.pins().display().to_string();
-    let pinned = flags(&["--pin", &pins]);
+    let pinned = with_sensors(&["--pin", &pins]);
     let pinned: Vec<_> = pinned.iter().map(String::as_str).collect();
-    let mut guard = start(&stand_in, &policy(&stand_in), &flags(&["--pin", &pins]))?;
+    let mut guard = start(&stand_in, &policy(&stand_in), &["--pin", &pins])?;
 
     guard.asks(&format!("open --for {SHORT}s --class settings"))?;
     guard.kill()?;
@@ -134,9 +127,9 @@ fn a_window_closes_when_the_guard_is_dead_and_one_that_is_open_is_taken_over() -
 fn without_pins_a_window_goes_with_its_guard() -> Result<()> {
     let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
     stand_in.file("kept.js", b"kept", 0o644)?;
-    let guard = start(&stand_in, &policy(&stand_in), &flags(&[]))?;
+    let guard = start(&stand_in, &policy(&stand_in), &[])?;
     guard.asks("open --for 1h --class settings")?;
-    let with = flags(&[]);
+    let with = with_sensors(&[]);
     let with: Vec<_> = with.iter().map(String::as_str).collect();
     let guard = guard.start_again(&stand_in.cgroup, &with)?;
     ensure!(!changes(&stand_in, "settings.js")?, "the window of another run is open");
@@ -149,7 +142,7 @@ fn without_pins_a_window_goes_with_its_guard() -> Result<()> {
 fn a_descriptor_does_not_outlive_its_window() -> Result<()> {
     let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
     stand_in.file("kept.js", b"kept", 0o644)?;
-    let guard = start(&stand_in, &policy(&stand_in), &flags(&[]))?;
+    let guard = start(&stand_in, &policy(&stand_in), &[])?;
     guard.asks("open --for 1h --class settings")?;
     let mut lingering = stand_in.begins("linger settings.js score")?;
     let score = stand_in.user_dir().join("score");

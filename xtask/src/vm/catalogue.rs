@@ -38,8 +38,7 @@ impl Table {
     fn told(all: &[Answers]) -> Self {
         let mut rows: Vec<(String, String, Vec<String>)> = Vec::new();
         for (column, answers) in all.iter().enumerate() {
-            for line in answers.text.lines().filter_map(|line| line.split_once("attack: ").map(|(_, rest)| rest)) {
-                let [technique, rule, verdict] = line.splitn(3, " | ").collect::<Vec<_>>()[..] else { continue };
+            for [technique, rule, verdict] in said(answers, "attack: ") {
                 let known = rows.iter().position(|(known, other, _)| known == rule && other == technique);
                 let row = known.unwrap_or_else(|| {
                     rows.push((rule.to_owned(), technique.to_owned(), vec![String::new(); all.len()]));
@@ -140,16 +139,19 @@ pub(super) fn write(all: &[Answers]) -> Result<()> {
     Ok(())
 }
 
+/// What the tests said in lines with this word: a technique, its rule, and what is said of it.
+fn said<'a>(answers: &'a Answers, word: &'a str) -> impl Iterator<Item = [&'a str; 3]> {
+    let lines = answers.text.lines().filter_map(move |line| Some(line.split_once(word)?.1));
+    lines.filter_map(|line| line.splitn(3, " | ").collect::<Vec<_>>().try_into().ok())
+}
+
 /// Why something is not seen, each once.
 fn reasons(all: &[Answers]) -> Vec<String> {
     let mut reasons = Vec::new();
-    for line in all.iter().flat_map(|answers| answers.text.lines()) {
-        let reason = line.split_once("reason: ").map(|(_, reason)| reason.splitn(3, " | ").collect::<Vec<_>>());
-        if let Some([technique, rule, reason]) = reason.as_deref() {
-            let line = format!("* {technique} ({rule}): {reason}.");
-            if !reasons.contains(&line) {
-                reasons.push(line);
-            }
+    for [technique, rule, reason] in all.iter().flat_map(|answers| said(answers, "reason: ")) {
+        let line = format!("* {technique} ({rule}): {reason}.");
+        if !reasons.contains(&line) {
+            reasons.push(line);
         }
     }
     reasons

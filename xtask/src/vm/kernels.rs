@@ -26,33 +26,21 @@ pub(crate) struct Kernel {
 }
 
 const fn amd64(name: &'static str, suite: &'static str, sensor: &'static str) -> Kernel {
-    let package = "linux-image-cloud-amd64";
-    Kernel {
-        name,
-        architecture: Amd64,
-        suite,
-        package,
-        processor: None,
-        lsm: None,
-        sensor,
-        only: None,
-        node_red: false,
-    }
+    cloud(Amd64, "linux-image-cloud-amd64", name, suite, sensor)
 }
 
 const fn arm64(name: &'static str, suite: &'static str, sensor: &'static str) -> Kernel {
-    let package = "linux-image-cloud-arm64";
-    Kernel {
-        name,
-        architecture: Arm64,
-        suite,
-        package,
-        processor: None,
-        lsm: None,
-        sensor,
-        only: None,
-        node_red: false,
-    }
+    cloud(Arm64, "linux-image-cloud-arm64", name, suite, sensor)
+}
+
+const fn cloud(
+    architecture: Architecture,
+    package: &'static str,
+    name: &'static str,
+    suite: &'static str,
+    sensor: &'static str,
+) -> Kernel {
+    Kernel { name, architecture, suite, package, processor: None, lsm: None, sensor, only: None, node_red: false }
 }
 
 /// All kernels. The suites move on: the version that ran is printed.
