@@ -44,7 +44,7 @@ use crate::{
     },
     maintenance::{Asked, Listener},
     metrics,
-    pipeline::{Pipeline, Told, enrich::Enricher, names::NameTable},
+    pipeline::{Pipeline, Said, Told, enrich::Enricher, names::NameTable},
     policy::{
         self, Fault, Located, PolicyError,
         compile::{Compiled, Seen, Watched, compile, presence, selectors},
@@ -67,6 +67,8 @@ const HEALING: Duration = Duration::from_millis(20);
 const REFRESH: Duration = Duration::from_secs(1);
 /// Most records that are handled before signals, the clock and the policy get their turn.
 const TURN: usize = 4096;
+/// How many events of one incident are said one by one.
+const SAID: u64 = 10;
 /// Most turns that are taken when the guard stops.
 const LAST_TURNS: usize = 64;
 
@@ -550,8 +552,7 @@ impl Agent {
             };
             match self.pipeline.record(&item, &self.names) {
                 Ok(Some(told)) => {
-                    let Told { record, sentence, .. } = &told;
-                    say(&if self.colour { console::coloured(record.verdict, sentence) } else { sentence.clone() });
+                    self.say_met(&told);
                     self.respond(&told);
                 }
                 Ok(None) => {}
@@ -561,6 +562,21 @@ impl Agent {
         }
         self.heal();
         true
+    }
+
+    /// Says what was met, as long as that is news: of a storm the incident is told.
+    fn say_met(&self, told: &Told) {
+        let Told { record, sentence, nth, .. } = told;
+        if *nth <= SAID {
+            say(&if self.colour { console::coloured(record.verdict, sentence) } else { sentence.clone() });
+        }
+        if *nth == SAID {
+            say("more of this is in the journal; how often it comes is told here while it goes on");
+        }
+        if let Some(said) = &told.incident {
+            // Its first event has just been said.
+            say_incident(said, *nth > 1);
+        }
     }
 
     /// Does what a rule asks for beyond the operation itself.
@@ -650,6 +666,9 @@ impl Agent {
                     if let Err(error) = windows.expire(&mut hands) {
                         eprintln!("flowwarden: {error}");
                     }
+                    for said in self.pipeline.tick(Instant::now()) {
+                        say_incident(&said, true);
+                    }
                     self.report_loss()?;
                     if let Err(error) = self.pipeline.check() {
                         eprintln!("flowwarden: {error}");
@@ -672,6 +691,9 @@ impl Agent {
             }
         }
         self.report_loss()?;
+        for said in self.pipeline.end() {
+            say_incident(&said, true);
+        }
         let message = if self.pins.is_some() { "Flowwarden stopped; its programs go on" } else { "Flowwarden stopped" };
         self.pipeline.lifecycle(Stage::Stop, message, &Map::new());
         self.pipeline.close()?;
@@ -764,6 +786,15 @@ fn slots(old: &BTreeMap<String, u16>, policy: &Policy) -> BTreeMap<String, u16> 
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn say_incident(said: &Said, whole: bool) {
+    if whole {
+        say(&terminal::plain(said.sentence.as_bytes()));
+    }
+    if let Some(mend) = &said.mend {
+        say(&terminal::plain(format!("  what to do: {mend}").as_bytes()));
+    }
 }
 
 fn first_line(text: &str) -> &str {

@@ -10,6 +10,7 @@ mod disk;
 mod egress;
 mod evidence;
 mod hooks;
+mod incidents;
 mod keys;
 mod metrics;
 mod names;
