@@ -5,6 +5,7 @@
 //! what belongs together is one [`incident`]; [`agent`] turns the wheel, and lets rules rest while an administrator has asked for [`maintenance`].
 
 pub mod agent;
+pub mod change;
 mod durable;
 pub mod heal;
 pub mod incident;

@@ -29,6 +29,7 @@ use tokio::{
 };
 
 use crate::{
+    change::Changes,
     heal::{self, Healed, Healer},
     instance,
     journal::{
@@ -147,6 +148,7 @@ pub struct Agent {
     listener: Listener,
     own: Own,
     healer: Healer,
+    changes: Changes,
     /// Locked for as long as the guard runs.
     pins: Option<Pins>,
     watched: Vec<Watched>,
@@ -203,6 +205,7 @@ impl Agent {
             policy: Policy::default(),
             own,
             healer: Healer::open(&state)?,
+            changes: Changes::open(&state)?,
             listener: Listener::open(&state).map_err(io("the control socket"))?,
             state,
             windows: Windows::default(),
@@ -564,9 +567,21 @@ impl Agent {
         true
     }
 
+    /// Tells which settings and flows have changed.
+    fn look_at_changes(&mut self) {
+        let instances = self.policy.instances.iter().map(|it| (it.name.as_str(), it.user_dir.as_path()));
+        for change in self.changes.look(instances, Instant::now()) {
+            say(&terminal::plain(change.sentence().as_bytes()));
+            self.pipeline.response(response::changed(&change));
+        }
+    }
+
     /// Says what was met, as long as that is news: of a storm the incident is told.
-    fn say_met(&self, told: &Told) {
-        let Told { record, sentence, nth, .. } = told;
+    fn say_met(&mut self, told: &Told) {
+        let Told { record, sentence, nth, uid, .. } = told;
+        for path in [Some(&record.path), record.other.as_ref()].into_iter().flatten() {
+            self.changes.met(path, uid);
+        }
         if *nth <= SAID {
             say(&if self.colour { console::coloured(record.verdict, sentence) } else { sentence.clone() });
         }
@@ -662,6 +677,7 @@ impl Agent {
                         eprintln!("flowwarden: the policy could not be renewed, the old one stays in force: {error}");
                     }
                     self.look_at_healed();
+                    self.look_at_changes();
                     let (windows, mut hands) = self.windows();
                     if let Err(error) = windows.expire(&mut hands) {
                         eprintln!("flowwarden: {error}");

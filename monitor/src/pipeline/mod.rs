@@ -37,7 +37,9 @@ pub struct Told {
     pub rule: String,
     /// For the console.
     pub sentence: String,
-    /// How many events its incident has had by now.
+    /// Its incident.
+    pub uid: Arc<str>,
+    /// How many events that has had by now.
     pub nth: u64,
     /// What there is to say about the incident.
     pub incident: Option<Said>,
@@ -101,7 +103,7 @@ impl Pipeline {
         }
         let Enriched { record, instance, rule, .. } = enriched;
         self.counts.event(&instance, &rule, record.verdict.name());
-        Ok(Some(Told { record, instance, rule, sentence, nth, incident }))
+        Ok(Some(Told { record, instance, rule, sentence, uid, nth, incident }))
     }
 
     /// Tells of incidents that go on, and of those that are over. To be called now and then.

@@ -5,6 +5,7 @@
 
 mod audit;
 mod brokers;
+mod changes;
 mod contrib;
 mod disk;
 mod egress;
