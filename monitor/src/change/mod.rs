@@ -6,6 +6,7 @@
 pub mod diff;
 pub mod flows;
 pub mod mask;
+pub mod window;
 
 use std::{
     collections::BTreeMap,

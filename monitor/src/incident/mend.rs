@@ -20,7 +20,7 @@ pub fn mend(incident: &Incident) -> String {
     }
     if incident.outcome == Outcome::Lifted {
         return "A maintenance window let it through. If it was part of the work there is nothing to do; if not, close the \
-                window (`flowwarden maintenance close`), and find the flow or package that began this process."
+                window (`flowwarden maintenance close`), and read what was done in it (`flowwarden maintenance report`)."
             .to_owned();
     }
     format!("If nobody wanted it: {}. If it was wanted: {}.", unwanted(incident), wanted(incident))
