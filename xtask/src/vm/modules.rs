@@ -1,4 +1,4 @@
-//! The modules of a kernel that a machine with a disk and a network needs.
+//! The modules of a kernel that a machine needs for a disk, a network, and sockets of all kinds.
 
 use std::{
     fs,
@@ -24,6 +24,12 @@ const MODULES: &[&str] = &[
     "libcrc32c",
     "ext4",
     "veth",
+    // Sockets of other kinds.
+    "af_alg",
+    "vsock",
+    "udp_tunnel",
+    "ip6_udp_tunnel",
+    "sctp",
 ];
 
 /// The content of each module that is none of the kernel's built-in parts, under a name that begins with its turn.
