@@ -35,6 +35,7 @@ use super::{
     pin::{self, Begun, PinError},
     security::{self, Served},
     table,
+    watches::Slots,
 };
 use crate::policy::{compile::Compiled, host::CanDeny};
 
@@ -160,6 +161,14 @@ const URING_TRACEPOINTS: [&str; 2] = ["io_uring_submit_req", "io_uring_submit_sq
 /// Programs on Internet sockets.
 const CGROUP: &[&str] = &["connect4", "connect6", "sendmsg4", "sendmsg6", "sock_create"];
 
+/// The paths that the kernel looks at.
+#[derive(Default)]
+struct Watched {
+    slots: Slots,
+    /// They have to stay open: that keeps what is pointed to in memory.
+    _files: Vec<File>,
+}
+
 /// The programs and maps in the kernel. Dropping it detaches everything.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -167,8 +176,7 @@ pub struct Kernel {
     tasks: HashMap<MapData, u32, TaskLabel>,
     /// The programs are reachable by tail call only while this is open.
     handlers: ProgramArray<MapData>,
-    /// Files that the kernel looks at.
-    held: Vec<File>,
+    watched: Watched,
     epoch: u32,
     flags: u32,
     /// The tracepoint that a request of `io_uring` comes by.
@@ -206,9 +214,19 @@ impl Kernel {
         }
         let handlers = take(&mut ebpf, "HANDLERS")?;
         let tasks = take(&mut ebpf, "TASKS")?;
-        let held = Vec::new();
         let served = Served::default();
-        Ok(Self { ebpf, links, tasks, handlers, held, epoch: 0, flags: 0, uring, degraded, served })
+        Ok(Self {
+            ebpf,
+            links,
+            tasks,
+            handlers,
+            watched: Watched::default(),
+            epoch: 0,
+            flags: 0,
+            uring,
+            degraded,
+            served,
+        })
     }
 
     /// Attaches the security hooks, each in the best flavour among `allowed` that runs here. Nothing is in scope yet.
@@ -331,13 +349,13 @@ impl Kernel {
         Ok((identity.id != InodeId::default()).then_some((file, identity)))
     }
 
-    /// Points the kernel to the paths whose state it is to look at. The files have to stay open: that keeps what is
-    /// pointed to in memory.
-    fn watch(&mut self, policy: &Compiled, epoch: u32) -> Result<Vec<File>> {
+    /// Points the kernel to the paths whose state it is to look at.
+    fn watch(&mut self, policy: &Compiled, epoch: u32) -> Result<Watched> {
         let mut files = Vec::new();
+        let slots = self.watched.slots.next(&policy.watches);
         for index in 0..MAX_WATCHES {
             let mut watch = Watch::default();
-            if let Some((slot, node, path)) = policy.watches.get(index)
+            if let Some((slot, node, path)) = slots.get(index, &policy.watches)
                 && let Some((file, identity)) = self.look(path)?
             {
                 let Identity { dentry, inode, .. } = identity;
@@ -348,7 +366,7 @@ impl Kernel {
             map.set(half_index(epoch, MAX_WATCHES, index), watch, 0)
                 .map_err(|source| KernelError::Map { name: "WATCHES", source })?;
         }
-        Ok(files)
+        Ok(Watched { slots, _files: files })
     }
 
     /// Attaches what decides who is in scope.
@@ -460,8 +478,8 @@ impl Kernel {
     /// Puts a policy in force: all of it or none.
     pub fn install(&mut self, policy: &Compiled) -> Result<()> {
         let epoch = self.next_epoch();
-        let files = match self.write(policy, epoch).and_then(|()| self.watch(policy, epoch)) {
-            Ok(files) => files,
+        let watched = match self.write(policy, epoch).and_then(|()| self.watch(policy, epoch)) {
+            Ok(watched) => watched,
             Err(error) => {
                 // What was written belongs to an epoch that never came.
                 self.forget(epoch);
@@ -470,7 +488,7 @@ impl Kernel {
         };
         self.control(epoch, u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX))?;
         let old = std::mem::replace(&mut self.epoch, epoch);
-        self.held = files;
+        self.watched = watched;
         if old != 0 {
             self.forget(old);
         }
