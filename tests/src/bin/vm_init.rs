@@ -96,7 +96,8 @@ fn move_to_disk() -> io::Result<()> {
         }
         thread::sleep(Duration::from_millis(100));
     }
-    mount(DISK, ROOT, "ext4", MountFlags::empty(), None::<&CStr>)?;
+    let mounted = |kind| mount(DISK, ROOT, kind, MountFlags::empty(), None::<&CStr>);
+    mounted("ext4").or_else(|_| mounted("btrfs"))?;
     for program in PROGRAMS {
         fs::copy(Path::new("/").join(program), Path::new(ROOT).join(program))?;
     }

@@ -212,7 +212,7 @@ fn all(jobs: &[Job], sensors: Option<&str>, filter: &[String]) -> Result<Vec<Ans
             unpacked: fetch(job.kernel, &place)?,
             disk: match job.tests {
                 Tests::NodeRed => Some(disk::make(job.kernel.architecture, &place)?),
-                Tests::Kernel => Some(disk::bare(&place)?),
+                Tests::Kernel => Some(disk::bare(&place, job.kernel.file_system)?),
                 Tests::Bench => None,
             },
         });

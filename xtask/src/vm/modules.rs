@@ -1,4 +1,4 @@
-//! The modules of a kernel that a machine needs for a disk, a network, and sockets of all kinds.
+//! The modules of a kernel that a machine needs for its disk, a network, overlays, and sockets of all kinds.
 
 use std::{
     fs,
@@ -23,6 +23,12 @@ const MODULES: &[&str] = &[
     "crc32c_generic",
     "libcrc32c",
     "ext4",
+    "xor",
+    "raid6_pq",
+    "xxhash_generic",
+    "blake2b_generic",
+    "btrfs",
+    "overlay",
     "veth",
     // Sockets of other kinds.
     "af_alg",

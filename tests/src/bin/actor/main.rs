@@ -150,6 +150,8 @@ const OPERATIONS: &[Operation] = &[
         Err(Command::new(format!("/proc/self/fd/{}", number.as_raw_fd())).arg("read").arg("/dev/null").exec())
     }),
     ("clone-file", "FROM TO", |words| {
+        // What is cloned has to reach to the other's end.
+        fs::write(word(words, 0)?, MARK.repeat(1000))?;
         let (from, to) = (opened(word(words, 0)?, libc::O_RDONLY)?, opened(word(words, 1)?, libc::O_WRONLY)?);
         Ok(rustix::fs::ioctl_ficlone(&to, &from)?)
     }),
