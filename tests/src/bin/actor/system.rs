@@ -179,14 +179,21 @@ fn bpf() -> Result {
 
 /// Opens the disk that a file is on, through a device file of its own.
 fn open_disk(file: &str) -> Result {
-    let device = fs::metadata(file)?.dev();
-    if libc::major(device) == 0 {
-        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
-    }
+    let device = match fs::metadata(file)?.dev() {
+        own if libc::major(own) != 0 => own,
+        _ => mounted_btrfs().ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))?,
+    };
     let node = path("disk")?;
     let mode = libc::S_IFBLK | 0o600;
     call(libc::SYS_mknodat, &[libc::AT_FDCWD.into(), at(node.as_ptr()), mode.into(), device.cast_signed()])?;
     fs::File::open("disk").map(drop)
+}
+
+/// The disk that btrfs is mounted from: its files have the number of no device.
+fn mounted_btrfs() -> Option<u64> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let source = mounts.lines().find_map(|line| line.split_once(" - btrfs ")?.1.split(' ').next())?;
+    fs::metadata(source).ok().map(|disk| disk.rdev())
 }
 
 /// Asks for the map with a number that no map has.
