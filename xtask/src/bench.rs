@@ -150,9 +150,9 @@ fn costs(text: &mut String, all: &[Figures]) -> Result<()> {
             let ratio = with.parse::<f64>()? / without.parse::<f64>()?.max(1.0);
             writeln!(text, "| {what} | {without} | {with} | {ratio:.2} |")?;
         }
-        if let Some(told) = figures.told("loaded ") {
-            writeln!(text, "\nTo load and attach everything takes: {told}.")?;
-        }
+    }
+    if let Some(told) = all.first().and_then(|native| native.told("loaded ")) {
+        writeln!(text, "\nTo load everything that runs on the machine at hand takes: {told}.")?;
     }
     Ok(())
 }
