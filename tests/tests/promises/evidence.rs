@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
     flows::js,
     guard::{Guard, MADE},
-    needs,
+    needs, node_red,
     policy::Policy,
     scene::Scene,
     wait,
@@ -192,5 +193,22 @@ fn doctor_says_what_can_be_done_here() -> Result<()> {
     for part in ["kernel", "BTF         yes", "tracepoint  yes", "cgroup      yes", "egress      yes  yes"] {
         ensure!(said.contains(part), "no {part:?} in:\n{said}");
     }
+    Ok(())
+}
+
+/// The list by which every ECS document of these tests is judged is the one that Elastic publishes.
+#[test]
+fn the_fields_of_ecs_are_the_published_ones() -> Result<()> {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../monitor/tests/ecs");
+    let package = node_red::npm_install("@elastic/ecs@9.4.0")?;
+    let directory = tempfile::tempdir()?;
+    let theirs = directory.path().join("fields.json");
+    fs::copy(ours.join("fields.json"), &theirs)?;
+    let mut node = Command::new(needs::program("node", "nodejs")?);
+    needs::run(node.arg(ours.join("generate.js")).arg(&theirs).env("NODE_PATH", package.join("node_modules")))?;
+    ensure!(
+        fs::read_to_string(ours.join("fields.json"))? == fs::read_to_string(&theirs)?,
+        "the list differs from the published one: make it anew as its README.md says"
+    );
     Ok(())
 }
