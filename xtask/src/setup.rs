@@ -86,7 +86,9 @@ pub(crate) fn vm_tools(architectures: &[Architecture]) -> Result<()> {
         let std = Std::find(*architecture)?;
         println!("{architecture}: {} found; standard library {}", architecture.emulator(), std.describe());
     }
-    Ok(())
+    let makers = [("mke2fs", "e2fsprogs"), ("mkfs.btrfs", "btrfs-progs")];
+    let missing = makers.iter().filter(|(program, _)| needs::program(program, "").is_err());
+    apt_install(&missing.map(|&(_, package)| package).collect::<Vec<_>>())
 }
 
 /// Finds what emulates a processor, and installs it when it is missing.
