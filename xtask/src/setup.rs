@@ -38,7 +38,7 @@ const OLDEST_NODE: (u32, u32) = (18, 5);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl,
-    /// rsyslog, Prometheus, Alertmanager, mosquitto, NATS
+    /// strace, rsyslog, Prometheus, Alertmanager, mosquitto, NATS
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also install what boots other kernels: QEMU, and what builds for arm64
@@ -152,6 +152,7 @@ pub(crate) fn test_tools() -> Result<()> {
         ("openssl", "openssl"),
         ("useradd", "passwd"),
         ("setpriv", "util-linux"),
+        ("strace", "strace"),
     ];
     missing.extend(programs.iter().filter(|(program, _)| shell::find(program).is_none()).map(|&(_, package)| package));
     apt_install(&missing)

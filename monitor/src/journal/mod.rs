@@ -140,6 +140,11 @@ impl Journal {
         self.shared.queue.push(Entry::new(event, durability == Durability::Now));
     }
 
+    /// Gives it other limits, from the next event on.
+    pub fn limit(&self, limits: Limits) {
+        self.shared.limit(limits);
+    }
+
     /// What has gone wrong since the last time; events wait in memory meanwhile, as far as it goes.
     pub fn check(&self) -> Result<(), JournalError> {
         self.shared.trouble().map_or(Ok(()), |what| Err(JournalError::Trouble(what)))

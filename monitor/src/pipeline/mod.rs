@@ -10,7 +10,7 @@ use std::sync::Arc;
 use monitor_common::{Verdict, event::Hook};
 
 use crate::{
-    journal::{Durability, Journal, JournalError, Spool, console, ocsf},
+    journal::{Durability, Journal, JournalError, Limits, Spool, console, ocsf},
     metrics::Counts,
 };
 use decode::{DecodeError, Record};
@@ -95,6 +95,11 @@ impl Pipeline {
     /// Writes everything out, and closes the journal.
     pub fn close(&mut self) -> Result<(), JournalError> {
         self.journal.close()
+    }
+
+    /// Gives the journal other limits.
+    pub fn limit_journal(&self, limits: Limits) {
+        self.journal.limit(limits);
     }
 
     /// What sinks need of the journal.
