@@ -169,7 +169,7 @@ fn listen(answer: impl Fn(&str, &[u8]) -> (u16, String) + Send + Sync + 'static)
     address
 }
 
-fn serve(stream: &mut BufReader<TcpStream>, answer: &dyn Fn(&str, &[u8]) -> (u16, String)) -> Option<()> {
+fn serve(stream: &mut BufReader<TcpStream>, answer: &impl Fn(&str, &[u8]) -> (u16, String)) -> Option<()> {
     loop {
         let (mut path, mut length, mut line) = (String::new(), 0, String::new());
         while stream.read_line(&mut line).ok()? > 0 && line.trim_end() != "" {

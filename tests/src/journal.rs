@@ -15,9 +15,10 @@ use jsonschema::Validator;
 use crate::{ecs, needs, record::Record};
 
 /// The schemas of the classes that the journal uses.
-const SCHEMAS: [(u64, &str); 5] = [
+const SCHEMAS: [(u64, &str); 6] = [
     (1001, include_str!("../../monitor/tests/ocsf/1001.json")),
     (1007, include_str!("../../monitor/tests/ocsf/1007.json")),
+    (2004, include_str!("../../monitor/tests/ocsf/2004.json")),
     (4001, include_str!("../../monitor/tests/ocsf/4001.json")),
     (6002, include_str!("../../monitor/tests/ocsf/6002.json")),
     (7002, include_str!("../../monitor/tests/ocsf/7002.json")),

@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn what_has_no_room_is_left_out() {
-        let many: Vec<_> = (0..MAX_WATCHES + 1).map(|index| (0, 1, PathBuf::from(index.to_string()))).collect();
+        let many: Vec<_> = (0..=MAX_WATCHES).map(|index| (0, 1, PathBuf::from(index.to_string()))).collect();
         let slots = Slots::default().next(&many);
         assert!(slots.get(MAX_WATCHES - 1, &many).is_some());
         assert!(slots.get(MAX_WATCHES, &many).is_none());

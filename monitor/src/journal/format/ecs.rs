@@ -81,7 +81,11 @@ pub(super) fn render(event: &Value) -> Value {
             }),
         );
     }
-    let own = event.get("unmapped").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut own = event.get("unmapped").and_then(Value::as_object).cloned().unwrap_or_default();
+    if let Some(mend) = text(event, "/remediation/desc") {
+        own.insert("mend".to_owned(), mend.into());
+        own.insert("count".to_owned(), event["count"].clone());
+    }
     let own: Map<_, _> = own
         .into_iter()
         .filter(|(key, _)| !matches!(key.as_str(), "chain" | "rule_text"))
@@ -116,6 +120,7 @@ fn classified(event: &Value) -> (&'static str, &'static str) {
                 _ => "info",
             },
         ),
+        Some(2004) => ("intrusion_detection", "info"),
         Some(4001) if text(event, "/unmapped/verdict") == Some("deny") => ("network", "denied"),
         Some(4001) => ("network", if activity == 1 { "connection" } else { "info" }),
         _ => ("configuration", if activity == 99 { "change" } else { "info" }),
