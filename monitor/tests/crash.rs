@@ -1,6 +1,6 @@
 //! The spool is killed at every system call that changes something on the disk: nothing that was durable is lost, the chain
 //! holds, and no sink gets anything more than twice.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     collections::BTreeMap,
@@ -115,11 +115,11 @@ fn crash(directory: &Path, (call, sink): (&str, bool), when: u32) -> (bool, Opti
     let output = strace.env("FLOWWARDEN_TEST_SPOOL", directory).stderr(Stdio::null()).output();
     let output = output.expect("strace is missing: type `cargo xtask setup --tests`");
     let said = String::from_utf8_lossy(&output.stdout);
-    let durable = said.lines().filter_map(|line| {
+    let mut durable = said.lines().filter_map(|line| {
         let (segment, offset) = line.split_once(' ')?;
         Some(Position { segment: segment.parse().ok()?, offset: offset.parse().ok()? })
     });
-    (!output.status.success(), durable.last())
+    (!output.status.success(), durable.next_back())
 }
 
 /// The numbers of the events in lines, in order.

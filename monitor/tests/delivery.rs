@@ -1,5 +1,5 @@
 //! Sinks whose receivers fail in every way that networks know: nothing is lost, and at most one batch comes twice.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     collections::BTreeMap,
