@@ -529,6 +529,7 @@ impl Agent {
                 if self.policy.metrics != page {
                     self.serve_metrics();
                 }
+                self.pipeline.limit_journal(self.policy.journal);
                 say("reload: the new policy is in force");
                 let details = Map::from_iter([("epoch".to_owned(), self.kernel.epoch().into())]);
                 self.pipeline.lifecycle(Stage::Reload, "The new policy is in force", &details);

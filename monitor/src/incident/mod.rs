@@ -413,8 +413,12 @@ pub(crate) mod tests {
         );
         assert!(updates.iter().all(|(second, count)| count - 1 == *second));
         let end = start + Duration::from_secs(3999);
-        let almost = QUIET.saturating_sub(Duration::from_secs(1));
-        assert!(incidents.tick(end + almost).iter().all(|(phase, _)| *phase == Phase::Update));
+        assert!(
+            incidents
+                .tick(end + QUIET.saturating_sub(Duration::from_secs(1)))
+                .iter()
+                .all(|(phase, _)| *phase == Phase::Update)
+        );
         let over = incidents.tick(end + QUIET);
         assert_eq!((over.len(), over[0].0, over[0].1.count), (1, Phase::Close, 4000));
         assert!(incidents.close().is_empty());

@@ -141,6 +141,11 @@ impl Journal {
         self.shared.queue.push(Entry::new(event, durability == Durability::Now));
     }
 
+    /// Gives it other limits, from the next event on.
+    pub fn limit(&self, limits: Limits) {
+        self.shared.limit(limits);
+    }
+
     /// The same for an event that others will name.
     pub fn append_noted(&self, event: Value, durability: Durability, mark: Mark) {
         self.shared.queue.push(Entry::new(event, durability == Durability::Now).noted(mark));

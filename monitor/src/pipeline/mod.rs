@@ -11,7 +11,7 @@ use monitor_common::{Verdict, event::Hook};
 
 use crate::{
     incident::{Incident, Incidents, Phase},
-    journal::{Durability, Journal, JournalError, Spool, console, finding, ocsf},
+    journal::{Durability, Journal, JournalError, Limits, Spool, console, finding, ocsf},
     metrics::Counts,
 };
 use decode::{DecodeError, Record};
@@ -136,6 +136,11 @@ impl Pipeline {
     /// Writes everything out, and closes the journal.
     pub fn close(&mut self) -> Result<(), JournalError> {
         self.journal.close()
+    }
+
+    /// Gives the journal other limits.
+    pub fn limit_journal(&self, limits: Limits) {
+        self.journal.limit(limits);
     }
 
     /// What sinks need of the journal.
