@@ -8,6 +8,7 @@ mod limits;
 mod older;
 mod outlive;
 mod scope;
+mod simulate;
 mod windows;
 
 use std::{

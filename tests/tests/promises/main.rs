@@ -11,6 +11,7 @@ mod egress;
 mod evidence;
 mod hooks;
 mod keys;
+mod learning;
 mod metrics;
 mod names;
 mod negative;
