@@ -5,11 +5,13 @@
 
 mod audit;
 mod brokers;
+mod changes;
 mod contrib;
 mod disk;
 mod egress;
 mod evidence;
 mod hooks;
+mod incidents;
 mod keys;
 mod learning;
 mod metrics;
