@@ -1,8 +1,8 @@
 //! The least policy for what was seen.
 //!
 //! An event is learnt where no rule of the present policy speaks about it; rules that are there stay, and what they forbid
-//! is not learnt. What is [`critical`](super::critical) is refused unless somebody insists. Paths become what a person would
-//! write ([`pattern`]); [`write`] puts the rules into the present policy's text.
+//! is not learnt. What is [`critical`] is refused unless somebody insists. Paths become what a person would
+//! write, and the rules are put into the present policy's text.
 
 mod fact;
 mod pattern;

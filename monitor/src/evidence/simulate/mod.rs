@@ -1,6 +1,6 @@
 //! What a policy would have done about the events of a journal.
 //!
-//! There is no second matcher: [`judge`] asks [`monitor_common::decide`], as the kernel programs do, with the compiled
+//! There is no second matcher: [`Judge`] asks [`monitor_common::decide`], as the kernel programs do, with the compiled
 //! policy in ordinary maps. What an event does not say enough about is counted apart.
 
 mod judge;
