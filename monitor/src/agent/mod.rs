@@ -8,7 +8,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -130,6 +133,8 @@ pub struct Options {
     pub sensors: Vec<Sensor>,
     /// Where the agent's pid is written, for `flowwarden reload`.
     pub pid_file: Option<PathBuf>,
+    /// Operations are journaled and not told, and the rest is told on the standard error.
+    pub quiet: bool,
 }
 
 /// A running guard.
@@ -173,6 +178,7 @@ impl Agent {
         if !rustix::process::geteuid().is_root() {
             return Err(AgentError::NotRoot);
         }
+        ASIDE.store(options.quiet, Ordering::Relaxed);
         let mut host = System::new();
         let mut found = Vec::new();
         let policy = read_policy(&options, &host, &mut found)?;
@@ -556,7 +562,9 @@ impl Agent {
             };
             match self.pipeline.record(&item, &self.names) {
                 Ok(Some(told)) => {
-                    self.say_met(&told);
+                    if !self.options.quiet {
+                        self.say_met(&told);
+                    }
                     self.respond(&told);
                 }
                 Ok(None) => {}
@@ -799,8 +807,15 @@ fn slots(old: &BTreeMap<String, u16>, policy: &Policy) -> BTreeMap<String, u16> 
     slots
 }
 
+/// What is said goes to the standard error: the standard output is for something else.
+static ASIDE: AtomicBool = AtomicBool::new(false);
+
 /// Prints a line; a reader that went away is no reason to stop guarding.
 fn say(line: &str) {
+    if ASIDE.load(Ordering::Relaxed) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+        return;
+    }
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

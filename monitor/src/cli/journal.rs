@@ -108,7 +108,8 @@ struct ExportArguments {
     format: Format,
 }
 
-fn time(text: &str) -> Result<SystemTime, String> {
+/// A time, or how long ago.
+pub(super) fn time(text: &str) -> Result<SystemTime, String> {
     if let Ok(time) = humantime::parse_rfc3339_weak(text) {
         return Ok(time);
     }

@@ -67,6 +67,20 @@ fn millis(time: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Where to begin to read for what is wanted since a time.
+pub(crate) fn start(directory: &Path, since: Option<SystemTime>) -> Result<Position, JournalError> {
+    let mut start = Position::default();
+    for found in segment::list(directory)? {
+        // A segment that was written last before that time holds nothing that is wanted.
+        let old = |since| found.size_and_time().is_ok_and(|(_, written)| written < since);
+        if !since.is_some_and(old) {
+            start.segment = found.number;
+            break;
+        }
+    }
+    Ok(start)
+}
+
 /// Events of a journal, one after the other, each with its line.
 #[derive(Debug)]
 pub struct Query {
@@ -78,15 +92,7 @@ pub struct Query {
 impl Query {
     /// Looks through the journal in `directory`.
     pub fn new(directory: &Path, filter: Filter) -> Result<Self, JournalError> {
-        let mut start = Position::default();
-        for found in segment::list(directory)? {
-            // A segment that was written last before that time holds nothing that is wanted.
-            let old = |since| found.size_and_time().is_ok_and(|(_, written)| written < since);
-            if !filter.since.is_some_and(old) {
-                start.segment = found.number;
-                break;
-            }
-        }
+        let start = start(directory, filter.since)?;
         Ok(Self { reader: Reader::new(directory, start), filter, line: Vec::new() })
     }
 

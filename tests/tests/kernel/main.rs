@@ -10,6 +10,7 @@ mod outlive;
 mod reloads;
 mod room;
 mod scope;
+mod simulate;
 mod windows;
 
 use std::{

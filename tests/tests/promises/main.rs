@@ -13,6 +13,7 @@ mod evidence;
 mod hooks;
 mod incidents;
 mod keys;
+mod learning;
 mod metrics;
 mod names;
 mod negative;
