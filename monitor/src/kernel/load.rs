@@ -15,6 +15,7 @@ use aya::{
 };
 use monitor_common::{
     event::{Counters, Hook},
+    inbound::Owner,
     offsets::{Abi, Offsets},
     policy::{
         CONTROL_CGROUP, CONTROL_USERNS, ChildKey, Control, Identity, InodeId, InodeKey, Instance, MAX_INSTANCES,
@@ -150,6 +151,9 @@ const EXTRA: &[(&str, &str)] = &[
 /// Programs on Internet sockets.
 const CGROUP: &[&str] = &["connect4", "connect6", "sendmsg4", "sendmsg6", "sock_create"];
 
+/// Programs on what comes in: those that note whose a socket is, and the one that drops.
+const INBOUND: &[&str] = &["inbound_bind4", "inbound_bind6", "inbound_packet"];
+
 /// The programs and maps in the kernel. Dropping it detaches everything.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -163,6 +167,8 @@ pub struct Kernel {
     flags: u32,
     degraded: Vec<Degraded>,
     served: Served,
+    /// Peers can be refused.
+    refuses_peers: bool,
 }
 
 impl Kernel {
@@ -196,7 +202,18 @@ impl Kernel {
         let tasks = take(&mut ebpf, "TASKS")?;
         let held = Vec::new();
         let links = Links::default();
-        Ok(Self { ebpf, links, tasks, handlers, held, epoch: 0, flags: 0, degraded, served: Served::default() })
+        Ok(Self {
+            ebpf,
+            links,
+            tasks,
+            handlers,
+            held,
+            epoch: 0,
+            flags: 0,
+            degraded,
+            served: Served::default(),
+            refuses_peers: false,
+        })
     }
 
     /// Attaches the security hooks, each in the best flavour among `allowed` that runs here. Nothing is in scope yet.
@@ -360,26 +377,44 @@ impl Kernel {
     ///
     /// A link always stands beside those of others, so no mode is asked for. All or none: half of them would leave a way open that the tracepoints no longer watch.
     pub fn attach_cgroup(&mut self, path: &Path) -> Result<()> {
-        let cgroup = File::open(path).map_err(|source| KernelError::Cgroup { path: path.to_owned(), source })?;
-        for &name in CGROUP {
-            if let Err(error) = self.attach(name, Target::Cgroup(&cgroup)) {
-                for &name in CGROUP {
-                    self.links.detach(&mut self.ebpf, name);
-                }
-                return Err(error);
-            }
-        }
+        self.attach_all(CGROUP, path)?;
         self.flags |= CONTROL_CGROUP;
         Ok(())
     }
 
+    /// Attaches the programs that can refuse a peer, in the same way.
+    pub fn attach_inbound(&mut self, path: &Path) -> Result<()> {
+        self.attach_all(INBOUND, path)?;
+        self.refuses_peers = true;
+        Ok(())
+    }
+
+    /// All of these programs, or none.
+    fn attach_all(&mut self, programs: &[&'static str], path: &Path) -> Result<()> {
+        let cgroup = File::open(path).map_err(|source| KernelError::Cgroup { path: path.to_owned(), source })?;
+        let attached = programs.iter().try_for_each(|&name| self.attach(name, Target::Cgroup(&cgroup)));
+        if attached.is_err() {
+            for name in programs {
+                self.links.detach(&mut self.ebpf, name);
+            }
+        }
+        attached
+    }
+
+    /// Notes whose a socket is that was bound before the programs came.
+    pub fn own_socket(&mut self, cookie: u64, owner: Owner) -> Result<()> {
+        let mut map: HashMap<_, u64, Owner> = open(&mut self.ebpf, "OWNERS")?;
+        map.insert(cookie, owner, 0).map_err(|source| KernelError::Map { name: "OWNERS", source })
+    }
+
     /// Loads the programs that can refuse traffic, attaching none, to find out whether this kernel takes them.
     pub fn try_cgroup(&mut self) -> Result<()> {
-        for &name in CGROUP {
+        for &name in CGROUP.iter().chain(INBOUND) {
             let program = self.ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
             let loaded = match program {
                 Program::CgroupSockAddr(program) => program.load(),
                 Program::CgroupSock(program) => program.load(),
+                Program::CgroupSkb(program) => program.load(),
                 _ => return Err(KernelError::Absent(name)),
             };
             loaded.map_err(|source| KernelError::Program { name, source })?;
@@ -414,6 +449,7 @@ impl Kernel {
         CanDeny {
             files: self.served.can_deny_files(),
             network: self.can_deny_network(),
+            inbound: self.refuses_peers,
             exec: self.served.can_deny_exec(),
             system: self.served.can_deny_system(),
         }

@@ -6,7 +6,9 @@
 mod audit;
 mod brokers;
 mod contrib;
+mod deployments;
 mod disk;
+mod editor;
 mod egress;
 mod evidence;
 mod hooks;
@@ -19,6 +21,7 @@ mod presets;
 mod processes;
 mod race;
 mod releases;
+mod scenarios;
 mod scope;
 mod settings_js;
 mod sinks;
