@@ -29,6 +29,7 @@ use tokio::{
 };
 
 use crate::{
+    change::Changes,
     heal::{self, Healed, Healer},
     instance,
     journal::{
@@ -45,7 +46,7 @@ use crate::{
     },
     maintenance::{Asked, Listener},
     metrics,
-    pipeline::{Pipeline, Told, enrich::Enricher, names::NameTable},
+    pipeline::{Pipeline, Said, Told, enrich::Enricher, names::NameTable},
     policy::{
         self, Fault, Located, PolicyError,
         compile::{Compiled, Seen, Watched, compile, presence, selectors},
@@ -68,6 +69,8 @@ const HEALING: Duration = Duration::from_millis(20);
 const REFRESH: Duration = Duration::from_secs(1);
 /// Most records that are handled before signals, the clock and the policy get their turn.
 const TURN: usize = 4096;
+/// How many events of one incident are said one by one.
+const SAID: u64 = 10;
 /// Most turns that are taken when the guard stops.
 const LAST_TURNS: usize = 64;
 
@@ -146,6 +149,7 @@ pub struct Agent {
     listener: Listener,
     own: Own,
     healer: Healer,
+    changes: Changes,
     /// Locked for as long as the guard runs.
     pins: Option<Pins>,
     watched: Vec<Watched>,
@@ -205,6 +209,7 @@ impl Agent {
             policy: Policy::default(),
             own,
             healer: Healer::open(&state)?,
+            changes: Changes::open(&state)?,
             listener: Listener::open(&state).map_err(io("the control socket"))?,
             state,
             windows: Windows::default(),
@@ -541,6 +546,7 @@ impl Agent {
                 if self.policy.metrics != page {
                     self.serve_metrics();
                 }
+                self.pipeline.limit_journal(self.policy.journal);
                 say("reload: the new policy is in force");
                 let details = Map::from_iter([("epoch".to_owned(), self.kernel.epoch().into())]);
                 self.pipeline.lifecycle(Stage::Reload, "The new policy is in force", &details);
@@ -567,8 +573,7 @@ impl Agent {
             };
             match self.pipeline.record(&item, &self.names) {
                 Ok(Some(told)) => {
-                    let Told { record, sentence, .. } = &told;
-                    say(&if self.colour { console::coloured(record.verdict, sentence) } else { sentence.clone() });
+                    self.say_met(&told);
                     self.respond(&told);
                 }
                 Ok(None) => {}
@@ -578,6 +583,33 @@ impl Agent {
         }
         self.heal();
         true
+    }
+
+    /// Tells which settings and flows have changed.
+    fn look_at_changes(&mut self) {
+        let instances = self.policy.instances.iter().map(|it| (it.name.as_str(), it.user_dir.as_path()));
+        for change in self.changes.look(instances, Instant::now()) {
+            say(&terminal::plain(change.sentence().as_bytes()));
+            self.pipeline.response(response::changed(&change));
+        }
+    }
+
+    /// Says what was met, as long as that is news: of a storm the incident is told.
+    fn say_met(&mut self, told: &Told) {
+        let Told { record, sentence, nth, uid, .. } = told;
+        for path in [Some(&record.path), record.other.as_ref()].into_iter().flatten() {
+            self.changes.met(path, uid);
+        }
+        if *nth <= SAID {
+            say(&if self.colour { console::coloured(record.verdict, sentence) } else { sentence.clone() });
+        }
+        if *nth == SAID {
+            say("more of this is in the journal; how often it comes is told here while it goes on");
+        }
+        if let Some(said) = &told.incident {
+            // Its first event has just been said.
+            say_incident(said, *nth > 1);
+        }
     }
 
     /// Does what a rule asks for beyond the operation itself.
@@ -663,9 +695,13 @@ impl Agent {
                         eprintln!("flowwarden: the policy could not be renewed, the old one stays in force: {error}");
                     }
                     self.look_at_healed();
+                    self.look_at_changes();
                     let (windows, mut hands) = self.windows();
                     if let Err(error) = windows.expire(&mut hands) {
                         eprintln!("flowwarden: {error}");
+                    }
+                    for said in self.pipeline.tick(Instant::now()) {
+                        say_incident(&said, true);
                     }
                     self.report_loss()?;
                     if let Err(error) = self.pipeline.check() {
@@ -689,6 +725,9 @@ impl Agent {
             }
         }
         self.report_loss()?;
+        for said in self.pipeline.end() {
+            say_incident(&said, true);
+        }
         let message = if self.pins.is_some() { "Flowwarden stopped; its programs go on" } else { "Flowwarden stopped" };
         self.pipeline.lifecycle(Stage::Stop, message, &Map::new());
         self.pipeline.close()?;
@@ -781,6 +820,15 @@ fn slots(old: &BTreeMap<String, u16>, policy: &Policy) -> BTreeMap<String, u16> 
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn say_incident(said: &Said, whole: bool) {
+    if whole {
+        say(&terminal::plain(said.sentence.as_bytes()));
+    }
+    if let Some(mend) = &said.mend {
+        say(&terminal::plain(format!("  what to do: {mend}").as_bytes()));
+    }
 }
 
 fn first_line(text: &str) -> &str {

@@ -145,7 +145,7 @@ pub fn render(enriched: &Enriched, sentence: &str) -> Value {
 }
 
 /// A technique of MITRE ATT&CK by its identifier: `T1552`, `T1552.004`.
-fn attack(uid: &str) -> Value {
+pub(super) fn attack(uid: &str) -> Value {
     match uid.split_once('.') {
         Some((technique, _)) => json!({ "technique": { "uid": technique }, "sub_technique": { "uid": uid } }),
         None => json!({ "technique": { "uid": uid } }),
@@ -276,7 +276,7 @@ fn process(enriched: &Enriched) -> Value {
 }
 
 /// An address as a person writes it: v4-mapped IPv6 is IPv4.
-pub(super) fn address(bytes: [u8; 16]) -> String {
+pub(crate) fn address(bytes: [u8; 16]) -> String {
     let v6 = Ipv6Addr::from(bytes);
     v6.to_ipv4_mapped().map_or_else(|| v6.to_string(), |v4| v4.to_string())
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{
     JournalError,
+    finding::FINDING,
     reader::{Position, Reader},
     segment,
 };
@@ -14,6 +15,8 @@ use super::{
 /// What an event has to be like. Everything that is given has to hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
+    /// Incidents only.
+    pub incidents: bool,
     /// Not before this moment.
     pub since: Option<SystemTime>,
     /// Before this moment.
@@ -48,7 +51,8 @@ impl Filter {
             })
         };
         let time = event["time"].as_i64().unwrap_or_default();
-        self.since.is_none_or(|since| time >= millis(since))
+        (!self.incidents || event["class_uid"] == FINDING)
+            && self.since.is_none_or(|since| time >= millis(since))
             && self.until.is_none_or(|until| time < millis(until))
             && listed(&self.instances, "instance")
             && listed(&self.rules, "rule")
@@ -117,6 +121,8 @@ mod tests {
         let name = || vec!["/srv/plant-a/settings.js".to_owned()];
         let other = || vec!["other".to_owned()];
         let none = Filter::default();
+        let incidents = Filter { incidents: true, ..none.clone() };
+        assert!(!incidents.takes(&event) && incidents.takes(&serde_json::json!({ "class_uid": 2004 })));
         for (takes, drops) in [
             (none.clone(), Filter { since: at(1_700_000_001), ..none.clone() }),
             (Filter { since: at(1_700_000_000), ..none.clone() }, Filter { until: at(1_700_000_000), ..none.clone() }),

@@ -5,6 +5,7 @@
 
 mod audit;
 mod brokers;
+mod changes;
 mod contrib;
 mod deployments;
 mod disk;
@@ -12,6 +13,7 @@ mod editor;
 mod egress;
 mod evidence;
 mod hooks;
+mod incidents;
 mod keys;
 mod metrics;
 mod names;
