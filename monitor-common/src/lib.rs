@@ -18,6 +18,7 @@ extern crate std;
 pub mod access;
 pub mod decide;
 pub mod event;
+pub mod inbound;
 pub mod name;
 pub mod offsets;
 pub mod opaque;

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use monitor_common::{
     decide::{MAX_CLIMB, Work},
     event::{Counters, Event, Pending, WriteKey, WriteTotals},
+    inbound::{Owner, PeerKey, PeerTold},
     name::Name,
     opaque::Opaque,
     policy::{
@@ -238,3 +239,11 @@ impl Drop for Held {
         let _ = HELD.remove(self.key);
     }
 }
+
+/// Sockets of instances that others may send to, by cookie.
+#[map]
+pub(crate) static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(8_192, 0);
+
+/// Peers that were told of.
+#[map]
+pub(crate) static PEERS: LruHashMap<PeerKey, PeerTold> = LruHashMap::with_max_entries(4_096, 0);

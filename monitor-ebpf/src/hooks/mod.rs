@@ -5,6 +5,7 @@ mod close;
 mod descriptor;
 mod exec;
 mod identify;
+mod inbound;
 mod io_uring;
 mod mmap;
 mod open;

@@ -11,8 +11,8 @@ use aya::{
     Btf, Ebpf,
     pin::PinError,
     programs::{
-        CgroupAttachMode, CgroupSock, CgroupSockAddr, FEntry, KProbe, Lsm, Program, ProgramError, RawTracePoint,
-        kprobe::KProbeLink, links::FdLink,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FEntry, KProbe, Lsm, Program,
+        ProgramError, RawTracePoint, kprobe::KProbeLink, links::FdLink,
     },
 };
 
@@ -74,6 +74,7 @@ impl Links {
             (Program::KProbe(program), _) => program.load()?,
             (Program::RawTracePoint(program), _) => program.load()?,
             (Program::CgroupSock(program), _) => program.load()?,
+            (Program::CgroupSkb(program), _) => program.load()?,
             (Program::CgroupSockAddr(program), _) => program.load()?,
             _ => return Err(ProgramError::UnexpectedProgramType),
         }
@@ -96,6 +97,7 @@ impl Links {
             Some(Program::KProbe(program)) => program.unload(),
             Some(Program::CgroupSockAddr(program)) => program.unload(),
             Some(Program::CgroupSock(program)) => program.unload(),
+            Some(Program::CgroupSkb(program)) => program.unload(),
             _ => Ok(()),
         };
     }
@@ -148,6 +150,11 @@ fn attach(program: &mut Program, to: Target<'_>) -> Result<Link, ProgramError> {
             if let Program::CgroupSock(program) = program {
                 let program: &mut CgroupSock = program;
                 let id = program.attach(directory, CgroupAttachMode::Single)?;
+                pinnable(program.take_link(id)?)?
+            } else if let Program::CgroupSkb(program) = program {
+                let program: &mut CgroupSkb = program;
+                let side = program.expected_attach_type().unwrap_or(CgroupSkbAttachType::Ingress);
+                let id = program.attach(directory, side, CgroupAttachMode::Single)?;
                 pinnable(program.take_link(id)?)?
             } else {
                 let program: &mut CgroupSockAddr = program.try_into()?;
