@@ -6,8 +6,8 @@ use aya::{
     Btf, Ebpf,
     pin::PinError,
     programs::{
-        CgroupAttachMode, CgroupSock, CgroupSockAddr, FEntry, KProbe, Lsm, Program, ProgramError, RawTracePoint,
-        kprobe::KProbeLink, links::FdLink,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, FEntry, KProbe, Lsm, Program,
+        ProgramError, RawTracePoint, kprobe::KProbeLink, links::FdLink,
     },
 };
 
@@ -60,6 +60,7 @@ impl Links {
             Some(Program::KProbe(program)) => program.unload(),
             Some(Program::CgroupSockAddr(program)) => program.unload(),
             Some(Program::CgroupSock(program)) => program.unload(),
+            Some(Program::CgroupSkb(program)) => program.unload(),
             _ => Ok(()),
         };
     }
@@ -116,6 +117,12 @@ fn attach(program: &mut Program, to: Target<'_>) -> Result<Link, ProgramError> {
                 let program: &mut CgroupSock = program;
                 program.load()?;
                 let id = program.attach(directory, CgroupAttachMode::Single)?;
+                pinnable(program.take_link(id)?)?
+            } else if let Program::CgroupSkb(program) = program {
+                let program: &mut CgroupSkb = program;
+                program.load()?;
+                let way = program.expected_attach_type().unwrap_or(CgroupSkbAttachType::Ingress);
+                let id = program.attach(directory, way, CgroupAttachMode::Single)?;
                 pinnable(program.take_link(id)?)?
             } else {
                 let program: &mut CgroupSockAddr = program.try_into()?;

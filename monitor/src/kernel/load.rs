@@ -11,9 +11,10 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
-    programs::{Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::{CgroupSkb, Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use monitor_common::{
+    dns::{NameKey, NameRulesKey, ResolverKey},
     event::{Counters, Hook},
     offsets::{Abi, Offsets},
     policy::{
@@ -149,6 +150,9 @@ const EXTRA: &[(&str, &str)] = &[
 
 /// Programs on Internet sockets.
 const CGROUP: &[&str] = &["connect4", "connect6", "sendmsg4", "sendmsg6", "sock_create"];
+
+/// Programs on packets: what resolvers are asked, and what they answer.
+const DNS: &[&str] = &["dns_query", "dns_answer"];
 
 /// The programs and maps in the kernel. Dropping it detaches everything.
 pub struct Kernel {
@@ -373,6 +377,30 @@ impl Kernel {
         Ok(())
     }
 
+    /// Attaches the programs that learn names from answers to a cgroup v2 directory, both or none.
+    pub fn attach_dns(&mut self, path: &Path) -> Result<()> {
+        let cgroup = File::open(path).map_err(|source| KernelError::Cgroup { path: path.to_owned(), source })?;
+        for &name in DNS {
+            if let Err(error) = self.attach(name, Target::Cgroup(&cgroup)) {
+                for &name in DNS {
+                    self.links.detach(&mut self.ebpf, name);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the programs that learn names, attaching none, to find out whether this kernel takes them.
+    pub fn try_dns(&mut self) -> Result<()> {
+        for &name in DNS {
+            let program = self.ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
+            let program: &mut CgroupSkb = program.try_into().map_err(|source| KernelError::Program { name, source })?;
+            program.load().map_err(|source| KernelError::Program { name, source })?;
+        }
+        Ok(())
+    }
+
     /// Loads the programs that can refuse traffic, attaching none, to find out whether this kernel takes them.
     pub fn try_cgroup(&mut self) -> Result<()> {
         for &name in CGROUP {
@@ -490,6 +518,20 @@ impl Kernel {
             nets.insert(&Key::new(*bits, *key), rules, 0)
                 .map_err(|source| KernelError::Map { name: "NETS", source })?;
         }
+        let mut names: LpmTrie<_, NameKey, u64> = open(&mut self.ebpf, "NAMES")?;
+        for (key, bits, name) in &policy.names {
+            names
+                .insert(&Key::new(*bits, *key), name, 0)
+                .map_err(|source| KernelError::Map { name: "NAMES", source })?;
+        }
+        let mut name_rules: HashMap<_, NameRulesKey, NetRules> = open(&mut self.ebpf, "NAME_RULES")?;
+        for (key, rules) in &policy.name_rules {
+            name_rules.insert(key, rules, 0).map_err(|source| KernelError::Map { name: "NAME_RULES", source })?;
+        }
+        let mut resolvers: HashMap<_, ResolverKey, u32> = open(&mut self.ebpf, "RESOLVERS")?;
+        for key in &policy.resolvers {
+            resolvers.insert(key, 1, 0).map_err(|source| KernelError::Map { name: "RESOLVERS", source })?;
+        }
         let mut instances: Array<_, Instance> = open(&mut self.ebpf, "INSTANCES")?;
         for slot in 0..MAX_INSTANCES {
             let instance =
@@ -534,6 +576,10 @@ impl Kernel {
         clear::<NodeKey, Node>(&mut self.ebpf, "NODES", |key| key.epoch, epoch);
         clear_trie::<PatternKey, Pattern>(&mut self.ebpf, "PATTERNS", |key| key.epoch, epoch);
         clear_trie::<NetKey, NetRules>(&mut self.ebpf, "NETS", |key| key.epoch, epoch);
+        let [lowest, ..] = epoch.to_le_bytes();
+        clear_trie::<NameKey, u64>(&mut self.ebpf, "NAMES", |key| key.epoch.into(), lowest.into());
+        clear::<NameRulesKey, NetRules>(&mut self.ebpf, "NAME_RULES", |key| key.epoch, epoch);
+        clear::<ResolverKey, u32>(&mut self.ebpf, "RESOLVERS", |key| key.epoch, epoch);
     }
 
     /// Marks a process as belonging to an instance.

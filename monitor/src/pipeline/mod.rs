@@ -2,6 +2,7 @@
 
 pub mod decode;
 pub mod enrich;
+pub mod hostnames;
 pub mod lineage;
 pub mod names;
 
@@ -118,5 +119,5 @@ impl Pipeline {
 
 /// Records that only tell who descends from whom.
 fn is_context(record: &Record) -> bool {
-    matches!(record.hook, Hook::Fork | Hook::Exit)
+    matches!(record.hook, Hook::Fork | Hook::Exit | Hook::Dns)
 }

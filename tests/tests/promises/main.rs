@@ -7,6 +7,7 @@ mod audit;
 mod brokers;
 mod contrib;
 mod disk;
+mod dns;
 mod egress;
 mod evidence;
 mod hooks;
