@@ -2,11 +2,15 @@
 //!
 //! Data enters at the kernel and leaves at a sink, and never turns back: [`policy`] is compiled and loaded by
 //! [`kernel`]; records come back through the [`pipeline`] into the [`journal`], from where the [`sinks`] take them;
-//! [`agent`] turns the wheel, and lets rules rest while an administrator has asked for [`maintenance`].
+//! what belongs together is one [`incident`]; [`agent`] turns the wheel, and lets rules rest while an administrator has asked
+//! for [`maintenance`]; [`evidence`] reads the journal back.
 
 pub mod agent;
+pub mod change;
 mod durable;
+pub mod evidence;
 pub mod heal;
+pub mod incident;
 pub mod instance;
 pub mod journal;
 pub mod kernel;

@@ -1,5 +1,5 @@
 //! Sinks whose receivers fail in every way that networks know: nothing is lost, and at most one batch comes twice.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     collections::BTreeMap,
@@ -147,19 +147,29 @@ type Arrived = Arc<Mutex<BTreeMap<String, usize>>>;
 
 /// A web server that takes events as the four kinds of sinks send them.
 fn server(arrived: &Arrived, way: &Way) -> SocketAddr {
+    let (arrived, way) = (Arc::clone(arrived), Arc::clone(way));
+    listen(move |path, body| match Fault::of(&way) {
+        Fault::TooMany => (429, String::new()),
+        Fault::Unavailable => (503, String::new()),
+        _ => (200, take(path, body, &arrived)),
+    })
+}
+
+/// A web server that answers by path and body.
+fn listen(answer: impl Fn(&str, &[u8]) -> (u16, String) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (arrived, way) = (Arc::clone(arrived), Arc::clone(way));
+    let answer = Arc::new(answer);
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let (stream, arrived, way) = (stream.unwrap(), Arc::clone(&arrived), Arc::clone(&way));
-            thread::spawn(move || serve(&mut BufReader::new(stream), &arrived, &way));
+            let (stream, answer) = (stream.unwrap(), Arc::clone(&answer));
+            thread::spawn(move || serve(&mut BufReader::new(stream), &*answer));
         }
     });
     address
 }
 
-fn serve(stream: &mut BufReader<TcpStream>, arrived: &Arrived, way: &AtomicU16) -> Option<()> {
+fn serve(stream: &mut BufReader<TcpStream>, answer: &impl Fn(&str, &[u8]) -> (u16, String)) -> Option<()> {
     loop {
         let (mut path, mut length, mut line) = (String::new(), 0, String::new());
         while stream.read_line(&mut line).ok()? > 0 && line.trim_end() != "" {
@@ -173,11 +183,7 @@ fn serve(stream: &mut BufReader<TcpStream>, arrived: &Arrived, way: &AtomicU16) 
         }
         let mut body = vec![0; length];
         stream.read_exact(&mut body).ok()?;
-        let (status, said) = match Fault::of(way) {
-            Fault::TooMany => (429, String::new()),
-            Fault::Unavailable => (503, String::new()),
-            _ => (200, take(&path, &body, arrived)),
-        };
+        let (status, said) = answer(&path, &body);
         let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", said.len());
         stream.get_mut().write_all(format!("{head}{said}").as_bytes()).ok()?;
     }
@@ -349,6 +355,81 @@ fn a_receiver_that_has_too_much_to_do_loses_nothing() {
 #[test]
 fn a_receiver_that_is_unavailable_loses_nothing() {
     survives(Fault::Unavailable);
+}
+
+/// What a strict Elasticsearch has been asked to create.
+#[derive(Default)]
+struct Index {
+    /// How often each event was refused as one too many.
+    refused: BTreeMap<u64, u32>,
+    /// How often each was created, or would have been a second time.
+    created: BTreeMap<u64, u32>,
+}
+
+/// Whether an event is one that the index never takes.
+fn is_poison(number: u64) -> bool {
+    number % 100 == 13
+}
+
+impl Index {
+    /// Some events are too many at first, some are wrong for good; the rest is created.
+    fn bulk(&mut self, body: &[u8]) -> String {
+        let lines: Vec<Value> =
+            body.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let items = lines.chunks(2).map(|pair| {
+            let [action, document] = pair else { panic!("an action without a document") };
+            let number = document["event"]["severity"].as_u64().unwrap();
+            let tries = self.refused.entry(number).or_default();
+            let (status, error) = if is_poison(number) {
+                (400, json!({ "type": "document_parsing_exception", "reason": "failed to parse" }))
+            } else if number % 50 == 7 && *tries < 2 {
+                *tries += 1;
+                (429, json!({ "type": "es_rejected_execution_exception", "reason": "queue full" }))
+            } else {
+                *self.created.entry(number).or_default() += 1;
+                (201, Value::Null)
+            };
+            json!({ "create": { "_id": action["create"]["_id"], "status": status, "error": error } })
+        });
+        let items: Vec<_> = items.collect();
+        json!({ "took": 1, "errors": true, "items": items }).to_string()
+    }
+}
+
+#[test]
+fn of_a_bulk_that_fails_in_parts_only_those_parts_go_again_and_what_is_wrong_is_put_aside() {
+    const ALL: u64 = 700;
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("journal");
+    let index = Arc::new(Mutex::new(Index::default()));
+    let shared = Arc::clone(&index);
+    let server = listen(move |_, body| (200, shared.lock().unwrap().bulk(body)));
+    let address = proxy(server, &Way::default());
+    let mut writer = Journal::open(&journal, Limits::default()).unwrap();
+    for number in 1..=ALL {
+        // The severity is what ECS keeps of the number.
+        let event = json!({ "severity_id": number, "class_uid": 1001, "unmapped": { "verdict": "log", "rule": "r" } });
+        writer.append(event, Durability::Grouped);
+    }
+    let sink = format!("type = \"elastic\"\nurl = \"http://{address}\"\nown-events = false\nfrom = \"beginning\"");
+    let text = policy(&format!("name = \"elastic\"\n{sink}"));
+    let sinks = Sinks::start(&parse(&text).unwrap().sinks, writer.spool());
+    let poison: Vec<_> = (1..=ALL).filter(|number| is_poison(*number)).collect();
+    wait("every event", || {
+        let created = index.lock().unwrap().created.len() + poison.len();
+        let dead = Cursor::load(&journal, "elastic").unwrap().map_or(0, |cursor| cursor.dead);
+        if (created as u64, dead) == (ALL, poison.len() as u64) { Ok(()) } else { Err(format!("{created}, {dead}")) }
+    });
+    drop(sinks);
+    let index = index.lock().unwrap();
+    assert!(index.created.values().all(|&count| count == 1), "what was created was sent again");
+    let dead = std::fs::read_to_string(journal.join("sinks/elastic.dead.jsonl")).unwrap();
+    let dead: Vec<Value> = dead.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let numbers: Vec<_> = dead.iter().map(|line| line["event"]["severity_id"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, poison);
+    assert!(dead.iter().all(|line| line["why"].as_str().unwrap().contains("400 document_parsing_exception")));
+    drop(index);
+    writer.close().unwrap();
 }
 
 /// A policy with one sink.

@@ -214,6 +214,29 @@ fn old_segments_go_and_the_journal_says_so() {
     assert_eq!(check(path).worst(), Some(Kind::Missing));
 }
 
+#[test]
+fn limits_change_while_the_journal_is_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let mut journal = Journal::open(path, Limits::default()).unwrap();
+    for number in 0..300 {
+        journal.append(event(number), Durability::Grouped);
+    }
+    let tail = journal.tail();
+    while tail.sequence() < 300 {
+        let _ = tail.wait(tail.end(), Duration::from_secs(1));
+    }
+    assert_eq!(segment::list(path).unwrap().len(), 1);
+    journal.limit(Limits { max_bytes: 8 << 10, ..SMALL });
+    for number in 300..600 {
+        journal.append(event(number), Durability::Grouped);
+    }
+    journal.close().unwrap();
+    let segments = segment::list(path).unwrap();
+    assert!(segments[0].number > 1, "nothing was removed: {segments:?}");
+    assert_eq!(check(path).worst(), None, "{:#?}", check(path).faults);
+}
+
 /// Numbers below a bound, the same in every run.
 fn random() -> impl FnMut(usize) -> usize {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;

@@ -13,6 +13,8 @@ pub mod cgroup;
 pub mod cli;
 pub mod confine;
 pub mod console;
+#[path = "../../monitor/tests/ecs/mod.rs"]
+mod ecs;
 pub mod flows;
 pub mod guard;
 pub mod home;

@@ -77,12 +77,13 @@ fn is_open_to_all(directory: &Path) -> bool {
     !directory.ancestors().any(closed)
 }
 
-fn npm_install(package: &str) -> Result<PathBuf> {
+/// The directory of a package and its version from npm, installed once and then kept in [`cache`].
+pub fn npm_install(package: &str) -> Result<PathBuf> {
     let cache = cache();
     fs::create_dir_all(&cache).with_context(|| format!("{} cannot be made", cache.display()))?;
     let lock = fs::File::create(cache.join("lock"))?;
     lock.lock().context("the cache cannot be locked")?;
-    let directory = cache.join(package.replace('@', "-"));
+    let directory = cache.join(package.replace(['@', '/'], "-"));
     if directory.is_dir() {
         return Ok(directory);
     }

@@ -26,6 +26,15 @@ struct Figures {
     text: String,
 }
 
+/// What a program was for the verifier.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Program {
+    /// Instructions that it walked; 0 where the kernel does not tell.
+    walked: u64,
+    /// Microseconds that it took to load.
+    took_us: u64,
+}
+
 impl Figures {
     /// The cells of the lines that begin with `kind`.
     fn lines(&self, kind: &str) -> impl Iterator<Item = Vec<&str>> {
@@ -33,11 +42,12 @@ impl Figures {
         lines.map(|line| line.split(" | ").map(str::trim).collect())
     }
 
-    /// How many instructions the verifier walked for each program.
-    fn programs(&self) -> impl Iterator<Item = (&str, u64)> {
+    /// What each program was for the verifier.
+    fn programs(&self) -> impl Iterator<Item = (&str, Program)> {
         self.text.lines().filter_map(|line| {
             let mut words = line.strip_prefix("program ")?.split_whitespace();
-            Some((words.next()?, words.next()?.parse().ok()?))
+            let (name, walked) = (words.next()?, words.next()?.parse().ok()?);
+            Some((name, Program { walked, took_us: words.nth(2)?.parse().ok()? }))
         })
     }
 
@@ -140,35 +150,37 @@ fn costs(text: &mut String, all: &[Figures]) -> Result<()> {
             let ratio = with.parse::<f64>()? / without.parse::<f64>()?.max(1.0);
             writeln!(text, "| {what} | {without} | {with} | {ratio:.2} |")?;
         }
-        if let Some(told) = figures.told("loaded ") {
-            writeln!(text, "\nTo load and attach everything takes: {told}.")?;
-        }
+    }
+    if let Some(told) = all.first().and_then(|native| native.told("loaded ")) {
+        writeln!(text, "\nTo load everything that runs on the machine at hand takes: {told}.")?;
     }
     Ok(())
 }
 
 fn programs(text: &mut String, all: &[Figures]) -> Result<()> {
-    let mut rows: BTreeMap<&str, Vec<Option<u64>>> = BTreeMap::new();
+    let mut rows: BTreeMap<&str, Vec<Option<Program>>> = BTreeMap::new();
     for (column, figures) in all.iter().enumerate() {
-        for (name, walked) in figures.programs() {
-            rows.entry(name).or_insert_with(|| vec![None; all.len()])[column] = Some(walked);
+        for (name, program) in figures.programs() {
+            rows.entry(name).or_insert_with(|| vec![None; all.len()])[column] = Some(program);
         }
     }
     writeln!(
         text,
         "\n## Programs\n\nInstructions that the verifier walked through to accept each program (`flowwarden doctor \
          --programs`), of a million that it is willing to; `?` where the kernel does not tell (before 5.16), nothing where \
-         it is not used.\n"
+         it is not used; and the microseconds that the machine at hand took to load it. There, programs on security \
+         hooks are loaded when its kernel runs one.\n"
     )?;
     let kernels: Vec<_> = all.iter().map(|figures| figures.kernel.as_str()).collect();
-    writeln!(text, "| program | {} |\n|---|{}", kernels.join(" | "), "---|".repeat(all.len()))?;
+    writeln!(text, "| program | {} | µs |\n|---|{}---|", kernels.join(" | "), "---|".repeat(all.len()))?;
     for (name, row) in rows {
-        let cell = |walked: &Option<u64>| match walked {
+        let cell = |program: &Option<Program>| match program {
             None => String::new(),
-            Some(0) => "?".to_owned(),
-            Some(walked) => walked.to_string(),
+            Some(Program { walked: 0, .. }) => "?".to_owned(),
+            Some(Program { walked, .. }) => walked.to_string(),
         };
-        writeln!(text, "| {name} | {} |", row.iter().map(cell).collect::<Vec<_>>().join(" | "))?;
+        let took = row.first().copied().flatten().map_or_else(String::new, |program| program.took_us.to_string());
+        writeln!(text, "| {name} | {} | {took} |", row.iter().map(cell).collect::<Vec<_>>().join(" | "))?;
     }
     Ok(())
 }

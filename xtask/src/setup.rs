@@ -38,7 +38,7 @@ const OLDEST_NODE: (u32, u32) = (18, 5);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl,
-    /// rsyslog, Prometheus, Alertmanager, mosquitto, NATS, dnsmasq
+    /// strace, rsyslog, Prometheus, Alertmanager, mosquitto, NATS, dnsmasq
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also install what boots other kernels: QEMU, and what builds for arm64
@@ -86,7 +86,9 @@ pub(crate) fn vm_tools(architectures: &[Architecture]) -> Result<()> {
         let std = Std::find(*architecture)?;
         println!("{architecture}: {} found; standard library {}", architecture.emulator(), std.describe());
     }
-    Ok(())
+    let makers = [("mke2fs", "e2fsprogs"), ("mkfs.btrfs", "btrfs-progs")];
+    let missing = makers.iter().filter(|(program, _)| needs::program(program, "").is_err());
+    apt_install(&missing.map(|&(_, package)| package).collect::<Vec<_>>())
 }
 
 /// Finds what emulates a processor, and installs it when it is missing.
@@ -150,6 +152,7 @@ pub(crate) fn test_tools() -> Result<()> {
         ("openssl", "openssl"),
         ("useradd", "passwd"),
         ("setpriv", "util-linux"),
+        ("strace", "strace"),
     ];
     missing.extend(programs.iter().filter(|(program, _)| shell::find(program).is_none()).map(|&(_, package)| package));
     apt_install(&missing)

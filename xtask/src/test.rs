@@ -81,9 +81,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if steps.contains(&Step::Vm) {
         vm::tools()?;
     }
-    if !steps.contains(&Step::Build) && steps.iter().any(|step| *step != Step::Fmt) {
-        // Every other step compiles `monitor`, which embeds the object.
-        build::kernel(&toolchain)?;
+    if !steps.contains(&Step::Build) {
+        if steps.iter().any(|step| matches!(step, Step::Kernel | Step::Promises)) {
+            // They run the program.
+            build::build(&toolchain)?;
+        } else if steps.iter().any(|step| *step != Step::Fmt) {
+            // The others compile `monitor`, which embeds the object.
+            build::kernel(&toolchain)?;
+        }
     }
     let mut times = Vec::new();
     for step in steps {

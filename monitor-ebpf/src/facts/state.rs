@@ -19,8 +19,20 @@ pub(crate) fn watch(subject: &Subject<'_>, index: u32) -> Option<&'static Watch>
     if CONTROL.get(0)?.guard == 0 {
         return None;
     }
-    let half = (subject.epoch & 1) * MAX_WATCHES as u32;
-    WATCHES.get(half + index).filter(|watch| watch.dentry != 0 && watch.instance == u32::from(subject.slot))
+    slot(subject.epoch, index).filter(|watch| watch.dentry != 0 && watch.instance == u32::from(subject.slot))
+}
+
+#[inline(always)]
+fn slot(epoch: u32, index: u32) -> Option<&'static Watch> {
+    WATCHES.get((epoch & 1) * MAX_WATCHES as u32 + index)
+}
+
+/// The watch in a slot, when it is on the same path as it was in `epoch`: that of this policy, or the one before. A path
+/// keeps its slot for as long as it is watched.
+#[inline(always)]
+pub(crate) fn watch_since(subject: &Subject<'_>, epoch: u32, index: u32) -> Option<&'static Watch> {
+    let before = slot(epoch, index)?;
+    watch(subject, index).filter(|watch| watch.dentry == before.dentry)
 }
 
 /// State of a watched path: sixteen bits each for name and place, links, mode and owner, size. Of a directory links and size

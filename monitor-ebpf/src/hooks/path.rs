@@ -237,14 +237,14 @@ fn changed(scratch: &mut Scratch, call: &Call, pending: &Pending) -> u32 {
     scratch.node.set(0);
     scratch.matched.set(0);
     let asked = Access::from_bits(call.spec.access | call.spec.access2);
-    // A policy that came in between has other watches.
-    if pending.watched != 0 && pending.epoch == call.actor.subject.epoch {
+    // One policy may have come in between. What two have been since nobody knows: there is room for two at a time.
+    if pending.watched != 0 && call.actor.subject.epoch.wrapping_sub(pending.epoch) < 2 {
         for index in 0..MAX_WATCHES {
             let before = pending.states[index];
             if before == 0 {
                 continue;
             }
-            let Some(watch) = state::watch(&call.actor.subject, index as u32) else { continue };
+            let Some(watch) = state::watch_since(&call.actor.subject, pending.epoch, index as u32) else { continue };
             let shown = state::shown(before ^ state::state(watch), asked);
             if !shown.is_empty() {
                 scratch.node.set(watch.node);

@@ -62,6 +62,7 @@ pub(crate) fn sample(number: u64) -> serde_json::Value {
         rule: "settings-js".into(),
         sentence: "write, create, delete, rename, link or attr of settings.js: deny".into(),
         techniques: vec!["T1565.001".into()],
+        maintenance: None,
         time_ms: 1_790_000_000_000 + i64::try_from(number).unwrap(),
         name: "node".into(),
         program: Some(node),

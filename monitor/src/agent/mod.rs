@@ -9,7 +9,10 @@ use std::{
     io::{IsTerminal as _, Write as _},
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,6 +33,7 @@ use tokio::{
 };
 
 use crate::{
+    change::Changes,
     heal::{self, Healed, Healer},
     instance,
     journal::{
@@ -45,7 +49,7 @@ use crate::{
     },
     maintenance::{Asked, Listener},
     metrics,
-    pipeline::{Pipeline, Told, enrich::Enricher, names::NameTable},
+    pipeline::{Pipeline, Said, Told, enrich::Enricher, names::NameTable},
     policy::{
         self, Fault, Located, PolicyError,
         compile::{Compiled, Seen, Watched, compile, presence, selectors},
@@ -68,6 +72,8 @@ const HEALING: Duration = Duration::from_millis(20);
 const REFRESH: Duration = Duration::from_secs(1);
 /// Most records that are handled before signals, the clock and the policy get their turn.
 const TURN: usize = 4096;
+/// How many events of one incident are said one by one.
+const SAID: u64 = 10;
 /// Most turns that are taken when the guard stops.
 const LAST_TURNS: usize = 64;
 
@@ -128,6 +134,8 @@ pub struct Options {
     pub sensors: Vec<Sensor>,
     /// Where the agent's pid is written, for `flowwarden reload`.
     pub pid_file: Option<PathBuf>,
+    /// Operations are journaled and not told, and the rest is told on the standard error.
+    pub quiet: bool,
 }
 
 /// A running guard.
@@ -146,6 +154,7 @@ pub struct Agent {
     listener: Listener,
     own: Own,
     healer: Healer,
+    changes: Changes,
     /// Locked for as long as the guard runs.
     pins: Option<Pins>,
     watched: Vec<Watched>,
@@ -172,6 +181,7 @@ impl Agent {
         if !rustix::process::geteuid().is_root() {
             return Err(AgentError::NotRoot);
         }
+        ASIDE.store(options.quiet, Ordering::Relaxed);
         let mut host = System::new();
         let mut found = Vec::new();
         let policy = read_policy(&options, &host, &mut found)?;
@@ -207,6 +217,7 @@ impl Agent {
             policy: Policy::default(),
             own,
             healer: Healer::open(&state)?,
+            changes: Changes::open(&state)?,
             listener: Listener::open(&state).map_err(io("the control socket"))?,
             state,
             windows: Windows::default(),
@@ -532,6 +543,7 @@ impl Agent {
                 if self.policy.metrics != page {
                     self.serve_metrics();
                 }
+                self.pipeline.limit_journal(self.policy.journal);
                 say("reload: the new policy is in force");
                 let details = Map::from_iter([("epoch".to_owned(), self.kernel.epoch().into())]);
                 self.pipeline.lifecycle(Stage::Reload, "The new policy is in force", &details);
@@ -558,8 +570,9 @@ impl Agent {
             };
             match self.pipeline.record(&item, &self.names) {
                 Ok(Some(told)) => {
-                    let Told { record, sentence, .. } = &told;
-                    say(&if self.colour { console::coloured(record.verdict, sentence) } else { sentence.clone() });
+                    if !self.options.quiet {
+                        self.say_met(&told);
+                    }
                     self.respond(&told);
                 }
                 Ok(None) => {}
@@ -569,6 +582,33 @@ impl Agent {
         }
         self.heal();
         true
+    }
+
+    /// Tells which settings and flows have changed.
+    fn look_at_changes(&mut self) {
+        let instances = self.policy.instances.iter().map(|it| (it.name.as_str(), it.user_dir.as_path()));
+        for change in self.changes.look(instances, Instant::now()) {
+            say(&terminal::plain(change.sentence().as_bytes()));
+            self.pipeline.response(response::changed(&change));
+        }
+    }
+
+    /// Says what was met, as long as that is news: of a storm the incident is told.
+    fn say_met(&mut self, told: &Told) {
+        let Told { record, sentence, nth, uid, .. } = told;
+        for path in [Some(&record.path), record.other.as_ref()].into_iter().flatten() {
+            self.changes.met(path, uid);
+        }
+        if *nth <= SAID {
+            say(&if self.colour { console::coloured(record.verdict, sentence) } else { sentence.clone() });
+        }
+        if *nth == SAID {
+            say("more of this is in the journal; how often it comes is told here while it goes on");
+        }
+        if let Some(said) = &told.incident {
+            // Its first event has just been said.
+            say_incident(said, *nth > 1);
+        }
     }
 
     /// Does what a rule asks for beyond the operation itself.
@@ -654,9 +694,13 @@ impl Agent {
                         eprintln!("flowwarden: the policy could not be renewed, the old one stays in force: {error}");
                     }
                     self.look_at_healed();
+                    self.look_at_changes();
                     let (windows, mut hands) = self.windows();
                     if let Err(error) = windows.expire(&mut hands) {
                         eprintln!("flowwarden: {error}");
+                    }
+                    for said in self.pipeline.tick(Instant::now()) {
+                        say_incident(&said, true);
                     }
                     self.report_loss()?;
                     if let Err(error) = self.pipeline.check() {
@@ -680,6 +724,9 @@ impl Agent {
             }
         }
         self.report_loss()?;
+        for said in self.pipeline.end() {
+            say_incident(&said, true);
+        }
         let message = if self.pins.is_some() { "Flowwarden stopped; its programs go on" } else { "Flowwarden stopped" };
         self.pipeline.lifecycle(Stage::Stop, message, &Map::new());
         self.pipeline.close()?;
@@ -768,10 +815,26 @@ fn slots(old: &BTreeMap<String, u16>, policy: &Policy) -> BTreeMap<String, u16> 
     slots
 }
 
+/// What is said goes to the standard error: the standard output is for something else.
+static ASIDE: AtomicBool = AtomicBool::new(false);
+
 /// Prints a line; a reader that went away is no reason to stop guarding.
 fn say(line: &str) {
+    if ASIDE.load(Ordering::Relaxed) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+        return;
+    }
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn say_incident(said: &Said, whole: bool) {
+    if whole {
+        say(&terminal::plain(said.sentence.as_bytes()));
+    }
+    if let Some(mend) = &said.mend {
+        say(&terminal::plain(format!("  what to do: {mend}").as_bytes()));
+    }
 }
 
 fn first_line(text: &str) -> &str {

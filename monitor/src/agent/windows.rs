@@ -3,23 +3,39 @@
 //! The kernel closes a window by itself, at the time that its map holds. What is kept here, and in the state directory, is
 //! there to tell: who has opened it, and that it is closed.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
+use data_encoding::HEXLOWER;
 use monitor_common::policy::Maintenance;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{AgentError, say, takeover::Takeover};
 use crate::{
+    change::window::{Report, Snapshot, compare},
     journal::{ocsf::Stage, terminal},
     kernel::load::Kernel,
     maintenance::{Answer, LONGEST, Request, Window, boot_ns},
     pipeline::Pipeline,
     policy::model::Policy,
-    state::State,
+    state::{State, StateError},
 };
 
 /// Where the windows are kept, in the state directory.
 const KEPT: &str = "maintenance.json";
+/// Where is kept how things were when each was opened.
+const BEFORE: &str = "windows";
+
+/// How things were when a window was opened. Outlives the guard: the next run makes the report.
+#[derive(Debug, Serialize, Deserialize)]
+struct Before {
+    user_dir: PathBuf,
+    snapshot: Snapshot,
+}
 
 /// The windows that are open.
 #[derive(Debug, Default)]
@@ -61,8 +77,8 @@ impl Windows {
             let same = |open: &&Window| open.instance == window.instance && open.class == window.class;
             match windows.open.iter().find(same) {
                 Some(_) => {}
-                None if window.until_ns <= boot_ns() => tell_closed(&window, "its time was over", hands.pipeline),
-                None => tell_closed(&window, "the guard that had opened it has ended", hands.pipeline),
+                None if window.until_ns <= boot_ns() => tell_closed(&window, "its time was over", hands),
+                None => tell_closed(&window, "the guard that had opened it has ended", hands),
             }
         }
         windows.keep(hands.state)?;
@@ -113,11 +129,15 @@ impl Windows {
         let slot = hands.slots.get(&policy.name).copied().ok_or("the instance has no place in the kernel")?;
         let until_ns = boot_ns().saturating_add(seconds.saturating_mul(1_000_000_000));
         let window = Window { instance: policy.name.clone(), class: class.to_owned(), until_ns, by: by.to_owned() };
+        // One that is open already has begun with things as they were then.
+        if !self.open.iter().any(|open| open.instance == window.instance && open.class == window.class) {
+            begin(&window, &policy.user_dir, hands.state).map_err(|error| error.to_string())?;
+        }
         self.open.retain(|open| open.instance != window.instance || open.class != window.class);
         self.open.push(window.clone());
         // Told before it is open: what happens in a window of which nothing is known would be a riddle.
         let message = format!("maintenance: {class} of instance {} is open for {seconds} s, by {by}", window.instance);
-        tell(Stage::Open, &window, &message, hands.pipeline);
+        tell(Stage::Open, &window, &message, Map::new(), hands.pipeline);
         let opened = self.keep(hands.state).and_then(|()| Ok(hands.kernel.set_window(slot, maintenance, until_ns)?));
         opened.map_err(|error| error.to_string())?;
         Ok(vec![window])
@@ -139,7 +159,7 @@ impl Windows {
             if let (Some(&slot), Some(maintenance)) = (hands.slots.get(&window.instance), window.maintenance()) {
                 hands.kernel.set_window(slot, maintenance, 0)?;
             }
-            tell_closed(window, why, hands.pipeline);
+            tell_closed(window, why, hands);
         }
         self.keep(hands.state)?;
         Ok(closed)
@@ -179,19 +199,45 @@ fn names(policy: &Policy) -> String {
     names.join(", ")
 }
 
-fn tell_closed(window: &Window, why: &str, pipeline: &Pipeline) {
-    let message = format!("maintenance: {} of instance {} is closed: {why}", window.class, window.instance);
-    tell(Stage::Close, window, &message, pipeline);
+fn name(window: &Window) -> String {
+    format!("{}-{}.json", HEXLOWER.encode(window.instance.as_bytes()), window.class)
 }
 
-fn tell(stage: Stage, window: &Window, message: &str, pipeline: &Pipeline) {
-    say(&terminal::shown(message.as_bytes()));
+/// Keeps how things are.
+fn begin(window: &Window, user_dir: &Path, state: &State) -> Result<(), StateError> {
+    let before = Before { user_dir: user_dir.to_owned(), snapshot: Snapshot::take(user_dir) };
+    state.within(BEFORE)?.write(&name(window), &serde_json::to_vec(&before).unwrap_or_default())
+}
+
+/// What was done since; `None` when it is not known how things were.
+fn end(window: &Window, state: &State) -> Option<(PathBuf, Report)> {
+    let kept = state.within(BEFORE).ok()?;
+    let before: Before = serde_json::from_slice(&kept.read(&name(window)).ok()??).ok()?;
+    let report = compare(&before.snapshot, &Snapshot::take(&before.user_dir));
+    let _ = fs::remove_file(kept.path().join(name(window)));
+    Some((before.user_dir, report))
+}
+
+fn tell_closed(window: &Window, why: &str, hands: &Hands<'_>) {
+    let mut message = format!("maintenance: {} of instance {} is closed: {why}", window.class, window.instance);
+    let mut more = Map::new();
+    if let Some((user_dir, report)) = end(window, hands.state) {
+        message = format!("{message}; meanwhile: {}", report.words());
+        more.insert("user_dir".to_owned(), user_dir.display().to_string().into());
+        report.tell(&mut more);
+    }
+    tell(Stage::Close, window, &message, more, hands.pipeline);
+}
+
+fn tell(stage: Stage, window: &Window, message: &str, more: Map<String, Value>, pipeline: &Pipeline) {
+    say(&terminal::plain(message.as_bytes()));
     let until = std::time::SystemTime::now() + window.left();
-    let details = Map::from_iter([
+    let mut details = Map::from_iter([
         ("instance".to_owned(), Value::from(window.instance.as_str())),
         ("maintenance".to_owned(), window.class.as_str().into()),
         ("opened_by".to_owned(), window.by.as_str().into()),
         ("until".to_owned(), humantime::format_rfc3339_seconds(until).to_string().into()),
     ]);
+    details.extend(more);
     pipeline.lifecycle(stage, message, &details);
 }

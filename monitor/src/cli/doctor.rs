@@ -4,7 +4,11 @@ use std::{fs, path::Path, time::Instant};
 
 use clap::Args;
 use monitor::{
-    kernel::{btf::VMLINUX, load::Kernel, security::FLAVOURS},
+    kernel::{
+        btf::VMLINUX,
+        load::{Kernel, Loaded},
+        security::FLAVOURS,
+    },
     policy::host::{CanDeny, cgroup_mount},
 };
 use monitor_common::{policy::Class, security::SecurityHook};
@@ -56,9 +60,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.programs {
         let mut programs = kernel.programs();
         println!("loaded      {} programs in {took} ms", programs.len());
-        programs.sort_unstable_by_key(|&(_, walked)| std::cmp::Reverse(walked));
-        for (name, walked) in programs {
-            println!("program     {name:<28} {walked:>8} instructions verified");
+        programs.sort_unstable_by_key(|program| std::cmp::Reverse((program.walked, program.took)));
+        for Loaded { name, walked, took } in programs {
+            println!("program     {name:<28} {walked:>8} instructions verified {:>8} us", took.as_micros());
         }
     }
     let served = kernel.served();

@@ -78,7 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// The whole file or nothing, with mode 0600.
-fn write(file: &Path, text: &str, force: bool) -> anyhow::Result<()> {
+pub(super) fn write(file: &Path, text: &str, force: bool) -> anyhow::Result<()> {
     let failed = || format!("{}: cannot be written", file.display());
     let directory = match file.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,

@@ -64,6 +64,9 @@ struct Conditions {
     /// Directory of the journal.
     #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
     journal: PathBuf,
+    /// Incidents only: what belongs together, told once and counted.
+    #[arg(long)]
+    incidents: bool,
     /// Not before: a time (2026-01-31T08:00:00Z) or how long ago (15m, 2h, 7days).
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<SystemTime>,
@@ -105,7 +108,8 @@ struct ExportArguments {
     format: Format,
 }
 
-fn time(text: &str) -> Result<SystemTime, String> {
+/// A time, or how long ago.
+pub(super) fn time(text: &str) -> Result<SystemTime, String> {
     if let Ok(time) = humantime::parse_rfc3339_weak(text) {
         return Ok(time);
     }
@@ -141,8 +145,8 @@ fn stream(
     conditions: Conditions,
     mut print: impl FnMut(&mut dyn Write, &[u8], &Value) -> io::Result<()>,
 ) -> anyhow::Result<ExitCode> {
-    let Conditions { journal, since, until, instance, rule, verdict, path, address } = conditions;
-    let filter = Filter { since, until, instances: instance, rules: rule, verdicts: verdict, path, address };
+    let Conditions { journal, incidents, since, until, instance, rule, verdict, path, address } = conditions;
+    let filter = Filter { incidents, since, until, instances: instance, rules: rule, verdicts: verdict, path, address };
     let mut query = Query::new(&journal, filter)?;
     let mut out = BufWriter::new(io::stdout().lock());
     while let Some((line, event)) = query.next_event()? {

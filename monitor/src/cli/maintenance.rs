@@ -1,14 +1,24 @@
 //! `flowwarden maintenance`
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
+};
 
+use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use monitor::{
+    journal::{
+        query::{Filter, Query},
+        terminal::plain,
+    },
     maintenance::{self, MaintenanceError, Request, Window},
     state::{self, State},
 };
 
-use super::printable;
+use serde_json::Value;
+
+use super::{journal::DIRECTORY, printable};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -41,6 +51,18 @@ enum Command {
         /// Those of one kind only.
         #[arg(long, value_enum)]
         class: Option<Class>,
+    },
+    /// Says what was done in the last window that has closed: packages, settings, and how to take it back.
+    Report {
+        /// The last one of this instance.
+        #[arg(long, value_name = "NAME")]
+        instance: Option<String>,
+        /// Directory of the journal.
+        #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
+        journal: PathBuf,
+        /// The event of the journal, as it is.
+        #[arg(long)]
+        json: bool,
     },
     /// Says which windows are open.
     Status {
@@ -76,6 +98,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(MaintenanceError::NotRoot.into());
     }
+    if let Command::Report { instance, journal, json } = &arguments.command {
+        return report(instance.as_ref(), journal, *json);
+    }
     // A directory that is not there is not made for a question.
     if !arguments.state.is_dir() {
         return Err(MaintenanceError::NoGuard(arguments.state).into());
@@ -97,6 +122,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
                 println!("closed: {} of instance {}", window.class, printable(&window.instance));
             }
         }
+        Command::Report { .. } => {}
         Command::Status { json } => {
             let open = maintenance::request(&state, &Request::Status)?;
             if json {
@@ -126,4 +152,55 @@ fn shown(window: &Window) -> String {
         printable(&window.instance),
         humantime::format_duration(left)
     )
+}
+
+/// Prints the report of the last window that has closed.
+fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Result<()> {
+    let filter = Filter { instances: instance.into_iter().cloned().collect(), ..Filter::default() };
+    let mut query = Query::new(journal, filter)?;
+    let mut last = None;
+    while let Some((_, event)) = query.next_event()? {
+        if event["activity_name"] == "Close" && event["unmapped"]["report"].is_string() {
+            last = Some(event);
+        }
+    }
+    let Some(event) = last else {
+        bail!("{}: no window has closed yet that has a report; one that is open has none", journal.display());
+    };
+    if json {
+        println!("{event}");
+        return Ok(());
+    }
+    let own = |key: &str| plain(event["unmapped"][key].as_str().unwrap_or_default().as_bytes());
+    let millis = u64::try_from(event["time"].as_i64().unwrap_or_default()).unwrap_or_default();
+    let time = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis));
+    println!("{time}  {}", plain(event["message"].as_str().unwrap_or_default().as_bytes()));
+    println!("opened by: {}", own("opened_by"));
+    for (key, what) in [
+        ("packages_added", "added"),
+        ("packages_removed", "removed"),
+        ("packages_updated", "updated"),
+        ("install_scripts", "asks npm to run programs when it is installed"),
+    ] {
+        for package in event["unmapped"][key].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            println!("{what}: {}", plain(package.as_bytes()));
+        }
+    }
+    if event["unmapped"]["cut"] == true {
+        println!("there are more packages than are looked at: the report is not complete");
+    }
+    for line in event["unmapped"]["settings_diff"].as_str().unwrap_or_default().lines() {
+        println!("{}", plain(line.as_bytes()));
+    }
+    let user_dir = own("user_dir");
+    if !own("settings_diff").is_empty() {
+        println!(
+            "to keep settings.js: flowwarden accept {user_dir}/settings.js; to take it back: flowwarden restore \
+             {user_dir}/settings.js (where a rule heals it)"
+        );
+    }
+    if !own("revert").is_empty() {
+        println!("to take packages back, in a new window, as the instance's user, in {user_dir}: {}", own("revert"));
+    }
+    Ok(())
 }

@@ -8,15 +8,21 @@ mod check;
 mod detach;
 mod discover;
 mod doctor;
+mod explain;
 mod good;
 mod init;
 mod journal;
+mod learn;
 mod maintenance;
 mod reload;
 mod run;
+mod simulate;
 mod sink;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use monitor::{agent::AgentError, policy::PolicyError};
@@ -45,6 +51,10 @@ enum Command {
     Discover(discover::Arguments),
     /// Says what this machine's kernel can do for you.
     Doctor(doctor::Arguments),
+    /// Says in plain words what an event or a rule is, and what to do about it.
+    Explain(explain::Arguments),
+    /// Writes the least policy for what the instances do: watches them for a while, or reads a journal.
+    Learn(learn::Arguments),
     /// Makes protected files as they are now the good copies that are put back after an attack (as root).
     Accept(good::Arguments),
     /// Puts the good copies of protected files back (as root).
@@ -59,6 +69,8 @@ enum Command {
     Reload(reload::Arguments),
     /// Reads, checks and converts the journal.
     Journal(journal::Arguments),
+    /// Says what another policy would have done about what is in the journal; changes nothing.
+    Simulate(simulate::Arguments),
     /// Tests the receivers of events, and says how they fare.
     Sink(sink::Arguments),
 }
@@ -72,6 +84,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments).map(done),
         Command::Discover(arguments) => discover::run(&arguments).map(done),
         Command::Doctor(arguments) => doctor::run(&arguments).map(done),
+        Command::Learn(arguments) => learn::run(&arguments).map(done),
+        Command::Explain(arguments) => explain::run(&arguments).map(done),
         Command::Accept(arguments) => good::accept(&arguments).map(done),
         Command::Restore(arguments) => good::restore(&arguments).map(done),
         Command::Detach(arguments) => detach::run(&arguments).map(done),
@@ -79,6 +93,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Maintenance(arguments) => maintenance::run(arguments).map(done),
         Command::Reload(arguments) => reload::run(&arguments).map(done),
         Command::Journal(arguments) => journal::run(arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments).map(done),
         Command::Sink(arguments) => sink::run(&arguments).map(done),
     };
     match outcome {
@@ -92,6 +107,14 @@ pub(crate) fn main() -> ExitCode {
 
 fn is_users_fault(error: &anyhow::Error) -> bool {
     error.is::<PolicyError>() || matches!(error.downcast_ref(), Some(AgentError::Policy(_) | AgentError::Compile(_)))
+}
+
+/// Prints a text; whoever has seen enough may go away.
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Text that cannot command a terminal: names of files and settings are other people's.

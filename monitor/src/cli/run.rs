@@ -87,6 +87,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         cgroup_root: arguments.cgroup_root,
         sensors: arguments.sensors.into_iter().map(Choice::sensor).collect(),
         pid_file: Some(arguments.pid_file.clone()),
+        quiet: false,
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")?;

@@ -20,7 +20,10 @@ pub use self::{
     copy::{Copy, MAX_BYTES},
     store::{Store, StoreError},
 };
-use crate::state::{State, StateError};
+use crate::{
+    change,
+    state::{State, StateError},
+};
 
 /// How long after the last alert a file is looked at again. A sensor that cannot deny speaks before the operation takes
 /// place, and the kernel finishes what it is at before the process dies.
@@ -194,8 +197,9 @@ fn look(store: &Store, ward: &mut Ward, told: &mut Vec<Told>) {
                     "{path} differs from its good copy: `flowwarden accept {path}` makes it the good copy, `flowwarden restore \
                      {path}` takes the change back"
                 );
-                let digests = [("sha256", now.digest().into()), ("good_sha256", good.digest().into())];
-                told.push(ward.tell(Outcome::Differs, message, digests));
+                let mut details = vec![("sha256", now.digest().into()), ("good_sha256", good.digest().into())];
+                details.extend(diff(&ward.place, &good, &now));
+                told.push(ward.tell(Outcome::Differs, message, details));
             }
             Seen::Differs
         }
@@ -272,11 +276,27 @@ fn heal(store: &Store, ward: &mut Ward, told: &mut Vec<Told>) {
             (Outcome::Failed, format!("{path} came to harm and cannot be healed: {error}; `flowwarden restore {path}`"))
         }
     };
+    // Last: nothing waits for it.
+    if let Ok(Some(now)) = &found {
+        details.extend(diff(&ward.place, &good, now));
+    }
     let already = ward.refused.as_ref() == Some(&outcome.1);
     ward.refused = (outcome.0 == Outcome::Failed).then(|| outcome.1.clone());
     if !already {
         told.push(ward.tell(outcome.0, outcome.1, details));
     }
+}
+
+/// What a file had become, against its good copy: for settings and flows, secrets masked.
+fn diff(place: &Path, good: &Copy, now: &Copy) -> Option<(&'static str, Value)> {
+    let (Copy::File(good), Copy::File(now)) = (good, now) else { return None };
+    let most = usize::try_from(change::MAX_BYTES).unwrap_or(usize::MAX);
+    if !change::is_shown(place) || good.content.len().max(now.content.len()) > most {
+        return None;
+    }
+    let (good, now) = (std::str::from_utf8(&good.content).ok()?, std::str::from_utf8(&now.content).ok()?);
+    let text = change::diff::diff(good, now).text;
+    (!text.is_empty()).then(|| ("diff", text.into()))
 }
 
 fn links(meta: &fs::Metadata) -> u64 {
@@ -390,6 +410,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&scene.path).unwrap(), "good");
         let evidence = told[0].details["evidence"].as_str().unwrap();
         assert!(fs::read(evidence).unwrap().ends_with(b"\nevil"), "{evidence}");
+        assert!(told[0].details["diff"].as_str().unwrap().contains("-good\n+evil\n"), "{:?}", told[0].details);
         assert_eq!(scene.look(), [], "healed is good");
     }
 

@@ -587,6 +587,13 @@ fn flow_file(
     places.find(|file| root.exists(file))
 }
 
+/// Where the flows of a user directory are, as far as the files there tell.
+#[must_use]
+pub fn flows_of(root: &Root, user_dir: &Path) -> Option<PathBuf> {
+    let settings = Settings::read(root, &user_dir.join("settings.js"), &Environment::default(), Some(user_dir)).ok();
+    flow_file(root, user_dir, settings.as_ref(), &Arguments::default(), None)
+}
+
 /// The flow file of the project that is active.
 fn project_flows(root: &Root, user_dir: &Path) -> Option<PathBuf> {
     let json = |path: &Path| serde_json::from_slice::<serde_json::Value>(&root.read(path, 1 << 20).ok()?).ok();

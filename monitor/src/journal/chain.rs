@@ -4,7 +4,11 @@
 //! names. The first line of a segment names the last one of the segment before; the very first line of a journal names
 //! the SHA-256 of the public key that the journal began with.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, OnceLock},
+};
 
 use data_encoding::HEXLOWER;
 use ring::digest;
@@ -63,10 +67,18 @@ impl<'de> Deserialize<'de> for Hash {
     }
 }
 
+/// The id that an event gets when it is written, for events behind it that name it.
+#[derive(Clone, Debug, Default)]
+pub struct Mark(Arc<OnceLock<String>>);
+
 /// An event on its way to the journal: everything of its line but the numbers that only the writer knows.
 #[derive(Debug)]
 pub struct Entry {
     body: String,
+    /// Where its id is noted.
+    noted: Option<Mark>,
+    /// Whose id it names, as `unmapped.example`.
+    named: Option<Mark>,
     /// Where the link goes, at the end of `unmapped`.
     link_at: usize,
     /// How soon it has to be on the disk.
@@ -105,13 +117,25 @@ impl Entry {
         body.push_str(&metadata);
         // It may wait in a queue with thousands of others.
         body.shrink_to_fit();
-        Self { body, link_at, urgent }
+        Self { body, noted: None, named: None, link_at, urgent }
+    }
+
+    /// Its id is noted for others.
+    #[must_use]
+    pub fn noted(self, mark: Mark) -> Self {
+        Self { noted: Some(mark), ..self }
+    }
+
+    /// It names another event, if that has been written by then.
+    #[must_use]
+    pub fn naming(self, mark: Mark) -> Self {
+        Self { named: Some(mark), ..self }
     }
 
     /// How long its line will be at most, in bytes.
     #[must_use]
     pub fn line_len(&self) -> usize {
-        self.body.len() + 256
+        self.body.len() + if self.named.is_some() { 384 } else { 256 }
     }
 
     /// The line.
@@ -119,6 +143,13 @@ impl Entry {
         let (before, after) = self.body.split_at_checked(self.link_at).unwrap_or((&self.body, ""));
         let Number { run, sequence, segment, prev } = number;
         out.extend_from_slice(before.as_bytes());
+        if let Some(mark) = &self.noted {
+            // A line is written once.
+            let _ = mark.0.set(format!("{run}-{sequence}"));
+        }
+        if let Some(example) = self.named.as_ref().and_then(|mark| mark.0.get()) {
+            out.extend_from_slice(format!("\"example\":\"{example}\",").as_bytes());
+        }
         out.extend_from_slice(format!("\"chain\":{{\"seg\":{segment},\"prev\":\"{prev}\"}}}}").as_bytes());
         out.extend_from_slice(after.as_bytes());
         out.extend_from_slice(format!("\"sequence\":{sequence},\"uid\":\"{run}-{sequence}\"}}}}\n").as_bytes());

@@ -10,6 +10,7 @@ mod compress;
 pub(crate) mod config;
 pub mod console;
 mod directory;
+pub mod finding;
 pub mod format;
 pub mod key;
 pub mod ocsf;
@@ -34,7 +35,7 @@ use std::{
 
 use serde_json::Value;
 
-use chain::Entry;
+use chain::{Entry, Mark};
 use directory::Directory;
 use store::Store;
 use tail::Tail;
@@ -138,6 +139,21 @@ impl Journal {
     /// Adds an event. Never waits: an event that finds the queue full is counted, and the journal tells of it.
     pub fn append(&self, event: Value, durability: Durability) {
         self.shared.queue.push(Entry::new(event, durability == Durability::Now));
+    }
+
+    /// Gives it other limits, from the next event on.
+    pub fn limit(&self, limits: Limits) {
+        self.shared.limit(limits);
+    }
+
+    /// The same for an event that others will name.
+    pub fn append_noted(&self, event: Value, durability: Durability, mark: Mark) {
+        self.shared.queue.push(Entry::new(event, durability == Durability::Now).noted(mark));
+    }
+
+    /// The same for an event that names another one, which was added before.
+    pub fn append_naming(&self, event: Value, durability: Durability, mark: Mark) {
+        self.shared.queue.push(Entry::new(event, durability == Durability::Now).naming(mark));
     }
 
     /// What has gone wrong since the last time; events wait in memory meanwhile, as far as it goes.

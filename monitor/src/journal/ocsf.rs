@@ -138,6 +138,7 @@ pub fn render(enriched: &Enriched, sentence: &str) -> Value {
     }
     match class_uid {
         FILE => out["file"] = file(&record.path, event),
+        PROCESS if record.hook == Hook::Exec => out["process"] = launched(enriched),
         PROCESS => out["process"] = process(enriched),
         _ => network(&mut out, event, record.hook),
     }
@@ -148,7 +149,7 @@ pub fn render(enriched: &Enriched, sentence: &str) -> Value {
 }
 
 /// A technique of MITRE ATT&CK by its identifier: `T1552`, `T1552.004`.
-fn attack(uid: &str) -> Value {
+pub(super) fn attack(uid: &str) -> Value {
     match uid.split_once('.') {
         Some((technique, _)) => json!({ "technique": { "uid": technique }, "sub_technique": { "uid": uid } }),
         None => json!({ "technique": { "uid": uid } }),
@@ -278,8 +279,20 @@ fn process(enriched: &Enriched) -> Value {
     process
 }
 
+/// The process with the program that it executes, also when that is refused.
+fn launched(enriched: &Enriched) -> Value {
+    let record = &enriched.record;
+    let mut launched = process(enriched);
+    program_parts(&mut launched, Some(&Program { path: record.path.clone(), argv: record.text.clone() }));
+    let name = record.path.rsplit(|&byte| byte == b'/').next().filter(|name| !name.is_empty());
+    if let Some(name) = name {
+        launched["name"] = text(name).into();
+    }
+    launched
+}
+
 /// An address as a person writes it: v4-mapped IPv6 is IPv4.
-pub(super) fn address(bytes: [u8; 16]) -> String {
+pub(crate) fn address(bytes: [u8; 16]) -> String {
     let v6 = Ipv6Addr::from(bytes);
     v6.to_ipv4_mapped().map_or_else(|| v6.to_string(), |v4| v4.to_string())
 }
@@ -365,7 +378,10 @@ fn unmapped(enriched: &Enriched) -> Value {
     match record.hook {
         // A process group is a negative number.
         Hook::Ptrace | Hook::Signal => set("detail", event.detail.cast_signed().into()),
-        Hook::IoUring | Hook::Socket | Hook::Privilege => set("detail", event.detail.into()),
+        Hook::IoUring | Hook::Socket | Hook::Privilege | Hook::Exec | Hook::Rename | Hook::Link => {
+            set("detail", event.detail.into());
+        }
+        Hook::Open => set("open_flags", event.open_flags.into()),
         _ => {}
     }
     // A name that is no UTF-8 is shown with replacement characters; say that it is not the name itself.

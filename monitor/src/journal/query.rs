@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{
     JournalError,
+    finding::FINDING,
     reader::{Position, Reader},
     segment,
 };
@@ -14,6 +15,8 @@ use super::{
 /// What an event has to be like. Everything that is given has to hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
+    /// Incidents only.
+    pub incidents: bool,
     /// Not before this moment.
     pub since: Option<SystemTime>,
     /// Before this moment.
@@ -48,7 +51,8 @@ impl Filter {
             })
         };
         let time = event["time"].as_i64().unwrap_or_default();
-        self.since.is_none_or(|since| time >= millis(since))
+        (!self.incidents || event["class_uid"] == FINDING)
+            && self.since.is_none_or(|since| time >= millis(since))
             && self.until.is_none_or(|until| time < millis(until))
             && listed(&self.instances, "instance")
             && listed(&self.rules, "rule")
@@ -63,6 +67,20 @@ fn millis(time: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Where to begin to read for what is wanted since a time.
+pub(crate) fn start(directory: &Path, since: Option<SystemTime>) -> Result<Position, JournalError> {
+    let mut start = Position::default();
+    for found in segment::list(directory)? {
+        // A segment that was written last before that time holds nothing that is wanted.
+        let old = |since| found.size_and_time().is_ok_and(|(_, written)| written < since);
+        if !since.is_some_and(old) {
+            start.segment = found.number;
+            break;
+        }
+    }
+    Ok(start)
+}
+
 /// Events of a journal, one after the other, each with its line.
 #[derive(Debug)]
 pub struct Query {
@@ -74,15 +92,7 @@ pub struct Query {
 impl Query {
     /// Looks through the journal in `directory`.
     pub fn new(directory: &Path, filter: Filter) -> Result<Self, JournalError> {
-        let mut start = Position::default();
-        for found in segment::list(directory)? {
-            // A segment that was written last before that time holds nothing that is wanted.
-            let old = |since| found.size_and_time().is_ok_and(|(_, written)| written < since);
-            if !filter.since.is_some_and(old) {
-                start.segment = found.number;
-                break;
-            }
-        }
+        let start = start(directory, filter.since)?;
         Ok(Self { reader: Reader::new(directory, start), filter, line: Vec::new() })
     }
 
@@ -117,6 +127,8 @@ mod tests {
         let name = || vec!["/srv/plant-a/settings.js".to_owned()];
         let other = || vec!["other".to_owned()];
         let none = Filter::default();
+        let incidents = Filter { incidents: true, ..none.clone() };
+        assert!(!incidents.takes(&event) && incidents.takes(&serde_json::json!({ "class_uid": 2004 })));
         for (takes, drops) in [
             (none.clone(), Filter { since: at(1_700_000_001), ..none.clone() }),
             (Filter { since: at(1_700_000_000), ..none.clone() }, Filter { until: at(1_700_000_000), ..none.clone() }),

@@ -2,8 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::ocsf::{device, metadata, now_ms};
-use crate::heal::{Outcome, Told};
+use super::{
+    ocsf::{device, metadata, now_ms},
+    terminal,
+};
+use crate::{
+    change::Change,
+    heal::{Outcome, Told},
+};
+
+/// File System Activity.
+const FILE: u32 = 1001;
 
 /// Process Activity.
 const PROCESS: u32 = 1007;
@@ -92,12 +101,81 @@ pub fn healing(told: &Told) -> Value {
     })
 }
 
+/// Settings or flows have changed. Who has done it is not known here; what was met at the file names the same incident.
+#[must_use]
+pub fn changed(change: &Change) -> Value {
+    let name = change.path.file_name().unwrap_or_default().to_string_lossy();
+    let mut out = json!({
+        "class_uid": FILE,
+        "category_uid": FILE / 1000,
+        "activity_id": 3,
+        "activity_name": "Update",
+        "type_uid": FILE * 100 + 3,
+        "time": now_ms(),
+        "severity_id": 1,
+        "message": terminal::plain(change.sentence().as_bytes()),
+        "metadata": metadata(),
+        "device": device(),
+        "actor": { "app_name": "unknown" },
+        "file": { "path": change.path.to_string_lossy(), "name": name, "type_id": 1 },
+        "policy": { "name": change.instance },
+        "unmapped": {
+            "instance": change.instance,
+            "change": change.kind.name(),
+            "before_sha256": change.digests[0],
+            "after_sha256": change.digests[1],
+        },
+    });
+    if let Some(diff) = &change.diff {
+        out["file_diff"] = diff.text.as_str().into();
+        out["unmapped"]["lines_added"] = diff.added.into();
+        out["unmapped"]["lines_removed"] = diff.removed.into();
+    }
+    if let Some(nodes) = &change.nodes {
+        out["unmapped"]["nodes"] = json!({ "added": nodes.counts[0], "removed": nodes.counts[1],
+            "changed": nodes.counts[2], "moved": nodes.moved });
+        for (key, list) in
+            [("nodes_added", &nodes.added), ("nodes_removed", &nodes.removed), ("nodes_changed", &nodes.changed)]
+        {
+            if !list.is_empty() {
+                out["unmapped"][key] = json!(list);
+            }
+        }
+    }
+    if let Some(incident) = &change.incident {
+        out["metadata"]["correlation_uid"] = incident.as_str().into();
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::Map;
 
     use super::*;
-    use crate::{heal::Healed, journal::ocsf::tests::valid};
+    use crate::{
+        change::{Kind, diff, flows},
+        heal::Healed,
+        journal::ocsf::tests::valid,
+    };
+
+    #[test]
+    fn changes_are_valid_with_and_without_a_diff() {
+        for (old, new) in [("[]", r#"[{"id":"a","type":"tab"}]"#), ("x", "y\u{1b}[2J")] {
+            let mut change = Change {
+                instance: "a".to_owned(),
+                path: "/u/flows.json".into(),
+                kind: Kind::Flows,
+                digests: ["0".to_owned(), "1".to_owned()],
+                diff: Some(diff::diff(old, new)),
+                nodes: flows::compare(old, new),
+                incident: Some("i-1".to_owned()),
+            };
+            valid(&changed(&change));
+            (change.diff, change.nodes) = (None, None);
+            valid(&changed(&change));
+        }
+    }
 
     #[test]
     fn responses_are_valid() {

@@ -113,6 +113,11 @@ impl Store {
         Ok(store)
     }
 
+    /// Takes other limits.
+    pub(super) fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Where the journal ends on the disk.
     pub(super) fn end(&self) -> Position {
         Position { segment: self.segment, offset: self.durable }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{JournalError, chain::Entry, compress::Compressor, queue::Queue, store::Store, tail::Tail};
+use super::{JournalError, Limits, chain::Entry, compress::Compressor, queue::Queue, store::Store, tail::Tail};
 
 /// How often what is new is signed.
 const SIGN: Duration = Duration::from_secs(1);
@@ -33,6 +33,8 @@ pub(super) struct Shared {
     /// Lowest segment that a sink still needs.
     pub(super) needed: Arc<AtomicU64>,
     trouble: Mutex<Trouble>,
+    /// Limits that the thread has not taken over yet.
+    limits: Mutex<Option<Limits>>,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +50,15 @@ impl Shared {
     pub(super) fn trouble(&self) -> Option<String> {
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::replace(&mut trouble.told, true) { None } else { trouble.now.clone() }
+    }
+
+    /// Other limits, for the next time that something is written.
+    pub(super) fn limit(&self, limits: Limits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
+    }
+
+    fn new_limits(&self) -> Option<Limits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn set_trouble(&self, what: Option<String>) {
@@ -151,6 +162,10 @@ impl Work {
     }
 
     fn step(&mut self, lost: u64) -> Result<(), JournalError> {
+        if let Some(limits) = self.shared.new_limits() {
+            self.store.limit(limits);
+            self.looked_at = None;
+        }
         if self.store.has_removed() {
             self.store.tell_removed("since the disk is full")?;
         }

@@ -245,13 +245,31 @@ impl Btf {
         Signatures { lsm: places("bpf_lsm_"), function: places("security_") }
     }
 
+    /// Whether the first thing that a tracepoint is told of is a struct of this name. Its type is that of a probe, whose
+    /// first argument is its own.
+    #[must_use]
+    pub fn is_told(&self, tracepoint: &str, strct: &str) -> bool {
+        let probe = self.named(KIND_TYPEDEF, &format!("btf_trace_{tracepoint}"));
+        let pointer = probe.and_then(|probe| self.type_by_id(probe.target)).filter(|ty| ty.kind == KIND_POINTER);
+        pointer.and_then(|pointer| self.place(pointer.target, strct)) == Some(1)
+    }
+
     /// The place of a function's first argument that points to a struct of this name.
     fn argument(&self, function: &str, strct: &str) -> Option<u32> {
-        let function = self.types.iter().skip(1).find_map(|&at| {
+        self.place(self.named(KIND_FUNC, function)?.target, strct)
+    }
+
+    /// The first type of this kind and name.
+    fn named(&self, kind: u32, name: &str) -> Option<Type> {
+        self.types.iter().skip(1).find_map(|&at| {
             let ty = self.type_at(at as usize)?;
-            (ty.kind == KIND_FUNC && self.string(ty.name) == function.as_bytes()).then_some(ty)
-        })?;
-        let proto = self.type_by_id(function.target).filter(|ty| ty.kind == KIND_FUNC_PROTO)?;
+            (ty.kind == kind && self.string(ty.name) == name.as_bytes()).then_some(ty)
+        })
+    }
+
+    /// The place of the first argument that points to a struct of this name, in the prototype with this number.
+    fn place(&self, proto: u32, strct: &str) -> Option<u32> {
+        let proto = self.type_by_id(proto).filter(|ty| ty.kind == KIND_FUNC_PROTO)?;
         let place = (0..proto.count).find(|index| {
             let pointer = self.u32(proto.body + index * 8 + 4).and_then(|id| self.type_by_id(id));
             let target = pointer.filter(|ty| ty.kind == KIND_POINTER).and_then(|ty| self.composite(ty.target));
@@ -373,5 +391,14 @@ mod tests {
         let (offsets, missing) = Btf::read(Path::new(VMLINUX)).unwrap().resolve();
         assert!(missing.is_empty(), "{missing:?}");
         assert_ne!(offsets.file_inode, MISSING);
+    }
+
+    #[test]
+    fn the_running_kernel_tells_of_the_requests_of_io_uring() {
+        let btf = Btf::read(Path::new(VMLINUX)).unwrap();
+        assert!(btf.is_told("io_uring_submit_req", "io_kiocb"));
+        assert!(!btf.is_told("io_uring_submit_req", "file"));
+        assert!(!btf.is_told("sys_enter", "io_kiocb"));
+        assert!(!btf.is_told("nothing", "io_kiocb"));
     }
 }

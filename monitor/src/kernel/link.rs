@@ -1,6 +1,11 @@
 //! Attaching programs, and keeping them attached when the guard ends.
 
-use std::{collections::BTreeMap, fs::File, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Btf, Ebpf,
@@ -35,7 +40,11 @@ enum Link {
 
 /// All attached programs, by name.
 #[derive(Default)]
-pub(super) struct Links(BTreeMap<&'static str, Link>);
+pub(super) struct Links {
+    attached: BTreeMap<&'static str, Link>,
+    /// What the kernel took to accept each program that was ever loaded.
+    loads: BTreeMap<&'static str, Duration>,
+}
 
 impl Links {
     /// Loads and attaches a program.
@@ -45,14 +54,42 @@ impl Links {
         name: &'static str,
         to: Target<'_>,
     ) -> Result<(), ProgramError> {
+        self.load(program, name, Some(to))?;
         let link = attach(program, to)?;
-        self.0.insert(name, link);
+        self.attached.insert(name, link);
         Ok(())
+    }
+
+    /// Loads a program and attaches it to nothing. The kernel has to know beforehand what an LSM or fentry program is for.
+    pub(super) fn load(
+        &mut self,
+        program: &mut Program,
+        name: &'static str,
+        to: Option<Target<'_>>,
+    ) -> Result<(), ProgramError> {
+        let start = Instant::now();
+        match (program, to) {
+            (Program::Lsm(program), Some(Target::Hook(hook, btf))) => program.load(hook, btf)?,
+            (Program::FEntry(program), Some(Target::Function(function, btf))) => program.load(function, btf)?,
+            (Program::KProbe(program), _) => program.load()?,
+            (Program::RawTracePoint(program), _) => program.load()?,
+            (Program::CgroupSock(program), _) => program.load()?,
+            (Program::CgroupSockAddr(program), _) => program.load()?,
+            (Program::CgroupSkb(program), _) => program.load()?,
+            _ => return Err(ProgramError::UnexpectedProgramType),
+        }
+        self.loads.insert(name, start.elapsed());
+        Ok(())
+    }
+
+    /// What the kernel took to accept a program.
+    pub(super) fn took(&self, name: &str) -> Duration {
+        self.loads.get(name).copied().unwrap_or_default()
     }
 
     /// Detaches a program and takes it out of the kernel, if it is there.
     pub(super) fn detach(&mut self, ebpf: &mut Ebpf, name: &str) {
-        self.0.remove(name);
+        self.attached.remove(name);
         // An error leaves a program behind that nothing calls and that ends with the guard.
         let _ = match ebpf.program_mut(name) {
             Some(Program::Lsm(program)) => program.unload(),
@@ -69,12 +106,12 @@ impl Links {
     /// pin is removed. Answers with those that cannot be pinned here; they stay attached for as long as the guard runs.
     pub(super) fn pin(&mut self, directory: &Path) -> Result<Vec<&'static str>, PinError> {
         let mut bound = Vec::new();
-        for (name, link) in std::mem::take(&mut self.0) {
+        for (name, link) in std::mem::take(&mut self.attached) {
             match link {
                 Link::Pinnable(link) => drop(link.pin(directory.join(name))?),
                 link @ Link::Bound(_) => {
                     bound.push(name);
-                    self.0.insert(name, link);
+                    self.attached.insert(name, link);
                 }
             }
         }
@@ -82,29 +119,26 @@ impl Links {
     }
 }
 
+/// Attaches a program that is loaded.
 fn attach(program: &mut Program, to: Target<'_>) -> Result<Link, ProgramError> {
     let link = match to {
         Target::Tracepoint(tracepoint) => {
             let program: &mut RawTracePoint = program.try_into()?;
-            program.load()?;
             let id = program.attach(tracepoint)?;
             program.take_link(id)?.into()
         }
-        Target::Hook(hook, btf) => {
+        Target::Hook(..) => {
             let program: &mut Lsm = program.try_into()?;
-            program.load(hook, btf)?;
             let id = program.attach()?;
             program.take_link(id)?.into()
         }
-        Target::Function(function, btf) => {
+        Target::Function(..) => {
             let program: &mut FEntry = program.try_into()?;
-            program.load(function, btf)?;
             let id = program.attach()?;
             program.take_link(id)?.into()
         }
         Target::Probe(function) => {
             let program: &mut KProbe = program.try_into()?;
-            program.load()?;
             let id = program.attach(function, 0)?;
             let link = program.take_link(id)?;
             if !aya::features().bpf_perf_link() {
@@ -115,18 +149,15 @@ fn attach(program: &mut Program, to: Target<'_>) -> Result<Link, ProgramError> {
         Target::Cgroup(directory) => {
             if let Program::CgroupSock(program) = program {
                 let program: &mut CgroupSock = program;
-                program.load()?;
                 let id = program.attach(directory, CgroupAttachMode::Single)?;
                 pinnable(program.take_link(id)?)?
             } else if let Program::CgroupSkb(program) = program {
                 let program: &mut CgroupSkb = program;
-                program.load()?;
                 let way = program.expected_attach_type().unwrap_or(CgroupSkbAttachType::Ingress);
                 let id = program.attach(directory, way, CgroupAttachMode::Single)?;
                 pinnable(program.take_link(id)?)?
             } else {
                 let program: &mut CgroupSockAddr = program.try_into()?;
-                program.load()?;
                 let id = program.attach(directory, CgroupAttachMode::Single)?;
                 pinnable(program.take_link(id)?)?
             }

@@ -6,12 +6,13 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
-    programs::{CgroupSkb, Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::{ProgramError, ProgramInfo, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use monitor_common::{
     dns::{NameKey, NameRulesKey, ResolverKey},
@@ -35,6 +36,7 @@ use super::{
     pin::{self, Begun, PinError},
     security::{self, Served},
     table,
+    watches::Slots,
 };
 use crate::policy::{compile::Compiled, host::CanDeny};
 
@@ -106,6 +108,17 @@ pub struct Degraded {
     pub why: String,
 }
 
+/// A program in the kernel, and what it was for the kernel to accept it.
+#[derive(Clone, Copy, Debug)]
+pub struct Loaded<'a> {
+    /// What the object calls it.
+    pub name: &'a str,
+    /// How many instructions the verifier walked through; 0 on kernels before 5.16, which do not tell.
+    pub walked: u32,
+    /// How long it took, and to compile it.
+    pub took: Duration,
+}
+
 /// The handler of system calls and the program that it is.
 const HANDLERS: &[(u32, &str)] = &[
     (HANDLERS_HALF + Handler::Open as u32, "open_exit"),
@@ -141,18 +154,24 @@ const SCOPE: &[(&str, &str)] = &[
 ];
 const SYSCALLS: &[(&str, &str)] = &[("sys_enter", "sys_enter"), ("sys_exit", "sys_exit")];
 
-/// Programs on tracepoints that a kernel may lack.
-const EXTRA: &[(&str, &str)] = &[
-    ("io_uring_write", "io_uring_submit_req"),
-    ("io_uring_path", "io_uring_submit_req"),
-    ("io_uring_path_second", "io_uring_submit_req"),
-];
+/// Programs on requests of `io_uring`.
+const URING: &[&str] = &["io_uring_write", "io_uring_path", "io_uring_path_second"];
+/// The tracepoints that a request comes by, the newest name first. `io_uring_submit_sqe` was told other things before 6.0.
+const URING_TRACEPOINTS: [&str; 2] = ["io_uring_submit_req", "io_uring_submit_sqe"];
 
 /// Programs on Internet sockets.
 const CGROUP: &[&str] = &["connect4", "connect6", "sendmsg4", "sendmsg6", "sock_create"];
 
 /// Programs on packets: what resolvers are asked, and what they answer.
 const DNS: &[&str] = &["dns_query", "dns_answer"];
+
+/// The paths that the kernel looks at.
+#[derive(Default)]
+struct Watched {
+    slots: Slots,
+    /// They have to stay open: that keeps what is pointed to in memory.
+    _files: Vec<File>,
+}
 
 /// The programs and maps in the kernel. Dropping it detaches everything.
 pub struct Kernel {
@@ -161,10 +180,11 @@ pub struct Kernel {
     tasks: HashMap<MapData, u32, TaskLabel>,
     /// The programs are reachable by tail call only while this is open.
     handlers: ProgramArray<MapData>,
-    /// Files that the kernel looks at.
-    held: Vec<File>,
+    watched: Watched,
     epoch: u32,
     flags: u32,
+    /// The tracepoint that a request of `io_uring` comes by.
+    uring: Option<&'static str>,
     degraded: Vec<Degraded>,
     served: Served,
 }
@@ -173,7 +193,7 @@ impl Kernel {
     /// Brings the object in: maps, and the program that identifies files. Loads no other program, attaches none. Maps that
     /// the next run has to find are pinned in `pins`.
     pub fn load(pins: Option<&Begun>) -> Result<Self> {
-        let (offsets, abi, signatures, lacking) = layout()?;
+        let Layout { offsets, abi, signatures, uring, lacking } = layout()?;
         let cpus = aya::util::nr_cpus().map_or(1024, |cpus| u32::try_from(cpus).unwrap_or(1024));
         let mut ebpf = EbpfLoader::new()
             // The programs need no relocation, and the parsed types would stay in memory.
@@ -187,8 +207,8 @@ impl Kernel {
             .into_iter()
             .map(|field| Degraded { hook: field.clone(), why: format!("this kernel has no {field}") })
             .collect();
-        let identify = raw_tracepoint(&mut ebpf, "identify")?;
-        identify.load().map_err(|source| KernelError::Program { name: "identify", source })?;
+        let mut links = Links::default();
+        load(&mut ebpf, &mut links, "identify")?;
         if let Some(directory) = pins.map(Begun::maps) {
             for &name in pin::MAPS {
                 let map = ebpf.map(name).ok_or(KernelError::Absent(name))?;
@@ -198,9 +218,19 @@ impl Kernel {
         }
         let handlers = take(&mut ebpf, "HANDLERS")?;
         let tasks = take(&mut ebpf, "TASKS")?;
-        let held = Vec::new();
-        let links = Links::default();
-        Ok(Self { ebpf, links, tasks, handlers, held, epoch: 0, flags: 0, degraded, served: Served::default() })
+        let served = Served::default();
+        Ok(Self {
+            ebpf,
+            links,
+            tasks,
+            handlers,
+            watched: Watched::default(),
+            epoch: 0,
+            flags: 0,
+            uring,
+            degraded,
+            served,
+        })
     }
 
     /// Attaches the security hooks, each in the best flavour among `allowed` that runs here. Nothing is in scope yet.
@@ -221,12 +251,15 @@ impl Kernel {
         Ok(())
     }
 
-    /// Each program that is loaded, and how many instructions the verifier walked through to accept it. Kernels before
-    /// 5.16 do not tell, and have 0.
+    /// Each program that is loaded.
     #[must_use]
-    pub fn programs(&self) -> Vec<(&str, u32)> {
-        let walked = |program: &Program| program.info().ok().map(|info| info.verified_instruction_count().unwrap_or(0));
-        self.ebpf.programs().filter_map(|(name, program)| Some((name, walked(program)?))).collect()
+    pub fn programs(&self) -> Vec<Loaded<'_>> {
+        let loaded = self.ebpf.programs().filter_map(|(name, program)| Some((name, program.info().ok()?)));
+        let cost = |(name, info): (_, ProgramInfo)| {
+            let walked = info.verified_instruction_count().unwrap_or(0);
+            Loaded { name, walked, took: self.links.took(name) }
+        };
+        loaded.map(cost).collect()
     }
 
     /// Which sensor serves which security hook.
@@ -265,15 +298,13 @@ impl Kernel {
             needed.insert(Handler::UringWalk as u32);
         }
         for &(index, name) in HANDLERS.iter().filter(|(index, _)| needed.contains(index)) {
-            let program = raw_tracepoint(&mut self.ebpf, name)?;
-            match program.load() {
+            match load(&mut self.ebpf, &mut self.links, name) {
                 Ok(()) => {
+                    let program = raw_tracepoint(&mut self.ebpf, name)?;
                     let fd = program.fd().map_err(|source| KernelError::Program { name, source })?;
                     self.handlers.set(index, fd, 0).map_err(|source| KernelError::Map { name: "HANDLERS", source })?;
                 }
-                Err(source) => self
-                    .degraded
-                    .push(Degraded { hook: name.to_owned(), why: chain(&KernelError::Program { name, source }) }),
+                Err(error) => self.degrade(name, chain(&error)),
             }
         }
         let mut syscalls: Array<_, Syscall> = open(&mut self.ebpf, "SYSCALLS")?;
@@ -322,13 +353,13 @@ impl Kernel {
         Ok((identity.id != InodeId::default()).then_some((file, identity)))
     }
 
-    /// Points the kernel to the paths whose state it is to look at. The files have to stay open: that keeps what is
-    /// pointed to in memory.
-    fn watch(&mut self, policy: &Compiled, epoch: u32) -> Result<Vec<File>> {
+    /// Points the kernel to the paths whose state it is to look at.
+    fn watch(&mut self, policy: &Compiled, epoch: u32) -> Result<Watched> {
         let mut files = Vec::new();
+        let slots = self.watched.slots.next(&policy.watches);
         for index in 0..MAX_WATCHES {
             let mut watch = Watch::default();
-            if let Some((slot, node, path)) = policy.watches.get(index)
+            if let Some((slot, node, path)) = slots.get(index, &policy.watches)
                 && let Some((file, identity)) = self.look(path)?
             {
                 let Identity { dentry, inode, .. } = identity;
@@ -339,7 +370,7 @@ impl Kernel {
             map.set(half_index(epoch, MAX_WATCHES, index), watch, 0)
                 .map_err(|source| KernelError::Map { name: "WATCHES", source })?;
         }
-        Ok(files)
+        Ok(Watched { slots, _files: files })
     }
 
     /// Attaches what decides who is in scope.
@@ -351,10 +382,17 @@ impl Kernel {
 
     /// Attaches the programs on system calls, and those on `io_uring` where there is one.
     pub fn attach_syscalls(&mut self) -> Result<()> {
-        let extra = if self.served.replaces(Hook::IoUring) { &[][..] } else { EXTRA };
-        for &(name, tracepoint) in extra {
-            if let Err(error) = self.attach_raw(&[(name, tracepoint)]) {
-                self.degraded.push(Degraded { hook: name.to_owned(), why: chain(&error) });
+        let programs = if self.served.replaces(Hook::IoUring) { &[][..] } else { URING };
+        for &name in programs {
+            match self.uring {
+                None => {
+                    self.degrade(name, "no tracepoint of this kernel is told of a request (6.0 has one)".to_owned());
+                }
+                Some(tracepoint) => {
+                    if let Err(error) = self.attach(name, Target::Tracepoint(tracepoint)) {
+                        self.degrade(name, chain(&error));
+                    }
+                }
             }
         }
         self.attach_raw(SYSCALLS)
@@ -393,26 +431,12 @@ impl Kernel {
 
     /// Loads the programs that learn names, attaching none, to find out whether this kernel takes them.
     pub fn try_dns(&mut self) -> Result<()> {
-        for &name in DNS {
-            let program = self.ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
-            let program: &mut CgroupSkb = program.try_into().map_err(|source| KernelError::Program { name, source })?;
-            program.load().map_err(|source| KernelError::Program { name, source })?;
-        }
-        Ok(())
+        DNS.iter().try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
     }
 
     /// Loads the programs that can refuse traffic, attaching none, to find out whether this kernel takes them.
     pub fn try_cgroup(&mut self) -> Result<()> {
-        for &name in CGROUP {
-            let program = self.ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
-            let loaded = match program {
-                Program::CgroupSockAddr(program) => program.load(),
-                Program::CgroupSock(program) => program.load(),
-                _ => return Err(KernelError::Absent(name)),
-            };
-            loaded.map_err(|source| KernelError::Program { name, source })?;
-        }
-        Ok(())
+        CGROUP.iter().try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
     }
 
     /// Pins what is attached. What cannot be pinned here ends with the guard, and is noted.
@@ -477,8 +501,8 @@ impl Kernel {
     /// Puts a policy in force: all of it or none.
     pub fn install(&mut self, policy: &Compiled) -> Result<()> {
         let epoch = self.next_epoch();
-        let files = match self.write(policy, epoch).and_then(|()| self.watch(policy, epoch)) {
-            Ok(files) => files,
+        let watched = match self.write(policy, epoch).and_then(|()| self.watch(policy, epoch)) {
+            Ok(watched) => watched,
             Err(error) => {
                 // What was written belongs to an epoch that never came.
                 self.forget(epoch);
@@ -487,7 +511,7 @@ impl Kernel {
         };
         self.control(epoch, u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX))?;
         let old = std::mem::replace(&mut self.epoch, epoch);
-        self.held = files;
+        self.watched = watched;
         if old != 0 {
             self.forget(old);
         }
@@ -646,18 +670,29 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The running kernel's layout and the optional fields that it lacks.
-fn layout() -> Result<(Offsets, Abi, Signatures, Vec<String>)> {
+/// What the running kernel's types tell.
+struct Layout {
+    offsets: Offsets,
+    abi: Abi,
+    signatures: Signatures,
+    /// The tracepoint that is told of a request of `io_uring`.
+    uring: Option<&'static str>,
+    /// The optional fields that it lacks.
+    lacking: Vec<String>,
+}
+
+fn layout() -> Result<Layout> {
     let btf = Btf::read(Path::new(btf::VMLINUX))?;
     let (offsets, missing) = btf.resolve();
-    let (optional, required): (Vec<_>, Vec<_>) = missing.into_iter().partition(|field| {
+    let (lacking, required): (Vec<_>, Vec<_>) = missing.into_iter().partition(|field| {
         OPTIONAL.contains(&field.as_str()) || OPTIONAL_STRUCTS.iter().any(|strct| field.starts_with(strct))
     });
     if !required.is_empty() {
         return Err(KernelError::Fields(required));
     }
     let abi = abi::resolve(&btf).map_err(KernelError::Fields)?;
-    Ok((offsets, abi, btf.signatures(), optional))
+    let uring = URING_TRACEPOINTS.into_iter().find(|tracepoint| btf.is_told(tracepoint, "io_kiocb"));
+    Ok(Layout { offsets, abi, signatures: btf.signatures(), uring, lacking })
 }
 
 /// Fields without which the guard still works: by architecture or configuration they may be absent.
@@ -666,6 +701,12 @@ const OPTIONAL: &[&str] = &["task_struct.loginuid", "task_struct.thread_info.sta
 /// Structs whose fields are optional as a whole: `io_uring` is younger than the oldest kernel that we run on.
 const OPTIONAL_STRUCTS: &[&str] =
     &["io_kiocb.", "io_open.", "io_unlink.", "io_rename.", "io_link.", "io_mkdir.", "unix_sock."];
+
+/// Loads a program that is attached later, or called by others.
+fn load(ebpf: &mut Ebpf, links: &mut Links, name: &'static str) -> Result<()> {
+    let program = ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
+    links.load(program, name, None).map_err(|source| KernelError::Program { name, source })
+}
 
 fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut RawTracePoint> {
     let program = ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;

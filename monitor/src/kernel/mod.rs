@@ -8,3 +8,4 @@ pub mod pin;
 pub mod scan;
 pub mod security;
 pub mod table;
+mod watches;

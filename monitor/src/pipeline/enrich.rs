@@ -9,7 +9,7 @@ use std::{
 
 use monitor_common::{
     event::{FLAG_BY_NAME, FLAG_CONFIRMED, Hook},
-    policy::Class,
+    policy::{Class, Maintenance},
     verdict::Sensor,
 };
 
@@ -31,13 +31,15 @@ pub struct RuleName {
     pub sentence: String,
     /// ATT&CK techniques that it is about.
     pub techniques: Vec<String>,
+    /// The window in which it only logs.
+    pub maintenance: Option<Maintenance>,
 }
 
 impl RuleName {
     /// A rule that is about no technique.
     #[must_use]
     pub fn new(id: impl Into<String>, sentence: impl Into<String>) -> Self {
-        Self { id: id.into(), sentence: sentence.into(), techniques: Vec::new() }
+        Self { id: id.into(), sentence: sentence.into(), ..Self::default() }
     }
 }
 
@@ -86,6 +88,8 @@ pub struct Enriched {
     pub sentence: String,
     /// ATT&CK techniques that the rule is about.
     pub techniques: Vec<String>,
+    /// The window in which the rule only logs.
+    pub maintenance: Option<Maintenance>,
     /// Milliseconds since 1970.
     pub time_ms: i64,
     /// The process's program's name.
@@ -199,7 +203,7 @@ impl Enricher {
         }
         let event = &record.event;
         let rule = if event.rule == 0 { default_of(&record) } else { names.rule(event.epoch, event.rule) };
-        let RuleName { id: rule, sentence, techniques } = rule;
+        let RuleName { id: rule, sentence, techniques, maintenance } = rule;
         let parents = event
             .ancestors
             .iter()
@@ -217,6 +221,7 @@ impl Enricher {
             rule,
             sentence,
             techniques,
+            maintenance,
             time_ms: wall_ms(event.time_ns, now(ClockId::Boottime), now(ClockId::Realtime)),
             name: name(program.as_ref(), &event.comm),
             program,

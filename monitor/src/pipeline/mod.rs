@@ -6,12 +6,13 @@ pub mod hostnames;
 pub mod lineage;
 pub mod names;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use monitor_common::{Verdict, event::Hook};
 
 use crate::{
-    journal::{Durability, Journal, JournalError, Spool, console, ocsf},
+    incident::{Incident, Incidents, Phase},
+    journal::{Durability, Journal, JournalError, Limits, Spool, console, finding, ocsf},
     metrics::Counts,
 };
 use decode::{DecodeError, Record};
@@ -37,6 +38,21 @@ pub struct Told {
     pub rule: String,
     /// For the console.
     pub sentence: String,
+    /// Its incident.
+    pub uid: Arc<str>,
+    /// How many events that has had by now.
+    pub nth: u64,
+    /// What there is to say about the incident.
+    pub incident: Option<Said>,
+}
+
+/// What there is to say about an incident, for the console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// What it is, and how often it was met.
+    pub sentence: String,
+    /// What to do, when it has just begun.
+    pub mend: Option<String>,
 }
 
 /// Takes records, one after the other.
@@ -45,13 +61,14 @@ pub struct Pipeline {
     enricher: Enricher,
     journal: Journal,
     counts: Arc<Counts>,
+    incidents: Incidents,
 }
 
 impl Pipeline {
     /// A pipeline that ends in `journal`.
     #[must_use]
     pub fn new(enricher: Enricher, journal: Journal) -> Self {
-        Self { enricher, journal, counts: Arc::default() }
+        Self { enricher, journal, counts: Arc::default(), incidents: Incidents::default() }
     }
 
     /// What is known about processes.
@@ -70,12 +87,36 @@ impl Pipeline {
         }
         let enriched = self.enricher.enrich(record, names);
         let sentence = console::sentence(&enriched);
-        let line = ocsf::render(&enriched, &sentence);
+        let mut line = ocsf::render(&enriched, &sentence);
         let urgent = enriched.record.verdict >= Verdict::Deny;
-        self.journal.append(line, if urgent { Durability::Now } else { Durability::Grouped });
+        let durability = if urgent { Durability::Now } else { Durability::Grouped };
+        let noted = self.incidents.note(&enriched, &sentence, &line, Instant::now());
+        let (uid, nth) = (Arc::clone(&noted.incident.uid), noted.incident.count);
+        line["metadata"]["correlation_uid"] = (*uid).into();
+        if nth == 1 {
+            self.journal.append_noted(line, durability, noted.incident.mark.clone());
+        } else {
+            self.journal.append(line, durability);
+        }
+        let incident = noted.phase.map(|phase| tell(&self.journal, phase, noted.incident, durability));
+        if incident.is_some() {
+            self.incidents.told(&uid);
+        }
         let Enriched { record, instance, rule, .. } = enriched;
         self.counts.event(&instance, &rule, record.verdict.name());
-        Ok(Some(Told { record, instance, rule, sentence }))
+        Ok(Some(Told { record, instance, rule, sentence, uid, nth, incident }))
+    }
+
+    /// Tells of incidents that go on, and of those that are over. To be called now and then.
+    pub fn tick(&mut self, now: Instant) -> Vec<Said> {
+        let told = self.incidents.tick(now);
+        told.iter().map(|(phase, incident)| tell(&self.journal, *phase, incident, Durability::Grouped)).collect()
+    }
+
+    /// Tells of all incidents that are open: the guard ends.
+    pub fn end(&mut self) -> Vec<Said> {
+        let told = self.incidents.close();
+        told.iter().map(|(phase, incident)| tell(&self.journal, *phase, incident, Durability::Grouped)).collect()
     }
 
     /// Journals what was done beyond the operation itself.
@@ -98,6 +139,11 @@ impl Pipeline {
         self.journal.close()
     }
 
+    /// Gives the journal other limits.
+    pub fn limit_journal(&self, limits: Limits) {
+        self.journal.limit(limits);
+    }
+
     /// What sinks need of the journal.
     #[must_use]
     pub fn spool(&self) -> Spool {
@@ -117,7 +163,72 @@ impl Pipeline {
     }
 }
 
+/// Journals what there is to tell of an incident.
+fn tell(journal: &Journal, phase: Phase, incident: &Incident, durability: Durability) -> Said {
+    let event = finding::finding(phase, incident);
+    let text = |pointer| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mend = (phase == Phase::Create).then(|| text("/remediation/desc"));
+    let said = Said { sentence: text("/message"), mend };
+    journal.append_naming(event, durability, incident.mark.clone());
+    said
+}
+
 /// Records that only tell who descends from whom.
 fn is_context(record: &Record) -> bool {
     matches!(record.hook, Hook::Fork | Hook::Exit | Hook::Dns)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use monitor_common::event::Event;
+
+    use super::{decode::tests::bytes, enrich::RuleName, *};
+    use crate::journal::Limits;
+
+    struct Plain;
+
+    impl Names for Plain {
+        fn rule(&self, _: u32, index: u16) -> RuleName {
+            RuleName::new(format!("rule-{index}"), "")
+        }
+        fn instance(&self, _: u16) -> String {
+            "plant-a".to_owned()
+        }
+    }
+
+    #[test]
+    fn a_storm_is_journaled_event_by_event_and_told_as_one_incident_that_names_its_first_event() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&directory.path().join("journal"), Limits::default()).unwrap();
+        let mut pipeline = Pipeline::new(Enricher::new("/sys/fs/cgroup".into()), journal);
+        let event = |rule| Event { hook: Hook::Open as u8, sensor: 1, verdict: 3, wanted: 3, rule, ..Event::ZERO };
+        let mut said = 0;
+        for number in 0..2000 {
+            let rule = if number == 1000 { 2 } else { 1 };
+            let told = pipeline.record(&bytes(event(rule), b"settings.js\0ud\0", b""), &Plain).unwrap().unwrap();
+            said += usize::from(told.incident.is_some_and(|said| said.mend.is_some()));
+        }
+        assert_eq!((said, pipeline.end().len()), (2, 2));
+        pipeline.close().unwrap();
+        let text = fs::read_to_string(directory.path().join("journal/journal-00000001.jsonl")).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let (events, other): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line["class_uid"] == 1001);
+        assert_eq!(events.len(), 2000);
+        for rule in ["rule-1", "rule-2"] {
+            let of_rule = |line: &&&Value| line["unmapped"]["rule"] == rule;
+            let (events, told): (Vec<_>, Vec<_>) =
+                (events.iter().filter(of_rule).collect(), other.iter().filter(of_rule).collect());
+            let uid = &told[0]["finding_info"]["uid"];
+            assert!(told.iter().all(|line| line["class_uid"] == 2004 && line["finding_info"]["uid"] == *uid));
+            assert!(events.iter().all(|line| line["metadata"]["correlation_uid"] == *uid));
+            assert_eq!(
+                (told.len(), &told[0]["activity_name"], &told[1]["activity_name"]),
+                (2, &"Create".into(), &"Close".into())
+            );
+            assert_eq!((&told[0]["count"], told[1]["count"].as_u64()), (&1.into(), Some(events.len() as u64)));
+            assert_eq!(told[1]["unmapped"]["example"], events[0]["metadata"]["uid"]);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use monitor_common::policy::{Class, RULE_GUARD_PROCESS, RULE_GUARD_PROGRAMS};
+use monitor_common::policy::{Class, Maintenance, RULE_GUARD_PROCESS, RULE_GUARD_PROGRAMS};
 use serde_json::{Value, json};
 
 use super::{
@@ -55,8 +55,8 @@ impl NameTable {
     /// Adds what a new policy calls things.
     pub fn add(&mut self, epoch: u32, policy: &Compiled) {
         let rule = |rule: &RuleInfo| {
-            let RuleInfo { id, sentence, techniques, scope, .. } = rule.clone();
-            (RuleName { id, sentence, techniques }, scope)
+            let RuleInfo { id, sentence, techniques, scope, maintenance, .. } = rule.clone();
+            (RuleName { id, sentence, techniques, maintenance }, scope)
         };
         let rules = policy.rules.iter().map(rule).collect();
         let places = policy.watches.iter().map(|(_, node, path)| (*node, path.clone())).collect();
@@ -88,7 +88,9 @@ impl NameTable {
             .iter()
             .map(|(number, epoch)| {
                 let places: Vec<_> = epoch.places.iter().map(|(node, path)| json!([node, bytes(path)])).collect();
-                let rule = |rule: &RuleName| json!([rule.id, rule.sentence, rule.techniques]);
+                let rule = |rule: &RuleName| {
+                    json!([rule.id, rule.sentence, rule.techniques, rule.maintenance.map(Maintenance::name)])
+                };
                 let rules: Vec<_> = epoch.rules.iter().map(|(name, _)| rule(name)).collect();
                 json!({ "epoch": number, "rules": rules, "places": places })
             })
@@ -114,7 +116,8 @@ fn epoch(value: &Value) -> Option<(u32, Epoch)> {
     let rules = value["rules"].as_array()?.iter();
     let rules = rules.map(|rule| {
         let techniques = rule[2].as_array().into_iter().flatten().filter_map(word).collect();
-        let name = RuleName { id: word(&rule[0])?, sentence: word(&rule[1])?, techniques };
+        let maintenance = rule[3].as_str().and_then(Maintenance::by_name);
+        let name = RuleName { id: word(&rule[0])?, sentence: word(&rule[1])?, techniques, maintenance };
         Some((name, KillScope::Process))
     });
     let place = |place: &Value| {
@@ -163,7 +166,7 @@ mod tests {
             verdict: Verdict::Kill,
             class: Class::Files,
             scope: KillScope::Process,
-            maintenance: None,
+            maintenance: Some(Maintenance::Settings),
             techniques: vec!["T1565.001".to_owned()],
         };
         let mut table = NameTable { slots: BTreeMap::from([("a".to_owned(), 3)]), ..NameTable::default() };

@@ -48,6 +48,12 @@ pub fn text(survey: &Survey, preset: Preset, enforce: bool) -> Result<(String, V
     Ok((preset::text(preset, &known.collect::<Vec<_>>(), enforce), left_out))
 }
 
+/// The instances of a survey that a policy can be about, and what is known of each.
+#[must_use]
+pub fn instances(survey: &Survey) -> Vec<(Found, Known)> {
+    survey.instances.iter().filter_map(|instance| Some((found(instance, survey).ok()?, known(instance)))).collect()
+}
+
 /// The instance as a policy names it, or why it cannot.
 fn found(instance: &Instance, survey: &Survey) -> Result<Found, String> {
     let user_dir = instance.host_user_dir.clone().ok_or("its user directory is not known on the host")?;

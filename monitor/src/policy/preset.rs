@@ -165,7 +165,8 @@ pub fn text(preset: Preset, instances: &[(Found, Known)], enforce: bool) -> Stri
     text
 }
 
-fn select(select: &Select) -> String {
+/// A selector as a policy has it.
+pub(crate) fn select(select: &Select) -> String {
     let Select { user, uid, unit, container, cgroup, exec, at: _ } = select;
     let mut parts = Vec::new();
     parts.extend(uid.map(|uid| format!("uid = {uid}")));
@@ -237,7 +238,8 @@ fn is_critical(path: &Path, home: Option<&Path>) -> bool {
         || path.components().any(|part| part.as_os_str() == ".ssh")
 }
 
-fn declared_keys(known: &Known, home: Option<&Path>) -> Vec<String> {
+/// Rules that allow to read what is declared.
+pub(crate) fn declared_keys(known: &Known, home: Option<&Path>) -> Vec<String> {
     let rule = |(at, (path, by)): (usize, &(PathBuf, String))| {
         let refused = match writable(path) {
             Ok(_) if is_critical(path, home) => "no declaration opens this place",
@@ -360,7 +362,7 @@ fn cut(text: &str) -> String {
 }
 
 /// A TOML string.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for char in text.chars() {
         match char {

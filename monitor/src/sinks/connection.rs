@@ -2,9 +2,11 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{TcpStream, ToSocketAddrs as _},
-    time::Duration,
+    net::{Shutdown, TcpStream, ToSocketAddrs as _},
+    time::{Duration, Instant},
 };
+
+use rustls::{ClientConnection, StreamOwned};
 
 use super::{config::TlsFiles, tls};
 
@@ -18,8 +20,24 @@ pub(super) struct Connection {
     pub(super) socket: TcpStream,
 }
 
-trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
+trait Stream: Read + Write + Send {
+    /// Says that nothing more will be written.
+    fn end(&mut self) -> io::Result<()>;
+}
+
+impl Stream for TcpStream {
+    fn end(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+}
+
+impl Stream for StreamOwned<ClientConnection, TcpStream> {
+    fn end(&mut self) -> io::Result<()> {
+        self.conn.send_close_notify();
+        self.flush()?;
+        self.sock.end()
+    }
+}
 
 impl Connection {
     /// Connects to `HOST:PORT`, by TLS where there are files for it.
@@ -40,6 +58,10 @@ impl Connection {
     }
 
     fn plain(socket: TcpStream) -> io::Result<Self> {
+        // Nobody listens there, and the kernel has picked that very port for this end.
+        if socket.local_addr()? == socket.peer_addr()? {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
         // What is written is a whole batch.
@@ -64,6 +86,25 @@ impl Connection {
             Err(error) => Err(error),
         }
     }
+
+    /// Ends the connection, and waits until the server has ended it too: then it has read everything. False when it does not
+    /// within `patience`.
+    pub(super) fn close(mut self, patience: Duration) -> io::Result<bool> {
+        self.stream.end()?;
+        let start = Instant::now();
+        while let Some(left) = patience.checked_sub(start.elapsed()) {
+            match self.read_within(&mut [0; 64], left) {
+                Ok(_) => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::UnexpectedEof) =>
+                {
+                    return Ok(true);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
 }
 
 impl Write for Connection {
@@ -84,7 +125,21 @@ fn host(server: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+
     use super::*;
+
+    #[test]
+    fn a_connection_to_oneself_is_no_connection() {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let own = TcpStream::from(socket);
+        connect(&own, &own.local_addr().unwrap()).unwrap();
+        let error = Connection::plain(own).err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
 
     #[test]
     fn the_host_is_what_a_certificate_names() {

@@ -1,5 +1,7 @@
 //! Elasticsearch's `_bulk`: events as ECS, created under their own id, so that what comes twice is there once.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -18,14 +20,16 @@ const CONFLICT: u64 = 409;
 pub(super) struct Elastic {
     target: ElasticTarget,
     http: Http,
+    /// Events that were created although one before them was not: they are not sent again.
+    created: BTreeSet<String>,
 }
 
 impl Elastic {
     pub(super) fn new(target: ElasticTarget) -> Self {
-        Self { http: Http::new(target.web.clone()), target }
+        Self { http: Http::new(target.web.clone()), target, created: BTreeSet::new() }
     }
 
-    fn post(&mut self, batch: &[Message]) -> Result<Answer, Refusal> {
+    fn post(&mut self, batch: &[&Message]) -> Result<Answer, Refusal> {
         let access = match &self.target.access {
             None => None,
             Some(Access::Key(key)) => Some(format!("ApiKey {}", secret(key).map_err(Refusal::Later)?)),
@@ -37,7 +41,7 @@ impl Elastic {
         };
         let mut body = Vec::new();
         for message in batch {
-            let action = json!({ "create": { "_id": message.event["metadata"]["uid"] } });
+            let action = json!({ "create": { "_id": id(message) } });
             body.extend_from_slice(format!("{action}\n").as_bytes());
             body.extend_from_slice(&message.text);
             body.push(b'\n');
@@ -47,34 +51,47 @@ impl Elastic {
         self.http.post(&format!("/{}/_bulk", self.target.index), &headers, &body)
     }
 
-    /// What became of each event. What comes after the first that was not taken goes again, and is there already.
-    fn judge(&self, batch: &[Message], answer: &Answer) -> Result<(), Failure> {
+    /// What became of each event that was sent; the first that was not created is the one that is told.
+    fn judge(&mut self, batch: &[Message], sent: &[&Message], answer: &Answer) -> Result<(), Failure> {
         let place = self.http.place();
         let said: Value = serde_json::from_str(&answer.text).unwrap_or_default();
         let items = said["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-        if items.len() != batch.len() {
-            let why = format!("{place} answers for {} of {} events: is it Elasticsearch?", items.len(), batch.len());
+        if items.len() != sent.len() {
+            let why = format!("{place} answers for {} of {} events: is it Elasticsearch?", items.len(), sent.len());
             return Err(Failure::Later { taken: 0, why });
         }
-        for (taken, (message, item)) in batch.iter().zip(items).enumerate() {
+        let mut wrong = None;
+        for (message, item) in sent.iter().zip(items) {
             let item = &item["create"];
-            if item["_id"] != message.event["metadata"]["uid"] {
-                return Err(Failure::Later { taken, why: format!("{place} answers for an event that was not sent") });
+            if item["_id"] != *id(message) {
+                let why = format!("{place} answers for an event that was not sent");
+                return Err(Failure::Later { taken: 0, why });
             }
             let status = item["status"].as_u64().unwrap_or_default();
-            let why = || {
-                let error = &item["error"];
+            if matches!(status, 200..300 | CONFLICT) {
+                self.created.insert(id(message).to_owned());
+            } else if wrong.is_none() {
                 let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                format!("{place} answers {status} {}: {}", text(&error["type"]), text(&error["reason"]))
-            };
-            match status {
-                200..300 | CONFLICT => {}
-                400 | 413 | 422 => return Err(Failure::Never { taken, why: why() }),
-                _ => return Err(Failure::Later { taken, why: why() }),
+                let error = &item["error"];
+                let why = format!("{place} answers {status} {}: {}", text(&error["type"]), text(&error["reason"]));
+                wrong = Some((status, why));
             }
         }
-        Ok(())
+        let Some((status, why)) = wrong else {
+            self.created.clear();
+            return Ok(());
+        };
+        let taken = batch.iter().take_while(|message| self.created.remove(id(message))).count();
+        Err(match status {
+            400 | 413 | 422 => Failure::Never { taken, why },
+            _ => Failure::Later { taken, why },
+        })
     }
+}
+
+/// What tells an event from all others.
+fn id(message: &Message) -> &str {
+    message.event["metadata"]["uid"].as_str().unwrap_or_default()
 }
 
 impl Receiver for Elastic {
@@ -83,12 +100,17 @@ impl Receiver for Elastic {
     }
 
     fn deliver(&mut self, batch: &[Message]) -> Result<(), Failure> {
-        let answer = match self.post(batch) {
+        let sent: Vec<_> = batch.iter().filter(|message| !self.created.contains(id(message))).collect();
+        if sent.is_empty() {
+            self.created.clear();
+            return Ok(());
+        }
+        let answer = match self.post(&sent) {
             Ok(answer) => answer,
             Err(Refusal::Later(why) | Refusal::Never(why)) => return Err(Failure::Later { taken: 0, why }),
         };
         match answer.judge(&self.http.place()) {
-            Ok(()) => self.judge(batch, &answer),
+            Ok(()) => self.judge(batch, &sent, &answer),
             Err(Refusal::Later(why)) => Err(Failure::Later { taken: 0, why }),
             Err(Refusal::Never(why)) if batch.len() <= 1 => Err(Failure::Never { taken: 0, why }),
             // The request as a whole, which may be too large.
@@ -127,6 +149,8 @@ mod tests {
         documents: BTreeMap<String, Value>,
         busy: Option<u64>,
         longest: usize,
+        /// Events that were created, and came again.
+        again: usize,
     }
 
     fn bulk(index: &mut Index, request: &stub::Request) -> (u16, String) {
@@ -145,7 +169,10 @@ mod tests {
             let status = match document["n"].as_u64() {
                 Some(3) => 400,
                 number if number == index.busy => 429,
-                _ if index.documents.contains_key(&id) => 409,
+                _ if index.documents.contains_key(&id) => {
+                    index.again += 1;
+                    409
+                }
                 _ => {
                     index.documents.insert(id.clone(), document.clone());
                     201
@@ -175,7 +202,7 @@ mod tests {
         assert!(matches!(failure, Failure::Never { taken: 2, .. }), "{failure:?}");
         sink.deliver(&batch[4..]).unwrap();
         let found: Vec<_> = index.lock().unwrap().documents.values().map(|it| it["n"].as_u64().unwrap()).collect();
-        assert_eq!(found, [0, 1, 2, 4, 5]);
+        assert_eq!((found, index.lock().unwrap().again), (vec![0, 1, 2, 4, 5], 0));
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
+use crate::journal::finding::FINDING;
+
 /// How grave an event is, in OCSF's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Severity {
@@ -35,9 +37,36 @@ impl FromStr for Severity {
     }
 }
 
+/// Whether single events are wanted, or what they were grouped to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Grouping {
+    /// Both.
+    #[default]
+    All,
+    /// Events one by one.
+    Single,
+    /// Incidents.
+    Incidents,
+}
+
+impl FromStr for Grouping {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "all" => Self::All,
+            "single" => Self::Single,
+            "incidents" => Self::Incidents,
+            _ => return Err(format!("`events` is \"all\", \"single\" or \"incidents\", not \"{text}\"")),
+        })
+    }
+}
+
 /// What an event has to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
+    /// One by one, or as incidents.
+    pub grouping: Grouping,
     /// One of these verdicts; any when there are none.
     pub verdicts: Vec<String>,
     /// As grave as this at least.
@@ -53,6 +82,7 @@ pub struct Filter {
 impl Default for Filter {
     fn default() -> Self {
         Self {
+            grouping: Grouping::default(),
             verdicts: Vec::new(),
             severity: Severity::default(),
             instances: Vec::new(),
@@ -70,11 +100,21 @@ impl Filter {
             return false;
         }
         let own = &event["unmapped"];
-        if own["verdict"].is_null() {
+        let is_incident = event["class_uid"] == FINDING;
+        if own["verdict"].is_null() && !is_incident {
             return self.own_events;
         }
+        if self.grouping == if is_incident { Grouping::Single } else { Grouping::Incidents } {
+            return false;
+        }
         let listed = |list: &[String], key: &str| list.is_empty() || list.iter().any(|wanted| own[key] == **wanted);
-        listed(&self.verdicts, "verdict") && listed(&self.instances, "instance") && listed(&self.rules, "rule")
+        let verdict = if is_incident {
+            let counts = &own["verdicts"];
+            self.verdicts.is_empty() || self.verdicts.iter().any(|wanted| !counts[wanted].is_null())
+        } else {
+            listed(&self.verdicts, "verdict")
+        };
+        verdict && listed(&self.instances, "instance") && listed(&self.rules, "rule")
     }
 }
 
@@ -100,6 +140,15 @@ mod tests {
         ] {
             assert!(!filter.takes(&event), "{filter:?}");
         }
+        let incident = json!({ "class_uid": 2004, "severity_id": 4,
+            "unmapped": { "verdicts": { "deny": 9, "log": 1 }, "instance": "a", "rule": "r" } });
+        let takes = |filter: Filter| [&event, &incident, &own].map(|event| filter.takes(event));
+        assert_eq!(takes(all.clone()), [true; 3]);
+        assert_eq!(takes(Filter { grouping: Grouping::Single, ..all.clone() }), [true, false, true]);
+        assert_eq!(takes(Filter { grouping: Grouping::Incidents, ..all.clone() }), [false, true, true]);
+        assert_eq!(takes(Filter { verdicts: list("log"), ..all.clone() }), [false, true, true]);
+        assert_eq!(takes(Filter { verdicts: list("kill"), ..all.clone() }), [false, false, true]);
+        assert_eq!(takes(Filter { rules: list("s"), own_events: false, ..all.clone() }), [false; 3]);
         assert!(!Filter { own_events: false, ..all.clone() }.takes(&own));
         assert!(!Filter { severity: Severity::Low, ..all }.takes(&own));
     }

@@ -10,6 +10,7 @@ use super::{
     http::{Http, Refusal, halves},
     template,
 };
+use crate::journal::finding::FINDING;
 
 /// Most alerts in a request.
 const MOST: usize = 50;
@@ -35,7 +36,7 @@ impl Webhook {
 
     fn one(&mut self, message: &Message) -> Result<(), Refusal> {
         let event = &message.event;
-        let said = event["message"].as_str().unwrap_or_default();
+        let said = said(event);
         match &self.target.body {
             Body::Event => self.post(&message.text, "application/json"),
             Body::Text => self.post(said.as_bytes(), "text/plain; charset=utf-8"),
@@ -77,7 +78,12 @@ impl Receiver for Webhook {
 /// An event as Alertmanager has alerts: the labels tell one from another, so they hold nothing that changes each time.
 fn alert(event: &Value) -> Value {
     let own = |key: &str| event["unmapped"][key].as_str().unwrap_or_default();
-    let hook = if own("hook").is_empty() { event["activity_name"].as_str().unwrap_or_default() } else { own("hook") };
+    let is_incident = event["class_uid"] == FINDING;
+    let hook = match own("hook") {
+        _ if is_incident => "incident",
+        "" => event["activity_name"].as_str().unwrap_or_default(),
+        hook => hook,
+    };
     let severity = match event["severity_id"].as_i64() {
         Some(5..) => "critical",
         Some(3..=4) => "warning",
@@ -90,19 +96,39 @@ fn alert(event: &Value) -> Value {
         ("node_red", own("instance").to_owned()),
         ("rule", own("rule").to_owned()),
         ("verdict", own("verdict").to_owned()),
+        ("outcome", own("outcome").to_owned()),
+        ("incident", own("incident").to_owned()),
     ];
     let labels: Map<_, _> = labels
         .into_iter()
         .filter(|(_, value)| !value.is_empty())
         .map(|(key, value)| (key.to_owned(), value.into()))
         .collect();
-    let millis = u64::try_from(event["time"].as_i64().unwrap_or_default()).unwrap_or_default();
-    let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string();
-    json!({
+    let time = |value: &Value| {
+        let millis = u64::try_from(value.as_i64().unwrap_or_default()).unwrap_or_default();
+        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
+    };
+    let mut alert = json!({
         "labels": labels,
         "annotations": { "summary": event["message"], "uid": event["metadata"]["uid"] },
-        "startsAt": time,
-    })
+        "startsAt": time(if is_incident { &event["start_time"] } else { &event["time"] }),
+    });
+    if is_incident {
+        alert["annotations"]["description"] = event["remediation"]["desc"].clone();
+        if event["activity_name"] == "Close" {
+            alert["endsAt"] = time(&event["time"]).into();
+        }
+    }
+    alert
+}
+
+/// The sentence, and of an incident that begins also what to do.
+fn said(event: &Value) -> String {
+    let said = event["message"].as_str().unwrap_or_default();
+    match event["remediation"]["desc"].as_str() {
+        Some(mend) if event["activity_name"] == "Create" => format!("{said}\n{mend}"),
+        _ => said.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -120,5 +146,20 @@ mod tests {
         );
         assert_eq!(alert["annotations"]["uid"], "u");
         assert_eq!(alert["startsAt"], "1970-01-01T00:00:00.005Z");
+    }
+
+    #[test]
+    fn an_incident_is_one_alert_from_its_beginning_to_its_end_and_says_what_to_do() {
+        let phase = |activity: &str, time: i64| {
+            json!({ "class_uid": 2004, "activity_name": activity, "time": time, "start_time": 1, "severity_id": 4,
+                "message": "m", "remediation": { "desc": "do" }, "metadata": { "uid": activity },
+                "unmapped": { "rule": "r", "incident": "i-1", "outcome": "stopped" } })
+        };
+        let (begin, end) = (phase("Create", 2), phase("Close", 9));
+        assert_eq!((said(&begin), said(&end)), ("m\ndo".to_owned(), "m".to_owned()));
+        let (begin, end) = (alert(&begin), alert(&end));
+        assert_eq!((&begin["labels"], &begin["startsAt"]), (&end["labels"], &end["startsAt"]));
+        assert_eq!((&begin["endsAt"], &end["endsAt"]), (&Value::Null, &"1970-01-01T00:00:00.009Z".into()));
+        assert_eq!(begin["annotations"]["description"], "do");
     }
 }

@@ -8,18 +8,22 @@ pub mod nats;
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{http, needs, wait};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Where receivers listen: below what the kernel gives to connections.
+const OWN_PORTS: Range<u16> = 20_000..32_000;
 
 /// How a syslog server is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,13 +70,32 @@ impl Certificates {
     }
 }
 
-/// A port on loopback that nobody has.
+/// A port on loopback that nobody has. The kernel gives it to nobody either: a receiver that was killed finds it free, however
+/// many connections others make meanwhile.
 fn free_port(transport: Transport) -> Result<u16> {
-    let address = (Ipv4Addr::LOCALHOST, 0);
-    Ok(match transport {
-        Transport::Udp => UdpSocket::bind(address)?.local_addr()?.port(),
-        _ => TcpListener::bind(address)?.local_addr()?.port(),
-    })
+    // Where each process begins to look; a port is tried once.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let given = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768_u16);
+    ensure!(
+        given > OWN_PORTS.start,
+        "the kernel gives away every port from {given} on: type `sysctl net.ipv4.ip_local_port_range='32768 60999'`"
+    );
+    let count = given.min(OWN_PORTS.end) - OWN_PORTS.start;
+    let begin = u16::try_from(std::process::id() % u32::from(count) * 97 % u32::from(count))?;
+    for _ in 0..count {
+        let offset = u32::from(begin) + u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = OWN_PORTS.start + u16::try_from(offset % u32::from(count))?;
+        let address = (Ipv4Addr::LOCALHOST, port);
+        let free = match transport {
+            Transport::Udp => UdpSocket::bind(address).is_ok(),
+            _ => TcpListener::bind(address).is_ok(),
+        };
+        if free {
+            return Ok(port);
+        }
+    }
+    bail!("no port of {OWN_PORTS:?} is free")
 }
 
 /// A program that is killed when this is dropped.

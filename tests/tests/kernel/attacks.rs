@@ -223,6 +223,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     on("default-mount", "mount(2), a new file system", "mount lib"),
     on("default-mount", "mount(2), a directory bound to another", "bind-mount lib lib"),
     where_it_works(on("default-mount", "open_tree(2) and move_mount(2)", "move-mount lib lib")),
+    by_root(on("default-mount", "pivot_root(2)", "pivot-root ROOM")),
+    by_root(on("default-mount", "umount2(2)", "unmount ROOM")),
 ];
 
 /// What no rule names.

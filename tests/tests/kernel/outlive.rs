@@ -9,7 +9,7 @@ use flowwarden_tests::{bpffs::BpfFs, guard::Guard, needs, stand_in::StandIn, wai
 type Score = (u32, u32);
 
 /// What a stand-in's `hammer` has counted.
-fn score(stand_in: &StandIn) -> Result<Score> {
+pub(crate) fn score(stand_in: &StandIn) -> Result<Score> {
     let read = || {
         let text = fs::read_to_string(stand_in.user_dir().join("score")).ok()?;
         let (tried, through) = text.trim().split_once(' ')?;

@@ -118,7 +118,10 @@ fn a_window_closes_when_the_guard_is_dead_and_one_that_is_open_is_taken_over() -
     guard.asks("close --class settings")?;
     ensure!(!changes(&stand_in, "settings.js")?, "a window that was taken over does not close");
     let records = guard.stop()?;
-    says(&records, "settings of instance plant-a is closed: its time was over")?;
+    // The guard that has opened it is dead: the next one tells what was done in it.
+    let closed = says(&records, "settings of instance plant-a is closed: its time was over")?;
+    let report = closed.pointer_text("/unmapped/report");
+    ensure!(report == "0 packages added, 0 removed, 0 updated; settings.js as it was", "{closed:#?}");
     needs::run(Command::new(needs::flowwarden()?).args(["detach", "--pin", &pins]))?;
     Ok(())
 }

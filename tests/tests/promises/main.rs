@@ -5,13 +5,16 @@
 
 mod audit;
 mod brokers;
+mod changes;
 mod contrib;
 mod disk;
 mod dns;
 mod egress;
 mod evidence;
 mod hooks;
+mod incidents;
 mod keys;
+mod learning;
 mod metrics;
 mod names;
 mod negative;

@@ -63,7 +63,7 @@ fn no_name_breaks_a_line_a_table_or_a_terminal() -> Result<()> {
     for format in FORMATS {
         let path = out.path().join(format);
         policy = policy.sink(&format!(
-            "name = \"{format}\"\ntype = \"file\"\npath = \"{}\"\nformat = \"{format}\"\nown-events = false",
+            "name = \"{format}\"\ntype = \"file\"\npath = \"{}\"\nformat = \"{format}\"\nown-events = false\nevents = \"single\"",
             path.display()
         ));
     }
@@ -121,10 +121,10 @@ fn no_name_breaks_a_line_a_table_or_a_terminal() -> Result<()> {
         ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(output.stdout)
     };
-    let table = run(&["query", "--rule", "names"])?;
+    let table = run(&["query", "--rule", "names", "--verdict", "log"])?;
     ensure!(lines("the table", &table)?.len() == names.len(), "{}", String::from_utf8_lossy(&table));
     for format in FORMATS {
-        let text = run(&["export", "--format", format, "--rule", "names"])?;
+        let text = run(&["export", "--format", format, "--rule", "names", "--verdict", "log"])?;
         ensure!(lines(format, &text)?.len() == names.len(), "{format}: {}", String::from_utf8_lossy(&text));
     }
     Ok(())

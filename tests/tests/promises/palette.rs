@@ -1,9 +1,11 @@
 //! The fourth promise: packages change while an administrator has opened a window for that, and at no other time.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
-use anyhow::{Result, ensure};
-use flowwarden_tests::{cli, guard::Guard, http::Response, package, policy::Policy, record::Record, scene::Scene};
+use anyhow::{Context as _, Result, ensure};
+use flowwarden_tests::{
+    cli, guard::Guard, http::Response, package, policy::Policy, record::Record, scene::Scene, wait,
+};
 use serde_json::{Value, json};
 
 const RULE: &str = "palette";
@@ -35,6 +37,16 @@ fn refused(scene: &mut Scene, guard: &Guard, scripts: &Value, known: usize) -> R
     Ok(all.len())
 }
 
+/// What `flowwarden maintenance report` says, once it says this.
+fn reported(guard: &Guard, what: &str) -> Result<String> {
+    let ask = format!("report --journal {}", guard.journal_directory().display());
+    wait::until(what, Duration::from_secs(10), || {
+        let answer = guard.maintenance(&ask)?;
+        Ok(answer.text.contains(what).then_some(answer.text))
+    })
+    .with_context(|| guard.console().text())
+}
+
 /// `scripts` are what the package runs when it is installed.
 fn prove(preset: &str, scripts: &Value) -> Result<()> {
     let mut scene = Scene::new()?;
@@ -51,6 +63,18 @@ fn prove(preset: &str, scripts: &Value) -> Result<()> {
     let gone = scene.node_red.http("DELETE", &format!("/nodes/{}", package::NAME), "")?;
     ensure!(gone.is_success() && !is_installed(&scene), "it cannot be removed in a window: {gone:?}");
     guard.asks(&format!("close --instance {instance}"))?;
+    reported(&guard, "0 packages added, 0 removed, 0 updated; settings.js as it was")?;
+
+    guard.asks(&format!("open --for 10m --instance {instance}"))?;
+    let answer = install(&scene, scripts)?;
+    ensure!(answer.is_success(), "in a second window: {answer:?}");
+    guard.asks(&format!("close --instance {instance}"))?;
+    let report = reported(&guard, "1 packages added, 0 removed, 0 updated; settings.js as it was")?;
+    let uninstall = format!("npm uninstall --ignore-scripts {}", package::NAME);
+    ensure!(report.contains(&format!("added: {} 1.0.0", package::NAME)) && report.contains(&uninstall), "{report}");
+    let ran = report.contains(&format!("when it is installed: {}", package::NAME));
+    ensure!(ran == scripts.get("postinstall").is_some(), "{report}");
+    fs::remove_dir_all(scene.node_red.home().user_dir().join("node_modules").join(package::NAME))?;
 
     let so_far = guard.journal()?;
     let alarms: Vec<_> = so_far.iter().filter(|record| record.is_alarm()).skip(known).collect();

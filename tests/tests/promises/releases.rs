@@ -28,7 +28,7 @@ use flowwarden_tests::{
 use serde_json::{Value, json};
 
 /// The password that this is the hash of, as Node-RED's documentation has both.
-const PASSWORD: &str = "password";
+pub(super) const PASSWORD: &str = "password";
 const HASH: &str = "$2a$08$zZWtXTja0fB1pzD4sHCMyOCMYz2Z6dNbM6tl8sJogENOMcxWV9DN.";
 /// Ports in the instance's own network.
 const MQTT: u16 = 1883;
@@ -51,10 +51,10 @@ fn a_day_of_node_red_5_on_node_24() -> Result<()> {
 }
 
 /// A broker in the network of an instance. It ends with the value.
-struct Broker(Child);
+pub(super) struct Broker(Child);
 
 impl Broker {
-    fn start(network: &Arc<Network>) -> Result<Self> {
+    pub(super) fn start(network: &Arc<Network>) -> Result<Self> {
         let mut command = Command::new(needs::program("mosquitto", "mosquitto")?);
         command.arg("-p").arg(MQTT.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -70,14 +70,14 @@ impl Drop for Broker {
 }
 
 /// Everything at once: one press of the button sends a message down each way, and a debug node tells that it has come.
-struct Plant {
+pub(super) struct Plant {
     nodes: Vec<Value>,
     /// Names of the debug nodes.
     ends: Vec<&'static str>,
 }
 
 impl Plant {
-    fn new(node_red: &NodeRed, data: &Path) -> Self {
+    pub(super) fn new(node_red: &NodeRed, data: &Path) -> Self {
         let mut plant = Self { nodes: Vec::new(), ends: Vec::new() };
         let home = node_red.home();
         let (key, certificate) = (key(home.path()), home.path().join("tls/plant.crt"));
@@ -189,7 +189,7 @@ impl Plant {
         }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         json!(self.nodes).to_string()
     }
 
@@ -219,7 +219,7 @@ fn key(home: &Path) -> PathBuf {
 }
 
 /// Makes the key and its certificate, as an administrator does.
-fn make_key(node_red: &NodeRed) -> Result<()> {
+pub(super) fn make_key(node_red: &NodeRed) -> Result<()> {
     let home = node_red.home();
     home.directory(".node-red/certs")?;
     let certificate = home.directory("tls")?.join("plant.crt");
@@ -242,67 +242,39 @@ fn success(node_red: &NodeRed, method: &str, path: &str, body: &Value) -> Result
 }
 
 /// Installs a package from a tarball, uses its node, and removes it.
-fn palette(node_red: &NodeRed) -> Result<()> {
+pub(super) fn palette(node_red: &NodeRed) -> Result<()> {
     let tarball = package::tarball("1.0.0", &json!({ "postinstall": "node -e 0" }))?;
     let answer = node_red.upload(&format!("{}-1.0.0.tgz", package::NAME), &tarball)?;
     ensure!(answer.is_success(), "the package is refused: {answer:?}\n{}", node_red.console().text());
     success(node_red, "DELETE", &format!("/nodes/{}", package::NAME), &json!({}))
 }
 
-fn no_alarms(guard: &Guard, when: &str) -> Result<()> {
+pub(super) fn no_alarms(guard: &Guard, when: &str) -> Result<()> {
     let alarms: Vec<_> = guard.journal()?.into_iter().filter(Record::is_alarm).collect();
-    ensure!(alarms.is_empty(), "false alarms {when}: {alarms:#?}");
+    let told: Vec<_> = alarms.iter().map(|record| record.pointer_text("/message")).collect();
+    ensure!(alarms.is_empty(), "false alarms {when}: {told:#?}\n{:#?}", alarms.first());
     Ok(())
 }
 
-fn day(release: Release) -> Result<()> {
-    // ssh-keygen works for nobody but an account.
-    let user = User::create()?;
-    let mut scene = Scene::of(user.uid(), release)?;
-    let network = Arc::clone(&scene.network);
-    let node_red = &mut scene.node_red;
-    let data = node_red.home().directory("data")?;
-    let plant = Plant::new(node_red, &data);
-
-    // What `init` finds is an instance with its flows.
-    node_red.start()?;
-    node_red.replace_flows(&plant.text(), &["Started flows"])?;
-    let [home, standard] = ["home", "standard"].map(|preset| cli::init(preset, &["--enforce"]).map(Policy::written));
-    let (home, standard) = (home?, standard?);
-    ensure!(home.text().contains("declared-1"), "the key is not declared:\n{}", home.text());
-    node_red.stop()?;
-    for entry in fs::read_dir(node_red.home().user_dir())?.flatten() {
-        let path = entry.path();
-        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
-    }
-    let _broker = Broker::start(&network)?;
-
-    // At home: the first start, packages at any time.
-    let guard = Guard::start(Some(&home), &scene.cgroup, &[])?;
-    node_red.start()?;
-    palette(node_red)?;
-    node_red.stop()?;
-    no_alarms(&guard, "at home")?;
-
-    // The administrator asks for a login, projects, a context that is kept, and lays the key down.
+/// A login, projects, a context that is kept.
+pub(super) fn set_up(node_red: &NodeRed) -> Result<()> {
     let settings = fs::read_to_string(node_red.settings())?;
     let more = format!(
         "adminAuth: {{ type: 'credentials', users: [{{ username: 'admin', password: '{HASH}', permissions: '*' }}] }},
          contextStorage: {{ default: {{ module: 'localfilesystem', config: {{ flushInterval: 1 }} }} }},
          editorTheme: {{ projects: {{ enabled: true }} }},"
     );
-    fs::write(
+    Ok(fs::write(
         node_red.settings(),
         settings
             .replacen("module.exports = {", &format!("module.exports = {{\n{more}"), 1)
             // There is one already, and the last one counts.
             .replace("editorTheme: {\n", "unusedTheme: {\n"),
-    )?;
-    make_key(node_red)?;
-    let answer = guard.reload(&standard)?;
-    ensure!(answer.contains("in force"), "{answer}");
+    )?)
+}
 
-    node_red.start()?;
+/// What an editor does on a day: deploys, messages, the library, settings, a project.
+pub(super) fn work(node_red: &mut NodeRed, plant: &Plant) -> Result<()> {
     node_red.log_in("admin", PASSWORD)?;
     for _ in 0..2 {
         node_red.replace_flows("[]", &["Started flows"])?;
@@ -336,6 +308,46 @@ fn day(release: Release) -> Result<()> {
     success(node_red, "POST", "/projects/plant/commit", &json!({ "message": "a new flow" }))?;
     let commits = node_red.http("GET", "/projects/plant/commits", "")?;
     ensure!(commits.body.contains("a new flow"), "no commit: {commits:?}");
+    Ok(())
+}
+
+fn day(release: Release) -> Result<()> {
+    // ssh-keygen works for nobody but an account.
+    let user = User::create()?;
+    let mut scene = Scene::of(user.uid(), release)?;
+    let network = Arc::clone(&scene.network);
+    let node_red = &mut scene.node_red;
+    let data = node_red.home().directory("data")?;
+    let plant = Plant::new(node_red, &data);
+
+    // What `init` finds is an instance with its flows.
+    node_red.start()?;
+    node_red.replace_flows(&plant.text(), &["Started flows"])?;
+    let [home, standard] = ["home", "standard"].map(|preset| cli::init(preset, &["--enforce"]).map(Policy::written));
+    let (home, standard) = (home?, standard?);
+    ensure!(home.text().contains("declared-1"), "the key is not declared:\n{}", home.text());
+    node_red.stop()?;
+    for entry in fs::read_dir(node_red.home().user_dir())?.flatten() {
+        let path = entry.path();
+        if path.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+    }
+    let _broker = Broker::start(&network)?;
+
+    // At home: the first start, packages at any time.
+    let guard = Guard::start(Some(&home), &scene.cgroup, &[])?;
+    node_red.start()?;
+    palette(node_red)?;
+    node_red.stop()?;
+    no_alarms(&guard, "at home")?;
+
+    // The administrator asks for a login, projects, a context that is kept, and lays the key down.
+    set_up(node_red)?;
+    make_key(node_red)?;
+    let answer = guard.reload(&standard)?;
+    ensure!(answer.contains("in force"), "{answer}");
+
+    node_red.start()?;
+    work(node_red, &plant)?;
 
     let instance = standard.instance(&node_red.home().user_dir())?;
     guard.asks(&format!("open --for 10m --instance {instance}"))?;

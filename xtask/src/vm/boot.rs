@@ -1,6 +1,7 @@
 //! One virtual machine, from its start to its end.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader},
     path::Path,
@@ -35,7 +36,9 @@ impl Machine<'_> {
     fn start(&self) -> Result<Running> {
         let architecture = self.kernel.architecture;
         let (board, processor) = architecture.board();
-        let mut qemu = Command::new(architecture.emulator());
+        // A machine ends with whoever has booted it, however that ends.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", architecture.emulator()]);
         qemu.args(["-M", board, "-cpu", self.kernel.processor.unwrap_or(processor), "-accel", "tcg,thread=multi"])
             .args(["-m", if self.disk.is_some() { "1536" } else { "1024" }, "-smp", "1"])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
@@ -55,7 +58,8 @@ impl Machine<'_> {
     }
 }
 
-/// Boots a machine until it says how its tests ended; its output goes to `log`, and comes back when they have passed.
+/// Boots a machine until it says how its tests ended; its output goes to `log`, each line with the second that it came
+/// in, and comes back when they have passed.
 pub(super) fn boot(machine: &Machine<'_>, log: &Path) -> Result<String> {
     let mut machine = machine.start()?;
     let output = machine.0.stdout.take().context("QEMU has no output")?;
@@ -68,7 +72,7 @@ pub(super) fn boot(machine: &Machine<'_>, log: &Path) -> Result<String> {
         }
     });
     let start = Instant::now();
-    let mut text = String::new();
+    let (mut text, mut timed) = (String::new(), String::new());
     let code = loop {
         let left = LIMIT.saturating_sub(start.elapsed());
         match lines.recv_timeout(left) {
@@ -76,13 +80,15 @@ pub(super) fn boot(machine: &Machine<'_>, log: &Path) -> Result<String> {
                 if let Some(code) = line.strip_prefix(END) {
                     break Some(code.to_owned());
                 }
+                let seconds = start.elapsed().as_secs();
+                writeln!(timed, "{seconds:>4} {line}")?;
                 text.push_str(&line);
                 text.push('\n');
             }
             Err(_) => break None,
         }
     };
-    fs::write(log, &text).with_context(|| format!("{} cannot be written", log.display()))?;
+    fs::write(log, &timed).with_context(|| format!("{} cannot be written", log.display()))?;
     let took = start.elapsed().as_secs();
     match code.as_deref() {
         Some("0") => Ok(text),

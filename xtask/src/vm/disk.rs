@@ -13,6 +13,7 @@ use flowwarden_tests::{needs, node_red};
 use super::{
     apt::{self, Suite},
     architecture::Architecture,
+    kernels::FileSystem,
 };
 use crate::{cargo, shell};
 
@@ -32,7 +33,9 @@ const ROOM: u64 = 128;
 
 /// Makes the disk, unless it is there; gives back its image.
 pub(super) fn make(architecture: Architecture, place: &Path) -> Result<PathBuf> {
-    let image = place.join(format!("node-red-{}-node-{NODE}-{architecture}.ext4", node_red::VERSION));
+    let file_system = FileSystem::Ext4;
+    let name = format!("node-red-{}-node-{NODE}-{architecture}.{}", node_red::VERSION, file_system.name());
+    let image = place.join(name);
     if image.is_file() {
         return Ok(image);
     }
@@ -54,13 +57,13 @@ pub(super) fn make(architecture: Architecture, place: &Path) -> Result<PathBuf> 
     let cache = root.join(CACHE.trim_start_matches('/'));
     fs::create_dir_all(&cache)?;
     shell::run(cargo::plain("cp").arg("--archive").arg(directory).arg(&cache))?;
-    fill(&image, &root)
+    fill(&image, &root, file_system)
 }
 
 /// Makes a disk with nothing on it but directories, unless it is there: what is on a disk can be reached past its file
 /// system.
-pub(super) fn bare(place: &Path) -> Result<PathBuf> {
-    let image = place.join("bare.ext4");
+pub(super) fn bare(place: &Path, file_system: FileSystem) -> Result<PathBuf> {
+    let image = place.join(format!("bare.{}", file_system.name()));
     if image.is_file() {
         return Ok(image);
     }
@@ -70,16 +73,30 @@ pub(super) fn bare(place: &Path) -> Result<PathBuf> {
         fs::create_dir_all(root.join(directory))?;
     }
     fs::write(root.join("etc/passwd"), PASSWD)?;
-    fill(&image, &root)
+    fill(&image, &root, file_system)
 }
 
 /// Makes an image with what is in `root`, and removes that.
-fn fill(image: &Path, root: &Path) -> Result<PathBuf> {
+fn fill(image: &Path, root: &Path, file_system: FileSystem) -> Result<PathBuf> {
     let partial = image.with_extension("partial");
     let size = size(root)? + ROOM;
-    let mut make = cargo::plain(&needs::program("mke2fs", "e2fsprogs")?.display().to_string());
-    make.args(["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(root).arg(&partial);
-    shell::run(make.arg(format!("{size}M")))?;
+    let maker =
+        |program, package| needs::program(program, package).map(|path| cargo::plain(&path.display().to_string()));
+    let mut make = match file_system {
+        FileSystem::Ext4 => {
+            let mut make = maker("mke2fs", "e2fsprogs")?;
+            make.args(["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(root).arg(&partial);
+            make.arg(format!("{size}M"));
+            make
+        }
+        FileSystem::Btrfs => {
+            fs::File::create(&partial)?.set_len(size << 20)?;
+            let mut make = maker("mkfs.btrfs", "btrfs-progs")?;
+            make.args(["--quiet", "--rootdir"]).arg(root).arg(&partial);
+            make
+        }
+    };
+    shell::run(&mut make)?;
     fs::rename(&partial, image)?;
     fs::remove_dir_all(root)?;
     Ok(image.to_owned())

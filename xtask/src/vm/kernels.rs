@@ -2,6 +2,25 @@
 
 use super::architecture::Architecture::{self, Amd64, Arm64};
 
+/// A file system of a machine's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileSystem {
+    /// What most have.
+    Ext4,
+    /// One with subvolumes and reflinks.
+    Btrfs,
+}
+
+impl FileSystem {
+    /// What the kernel calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Btrfs => "btrfs",
+        }
+    }
+}
+
 /// A kernel of Debian's, and how it is booted.
 #[derive(Debug)]
 pub(crate) struct Kernel {
@@ -21,8 +40,13 @@ pub(crate) struct Kernel {
     pub(crate) sensor: &'static str,
     /// The only sensors that it is tried with, beside the cgroup programs; all when there is none.
     pub(crate) only: Option<&'static str>,
+    /// What its disk is formatted with.
+    pub(crate) file_system: FileSystem,
     /// Whether a real Node-RED is tried on it, too.
     pub(crate) node_red: bool,
+    /// Whether the tests run on it that start the guard again and again. Each start takes an emulated processor ten
+    /// seconds and more: they run on the oldest kernel, on one with LSM, and on one with kprobes.
+    pub(crate) restarts: bool,
 }
 
 const fn amd64(name: &'static str, suite: &'static str, sensor: &'static str) -> Kernel {
@@ -40,21 +64,40 @@ const fn cloud(
     suite: &'static str,
     sensor: &'static str,
 ) -> Kernel {
-    Kernel { name, architecture, suite, package, processor: None, lsm: None, sensor, only: None, node_red: false }
+    Kernel {
+        name,
+        architecture,
+        suite,
+        package,
+        processor: None,
+        lsm: None,
+        sensor,
+        only: None,
+        file_system: FileSystem::Ext4,
+        node_red: false,
+        restarts: false,
+    }
 }
 
 /// All kernels. The suites move on: the version that ran is printed.
 pub(crate) const KERNELS: &[Kernel] = &[
     Kernel { lsm: Some("lockdown,yama,apparmor,bpf"), ..amd64("5.10-lsm", "bullseye", "lsm") },
-    amd64("5.10", "bullseye", "fentry"),
-    Kernel { node_red: true, ..amd64("6.1", "bookworm", "lsm") },
+    Kernel { restarts: true, ..amd64("5.10", "bullseye", "fentry") },
+    Kernel { node_red: true, restarts: true, ..amd64("6.1", "bookworm", "lsm") },
     Kernel { lsm: Some("lockdown,yama,apparmor"), ..amd64("6.1-no-bpf", "bookworm", "fentry") },
-    amd64("6.12", "bookworm-backports", "lsm"),
+    // Requests of io_uring come by a tracepoint of another name than later.
+    Kernel { only: Some("tracepoint"), ..amd64("6.1-tracepoint", "bookworm", "tracepoint") },
+    // Files of btrfs have other numbers for `stat` than within the kernel, and may share what is in them.
+    Kernel { file_system: FileSystem::Btrfs, ..amd64("6.12", "bookworm-backports", "lsm") },
     // What is left where BPF may trace nothing but system calls.
-    Kernel { only: Some("tracepoint"), ..amd64("6.12-tracepoint", "bookworm-backports", "tracepoint") },
+    Kernel {
+        only: Some("tracepoint"),
+        file_system: FileSystem::Btrfs,
+        ..amd64("6.12-tracepoint", "bookworm-backports", "tracepoint")
+    },
     amd64("newest", "trixie-backports", "lsm"),
     // Before 6.4, arm64 takes LSM and fentry programs in and refuses to attach them.
-    arm64("arm64-6.1", "bookworm", "kprobe"),
+    Kernel { restarts: true, ..arm64("arm64-6.1", "bookworm", "kprobe") },
     Kernel { node_red: true, ..arm64("arm64-6.12", "bookworm-backports", "lsm") },
     // Pages of 16 KiB, as on a Raspberry Pi 5, whose processor this is; no cloud flavour has them.
     Kernel {

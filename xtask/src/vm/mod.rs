@@ -138,6 +138,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// seconds and more for each start.
 const FAST_TESTS: [&str; 2] = ["every_attack", "an_older"];
 
+/// Tests that start the guard again and again.
+const RESTARTING: [&str; 2] = ["outlive::", "windows::"];
+
 /// What `cargo xtask test` boots: the kernels for this machine's own programs. To build them for another architecture
 /// would take longer than everything else.
 fn fast() -> Vec<Job> {
@@ -209,7 +212,7 @@ fn all(jobs: &[Job], sensors: Option<&str>, filter: &[String]) -> Result<Vec<Ans
             unpacked: fetch(job.kernel, &place)?,
             disk: match job.tests {
                 Tests::NodeRed => Some(disk::make(job.kernel.architecture, &place)?),
-                Tests::Kernel => Some(disk::bare(&place)?),
+                Tests::Kernel => Some(disk::bare(&place, job.kernel.file_system)?),
                 Tests::Bench => None,
             },
         });
@@ -266,9 +269,9 @@ fn fetch(kernel: &Kernel, place: &Path) -> Result<PathBuf> {
     if packages.is_empty() {
         bail!("{} of {} depends on no kernel", kernel.package, kernel.suite);
     }
-    // From 7.x on the image is a package of its own.
-    packages
-        .extend(packages.clone().iter().flat_map(|package| suite.depends(package, &["linux-binary-", "linux-base-"])));
+    // From 7.x on the image and the modules are packages of their own.
+    let parts = ["linux-binary-", "linux-base-", "linux-modules-"];
+    packages.extend(packages.clone().iter().flat_map(|package| suite.depends(package, &parts)));
     let partial = place.join("kernels/partial");
     let _ = fs::remove_dir_all(&partial);
     fs::create_dir_all(&partial)?;
@@ -349,7 +352,9 @@ impl Prepared<'_> {
             environment = format!("{environment}FLOWWARDEN_SENSORS={sensors}\n");
         }
         archive.file("etc/environment", environment.as_bytes());
-        archive.file("etc/filter", filter.join("\n").as_bytes());
+        let skipped: &[&str] = if kernel.restarts || !filter.is_empty() { &[] } else { &RESTARTING };
+        let filter = filter.iter().map(String::as_str).chain(skipped.iter().flat_map(|name| ["--skip", name]));
+        archive.file("etc/filter", filter.collect::<Vec<_>>().join("\n").as_bytes());
         Ok(archive.finish())
     }
 }

@@ -1,4 +1,4 @@
-//! The modules of a kernel that a machine with a disk and a network needs.
+//! The modules of a kernel that a machine needs for its disk, a network, overlays, and sockets of all kinds.
 
 use std::{
     fs,
@@ -23,7 +23,19 @@ const MODULES: &[&str] = &[
     "crc32c_generic",
     "libcrc32c",
     "ext4",
+    "xor",
+    "raid6_pq",
+    "xxhash_generic",
+    "blake2b_generic",
+    "btrfs",
+    "overlay",
     "veth",
+    // Sockets of other kinds.
+    "af_alg",
+    "vsock",
+    "udp_tunnel",
+    "ip6_udp_tunnel",
+    "sctp",
 ];
 
 /// The content of each module that is none of the kernel's built-in parts, under a name that begins with its turn.

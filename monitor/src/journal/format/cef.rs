@@ -12,6 +12,9 @@ pub(super) fn render(event: &Value) -> String {
     let mut out = String::from("CEF:0|Flowwarden|Flowwarden|");
     let name = match text(event, "/unmapped/verdict") {
         Some(verdict) => format!("{} {verdict}", text(event, "/unmapped/hook").unwrap_or_default()),
+        None if number(event, "/class_uid") == Some(2004) => {
+            format!("incident {}", text(event, "/activity_name").unwrap_or_default().to_lowercase())
+        }
         None => text(event, "/activity_name").unwrap_or("event").to_owned(),
     };
     header(&mut out, text(event, "/metadata/product/version").unwrap_or_default());
@@ -32,6 +35,9 @@ pub(super) fn render(event: &Value) -> String {
     extension.text("dvchost", text(event, "/device/hostname"));
     extension.text("act", text(event, "/unmapped/verdict"));
     extension.text("msg", text(event, "/message"));
+    extension.number("cnt", number(event, "/count"));
+    extension.number("start", number(event, "/start_time"));
+    extension.number("end", number(event, "/end_time"));
     extension.text("fname", text(event, "/file/name"));
     extension.text("filePath", text(event, "/file/path"));
     extension.text("src", text(event, "/src_endpoint/ip"));
@@ -54,6 +60,7 @@ pub(super) fn render(event: &Value) -> String {
         ("cs3", "commandLine", process(event).and_then(|process| text(process, "/cmd_line"))),
         ("cs4", "wanted", text(event, "/unmapped/wanted")),
         ("cs5", "sensor", text(event, "/unmapped/sensor")),
+        ("cs6", "whatToDo", text(event, "/remediation/desc")),
     ];
     for (key, label, value) in customs {
         if value.is_some() {

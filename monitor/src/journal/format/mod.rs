@@ -88,6 +88,7 @@ pub(super) mod tests {
             "dst_endpoint": { "ip": "203.0.113.9", "port": 443 }, "src_endpoint": { "hostname": name, "port": 1 },
             "connection_info": { "direction_id": 2, "protocol_name": "tcp" },
             "policy": { "name": name, "uid": name, "desc": name },
+            "attacks": [{ "technique": { "uid": "T1565" }, "sub_technique": { "uid": "T1565.001" } }],
             "unmapped": { "instance": name, "rule": name, "rule_text": name, "verdict": "kill", "wanted": "kill",
                 "hook": "write", "sensor": "lsm", "flags": ["damaged"], "access": ["write"], "ino": 5,
                 "chain": { "seg": 1, "prev": "00" } },

@@ -10,7 +10,7 @@ use crate::{
     policy::parse::{Reader, Table, Value, suggest},
 };
 
-use super::filter::{Filter, Severity};
+use super::filter::{Filter, Grouping, Severity};
 use keys::number;
 pub use keys::{Login, Secret, TlsFiles, Url, Web};
 pub use target::{
@@ -114,6 +114,14 @@ fn filter(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Filter {
     };
     filter.instances = list("instance", "`instance`").unwrap_or_default();
     filter.rules = list("rule", "`rule`").unwrap_or_default();
+    if let Some(value) = table.take("events")
+        && let Some(text) = reader.string(value, "`events`")
+    {
+        match text.parse::<Grouping>() {
+            Ok(grouping) => filter.grouping = grouping,
+            Err(why) => reader.fault(value.span().start, why),
+        }
+    }
     if let Some(value) = table.take("severity")
         && let Some(text) = reader.string(value, "`severity`")
     {
@@ -147,7 +155,7 @@ mod tests {
         let file = read(
             "name = \"wazuh\"\ntype = \"file\"\npath = \"/var/log/x.json\"\nmax-size = \"1MiB\"\nkeep = 2\n\
              format = \"ecs\"\nverdict = [\"deny\", \"kill\"]\nseverity = \"high\"\ninstance = \"a\"\nrule = \"r\"\n\
-             rate = 50\nown-events = false\nfrom = \"beginning\"",
+             events = \"incidents\"\nrate = 50\nown-events = false\nfrom = \"beginning\"",
         );
         assert_eq!(
             file.unwrap(),
@@ -155,6 +163,7 @@ mod tests {
                 name: "wazuh".into(),
                 target: Target::File(FileTarget { path: "/var/log/x.json".into(), max_bytes: 1 << 20, keep: 2 }),
                 filter: Filter {
+                    grouping: Grouping::Incidents,
                     verdicts: vec!["deny".into(), "kill".into()],
                     severity: Severity::High,
                     instances: vec!["a".into()],

@@ -44,7 +44,17 @@ type Operation = (&'static str, &'static str, fn(&[&str]) -> Result);
 const OPERATIONS: &[Operation] = &[
     ("read", "FILE", |words| fs::read(word(words, 0)?).map(drop)),
     ("write", "FILE", |words| put(fs::File::options().write(true), words)),
-    ("hammer", "FILE SCORE", hammer),
+    ("hammer", "FILE SCORE", |words| {
+        let file = word(words, 0)?;
+        hammer(word(words, 1)?, || put(fs::File::options().write(true), &[file]))
+    }),
+    ("hammer-over", "FILE SCORE", |words| {
+        let file = word(words, 0)?;
+        hammer(word(words, 1)?, || {
+            fs::write("over", MARK)?;
+            fs::rename("over", file)
+        })
+    }),
     ("linger", "FILE SCORE", linger),
     ("family", "FILE MEMBERS", family),
     ("append", "FILE", |words| put(fs::File::options().append(true), words)),
@@ -140,6 +150,8 @@ const OPERATIONS: &[Operation] = &[
         Err(Command::new(format!("/proc/self/fd/{}", number.as_raw_fd())).arg("read").arg("/dev/null").exec())
     }),
     ("clone-file", "FROM TO", |words| {
+        // What is cloned has to reach to the other's end.
+        fs::write(word(words, 0)?, MARK.repeat(1000))?;
         let (from, to) = (opened(word(words, 0)?, libc::O_RDONLY)?, opened(word(words, 1)?, libc::O_WRONLY)?);
         Ok(rustix::fs::ioctl_ficlone(&to, &from)?)
     }),
@@ -274,14 +286,13 @@ fn swap_name(words: &[&str]) -> Result {
     })
 }
 
-/// Has one child after the other write to a file, until it is told to end. Keeps score in another: how many have tried, and
+/// Has one child after the other try something, until it is told to end. Keeps score in a file: how many have tried, and
 /// how many have come through.
-fn hammer(words: &[&str]) -> Result {
-    let (file, score) = (word(words, 0)?, word(words, 1)?);
+fn hammer(score: &str, attempt: impl Fn() -> Result) -> Result {
     let (mut tried, mut through) = (0, 0);
     loop {
         let start = Instant::now();
-        let child = fork(|| put(fs::File::options().write(true), &[file]))?;
+        let child = fork(&attempt)?;
         let mut status = 0;
         // SAFETY: a child of ours, and a place for its status.
         if unsafe { libc::waitpid(child, &raw mut status, 0) } != child {

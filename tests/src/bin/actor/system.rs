@@ -14,8 +14,8 @@ use std::{
 
 use rustix::{
     mount::{
-        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind, mount_change, move_mount,
-        open_tree,
+        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
+        mount_change, move_mount, open_tree, unmount,
     },
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
 };
@@ -26,10 +26,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ("unshare", "", |_| call(libc::SYS_unshare, &[libc::CLONE_NEWUSER.into()])),
     ("unshare-mounts", "", |_| call(libc::SYS_unshare, &[libc::CLONE_NEWNS.into()])),
     ("clone-user", "", |_| child_with(libc::CLONE_NEWUSER.into())),
-    ("setns", "NAMESPACE", |words| {
-        let namespace = opened(word(words, 0)?, libc::O_RDONLY)?;
-        call(libc::SYS_setns, &[namespace.as_raw_fd().into(), 0])
-    }),
+    ("setns", "NAMESPACE", |words| enter(word(words, 0)?)),
     ("bind-mount", "FROM TO", |words| {
         alone()?;
         Ok(mount_bind(word(words, 0)?, word(words, 1)?)?)
@@ -43,6 +40,18 @@ pub(super) const OPERATIONS: &[Operation] = &[
         let tree = open_tree(rustix::fs::CWD, word(words, 0)?, OpenTreeFlags::OPEN_TREE_CLONE)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         Ok(move_mount(&tree, "", rustix::fs::CWD, word(words, 1)?, flags)?)
+    }),
+    // In the mount namespace of somebody who has made a root and a mount in it.
+    ("pivot-root", "NAMESPACE DIRECTORY", |words| {
+        enter(word(words, 0)?)?;
+        std::os::unix::fs::chroot(word(words, 1)?)?;
+        std::env::set_current_dir("/")?;
+        let (new, old) = (path("new")?, path("new/old")?);
+        call(libc::SYS_pivot_root, &[at(new.as_ptr()), at(old.as_ptr())])
+    }),
+    ("unmount", "NAMESPACE DIRECTORY", |words| {
+        enter(word(words, 0)?)?;
+        Ok(unmount(format!("{}/new", word(words, 1)?), UnmountFlags::empty())?)
     }),
     ("bind-read", "FILE", |words| {
         alone()?;
@@ -127,6 +136,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ("by-handle", "FILE", by_handle),
 ];
 
+fn enter(namespace: &str) -> Result {
+    let namespace = opened(namespace, libc::O_RDONLY)?;
+    call(libc::SYS_setns, &[namespace.as_raw_fd().into(), 0])
+}
+
 /// Lets nobody else see what is mounted from now on.
 fn alone() -> Result {
     call(libc::SYS_unshare, &[(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).into()])
@@ -165,14 +179,21 @@ fn bpf() -> Result {
 
 /// Opens the disk that a file is on, through a device file of its own.
 fn open_disk(file: &str) -> Result {
-    let device = fs::metadata(file)?.dev();
-    if libc::major(device) == 0 {
-        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
-    }
+    let device = match fs::metadata(file)?.dev() {
+        own if libc::major(own) != 0 => own,
+        _ => mounted_btrfs().ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))?,
+    };
     let node = path("disk")?;
     let mode = libc::S_IFBLK | 0o600;
     call(libc::SYS_mknodat, &[libc::AT_FDCWD.into(), at(node.as_ptr()), mode.into(), device.cast_signed()])?;
     fs::File::open("disk").map(drop)
+}
+
+/// The disk that btrfs is mounted from: its files have the number of no device.
+fn mounted_btrfs() -> Option<u64> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let source = mounts.lines().find_map(|line| line.split_once(" - btrfs ")?.1.split(' ').next())?;
+    fs::metadata(source).ok().map(|disk| disk.rdev())
 }
 
 /// Asks for the map with a number that no map has.

@@ -1,11 +1,13 @@
 //! Syslog, RFC 5424: over UDP, TCP (octet counting, RFC 6587) or TLS (RFC 5425).
 //!
 //! Syslog has no acknowledgement. Over TCP and TLS a batch counts as taken when the server's kernel has it and the
-//! connection still stands; what was sent in the last seconds before a connection broke is sent again. So a server that is
-//! killed loses nothing unless this guard ends in the same seconds, and may get some events twice (`metadata.uid`).
+//! connection still stands. Every few seconds, when something was sent, the guard ends the connection and waits until the
+//! server ends its side too (RFC 5425, 4.4): then the server has read everything. Whatever breaks before that, or a few
+//! seconds after the sending, has everything sent again (`sent`): some events arrive twice (`metadata.uid`).
+
+mod sent;
 
 use std::{
-    collections::VecDeque,
     io::{self, Write as _},
     net::{TcpStream, ToSocketAddrs as _, UdpSocket},
     os::fd::AsRawFd as _,
@@ -22,13 +24,18 @@ use super::{
     later,
 };
 use crate::journal::terminal::is_hidden;
+use sent::Sent;
 
 /// Most events that are handed over at once.
 const MOST: usize = 100;
-/// What was sent so recently may have been lost with the connection.
-const RECENT: Duration = Duration::from_secs(5);
-/// Most bytes that are kept to be sent again.
-const MOST_RECENT: usize = 4 << 20;
+/// What was sent so recently may be lost with a server that is killed.
+const WINDOW: Duration = Duration::from_secs(5);
+/// How long a server may take to end its side of a connection.
+const END: Duration = Duration::from_secs(30);
+/// The same for one that has shown that it does not.
+const SILENT_END: Duration = Duration::from_millis(100);
+/// A server that has not answered so often in a row is not believed to do so any more.
+const SILENT: u32 = 2;
 /// Log audit.
 const FACILITY: u8 = 13;
 /// Largest datagram that is tried, in bytes.
@@ -38,8 +45,9 @@ const LARGEST: usize = 65_000;
 pub(super) struct Syslog {
     target: SyslogTarget,
     open: Option<Open>,
-    recent: VecDeque<(Instant, Vec<u8>)>,
-    recent_bytes: usize,
+    sent: Sent,
+    /// How often in a row the server did not end its side of the connection.
+    unanswered: u32,
 }
 
 enum Open {
@@ -49,7 +57,7 @@ enum Open {
 
 impl Syslog {
     pub(super) fn new(target: SyslogTarget) -> Self {
-        Self { target, open: None, recent: VecDeque::new(), recent_bytes: 0 }
+        Self { target, open: None, sent: Sent::new(WINDOW), unanswered: 0 }
     }
 
     fn connect(&self) -> io::Result<Open> {
@@ -73,17 +81,27 @@ impl Syslog {
         Err(last)
     }
 
-    fn send(&mut self, batch: &[Message]) -> io::Result<()> {
+    /// Connects if need be, and sends again what may have been lost.
+    fn open(&mut self) -> io::Result<()> {
         if self.open.is_none() {
             let mut open = self.connect()?;
             if let Open::Stream(connection) = &mut open {
-                for (_, frame) in &self.recent {
+                for frame in self.sent.unread() {
                     connection.write_all(frame)?;
                 }
                 settle(connection)?;
+                self.sent.again();
             }
             self.open = Some(open);
         }
+        Ok(())
+    }
+
+    fn send(&mut self, batch: &[Message]) -> io::Result<()> {
+        if self.sent.is_due() {
+            self.confirm()?;
+        }
+        self.open()?;
         let frames: Vec<_> = batch.iter().map(|message| frame(&message.event, &message.text)).collect();
         match &mut self.open {
             Some(Open::Udp(socket)) => {
@@ -98,24 +116,39 @@ impl Syslog {
                     .collect();
                 connection.write_all(&frames.concat())?;
                 settle(connection)?;
-                self.remember(frames);
+                self.sent.add(frames);
             }
             None => {}
         }
         Ok(())
     }
 
-    fn remember(&mut self, frames: Vec<Vec<u8>>) {
-        let now = Instant::now();
-        for frame in frames {
-            self.recent_bytes += frame.len();
-            self.recent.push_back((now, frame));
+    /// Ends the connection to learn whether the server has read everything.
+    fn confirm(&mut self) -> io::Result<()> {
+        let Some(Open::Stream(connection)) = self.open.take() else { return Ok(()) };
+        let answered = connection.close(if self.unanswered < SILENT { END } else { SILENT_END })?;
+        self.unanswered = if answered { 0 } else { self.unanswered.saturating_add(1) };
+        if !answered && self.unanswered < SILENT {
+            let why = "the server does not end its side of a connection: what it has read is sent again";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
         }
-        while let Some((since, frame)) = self.recent.front()
-            && (now.duration_since(*since) > RECENT || self.recent_bytes > MOST_RECENT)
-        {
-            self.recent_bytes -= frame.len();
-            self.recent.pop_front();
+        self.sent.confirm();
+        Ok(())
+    }
+
+    /// What an error means for what was sent.
+    fn broken(&mut self, error: &io::Error) -> Failure {
+        self.open = None;
+        self.sent.doubt();
+        later(0, &self.target.server, error)
+    }
+}
+
+impl Drop for Syslog {
+    fn drop(&mut self) {
+        if let Some(Open::Stream(connection)) = self.open.take() {
+            // Whoever comes next has nobody to ask.
+            let _ = connection.close(Duration::ZERO);
         }
     }
 }
@@ -125,12 +158,19 @@ fn settle(connection: &mut Connection) -> io::Result<()> {
     connection.flush()?;
     let start = Instant::now();
     while unsent(&connection.socket)? > 0 {
+        if let Some(error) = connection.socket.take_error()? {
+            return Err(error);
+        }
         if start.elapsed() > PATIENCE {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the server takes nothing any more"));
         }
         thread::sleep(Duration::from_millis(1));
     }
-    // A syslog server has nothing to say.
+    stands(connection)
+}
+
+/// Looks whether the connection still stands. A syslog server has nothing to say.
+fn stands(connection: &mut Connection) -> io::Result<()> {
     connection.socket.set_nonblocking(true)?;
     let read = connection.read_within(&mut [0; 64], PATIENCE);
     connection.socket.set_nonblocking(false)?;
@@ -161,10 +201,22 @@ impl Receiver for Syslog {
                     .and(Err(Failure::Never { taken, why: "the event does not fit in a datagram".to_owned() })),
             };
         }
-        self.send(batch).map_err(|error| {
-            self.open = None;
-            later(0, &self.target.server, &error)
-        })
+        self.send(batch).map_err(|error| self.broken(&error))
+    }
+
+    fn idle(&mut self) -> Option<Result<(), String>> {
+        let done = match &mut self.open {
+            None if self.sent.unread().next().is_some() => self.open(),
+            Some(Open::Stream(connection)) => match stands(connection) {
+                Ok(()) if self.sent.is_due() => self.confirm(),
+                Ok(()) => return None,
+                broken => broken,
+            },
+            None | Some(Open::Udp(_)) => return None,
+        };
+        Some(done.map_err(|error| match self.broken(&error) {
+            Failure::Later { why, .. } | Failure::Never { why, .. } => why,
+        }))
     }
 }
 
@@ -223,6 +275,105 @@ mod tests {
 
     fn sink(address: SocketAddr) -> Syslog {
         Syslog::new(SyslogTarget { server: address.to_string(), transport: Transport::Tcp })
+    }
+
+    /// What a server reads until the other end is silent.
+    fn read(stream: &mut TcpStream) -> String {
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let mut text = Vec::new();
+        let _ = stream.read_to_end(&mut text);
+        String::from_utf8(text).unwrap()
+    }
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn what_a_server_had_no_time_to_read_before_it_died_is_sent_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sink = sink(listener.local_addr().unwrap());
+        sink.sent = Sent::new(SHORT);
+        sink.deliver(&[message("one")]).unwrap();
+        let (first, _) = listener.accept().unwrap();
+        // It is stuck, and its kernel takes what comes.
+        thread::sleep(2 * SHORT);
+        let server = thread::spawn(move || {
+            thread::sleep(SHORT);
+            reset(first);
+            listener
+        });
+        let stuck = sink.deliver(&[message("two")]);
+        let listener = server.join().unwrap();
+        assert!(stuck.is_err(), "nobody asked whether it was read");
+        sink.deliver(&[message("two")]).unwrap();
+        let text = read(&mut listener.accept().unwrap().0);
+        assert!(text.contains("- one") && text.contains("- two"), "{text}");
+    }
+
+    /// Ends a connection as the kernel does for a process that had not read everything.
+    fn reset(stream: TcpStream) {
+        let linger = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+        linger.unwrap();
+        drop(stream);
+    }
+
+    #[test]
+    fn a_server_that_dies_again_has_everything_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sink = sink(listener.local_addr().unwrap());
+        sink.sent = Sent::new(SHORT);
+        let fails = |sink: &mut Syslog| {
+            let start = Instant::now();
+            while sink.deliver(&[message("more")]).is_ok() {
+                assert!(start.elapsed() < Duration::from_secs(5), "nobody noticed");
+            }
+        };
+        sink.deliver(&[message("one")]).unwrap();
+        reset(listener.accept().unwrap().0);
+        fails(&mut sink);
+        thread::sleep(2 * SHORT);
+        // The second server dies before it has read anything.
+        sink.deliver(&[message("two")]).unwrap();
+        reset(listener.accept().unwrap().0);
+        fails(&mut sink);
+        sink.deliver(&[message("three")]).unwrap();
+        let text = read(&mut listener.accept().unwrap().0);
+        for what in ["one", "two", "three"] {
+            assert!(text.contains(&format!("- {what}")), "{what}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_has_read_everything_is_asked_once_and_gets_nothing_twice() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sink = sink(listener.local_addr().unwrap());
+        sink.sent = Sent::new(SHORT);
+        sink.deliver(&[message("one")]).unwrap();
+        assert_eq!(sink.idle(), None);
+        let (mut first, _) = listener.accept().unwrap();
+        let server = thread::spawn(move || {
+            let mut text = String::new();
+            first.read_to_string(&mut text).unwrap();
+            text
+        });
+        thread::sleep(2 * SHORT);
+        assert_eq!(sink.idle(), Some(Ok(())));
+        assert!(server.join().unwrap().ends_with("- one"));
+        assert_eq!(sink.idle(), None);
+        sink.deliver(&[message("two")]).unwrap();
+        let text = read(&mut listener.accept().unwrap().0);
+        assert!(text.contains("- two") && !text.contains("one"), "{text}");
+    }
+
+    #[test]
+    fn a_server_that_dies_while_nothing_happens_has_everything_without_a_new_event() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sink = sink(listener.local_addr().unwrap());
+        sink.deliver(&[message("one")]).unwrap();
+        reset(listener.accept().unwrap().0);
+        let failed = sink.idle().unwrap().unwrap_err();
+        assert!(failed.contains("reset"), "{failed}");
+        assert_eq!(sink.idle(), Some(Ok(())));
+        assert!(read(&mut listener.accept().unwrap().0).ends_with("- one"));
     }
 
     #[test]

@@ -1,0 +1,76 @@
+//! `flowwarden explain`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::Args;
+use monitor::{
+    evidence::{
+        explain::{self, Source},
+        stream::Faults,
+    },
+    journal::terminal::plain,
+    policy::{self, host::System},
+};
+
+use super::{journal::DIRECTORY, print};
+
+/// Where the policy is when nothing else is said.
+pub(super) const POLICY: &str = "/etc/flowwarden/policy.toml";
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// The number of an event (`metadata.sequence`) or its uid, or the id of a rule.
+    #[arg(value_name = "EVENT | RULE")]
+    what: String,
+    /// The policy [default: /etc/flowwarden/policy.toml, where there is one]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Directory of the journal.
+    #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
+    journal: PathBuf,
+}
+
+/// The policy that is named, or the one that is in its usual place.
+pub(super) fn source(named: Option<&Path>) -> anyhow::Result<Option<Source>> {
+    let usual = Path::new(POLICY);
+    let Some(path) = named.or_else(|| usual.exists().then_some(usual)) else { return Ok(None) };
+    let (policy, _) = policy::read(path, &System::expected())?;
+    Ok(Some(Source { path: path.to_owned(), policy }))
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let source = source(arguments.policy.as_deref())?;
+    let (what, journal) = (&arguments.what, &arguments.journal);
+    let is_number = what.parse::<u64>().is_ok();
+    let has_journal = journal.is_dir();
+    if !has_journal && is_number {
+        bail!("{}: there is no journal here; give its directory as --journal", journal.display());
+    }
+    if !is_number {
+        let searched = if has_journal { Some(explain::met(journal, what)?) } else { None };
+        let (met, faults) = searched.map_or_else(Default::default, |it| (it.found, it.faults));
+        if let Some(text) = explain::rule(what, source.as_ref(), &met) {
+            tell(&faults);
+            return print(&text);
+        }
+    }
+    if has_journal {
+        let searched = explain::find(journal, what)?;
+        tell(&searched.faults);
+        if let Some(event) = searched.found {
+            return print(&explain::event(&event, source.as_ref()));
+        }
+    }
+    if is_number {
+        bail!("{}: there is no event {what}; `flowwarden journal query --json` shows their numbers", journal.display());
+    }
+    bail!(
+        "there is neither a rule \"{}\" in the policy or the journal, nor an event with that uid",
+        plain(what.as_bytes())
+    )
+}
+
+fn tell(faults: &Faults) {
+    eprint!("{faults}");
+}

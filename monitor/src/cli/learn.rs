@@ -1,0 +1,213 @@
+//! `flowwarden learn`
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use monitor::{
+    agent::{Agent, Options},
+    evidence::{
+        learn::{self, Draft, Learnt},
+        simulate::{Judge, simulate},
+    },
+    instance,
+    journal::terminal::plain,
+    policy::{self, PolicyError, host::System, init, model::Policy, parse},
+};
+use monitor_common::verdict::Sensor;
+use rustix::process::{Signal, getpid, kill_process};
+
+use super::{explain::POLICY, init::write, journal::time, print};
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// Watch the instances for so long (1h, 15m), with a guard of its own that denies nothing; Ctrl-C ends it earlier. A
+    /// guard that runs goes on as it is.
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, required_unless_present = "journal", conflicts_with = "journal")]
+    length: Option<Duration>,
+    /// Read a journal instead; its guard's policy should log what no rule names.
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// Not before: a time (2026-01-31T08:00:00Z) or how long ago (15m, 2h, 7days).
+    #[arg(long, value_name = "TIME", value_parser = time, requires = "journal")]
+    since: Option<SystemTime>,
+    /// The present policy, which is added to [default: /etc/flowwarden/policy.toml, where there is one; otherwise a small
+    /// one for the instances that are found]
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Learn also what nobody should get used to.
+    #[arg(long)]
+    include_critical: bool,
+    /// Write the whole policy to this file, readable by its owner only [default: print the difference].
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// Overwrite the file.
+    #[arg(long, requires = "write")]
+    force: bool,
+    /// Directory in cgroup v2 below which traffic is watched [default: the whole machine].
+    #[arg(long, value_name = "DIR", requires = "length")]
+    cgroup_root: Option<PathBuf>,
+}
+
+/// The policy that is added to, with its text.
+struct Present {
+    text: String,
+    policy: Policy,
+    /// There was none.
+    new: bool,
+}
+
+fn present(named: Option<&Path>) -> anyhow::Result<Present> {
+    let usual = Path::new(POLICY);
+    if let Some(path) = named.or_else(|| usual.exists().then_some(usual)) {
+        let (policy, _) = policy::read(path, &System::expected())?;
+        let text = fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        return Ok(Present { text, policy, new: false });
+    }
+    let found = init::instances(&instance::survey(&System::new().cgroup_mount));
+    if found.is_empty() {
+        bail!("no Node-RED was found to learn about; start it, or give a policy with --policy");
+    }
+    let text = learn::base(&found);
+    let policy = parse::parse(&text).map_err(|faults| PolicyError::Faulty { path: "a new policy".into(), faults })?;
+    Ok(Present { text, policy, new: true })
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(file) = arguments.write.as_ref().filter(|file| file.exists() && !arguments.force) {
+        bail!("{}: is there already; --force overwrites it", file.display());
+    }
+    let present = present(arguments.policy.as_deref())?;
+    let directory;
+    let journal = match (&arguments.journal, arguments.length) {
+        (Some(journal), _) if !journal.is_dir() => {
+            bail!("{}: there is no journal here; give its directory as --journal", journal.display())
+        }
+        (Some(journal), _) => journal.clone(),
+        (None, length) => {
+            directory = tempfile::Builder::new().prefix("flowwarden-learn-").tempdir()?;
+            watch(&present, directory.path(), length.unwrap_or_default(), arguments.cgroup_root.clone())?
+        }
+    };
+    let host = System::expected();
+    let faulty =
+        |fault| PolicyError::Faulty { path: arguments.policy.clone().unwrap_or_default(), faults: vec![fault] };
+    let learnt = learn::learn(&present.policy, &host, &journal, arguments.since, arguments.include_critical);
+    let learnt = learnt.map_err(faulty)??;
+    eprint!("{}", plain_lines(&learnt.faults.to_string()));
+    eprint!("{}", told(&learnt, &present.policy));
+    if learnt.operations == 0 {
+        bail!("{}", nothing(&learnt));
+    }
+    let draft = learn::draft(&present.text, &present.policy, &learnt)?;
+    eprint!("{}", left(&draft, &journal, arguments.since)?);
+    match &arguments.write {
+        None if present.new => print(&draft.text),
+        None => print(&draft.diff),
+        Some(file) => {
+            write(file, &draft.text, arguments.force)?;
+            // What stands there now is what a guard would read.
+            let (policy, _) = policy::read(file, &System::expected())?;
+            let mode = if policy.enforce { "enforces: take care" } else { "only observes" };
+            println!("{}: written; it {mode}. Read it, then: flowwarden run --config {0}", file.display());
+            Ok(())
+        }
+    }
+}
+
+/// Runs a guard that denies nothing and logs everything, and answers with its journal.
+fn watch(present: &Present, place: &Path, length: Duration, cgroup_root: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    let config = place.join("policy.toml");
+    fs::write(&config, learn::observing(&present.text, &present.policy)?)?;
+    let journal = place.join("journal");
+    let options = Options {
+        config: Some(config),
+        journal: journal.clone(),
+        state: place.join("state"),
+        pin: None,
+        enforce: Some(false),
+        cgroup_root,
+        sensors: vec![Sensor::Lsm, Sensor::Fentry, Sensor::Kprobe, Sensor::Tracepoint],
+        pid_file: None,
+        quiet: true,
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")?;
+    let _runtime = runtime.enter();
+    let (agent, events) = Agent::start(options)?;
+    eprintln!("watching for {}; Ctrl-C ends it earlier", humantime::format_duration(length));
+    std::thread::spawn(move || {
+        std::thread::sleep(length);
+        // The guard ends as on any other day. It is this very process.
+        let _ = kill_process(getpid(), Signal::TERM);
+    });
+    runtime.block_on(agent.run(events))?;
+    Ok(journal)
+}
+
+fn plain_lines(text: &str) -> String {
+    text.lines().fold(String::new(), |text, line| text + &plain(line.as_bytes()) + "\n")
+}
+
+/// What was seen, and what was refused.
+fn told(learnt: &Learnt, policy: &Policy) -> String {
+    let mut text = format!(
+        "{} operations, {} of which rules of the present policy allow, {} in maintenance windows\n",
+        learnt.operations, learnt.covered, learnt.in_windows
+    );
+    for instance in &policy.instances {
+        let refused = learnt.refused(&instance.name);
+        for line in refused.iter().take(50) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "refused ({}): {line}", instance.name);
+        }
+        if refused.len() > 50 {
+            let _ = writeln!(text, "refused ({}): {} more", instance.name, refused.len() - 50);
+        }
+        let more = learnt.instances.get(&instance.name).map_or(0, |facts| facts.more);
+        if more > 0 {
+            let _ = writeln!(
+                text,
+                "not learnt ({}): {more} operations, for which there were too many others",
+                instance.name
+            );
+        }
+    }
+    text
+}
+
+/// Why nothing could be learnt.
+fn nothing(learnt: &Learnt) -> String {
+    if learnt.strangers.is_empty() {
+        return "nothing was seen: the policy of a journal to learn from has to log what no rule names, \
+                default = { files = \"log\", exec = \"log\", egress = \"log\", ... }; `learn --for` sees to that by itself"
+            .to_owned();
+    }
+    let names: Vec<_> = learnt.strangers.keys().map(|name| plain(name.as_bytes())).collect();
+    format!("the journal is about other instances: {}; give the policy that names them as --policy", names.join(", "))
+}
+
+/// Tries the draft on what it was learnt from.
+fn left(draft: &Draft, journal: &Path, since: Option<SystemTime>) -> anyhow::Result<String> {
+    let policy = parse::parse(&draft.text).map_err(|faults| anyhow!("what was learnt is no policy: {faults:?}"))?;
+    let mut judge = Judge::new(&policy, &System::expected()).map_err(|fault| anyhow!("what was learnt: {fault}"))?;
+    let report = simulate(&mut judge, journal, since)?;
+    let mut text = String::new();
+    for row in &report.stopped {
+        let _ = writeln!(
+            text,
+            "still stopped ({}): {} operations by {}, such as event {}: {}",
+            plain(row.instance.as_bytes()),
+            row.tally.count,
+            plain(row.rule.as_bytes()),
+            row.tally.event,
+            plain(row.tally.example.as_bytes())
+        );
+    }
+    Ok(text)
+}

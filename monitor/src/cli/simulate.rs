@@ -1,0 +1,115 @@
+//! `flowwarden simulate`
+
+use std::{
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::anyhow;
+use clap::Args;
+use monitor::{
+    evidence::simulate::{Judge, Report, Tally, simulate},
+    journal::terminal::{plain, shown},
+    policy::{self, PolicyError, host::System},
+};
+
+use super::journal::{DIRECTORY, time};
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// The policy to try; its mode does not matter.
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// Directory of the journal.
+    #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
+    journal: PathBuf,
+    /// Not before: a time (2026-01-31T08:00:00Z) or how long ago (15m, 2h, 7days).
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<SystemTime>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let host = System::expected();
+    let (policy, _) = policy::read(&arguments.policy, &host)?;
+    let mut judge = Judge::new(&policy, &host)
+        .map_err(|fault| PolicyError::Faulty { path: arguments.policy.clone(), faults: vec![fault] })?;
+    if !arguments.journal.is_dir() {
+        return Err(anyhow!(
+            "{}: there is no journal here; give its directory as --journal",
+            arguments.journal.display()
+        ));
+    }
+    let report = simulate(&mut judge, &arguments.journal, arguments.since)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let done = if arguments.json {
+        serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from).and_then(|()| writeln!(out))
+    } else {
+        tell(&mut out, &report)
+    };
+    match done.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// When, for people.
+pub(super) fn moment(millis: i64) -> String {
+    let since = Duration::from_millis(u64::try_from(millis).unwrap_or_default());
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
+}
+
+fn example(out: &mut dyn Write, tally: &Tally) -> io::Result<()> {
+    writeln!(out, "             event {}, {}: {}", tally.event, moment(tally.time), shown(tally.example.as_bytes()))
+}
+
+fn tell(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+    for fault in &report.faults {
+        writeln!(out, "problem: {}", plain(fault.as_bytes()))?;
+    }
+    let more = report.faulty_lines - report.faults.len() as u64;
+    if more > 0 {
+        writeln!(out, "problem: {more} more lines are no events; see flowwarden journal verify")?;
+    }
+    if report.operations == 0 {
+        writeln!(out, "the journal has nothing about the instances of this policy")?;
+    } else {
+        let (count, first, last) = (report.operations, moment(report.first), moment(report.last));
+        writeln!(out, "{count} operations from {first} to {last}, as if the policy had been enforced")?;
+    }
+    if report.strangers > 0 {
+        writeln!(out, "{} more are about instances that this policy does not have", report.strangers)?;
+    }
+    writeln!(out, "\nwould have been denied or killed: {}", none(report.stopped.len()))?;
+    for row in &report.stopped {
+        let rule = plain(row.rule.as_bytes());
+        writeln!(out, "  {:>8}  {} by {rule} ({})", row.tally.count, row.verdict, plain(row.instance.as_bytes()))?;
+        example(out, &row.tally)?;
+    }
+    writeln!(out, "\nwould have been decided otherwise than in the journal: {}", none(report.changes.len()))?;
+    for row in &report.changes {
+        let [old, new] = [&row.old_rule, &row.new_rule].map(|rule| plain(rule.as_bytes()));
+        let instance = plain(row.instance.as_bytes());
+        writeln!(out, "  {:>8}  {} by {old} -> {} by {new} ({instance})", row.tally.count, row.old, row.new)?;
+        example(out, &row.tally)?;
+    }
+    if !report.unclear.is_empty() {
+        writeln!(out, "\ncannot be told, and is not counted above:")?;
+    }
+    for row in &report.unclear {
+        let (rule, instance) = (plain(row.rule.as_bytes()), plain(row.instance.as_bytes()));
+        writeln!(out, "  {:>8}  {}; perhaps {} by {rule} ({instance})", row.tally.count, row.why, row.perhaps)?;
+        example(out, &row.tally)?;
+    }
+    if report.more > 0 {
+        writeln!(out, "\nand {} more events, for which there are too many different rules", report.more)?;
+    }
+    Ok(())
+}
+
+fn none(count: usize) -> &'static str {
+    if count == 0 { "nothing" } else { "" }
+}

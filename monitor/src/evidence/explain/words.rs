@@ -1,0 +1,62 @@
+//! Words for what records have short names for.
+
+use monitor_common::policy::Class;
+
+/// ATT&CK techniques that rules of the presets name, by identifier (MITRE ATT&CK for Enterprise).
+const TECHNIQUES: &[(&str, &str)] = &[
+    ("T1003.008", "OS Credential Dumping: /etc/passwd and /etc/shadow"),
+    ("T1021", "Remote Services"),
+    ("T1053.003", "Scheduled Task/Job: Cron"),
+    ("T1059", "Command and Scripting Interpreter"),
+    ("T1098.004", "Account Manipulation: SSH Authorized Keys"),
+    ("T1105", "Ingress Tool Transfer"),
+    ("T1190", "Exploit Public-Facing Application"),
+    ("T1195.001", "Supply Chain Compromise: Compromise Software Dependencies and Development Tools"),
+    ("T1543.002", "Create or Modify System Process: Systemd Service"),
+    ("T1546.004", "Event Triggered Execution: Unix Shell Configuration Modification"),
+    ("T1552", "Unsecured Credentials"),
+    ("T1552.001", "Unsecured Credentials: Credentials In Files"),
+    ("T1552.004", "Unsecured Credentials: Private Keys"),
+    ("T1552.005", "Unsecured Credentials: Cloud Instance Metadata API"),
+    ("T1554", "Compromise Host Software Binary"),
+    ("T1565.001", "Data Manipulation: Stored Data Manipulation"),
+    ("T1574.006", "Hijack Execution Flow: Dynamic Linker Hijacking"),
+    ("T1611", "Escape to Host"),
+];
+
+/// A technique with its name, where it is known here.
+pub(super) fn technique(uid: &str) -> String {
+    let name = TECHNIQUES.iter().find(|(known, _)| *known == uid).map(|(_, name)| format!(" {name}"));
+    let page = uid.replace('.', "/");
+    format!("{uid}{} (https://attack.mitre.org/techniques/{page}/)", name.unwrap_or_default())
+}
+
+/// What a class is about.
+pub(super) fn class(class: Class) -> &'static str {
+    match class {
+        Class::Files => "files that no rule names",
+        Class::Egress => "addresses that no rule names, to which the instance connects or sends",
+        Class::Ingress => "ports that the instance listens on, and who connects to them",
+        Class::Exec => "programs that no rule names",
+        Class::Privilege => "becoming root, or gaining capabilities, as sudo does",
+        Class::Ptrace => "tracing other processes and reaching into their memory",
+        Class::Signal => "signals to processes that are not the instance's",
+        Class::RawSocket => "raw sockets, by which traffic is forged and read",
+        Class::Socket => "sockets of kinds whose addresses nothing judges",
+        Class::Mount => "mounting and unmounting",
+        Class::Namespace => "namespaces, by which a process gets another view of the system",
+        Class::Kernel => "the kernel itself: BPF, modules",
+        Class::ExecUnnamed => "programs that have no file any more, or never had one",
+        Class::ExecWritable => "programs that Node-RED's user could have written",
+    }
+}
+
+/// What one of the guard's own rules is about.
+pub(super) fn own(rule: &str) -> &'static str {
+    match rule {
+        "guard-files" => "the guard's program, its policy and its processes' files are nobody's to change",
+        "guard-secrets" => "the guard's journal, state and pins are nobody's to read or change",
+        "guard-process" => "nobody who is watched stops the guard or reaches into it",
+        _ => "nobody who is watched gets hold of the guard's programs in the kernel",
+    }
+}

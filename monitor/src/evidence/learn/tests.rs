@@ -1,0 +1,288 @@
+use std::{fs, path::PathBuf};
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    journal::segment,
+    policy::{
+        host::CanDeny,
+        model::Select,
+        parse::parse,
+        preset::{Found, Known},
+    },
+};
+
+/// A machine without links and users.
+struct Bare;
+
+impl Host for Bare {
+    fn uid(&self, _: &str) -> Option<u32> {
+        None
+    }
+    fn login(&self, _: u32) -> Option<(String, String)> {
+        None
+    }
+    fn cgroups(&self, _: &Select) -> Vec<(PathBuf, u64)> {
+        Vec::new()
+    }
+    fn owner(&self, _: &Path) -> Option<(u32, u32)> {
+        None
+    }
+    fn exists(&self, _: &Path) -> bool {
+        true
+    }
+    fn link(&self, _: &Path) -> Option<PathBuf> {
+        None
+    }
+    fn can_deny(&self) -> CanDeny {
+        CanDeny::default()
+    }
+}
+
+const UD: &str = "/h/a/.node-red";
+
+fn found() -> (Found, Known) {
+    let select = Select { uid: Some(990), ..Select::default() };
+    (Found { name: "plant-a".to_owned(), select, user_dir: UD.into() }, Known::default())
+}
+
+fn event(number: u64, hook: &str, about: &Value, unmapped: &Value) -> Value {
+    let mut event = json!({
+        "time": 1000, "message": hook, "metadata": { "sequence": number }, "actor": { "process": { "name": "node" } },
+        "unmapped": {
+            "instance": "plant-a", "rule": "default-files", "verdict": "log", "wanted": "log", "hook": hook,
+            "sensor": "lsm", "access": [], "flags": [],
+        },
+    });
+    for (into, from) in [(None, about), (Some("unmapped"), unmapped)] {
+        for (key, value) in from.as_object().into_iter().flatten() {
+            match into {
+                Some(into) => event[into][key] = value.clone(),
+                None => event[key] = value.clone(),
+            }
+        }
+    }
+    event
+}
+
+fn file(number: u64, path: &str, access: &[&str]) -> Value {
+    let flags = i32::from(access.contains(&"write"));
+    event(number, "open", &json!({ "file": { "path": path } }), &json!({ "access": access, "open_flags": flags }))
+}
+
+/// A day of a plain instance.
+fn day() -> Vec<Value> {
+    let exec = |number, path: &str, detail: u64| {
+        event(
+            number,
+            "exec",
+            &json!({ "process": { "file": { "path": path } } }),
+            &json!({ "access": ["exec"], "rule": "default-exec", "detail": detail }),
+        )
+    };
+    let connect = |number, ip: &str, port: u16| {
+        event(
+            number,
+            "connect",
+            &json!({ "dst_endpoint": { "ip": ip, "port": port }, "connection_info": { "protocol_num": 6 } }),
+            &json!({}),
+        )
+    };
+    let bind = json!({ "dst_endpoint": { "ip": "0.0.0.0", "port": 1880 }, "connection_info": { "protocol_num": 6 } });
+    let accept = json!({ "src_endpoint": { "ip": "127.0.0.1", "port": 5000 }, "dst_endpoint": { "port": 1880 }, "connection_info": { "protocol_num": 6 } });
+    vec![
+        file(1, "/usr/lib/x.so", &["read"]),
+        file(2, &format!("{UD}/settings.js"), &["read"]),
+        file(3, &format!("{UD}/flows.json.$$$"), &["create"]),
+        file(4, &format!("{UD}/flows.json.$$$"), &["write"]),
+        event(
+            5,
+            "rename",
+            &json!({ "file": { "path": format!("{UD}/flows.json") } }),
+            &json!({ "access": ["create", "rename"], "detail": 2 }),
+        ),
+        file(6, &format!("{UD}/context/a1/flow.json"), &["write"]),
+        file(7, &format!("{UD}/context/b2/flow.json"), &["write"]),
+        exec(8, "/usr/bin/date", 0),
+        exec(9, "/bin/bash", 0),
+        connect(10, "10.0.0.7", 1883),
+        connect(11, "127.0.0.1", 1883),
+        event(12, "bind", &bind, &json!({})),
+        event(13, "accept", &accept, &json!({})),
+        event(14, "listen", &json!({}), &json!({})),
+        // Nobody should get used to these.
+        file(20, &format!("{UD}/settings.js"), &["write"]),
+        file(21, &format!("{UD}/other.key"), &["read"]),
+        file(22, "/etc/shadow", &["read"]),
+        connect(23, "169.254.169.254", 80),
+        event(24, "ptrace", &json!({}), &json!({ "rule": "default-ptrace" })),
+        event(25, "unix_connect", &json!({ "file": { "path": "/run/docker.sock" } }), &json!({ "access": ["write"] })),
+        exec(26, "/tmp/miner", 0),
+        exec(27, "/usr/bin/x", 2),
+        event(
+            28,
+            "open",
+            &json!({ "file": { "path": "/var/log/flowwarden/x" } }),
+            &json!({ "access": ["read"], "rule": "guard-secrets", "wanted": "deny" }),
+        ),
+    ]
+}
+
+fn journal(events: &[Value]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let lines: Vec<_> = events.iter().map(|event| format!("{event}\n")).collect();
+    fs::write(segment::plain(directory.path(), 1), lines.concat()).unwrap();
+    directory
+}
+
+fn learnt_from(text: &str, events: &[Value], critical: bool) -> (Learnt, Draft) {
+    let directory = journal(events);
+    let policy = parse(text).unwrap();
+    let learnt = learn(&policy, &Bare, directory.path(), None, critical).unwrap().unwrap();
+    let draft = draft(text, &policy, &learnt).unwrap_or_else(|error| panic!("{error}"));
+    (learnt, draft)
+}
+
+/// Numbers of the events that a policy would stop.
+fn stopped(text: &str, events: &[Value]) -> Vec<u64> {
+    let mut judge = Judge::new(&parse(text).unwrap(), &Bare).unwrap();
+    let is_stopped = |event: &&Value| {
+        let judged = judge.judge(&Line::read(event.to_string().as_bytes()).unwrap());
+        matches!(judged, Judged::Clear(_, opinion) if opinion.wanted >= Verdict::Deny)
+    };
+    events.iter().filter(is_stopped).map(|event| event["metadata"]["sequence"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn what_was_seen_is_allowed_and_everything_else_is_closed() {
+    let (learnt, draft) = learnt_from(&base(&[found()]), &day(), false);
+    assert_eq!(stopped(&draft.text, &day()), [20, 21, 22, 23, 24, 25, 26, 27, 28], "{}", draft.text);
+    let others = [
+        file(1, &format!("{UD}/evil.js"), &["write"]),
+        file(2, "/home/other/x", &["read"]),
+        file(3, "/usr/lib/x.so", &["write"]),
+        file(4, "/etc/ssh/sshd_config", &["read"]),
+    ];
+    assert_eq!(stopped(&draft.text, &others), [1, 2, 3, 4], "{}", draft.text);
+    assert_eq!((learnt.operations, learnt.refused("plant-a").len()), (23, 9), "{:?}", learnt.refused("plant-a"));
+    for said in [
+        "\"*.$$$\", \"context/**\", \"flows*\"] # the user directory's: 5 times, event 3, by node",
+        "\"/bin/bash\", # 1 times, event 9, by node; a shell",
+        "to = [\"10.0.0.7\", \"loopback\"] # 2 times, event 10, by node",
+    ] {
+        assert!(draft.text.contains(said), "{said}:\n{}", draft.text);
+    }
+    // Without flows that go anywhere a person can read it aloud.
+    let plain: Vec<_> = day()
+        .into_iter()
+        .filter(|event| ![7, 8, 10, 11].contains(&event["metadata"]["sequence"].as_u64().unwrap()))
+        .collect();
+    let (_, draft) = learnt_from(&base(&[found()]), &plain, false);
+    let lines = draft.text.lines().filter(|line| !line.is_empty()).count();
+    assert!(lines < 60, "{lines}: {}", draft.text);
+}
+
+#[test]
+fn whoever_insists_learns_what_is_critical_but_never_what_rules_forbid() {
+    let (learnt, draft) = learnt_from(&base(&[found()]), &day(), true);
+    // The rules for settings.js and keys stay, and the guard is nobody's.
+    assert_eq!(stopped(&draft.text, &day()), [20, 21, 22, 28], "{}", draft.text);
+    let refused = learnt.refused("plant-a").join("\n");
+    assert!(refused.contains("the rule settings-js of the present policy forbids it"), "{refused}");
+    assert!(refused.contains("the guard is nobody's who is watched"), "{refused}");
+    assert!(draft.text.contains("# ptrace is allowed: 1 times, event 24"), "{}", draft.text);
+}
+
+#[test]
+fn rules_that_are_there_stay_and_only_lines_are_added() {
+    let present = format!(
+        "# ours\nversion = 1\nmode = \"enforce\"\n\n[[instance]]\nname = \"plant-a\" # the first\nselect = [{{ uid = 990 }}]\nuser-dir = \"{UD}\"\n\n\
+         # keep this\n[instance.default]\negress = \"log\"\nkernel = {{ verdict = \"deny\", fallback = \"kill\" }}\n\n\
+         [[instance.files]]\nid = \"learnt-closed\"\npath = \"x\"\naccess = [\"read\"]\nverdict = \"deny\"\n\n\
+         [[instance]]\nname = \"plant-b\"\nselect = [{{ uid = 991 }}]\nuser-dir = \"/h/b\"\n\n[journal]\nsegment = \"32MiB\"\n"
+    );
+    let (_, draft) = learnt_from(&present, &day(), false);
+    for kept in ["# ours\n", "# the first", "# keep this", "mode = \"enforce\"", "segment = \"32MiB\"", "path = \"x\""]
+    {
+        assert!(draft.text.contains(kept), "{kept}:\n{}", draft.text);
+    }
+    assert!(draft.text.contains("id = \"learnt-closed-2\""), "{}", draft.text);
+    assert!(draft.text.contains("kernel = { verdict = \"deny\", fallback = \"kill\" }"), "{}", draft.text);
+    let removed: Vec<_> = draft.diff.lines().filter(|line| line.starts_with('-')).collect();
+    assert_eq!(removed.len(), 3, "{}", draft.diff);
+    let policy = parse(&draft.text).unwrap();
+    // Nothing was seen of the other one, so nothing is known.
+    assert_eq!(policy.instances[1].defaults[Class::Files as usize].verdict, Verdict::Allow);
+    assert_eq!(policy.instances[0].defaults[Class::Files as usize].verdict, Verdict::Deny);
+}
+
+#[test]
+fn what_cannot_be_added_to_is_left_alone() {
+    let present = format!(
+        "version = 1\n[[instance]]\nname = \"plant-a\"\nselect = [{{ uid = 990 }}]\nuser-dir = \"{UD}\"\ndefault = {{ files = \"log\",\n exec = \"log\" }}\n"
+    );
+    let Ok(policy) = parse(&present) else { return };
+    let directory = journal(&day());
+    let learnt = learn(&policy, &Bare, directory.path(), None, false).unwrap().unwrap();
+    assert!(draft(&present, &policy, &learnt).is_err_and(|error| error.to_string().contains("goes on after its line")));
+}
+
+#[test]
+fn a_policy_to_learn_from_logs_all_and_sends_nothing_away() {
+    let present = format!(
+        "version = 1\nmode = \"enforce\"\n[[instance]]\nname = \"plant-a\"\nselect = [{{ uid = 990 }}]\nuser-dir = \"{UD}\"\n\
+         default = {{ kernel = \"kill\" }}\n[metrics]\nlisten = \"127.0.0.1:9\"\n[[instance.files]]\npath = \"x\"\naccess = [\"read\"]\nverdict = \"deny\"\n"
+    );
+    let policy = parse(&present).unwrap_or_else(|faults| panic!("{faults:?}"));
+    let text = observing(&present, &policy).unwrap();
+    let observing = parse(&text).unwrap();
+    assert_eq!(observing.metrics, None, "{text}");
+    let defaults = &observing.instances[0].defaults;
+    assert!(defaults.iter().all(|default| default.verdict >= Verdict::Log), "{text}");
+    assert_eq!(defaults[Class::Kernel as usize].verdict, Verdict::Kill);
+    assert_eq!(observing.instances[0].files.len(), 1, "{text}");
+}
+
+#[test]
+fn both_names_of_a_rename_are_learnt_from_one_event() {
+    let about = json!({ "file": { "path": format!("{UD}/flows.json.$$$") } });
+    let unmapped =
+        json!({ "access": ["rename"], "detail": 1, "flags": ["by_name"], "other": format!("{UD}/flows.json") });
+    let renamed = event(1, "rename", &about, &unmapped);
+    let (_, draft) = learnt_from(&base(&[found()]), &[renamed], false);
+    let over = json!({ "file": { "path": format!("{UD}/flows.json") } });
+    let over = event(2, "rename", &over, &json!({ "access": ["rename", "create"], "detail": 2 }));
+    assert!(stopped(&draft.text, &[over]).is_empty(), "{}", draft.text);
+    // What settings.js is moved over is no flow's business either way.
+    let about = json!({ "file": { "path": format!("{UD}/x.$$$") } });
+    let unmapped =
+        json!({ "access": ["rename"], "detail": 1, "flags": ["by_name"], "other": format!("{UD}/environment") });
+    let (_, draft) = learnt_from(&base(&[found()]), &[event(1, "rename", &about, &unmapped)], false);
+    assert!(!draft.text.contains("\"environment\", #"), "{}", draft.text);
+}
+
+#[test]
+fn a_corrupt_line_is_told_and_the_others_are_learnt() {
+    let directory = journal(&day());
+    let path = segment::plain(directory.path(), 1);
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{{\"time\": \n{text}")).unwrap();
+    let policy = parse(&base(&[found()])).unwrap();
+    let learnt = learn(&policy, &Bare, directory.path(), None, false).unwrap().unwrap();
+    assert_eq!((learnt.faults.count, learnt.operations), (1, 23));
+    assert!(learnt.faults.to_string().starts_with("journal-00000001, byte 0: no event"));
+}
+
+#[test]
+fn nothing_that_an_event_says_leaves_its_comment_or_string() {
+    let mut hostile = file(1, "/srv/\"\n[[instance]]\nname = \"evil\"", &["write"]);
+    hostile["actor"]["process"]["name"] = "x\nverdict = \"allow\"".into();
+    let (_, draft) = learnt_from(&base(&[found()]), &[hostile], false);
+    let policy = parse(&draft.text).unwrap();
+    assert_eq!(policy.instances.len(), 1, "{}", draft.text);
+    let mut quotes = file(1, "/srv/a\"\n# b", &["write"]);
+    quotes["actor"]["process"]["name"] = "x\nverdict = \"allow\"".into();
+    let (_, draft) = learnt_from(&base(&[found()]), &[quotes.clone()], false);
+    assert!(stopped(&draft.text, &[quotes]).is_empty(), "{}", draft.text);
+}

@@ -1,0 +1,174 @@
+//! Incidents as OCSF Detection Findings.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use monitor_common::Verdict;
+use serde_json::{Value, json};
+
+use super::ocsf::{attack, device, metadata, now_ms};
+use crate::incident::{Incident, OVERFLOW, Outcome, Phase, mend::mend};
+
+/// Detection Finding.
+pub const FINDING: u32 = 2004;
+
+/// An incident as an event.
+#[must_use]
+pub fn finding(phase: Phase, incident: &Incident) -> Value {
+    let (activity, name) = match phase {
+        Phase::Create => (1, "Create"),
+        Phase::Update => (2, "Update"),
+        Phase::Close | Phase::Stop => (3, "Close"),
+    };
+    let (status, status_name) = match phase {
+        Phase::Create => (1, "New"),
+        Phase::Update => (2, "In Progress"),
+        // That it is over does not say that somebody has looked.
+        Phase::Close | Phase::Stop => (99, "Ended"),
+    };
+    let (action_id, action, disposition_id, disposition, severity) = match (incident.verdict, incident.outcome) {
+        (Verdict::Kill, _) => (2, "Denied", 99, "Killed", 5),
+        (Verdict::Deny, _) => (2, "Denied", 2, "Blocked", 4),
+        (_, Outcome::Alert) => (3, "Observed", 19, "Alert", 3),
+        _ => (3, "Observed", 17, "Logged", 2),
+    };
+    let now = now_ms();
+    let mut out = json!({
+        "class_uid": FINDING,
+        "category_uid": FINDING / 1000,
+        "activity_id": activity,
+        "activity_name": name,
+        "type_uid": FINDING * 100 + activity,
+        "time": now,
+        "severity_id": severity,
+        "status_id": status,
+        "status": status_name,
+        "action_id": action_id,
+        "action": action,
+        "disposition_id": disposition_id,
+        "disposition": disposition,
+        "is_alert": matches!(incident.outcome, Outcome::Stopped | Outcome::Alert),
+        "count": incident.count,
+        "start_time": incident.first_ms,
+        "end_time": incident.last_ms,
+        "message": sentence(phase, incident),
+        "metadata": metadata(),
+        "device": device(),
+        "finding_info": {
+            "uid": &*incident.uid,
+            "title": title(incident),
+            "desc": incident.example,
+            "created_time": incident.first_ms,
+            "modified_time": now,
+            "first_seen_time": incident.first_ms,
+            "last_seen_time": incident.last_ms,
+            "analytic": { "uid": incident.rule, "name": incident.rule, "desc": incident.rule_text, "type_id": 1, "type": "Rule" },
+        },
+        "remediation": { "desc": mend(incident) },
+        "evidences": [incident.evidence],
+        "unmapped": {
+            "rule": incident.rule,
+            "rule_text": incident.rule_text,
+            "incident": &*incident.uid,
+            "outcome": incident.outcome.name(),
+            "verdicts": incident.verdicts,
+            "new": incident.new,
+            "objects": incident.objects,
+            "more_objects": incident.more_objects,
+        },
+    });
+    if !incident.instance.is_empty() {
+        out["unmapped"]["instance"] = incident.instance.as_str().into();
+        out["policy"] = json!({ "name": incident.instance, "uid": incident.rule, "desc": incident.rule_text });
+    }
+    if let Some(maintenance) = incident.maintenance {
+        out["unmapped"]["maintenance"] = maintenance.name().into();
+    }
+    if !incident.techniques.is_empty() {
+        out["attacks"] = incident.techniques.iter().map(|technique| attack(technique)).collect();
+    }
+    out
+}
+
+/// Names it; the same for as long as it is open.
+fn title(incident: &Incident) -> String {
+    let what = match incident.outcome {
+        Outcome::Stopped => "stopped",
+        Outcome::Alert => "met, and only watched",
+        Outcome::Logged => "met, as it is to log",
+        Outcome::Lifted => "lifted by a maintenance window",
+    };
+    if incident.rule == OVERFLOW {
+        return format!("too many incidents at once: events of others, {what}");
+    }
+    format!("rule {} of instance {}: {what}", incident.rule, incident.instance)
+}
+
+/// For a person: what it is, how often, and an example.
+fn sentence(phase: Phase, incident: &Incident) -> String {
+    let Incident { count, new, example, .. } = incident;
+    let title = title(incident);
+    let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
+    let (first, last) = (clock(incident.first_ms), clock(incident.last_ms));
+    match phase {
+        Phase::Create => format!("incident begins: {title}: {example}"),
+        Phase::Update => {
+            format!("incident goes on: {title}: {times} since {first}, {new} of them new; first: {example}")
+        }
+        Phase::Close => format!("incident is over: {title}: {times}, from {first} to {last}; first: {example}"),
+        Phase::Stop => {
+            format!("incident is open while the guard ends: {title}: {times}, from {first} to {last}; first: {example}")
+        }
+    }
+}
+
+fn clock(millis: i64) -> String {
+    let time = UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default());
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::{
+        incident::{Incidents, tests::event},
+        journal::{console, ocsf},
+    };
+
+    fn told(phase: Phase, verdict: Verdict, path: &str, times: usize) -> Value {
+        let (mut incidents, event) = (Incidents::default(), event(1, verdict, path, 443));
+        let sentence = console::sentence(&event);
+        let line = ocsf::render(&event, &sentence);
+        for _ in 0..times {
+            incidents.note(&event, &sentence, &line, Instant::now());
+        }
+        finding(phase, &incidents.close().remove(0).1)
+    }
+
+    #[test]
+    fn every_phase_with_every_verdict_is_valid() {
+        for phase in [Phase::Create, Phase::Update, Phase::Close, Phase::Stop] {
+            for verdict in [Verdict::Log, Verdict::Deny, Verdict::Kill] {
+                for path in ["settings.js", ""] {
+                    ocsf::tests::valid(&told(phase, verdict, path, 3));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn it_says_how_often_by_which_rule_and_what_to_do() {
+        let event = told(Phase::Close, Verdict::Deny, "settings.js", 10_000);
+        let message = event["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("incident is over: rule rule-1 of instance plant-0: stopped: 10000 times, from "),
+            "{message}"
+        );
+        assert_eq!((&event["count"], &event["severity_id"]), (&10_000.into(), &4.into()));
+        assert_eq!(event["finding_info"]["analytic"]["uid"], "rule-1");
+        assert!(event["remediation"]["desc"].as_str().unwrap().contains("If it was wanted"));
+        assert_eq!(event["evidences"][0]["process"]["pid"], 7);
+        assert!(event["unmapped"]["verdict"].is_null(), "it is no event of its own");
+    }
+}
