@@ -15,12 +15,14 @@ use core::marker::PhantomPinned;
 
 use crate::{
     Access, Verdict,
+    dns::{Bound, BoundKey, NAMES_PER_ADDRESS, NameRulesKey},
     name::Name,
     opaque::{Opaque, wipe},
     policy::{
-        ChildKey, Class, Executable, InodeId, InodeKey, Instance, MAX_NET_RULES, Maintenance, NODE_CHILD_PATTERNS,
-        NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRules, Node, NodeKey, PATTERN_CHILD_SUFFIX, PATTERN_LEN,
-        PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, RULE_GUARD_PROCESS, RULE_GUARD_PROGRAMS, Rule, RuleSet,
+        ChildKey, Class, Direction, Executable, InodeId, InodeKey, Instance, MAX_NET_RULES, Maintenance,
+        NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey,
+        PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, RULE_GUARD_PROCESS,
+        RULE_GUARD_PROGRAMS, Rule, RuleSet,
     },
 };
 
@@ -48,6 +50,23 @@ pub trait Lookups {
     fn window(&self, slot: u16, maintenance: u8) -> u64;
     /// `CLOCK_BOOTTIME` in nanoseconds: it goes on while the machine sleeps, and nobody can set it.
     fn now(&self) -> u64;
+    /// The names of the policy that gave an address to the instance.
+    fn bound(&self, _key: &BoundKey) -> Option<&Bound> {
+        None
+    }
+    /// The rules of a name.
+    fn name_rules(&self, _key: &NameRulesKey) -> Option<&NetRules> {
+        None
+    }
+
+    /// Calls [`named`].
+    #[inline(always)]
+    fn named(&self, subject: &Subject<'_>, address: &[u8; 16], port: u16, protocol: u8) -> Rule
+    where
+        Self: Sized,
+    {
+        named(self, subject, address, port, protocol)
+    }
 
     /// Calls [`weigh_node`].
     #[inline(always)]
@@ -421,7 +440,7 @@ pub fn text<L: Lookups, T: Walk>(
 /// Walks a path given as text; place and last name stay in `work`.
 #[inline(always)]
 fn walk<L: Lookups, T: Walk>(maps: &L, subject: &Subject<'_>, path: &T, work: &mut Work) {
-    work.child.name.clear();
+    // Without a name in the text, a call is about the descriptor itself, whose own last name is there.
     work.at.set(0);
     // A name and what ends it are two bytes at the least.
     for _ in 0..MAX_TEXT / 2 {
@@ -707,25 +726,76 @@ fn shield(decision: Decision, hit: bool, rule: u16) -> Decision {
 #[inline(always)]
 pub fn net<L: Lookups>(maps: &L, subject: &Subject<'_>, key: &NetKey, port: u16, protocol: u8) -> Decision {
     let mut found = Rule::NONE;
+    let mut single = 0;
     if let Some(rules) = maps.net(key) {
         for index in 0..MAX_NET_RULES {
             if index as u32 >= rules.count {
                 break;
             }
             let rule = &rules.rules[index];
-            let port_fits = port >= rule.port_first && port <= rule.port_last;
-            let protocol_fits = rule.protocol == 0 || protocol == 0 || rule.protocol == protocol;
-            if port_fits && protocol_fits {
-                found = rule.rule;
+            if fits(rule, port, protocol) {
+                (found, single) = (rule.rule, rule.single);
                 break;
             }
         }
     }
+    lift(maps, subject, &mut found);
+    if key.direction == Direction::Egress as u16 {
+        let named = maps.named(subject, &key.address, port, protocol);
+        // A name ranks as a single address; of the two the stricter decides.
+        if named.is_set() && (single == 0 || named.verdict > found.verdict) {
+            found = named;
+        }
+    }
     if found.is_set() {
-        lift(maps, subject, &mut found);
         return Decision::from_rule(found, Access::NONE);
     }
     class(subject, if key.direction == 0 { Class::Egress } else { Class::Ingress }, Access::NONE)
+}
+
+#[inline(always)]
+fn fits(rule: &NetRule, port: u16, protocol: u8) -> bool {
+    let port_fits = port >= rule.port_first && port <= rule.port_last;
+    port_fits && (rule.protocol == 0 || protocol == 0 || rule.protocol == protocol)
+}
+
+/// `IPPROTO_UDP`
+const UDP: u8 = 17;
+
+/// What the names say that gave an address: the strictest of them, [lifted](lift) if that is due.
+///
+/// To sort addresses, a C library connects datagram sockets to them: to port 0 glibc, to port 65535 musl. Nothing is sent.
+/// Where a name may be reached at all, that is nothing to refuse.
+#[inline(always)]
+pub fn named<L: Lookups>(maps: &L, subject: &Subject<'_>, address: &[u8; 16], port: u16, protocol: u8) -> Rule {
+    let mut found = Rule::NONE;
+    let key = BoundKey { address: *address, instance: u32::from(subject.slot) };
+    let Some(bound) = maps.bound(&key) else { return found };
+    let now = maps.now();
+    let sorts = protocol == UDP && (port == 0 || port == u16::MAX);
+    for index in 0..NAMES_PER_ADDRESS {
+        let name = bound.names[index];
+        if name.name == 0 || name.until < now {
+            continue;
+        }
+        let key = NameRulesKey { name: name.name, epoch: subject.epoch, instance: u32::from(subject.slot) };
+        let Some(rules) = maps.name_rules(&key) else { continue };
+        for index in 0..MAX_NET_RULES {
+            if index as u32 >= rules.count {
+                break;
+            }
+            let rule = &rules.rules[index];
+            if fits(rule, port, protocol) || (sorts && rule.rule.verdict == Verdict::Allow as u8) {
+                let mut rule = rule.rule;
+                lift(maps, subject, &mut rule);
+                if rule.verdict > found.verdict {
+                    found = rule;
+                }
+                break;
+            }
+        }
+    }
+    found
 }
 
 /// An IPv4 address in network byte order as v4-mapped IPv6 (RFC 4291, 2.5.5.2).

@@ -99,11 +99,14 @@ pub enum Hook {
     Module = 37,
     /// A command was handed to a driver by `io_uring`.
     UringCommand = 38,
+    /// A question to a resolver, or the answer; the text is the message, the address the resolver's. `detail` is 1 for an
+    /// answer. It is told, and never journaled as it is.
+    Dns = 39,
 }
 
 impl Hook {
     /// All hooks with the names that journals use.
-    pub const NAMES: [(&'static str, Self); 38] = [
+    pub const NAMES: [(&'static str, Self); 39] = [
         ("open", Self::Open),
         ("write", Self::Write),
         ("write_totals", Self::WriteTotals),
@@ -142,6 +145,7 @@ impl Hook {
         ("bpf", Self::Bpf),
         ("module", Self::Module),
         ("uring_cmd", Self::UringCommand),
+        ("dns", Self::Dns),
     ];
 
     /// The hook with this number.
@@ -170,7 +174,7 @@ impl Hook {
             Self::Mount | Self::Unmount => Class::Mount,
             Self::Namespace => Class::Namespace,
             Self::Bpf | Self::Module | Self::UringCommand => Class::Kernel,
-            Self::Exit | Self::Fork => return None,
+            Self::Exit | Self::Fork | Self::Dns => return None,
             _ => Class::Files,
         })
     }

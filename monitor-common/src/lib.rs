@@ -17,6 +17,7 @@ extern crate std;
 
 pub mod access;
 pub mod decide;
+pub mod dns;
 pub mod event;
 pub mod inbound;
 pub mod name;

@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 468;
+offsets! { 480;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -156,6 +156,9 @@ offsets! { 468;
     iattr_valid = "iattr"."ia_valid",
     vma_file = "vm_area_struct"."vm_file",
     vma_flags = "vm_area_struct"."vm_flags|__vm_flags",
+    sock_net = "sock"."__sk_common.skc_net.net",
+    net_user_namespace = "net"."user_ns",
+    user_namespace_level = "user_namespace"."level",
 }
 
 /// Where the arguments of system calls and functions are in `struct pt_regs`, and how to tell a 32-bit caller.

@@ -282,8 +282,10 @@ pub struct NetRule {
     pub port_last: u16,
     /// An `IPPROTO_*` number; 0 for any.
     pub protocol: u8,
+    /// 1 where the rule is about this one address, and so as specific as a name.
+    pub single: u8,
     /// Zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
     /// What to do.
     pub rule: Rule,
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use monitor_common::{
     Access, Verdict,
     decide::{self, Decision, Lookups, MAX_CLIMB, MAX_DESCENT, PathView, Subject, TextView, Work},
+    dns::{Bound, BoundKey, NameRulesKey},
     name::{NAME_LEN, Name},
     policy::{
         ChildKey, Class, InodeId, InodeKey, Instance, MAX_NET_RULES, Maintenance, NET_HEAD_BITS, NODE_CHILD_PATTERNS,
@@ -19,6 +20,8 @@ const SLOT: u16 = 2;
 
 #[derive(Default)]
 struct Tables {
+    bound: Vec<(BoundKey, Bound)>,
+    name_rules: Vec<(NameRulesKey, NetRules)>,
     inodes: HashMap<InodeKey, u32>,
     children: Vec<(ChildKey, u32)>,
     nodes: HashMap<NodeKey, Node>,
@@ -60,6 +63,12 @@ impl Lookups for Tables {
     }
     fn now(&self) -> u64 {
         self.now
+    }
+    fn bound(&self, key: &BoundKey) -> Option<&Bound> {
+        self.bound.iter().find(|(known, _)| known == key).map(|(_, bound)| bound)
+    }
+    fn name_rules(&self, key: &NameRulesKey) -> Option<&NetRules> {
+        self.name_rules.iter().find(|(known, _)| known == key).map(|(_, rules)| rules)
     }
 }
 
@@ -386,7 +395,8 @@ fn addresses_ports_and_protocols() {
         port_first,
         port_last,
         protocol,
-        pad: [0; 3],
+        single: 0,
+        pad: [0; 2],
         rule: rule(1, verdict),
     };
     let mut rules = NetRules { count: 2, ..NetRules::default() };
@@ -410,6 +420,66 @@ fn addresses_ports_and_protocols() {
     assert_eq!(verdict(to([11, 1, 2, 3]), 10, 6), Verdict::Log);
     assert_eq!(verdict(NetKey { direction: 1, ..to([10, 1, 2, 3]) }, 10, 6), Verdict::Kill);
     assert_eq!(NET_HEAD_BITS, 64);
+}
+
+/// 192.0.2.1 as the names 1 and 2 gave it, which end at 100 and 200, and a rule about the whole net.
+fn named() -> (Tables, NetKey) {
+    let rules = |port, id, verdict, single| {
+        let mut rules = NetRules { count: 1, ..NetRules::default() };
+        let (port_first, port_last) = if port == 0 { (0, u16::MAX) } else { (port, port) };
+        rules.rules[0] = NetRule { port_first, port_last, protocol: 0, single, pad: [0; 2], rule: rule(id, verdict) };
+        rules
+    };
+    let address = decide::map_v4([192, 0, 2, 1]);
+    let key = NetKey { epoch: EPOCH, instance: SLOT, direction: 0, address };
+    let mut bound = Bound::default();
+    bound.add(1, 100);
+    bound.add(2, 200);
+    let instance = u32::from(SLOT);
+    let of = |name| NameRulesKey { name, epoch: EPOCH, instance };
+    let mut tables = Tables {
+        bound: vec![(BoundKey { address, instance }, bound)],
+        name_rules: vec![(of(1), rules(1883, 11, Verdict::Allow, 0)), (of(2), rules(443, 12, Verdict::Log, 0))],
+        nets: vec![(key, 96 + 24, rules(0, 13, Verdict::Deny, 0)), (key, 128, rules(22, 14, Verdict::Kill, 1))],
+        ..Tables::default()
+    };
+    tables.nets.push((NetKey { address: decide::map_v4([192, 0, 2, 9]), ..key }, 128, rules(0, 15, Verdict::Deny, 1)));
+    tables.instance.defaults[Class::Egress as usize] = rule(0, Verdict::Deny);
+    (tables, key)
+}
+
+#[test]
+fn a_name_that_gave_an_address_outranks_the_nets_around_it_until_it_ends() {
+    let (mut tables, key) = named();
+    tables.nets.remove(1);
+    let rule = |tables: &Tables, key: &NetKey, port, protocol| {
+        decide::net(tables, &tables.subject(), key, port, protocol).rule
+    };
+    assert_eq!(rule(&tables, &key, 1883, 6), 11);
+    assert_eq!(rule(&tables, &key, 443, 6), 12);
+    assert_eq!(rule(&tables, &key, 80, 6), 13, "no name has anything to say about this port");
+    assert_eq!(rule(&tables, &key, 0, 17), 11, "the C library sorts addresses");
+    assert_eq!(rule(&tables, &key, u16::MAX, 17), 11, "another C library does");
+    assert_eq!(rule(&tables, &key, 0, 6), 13);
+    let other = NetKey { address: decide::map_v4([192, 0, 2, 2]), ..key };
+    assert_eq!(rule(&tables, &other, 1883, 6), 13, "no name gave this address");
+    assert_eq!(rule(&tables, &NetKey { direction: 1, ..key }, 1883, 6), 0, "who connects has no name");
+    tables.now = 101;
+    assert_eq!((rule(&tables, &key, 1883, 6), rule(&tables, &key, 443, 6)), (13, 12), "the first name has ended");
+}
+
+#[test]
+fn of_a_name_and_a_rule_about_the_very_address_the_stricter_decides() {
+    let (mut tables, key) = named();
+    let net = |tables: &Tables, port| decide::net(tables, &tables.subject(), &key, port, 6).rule;
+    assert_eq!(net(&tables, 22), 14);
+    let all = NetRule { port_first: 0, port_last: u16::MAX, ..tables.name_rules[0].1.rules[0] };
+    tables.name_rules[0].1.rules[0] = all;
+    assert_eq!(net(&tables, 22), 14, "kill before allow");
+    tables.nets[1].1 = 128;
+    tables.nets[1].2.rules[0].rule = rule(14, Verdict::Allow);
+    tables.name_rules[0].1.rules[0].rule = rule(11, Verdict::Deny);
+    assert_eq!(net(&tables, 22), 11, "deny before allow");
 }
 
 const PALETTE: u8 = Maintenance::Palette as u8;
@@ -460,7 +530,7 @@ fn a_window_lifts_no_other_rule_about_the_same_operation() {
 fn a_window_keeps_the_fallback_and_opens_addresses_too() {
     let registry = Rule { id: 3, verdict: Verdict::Deny as u8, fallback: Verdict::Kill as u8 }.lifted_by(PALETTE);
     let mut rules = NetRules { count: 1, ..NetRules::default() };
-    rules.rules[0] = NetRule { port_first: 443, port_last: 443, protocol: 6, pad: [0; 3], rule: registry };
+    rules.rules[0] = NetRule { port_first: 443, port_last: 443, protocol: 6, single: 0, pad: [0; 2], rule: registry };
     let key = NetKey { epoch: EPOCH, instance: SLOT, direction: 0, address: decide::map_v4([203, 0, 113, 9]) };
     let mut tables = Tables { nets: vec![(key, 128, rules)], now: 5, ..Tables::default() };
     let of = |tables: &Tables| decide::net(tables, &tables.subject(), &key, 443, 6);

@@ -4,11 +4,12 @@
 //! with global linkage it checks once, for whatever numbers its callers may pass; to a caller it is one instruction.
 //! (Linux 5.6; before 5.12 they take numbers only, so each finds memory and policy by itself.)
 
-use monitor_common::{decide, decide::Subject};
+use monitor_common::{decide, decide::Subject, dns::Found};
 
 use crate::{
     emit,
     facts::path::{self, Bytes, Climb},
+    hooks::dns,
     lookups::{Maps, subject_of},
     maps::{self, Scratch},
 };
@@ -73,4 +74,50 @@ pub(crate) extern "C" fn write_names(room: u32, from: u32) -> u32 {
     let (dentry, mount) = scratch.spot();
     let Scratch { tail, len, .. } = scratch;
     path::write_names(dentry, mount, tail, len, from)
+}
+
+/// [`decide::named`]; the address in two words, the port in the lower half of the last number and the protocol above it.
+/// Answers with a rule as a number.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn named(epoch: u32, slot: u32, high: u64, low: u64, port: u32) -> u32 {
+    let Some(subject) = subject_of(epoch, slot as u16) else { return 0 };
+    // SAFETY: both are sixteen plain bytes.
+    let address: [u8; 16] = unsafe { core::mem::transmute([high, low]) };
+    let rule = decide::named(&Maps::WITHOUT_ROOM, &subject, &address, port as u16, (port >> 16) as u8);
+    let [low, high] = rule.id.to_le_bytes();
+    u32::from_le_bytes([low, high, rule.verdict, rule.fallback])
+}
+
+/// [`dns::message`] in the memory of answers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn dns_message(base: u32, len: u32, instance: u32, epoch: u32) -> u32 {
+    let Some(message) = maps::message() else { return 0 };
+    dns::message(message, base, len, instance, epoch).is_some().into()
+}
+
+/// [`monitor_common::dns::Message::take_name`]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn dns_name() -> u32 {
+    let Some(message) = maps::message() else { return 0 };
+    message.take_name().into()
+}
+
+/// [`monitor_common::dns::Message::fill_key`]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn dns_key(instance: u32, epoch: u32) -> u32 {
+    let Some(message) = maps::message() else { return 0 };
+    message.fill_key(instance as u8, epoch as u8);
+    0
+}
+
+/// [`monitor_common::dns::Message::next_record`]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn dns_record() -> u32 {
+    let Some(message) = maps::message() else { return Found::Nothing as u32 };
+    message.next_record() as u32
 }

@@ -7,11 +7,12 @@ use monitor_common::{
     Verdict,
     decide::Decision,
     event::{
-        ANCESTORS, Ancestor, Event, FLAG_MAINTENANCE, FLAG_OBSERVED, FLAG_TEXT_PATH, FLAG_UNLINKED, PATH_MAX,
+        ANCESTORS, Ancestor, Event, FLAG_MAINTENANCE, FLAG_OBSERVED, FLAG_TEXT_PATH, FLAG_UNLINKED, Hook, PATH_MAX,
         PENDING_TEXT, TEXT_MAX,
     },
     inbound::Owner,
     opaque::wipe,
+    verdict::Sensor,
 };
 
 use crate::{
@@ -67,6 +68,20 @@ impl<'a> Record<'a> {
         event.syscall = actor.syscall;
         event.ret = actor.ret;
         event.flags = actor.flags;
+        Self { scratch }
+    }
+
+    /// Begins a record that is about no task: that of a packet, which comes in the middle of anybody's work.
+    #[inline(always)]
+    pub(crate) fn of_nobody(scratch: &'a mut Scratch, hook: Hook, slot: u16, epoch: u32) -> Self {
+        let event = &mut scratch.event;
+        wipe(event);
+        event.hook = hook as u8;
+        event.sensor = Sensor::Cgroup as u8;
+        (event.instance, event.epoch) = (slot, epoch);
+        event.syscall = -1;
+        // SAFETY: no arguments.
+        event.time_ns = unsafe { bpf_ktime_get_boot_ns() };
         Self { scratch }
     }
 

@@ -3,15 +3,16 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_boot_ns, maps::lpm_trie::Key};
 use monitor_common::{
     decide::{Lookups, Subject, Work},
+    dns::{Bound, BoundKey, NameRulesKey},
     policy::{
         ChildKey, InodeKey, MAX_INSTANCES, Maintenance, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey,
-        PATTERN_HEAD_BITS, PATTERN_LEN, Pattern, PatternKey,
+        PATTERN_HEAD_BITS, PATTERN_LEN, Pattern, PatternKey, Rule,
     },
 };
 
 use crate::{
     apart,
-    maps::{CHILDREN, CONTROL, INODES, INSTANCES, NETS, NODES, PATTERNS, Scratch, WINDOWS},
+    maps::{BOUND, CHILDREN, CONTROL, INODES, INSTANCES, NAME_RULES, NETS, NODES, PATTERNS, Scratch, WINDOWS},
 };
 
 /// The policy in the kernel's maps, for a program that works in this room.
@@ -22,6 +23,10 @@ pub(crate) struct Maps {
 impl Maps {
     /// For questions that need no memory, such as those about addresses and windows.
     pub(crate) const WITHOUT_ROOM: Self = Self { room: u32::MAX };
+
+    /// The same where names count: they are learnt from packets, so only the programs that see sockets at the cgroup ask
+    /// for them.
+    pub(crate) const WITH_NAMES: Self = Self { room: u32::MAX - 1 };
 
     /// For who works in this memory, and nowhere else: the steps of a decision find it by themselves.
     #[inline(always)]
@@ -79,6 +84,32 @@ impl Lookups for Maps {
     fn now(&self) -> u64 {
         // SAFETY: no arguments.
         unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    #[inline(always)]
+    fn bound(&self, key: &BoundKey) -> Option<&Bound> {
+        // SAFETY: a time that is changed meanwhile is the old one or the new one; a name comes before its time, and one
+        // that takes another's place counts for no longer than that did, for this once.
+        unsafe { BOUND.get(key) }
+    }
+
+    #[inline(always)]
+    fn name_rules(&self, key: &NameRulesKey) -> Option<&NetRules> {
+        // SAFETY: entries of an epoch are not changed while the epoch is current.
+        unsafe { NAME_RULES.get(key) }
+    }
+
+    #[inline(always)]
+    fn named(&self, subject: &Subject<'_>, address: &[u8; 16], port: u16, protocol: u8) -> Rule {
+        if self.room != Self::WITH_NAMES.room {
+            return Rule::NONE;
+        }
+        // SAFETY: both are sixteen plain bytes.
+        let [high, low]: [u64; 2] = unsafe { core::mem::transmute(*address) };
+        let [id_low, id_high, verdict, fallback] =
+            apart::named(subject.epoch, subject.slot.into(), high, low, u32::from(protocol) << 16 | u32::from(port))
+                .to_le_bytes();
+        Rule { id: u16::from_le_bytes([id_low, id_high]), verdict, fallback }
     }
 }
 

@@ -7,6 +7,7 @@ use aya_ebpf::{
 };
 use monitor_common::{
     decide::{MAX_CLIMB, Work},
+    dns::{Bound, BoundKey, Message, NameKey, NameRulesKey, Noted, QueryKey, ResolverKey, Stream},
     event::{Counters, Event, Pending, WriteKey, WriteTotals},
     inbound::{Owner, PeerKey, PeerTold},
     name::Name,
@@ -175,14 +176,24 @@ const POOL_DEPTH: u32 = 4;
 /// CPU is enough, and it stays theirs across a tail call.
 const OWN: u32 = POOL_DEPTH;
 
+/// The room of answers on their way to a socket: they come in softirqs, one after the other on a CPU, and in the middle
+/// of anything else.
+const ANSWERS: u32 = POOL_DEPTH + 1;
+
 /// Rooms to work in.
 #[map]
-static POOL: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(POOL_DEPTH + 1, 0);
+static POOL: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(POOL_DEPTH + 2, 0);
 
 /// The scratch memory of this CPU's tracepoint programs.
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     enter(OWN)
+}
+
+/// The scratch memory of this CPU's answers.
+#[inline(always)]
+pub(crate) fn answers() -> Option<&'static mut Scratch> {
+    enter(ANSWERS)
 }
 
 /// The scratch memory of a program that is under way on this CPU, see [`Scratch::room`].
@@ -247,3 +258,55 @@ pub(crate) static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(
 /// Peers that were told of.
 #[map]
 pub(crate) static PEERS: LruHashMap<PeerKey, PeerTold> = LruHashMap::with_max_entries(4_096, 0);
+
+/// What the policy calls names: those of a rule, and the first letters of those below one.
+#[map]
+pub(crate) static NAMES: LpmTrie<NameKey, u64> = LpmTrie::with_max_entries(16_384, 1);
+
+/// Rules of names.
+#[map]
+pub(crate) static NAME_RULES: HashMap<NameRulesKey, NetRules> = HashMap::with_max_entries(16_384, 1);
+
+/// Resolvers whose answers count.
+#[map]
+pub(crate) static RESOLVERS: HashMap<ResolverKey, u32> = HashMap::with_max_entries(4_096, 1);
+
+/// Addresses and the names that gave them. Not bound to an epoch: names outlive a reload.
+#[map]
+pub(crate) static BOUND: LruHashMap<BoundKey, Bound> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Sockets that talk to resolvers, by cookie.
+#[map]
+pub(crate) static SOCKETS: LruHashMap<u64, Noted> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Questions that were asked over UDP, and when.
+#[map]
+pub(crate) static QUERIES: LruHashMap<QueryKey, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Connections to resolvers, by the socket's cookie.
+#[map]
+pub(crate) static STREAMS: LruHashMap<u64, Stream> = LruHashMap::with_max_entries(128, 0);
+
+/// A stream that begins, and is too big for the stack. One entry.
+#[map]
+static NEW_STREAM: PerCpuArray<Stream> = PerCpuArray::with_max_entries(1, 0);
+
+/// Messages under way: in softirqs only, see [`ANSWERS`]. One entry.
+#[map]
+static MESSAGE: PerCpuArray<Message> = PerCpuArray::with_max_entries(1, 0);
+
+/// The message under way on this CPU.
+#[inline(always)]
+pub(crate) fn message() -> Option<&'static mut Message> {
+    // SAFETY: as in `room`; only answers use it.
+    MESSAGE.get_ptr_mut(0).map(|message| unsafe { &mut *message })
+}
+
+/// A stream of which nothing has come.
+#[inline(always)]
+pub(crate) fn new_stream(next: u32) -> Option<&'static mut Stream> {
+    // SAFETY: as in `message`.
+    let stream = NEW_STREAM.get_ptr_mut(0).map(|stream| unsafe { &mut *stream })?;
+    (stream.next, stream.have) = (next, 0);
+    Some(stream)
+}

@@ -54,6 +54,11 @@ impl NetNs {
         thread::scope(|scope| scope.spawn(inside).join()).map_err(|_| anyhow!("a thread in a namespace panicked"))?
     }
 
+    /// Gives it one more address of its own.
+    pub fn add_address(&self, address: IpAddr) -> Result<()> {
+        self.ip(&["address", "add", &address.to_string(), "dev", "lo"])
+    }
+
     fn ip(&self, arguments: &[&str]) -> Result<()> {
         ip(&[&["-n", self.name.as_str()], arguments].concat())
     }

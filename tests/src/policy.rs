@@ -133,6 +133,13 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         self
     }
 
+    /// The instance looks names up there.
+    #[must_use]
+    pub fn resolvers(mut self, addresses: &[&str]) -> Self {
+        self.text = self.text.replace("default = { ", &format!("resolvers = {addresses:?}\ndefault = {{ "));
+        self
+    }
+
     /// Adds a rule for incoming traffic at one port.
     #[must_use]
     pub fn ingress(mut self, from: &str, port: u16, verdict: &str, id: &str) -> Self {
@@ -163,11 +170,10 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
     #[must_use]
     pub fn by_default(mut self, class: &str, verdict: &str) -> Self {
         let wanted = format!("{class} = \"{verdict}\"");
-        let allowed = format!("{class} = \"allow\"");
-        self.text = if self.text.contains(&allowed) {
-            self.text.replace(&allowed, &wanted)
-        } else {
-            self.text.replace("default = { ", &format!("default = {{ {wanted}, "))
+        let given = ["allow", "log"].map(|verdict| format!("{class} = \"{verdict}\""));
+        self.text = match given.iter().find(|given| self.text.contains(*given)) {
+            Some(given) => self.text.replace(given, &wanted),
+            None => self.text.replace("default = { ", &format!("default = {{ {wanted}, ")),
         };
         self
     }

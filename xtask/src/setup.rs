@@ -38,7 +38,7 @@ const OLDEST_NODE: (u32, u32) = (18, 5);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl,
-    /// strace, rsyslog, Prometheus, Alertmanager, mosquitto, NATS
+    /// strace, rsyslog, Prometheus, Alertmanager, mosquitto, NATS, dnsmasq
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also install what boots other kernels: QEMU, and what builds for arm64
@@ -170,6 +170,7 @@ pub(crate) fn receivers() -> Result<()> {
         ("promtool", "prometheus"),
         ("mosquitto_sub", "mosquitto-clients"),
         ("nats-server", "nats-server"),
+        ("dnsmasq", "dnsmasq-base"),
         ("lognormalizer", "liblognorm-utils"),
     ];
     let missing = programs.iter().filter(|(program, _)| shell::find(program).is_none());

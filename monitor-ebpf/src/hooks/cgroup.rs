@@ -10,13 +10,14 @@ use aya_ebpf::{
 use monitor_common::{
     Access, Verdict, decide,
     decide::Decision,
+    dns::PORT,
     event::{Endpoint, Event, Hook},
     policy::{Class, Direction, NetKey},
     socket::{self, AF_INET, AF_INET6},
     verdict::Sensor,
 };
 
-use super::socket::detail;
+use super::{dns, socket::detail};
 use crate::{
     emit::Record,
     facts::{actor::Actor, task},
@@ -82,13 +83,16 @@ fn judge_address(ctx: &SockAddrContext, hook: Hook, family: u16) -> Option<i32> 
         let port = u16::from_be(core::ptr::read_volatile(&raw const raw.user_port) as u16);
         (address, port, core::ptr::read_volatile(&raw const raw.protocol) as u8)
     };
+    if port == PORT {
+        let _ = dns::note(ctx, &actor, tgid, &address);
+    }
     let key = NetKey {
         epoch: actor.subject.epoch,
         instance: actor.subject.slot,
         direction: Direction::Egress as u16,
         address,
     };
-    let decision = decide::net(&Maps::WITHOUT_ROOM, &actor.subject, &key, port, protocol);
+    let decision = decide::net(&Maps::WITH_NAMES, &actor.subject, &key, port, protocol);
     let endpoint = Endpoint { address, port, local_port: 0, family, protocol, pad: 0 };
     carry_out(tgid, &actor, hook, &decision, |event| event.endpoint = endpoint)
 }

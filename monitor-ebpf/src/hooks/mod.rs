@@ -3,6 +3,7 @@
 mod cgroup;
 mod close;
 mod descriptor;
+pub(crate) mod dns;
 mod exec;
 mod identify;
 mod inbound;

@@ -70,6 +70,7 @@ pub(crate) fn sample(number: u64) -> serde_json::Value {
         user: Some("nodered".into()),
         cgroup: Some("/system.slice/nodered.service".into()),
         unit: Some("nodered.service".into()),
+        hostname: None,
         container: None,
     };
     ocsf::render(&enriched, &console::sentence(&enriched))

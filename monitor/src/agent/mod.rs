@@ -7,6 +7,7 @@ mod windows;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{IsTerminal as _, Write as _},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -53,7 +54,7 @@ use crate::{
     policy::{
         self, Fault, Located, PolicyError,
         compile::{Compiled, Seen, Watched, compile, presence, selectors},
-        host::System,
+        host::{Host as _, System},
         model::{KillScope, Policy},
         own::Own,
         preset::{self, Found},
@@ -160,6 +161,8 @@ pub struct Agent {
     watched: Vec<Watched>,
     settling: Settling,
     selectors: Vec<Selector>,
+    /// Where this machine looks names up, as it was when the policy was compiled.
+    resolvers: Vec<IpAddr>,
     reported_lost: u64,
     reported_unjudged: u64,
     colour: bool,
@@ -197,6 +200,9 @@ impl Agent {
         if let Err(error) = kernel.attach_inbound(&root) {
             kernel.degrade("inbound", chain(&error));
         }
+        if let Err(error) = kernel.attach_dns(&root) {
+            kernel.degrade("names", chain(&error));
+        }
         kernel.attach_security(&options.sensors)?;
         kernel.load_syscalls()?;
         host.can_deny = kernel.can_deny();
@@ -223,6 +229,7 @@ impl Agent {
             watched: Vec::new(),
             settling: Settling::default(),
             selectors: Vec::new(),
+            resolvers: Vec::new(),
             reported_lost: 0,
             reported_unjudged: 0,
             colour,
@@ -387,6 +394,7 @@ impl Agent {
 
     fn compile(&mut self, policy: &Policy, slots: &BTreeMap<String, u16>) -> Result<Compiled, AgentError> {
         let epoch = self.kernel.next_epoch();
+        self.resolvers = self.host.resolvers();
         let (kernel, settling, now) = (&mut self.kernel, &mut self.settling, Instant::now());
         let mut failed = None;
         let mut identify = |path: &Path| match kernel.identify(path) {
@@ -465,7 +473,7 @@ impl Agent {
             self.pipeline.lifecycle(Stage::Reload, "A new instance was found", &details);
             return Ok(());
         }
-        let (mut changed, now) = (false, Instant::now());
+        let (mut changed, now) = (self.host.resolvers() != self.resolvers, Instant::now());
         for Watched { path, id, waits } in &self.watched {
             let found = self.kernel.identify(path)?;
             changed |= found != *id || (*waits && self.settling.is_made(path, Ages::of(path), now));

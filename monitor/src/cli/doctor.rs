@@ -51,6 +51,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     kernel.load_syscalls()?;
     let cgroup = mount.is_some()
         && kernel.try_cgroup().map_err(|error| println!("missing     cgroup: {}", short(&error.to_string()))).is_ok();
+    if mount.is_some()
+        && let Err(error) = kernel.try_dns()
+    {
+        println!("missing     names in rules: {}", short(&error.to_string()));
+    }
     let took = start.elapsed().as_millis();
     if arguments.programs {
         let mut programs = kernel.programs();

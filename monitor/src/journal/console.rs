@@ -59,7 +59,11 @@ fn operation(enriched: &Enriched) -> String {
     let end = || {
         let port = if event.endpoint.port == 0 { event.endpoint.local_port } else { event.endpoint.port };
         let address = address(event.endpoint.address);
-        if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+        let end = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+        match &enriched.hostname {
+            Some(name) => format!("{end} ({})", shown(name.as_bytes())),
+            None => end,
+        }
     };
     let other = || record.other.as_deref().map(shown).unwrap_or_default();
     match record.hook {
@@ -112,6 +116,7 @@ fn operation(enriched: &Enriched) -> String {
         Hook::Module if !record.text.is_empty() => format!("load the kernel module {}", shown(trimmed(&record.text))),
         Hook::Module => "load a kernel module".to_owned(),
         Hook::UringCommand => "hand a command to a driver by io_uring".to_owned(),
+        Hook::Dns => format!("ask the resolver {}", end()),
         Hook::Signal => {
             let call =
                 u32::try_from(event.syscall).ok().and_then(|number| table::name(number, false)).unwrap_or("kill");

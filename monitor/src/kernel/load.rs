@@ -15,6 +15,7 @@ use aya::{
     programs::{ProgramError, ProgramInfo, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use monitor_common::{
+    dns::{NameKey, NameRulesKey, ResolverKey},
     event::{Counters, Hook},
     inbound::Owner,
     offsets::{Abi, Offsets},
@@ -164,6 +165,9 @@ const CGROUP: &[&str] = &["connect4", "connect6", "sendmsg4", "sendmsg6", "sock_
 
 /// Programs on what comes in: those that note whose a socket is, and the one that drops.
 const INBOUND: &[&str] = &["inbound_bind4", "inbound_bind6", "inbound_packet"];
+
+/// Programs on packets: what resolvers are asked, and what they answer.
+const DNS: &[&str] = &["dns_query", "dns_answer"];
 
 /// The paths that the kernel looks at.
 #[derive(Default)]
@@ -435,6 +439,16 @@ impl Kernel {
         map.insert(cookie, owner, 0).map_err(|source| KernelError::Map { name: "OWNERS", source })
     }
 
+    /// Attaches the programs that learn names from answers to a cgroup v2 directory, both or none.
+    pub fn attach_dns(&mut self, path: &Path) -> Result<()> {
+        self.attach_all(DNS, path)
+    }
+
+    /// Loads the programs that learn names, attaching none, to find out whether this kernel takes them.
+    pub fn try_dns(&mut self) -> Result<()> {
+        DNS.iter().try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
+    }
+
     /// Loads the programs that can refuse traffic, attaching none, to find out whether this kernel takes them.
     pub fn try_cgroup(&mut self) -> Result<()> {
         CGROUP.iter().chain(INBOUND).try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
@@ -544,6 +558,20 @@ impl Kernel {
             nets.insert(&Key::new(*bits, *key), rules, 0)
                 .map_err(|source| KernelError::Map { name: "NETS", source })?;
         }
+        let mut names: LpmTrie<_, NameKey, u64> = open(&mut self.ebpf, "NAMES")?;
+        for (key, bits, name) in &policy.names {
+            names
+                .insert(&Key::new(*bits, *key), name, 0)
+                .map_err(|source| KernelError::Map { name: "NAMES", source })?;
+        }
+        let mut name_rules: HashMap<_, NameRulesKey, NetRules> = open(&mut self.ebpf, "NAME_RULES")?;
+        for (key, rules) in &policy.name_rules {
+            name_rules.insert(key, rules, 0).map_err(|source| KernelError::Map { name: "NAME_RULES", source })?;
+        }
+        let mut resolvers: HashMap<_, ResolverKey, u32> = open(&mut self.ebpf, "RESOLVERS")?;
+        for key in &policy.resolvers {
+            resolvers.insert(key, 1, 0).map_err(|source| KernelError::Map { name: "RESOLVERS", source })?;
+        }
         let mut instances: Array<_, Instance> = open(&mut self.ebpf, "INSTANCES")?;
         for slot in 0..MAX_INSTANCES {
             let instance =
@@ -588,6 +616,10 @@ impl Kernel {
         clear::<NodeKey, Node>(&mut self.ebpf, "NODES", |key| key.epoch, epoch);
         clear_trie::<PatternKey, Pattern>(&mut self.ebpf, "PATTERNS", |key| key.epoch, epoch);
         clear_trie::<NetKey, NetRules>(&mut self.ebpf, "NETS", |key| key.epoch, epoch);
+        let [lowest, ..] = epoch.to_le_bytes();
+        clear_trie::<NameKey, u64>(&mut self.ebpf, "NAMES", |key| key.epoch.into(), lowest.into());
+        clear::<NameRulesKey, NetRules>(&mut self.ebpf, "NAME_RULES", |key| key.epoch, epoch);
+        clear::<ResolverKey, u32>(&mut self.ebpf, "RESOLVERS", |key| key.epoch, epoch);
     }
 
     /// Marks a process as belonging to an instance.

@@ -97,6 +97,7 @@ fn is_about_a_path(hook: Hook) -> bool {
             | Hook::Bpf
             | Hook::Module
             | Hook::UringCommand
+            | Hook::Dns
     )
 }
 

@@ -15,7 +15,7 @@ use monitor_common::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{decode::Record, lineage::Lineage};
+use super::{decode::Record, hostnames::Hostnames, lineage::Lineage};
 
 /// Most processes that are remembered.
 const MAX_PROCESSES: usize = 8192;
@@ -106,6 +106,8 @@ pub struct Enriched {
     pub unit: Option<String>,
     /// Container id.
     pub container: Option<String>,
+    /// The name that the instance had asked for to get this address.
+    pub hostname: Option<String>,
 }
 
 /// The default that decided where no rule spoke.
@@ -124,6 +126,7 @@ pub struct Enricher {
     programs: HashMap<u32, Program>,
     order: VecDeque<u32>,
     lineage: Lineage,
+    hostnames: Hostnames,
     users: HashMap<u32, Option<String>>,
     cgroups: HashMap<u64, Option<String>>,
     cgroup_mount: PathBuf,
@@ -137,6 +140,7 @@ impl Enricher {
             programs: HashMap::new(),
             order: VecDeque::new(),
             lineage: Lineage::default(),
+            hostnames: Hostnames::default(),
             users: HashMap::new(),
             cgroups: HashMap::new(),
             cgroup_mount,
@@ -172,6 +176,7 @@ impl Enricher {
     /// Learns from a record who runs what. The end of a process is no reason to forget it: its children name it.
     pub fn observe(&mut self, record: &Record) {
         let tgid = record.event.tgid;
+        self.hostnames.observe(record);
         match record.hook {
             // What an LSM program tells was refused, and is not what the process runs.
             Hook::Exec if record.sensor == Sensor::Tracepoint => {
@@ -226,6 +231,7 @@ impl Enricher {
             container: last(|part| container_id(part).is_some())
                 .and_then(|part| container_id(&part).map(str::to_owned)),
             cgroup,
+            hostname: self.hostnames.of(&record).map(str::to_owned),
             record,
         }
     }

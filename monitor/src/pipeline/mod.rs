@@ -2,6 +2,7 @@
 
 pub mod decode;
 pub mod enrich;
+pub mod hostnames;
 pub mod lineage;
 pub mod names;
 
@@ -174,7 +175,7 @@ fn tell(journal: &Journal, phase: Phase, incident: &Incident, durability: Durabi
 
 /// Records that only tell who descends from whom.
 fn is_context(record: &Record) -> bool {
-    matches!(record.hook, Hook::Fork | Hook::Exit)
+    matches!(record.hook, Hook::Fork | Hook::Exit | Hook::Dns)
 }
 
 #[cfg(test)]

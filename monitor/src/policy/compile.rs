@@ -12,12 +12,14 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     ffi::{OsStr, OsString},
     fmt::{self, Write as _},
-    net::Ipv6Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Component, Path, PathBuf},
 };
 
 use monitor_common::{
     Access, Verdict,
+    decide::map_v4,
+    dns::{NameKey, NameRulesKey, ResolverKey},
     name::Name,
     policy::{
         ChildKey, Class, Direction, FIRST_RESERVED, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_NET_RULES,
@@ -32,6 +34,7 @@ use super::{
     Fault,
     host::{Host, uid_of},
     model::{self, Action, FileRule, InstancePolicy, KillScope, Names, Policy, Prefix},
+    name::DnsName,
 };
 
 /// Most symbolic links that are followed in one path, as in the kernel.
@@ -71,6 +74,12 @@ pub struct Compiled {
     pub patterns: Vec<(PatternKey, u32, Pattern)>,
     /// Addresses and the bits of the key that count.
     pub nets: Vec<(NetKey, u32, NetRules)>,
+    /// Names, the bits of the key that count, and what they lead to.
+    pub names: Vec<(NameKey, u32, u64)>,
+    /// Rules of names.
+    pub name_rules: Vec<(NameRulesKey, NetRules)>,
+    /// Resolvers whose answers count.
+    pub resolvers: Vec<ResolverKey>,
     /// Instances by slot.
     pub instances: Vec<(u16, Instance)>,
     /// Selectors.
@@ -174,6 +183,7 @@ pub fn compile(
         let mut own = tree.emit(&mut compiled, epoch, slot, &mut next_node, host, identify);
         last.append(&mut own);
         compiled.nets(instance, epoch, slot)?;
+        compiled.resolvers(instance, epoch, slot, host);
         compiled.instances.push((slot, instance_of(instance, policy.enforce)));
         compiled.selectors(instance, slot, host)?;
     }
@@ -233,10 +243,12 @@ fn file_sentence(rule: &FileRule) -> String {
 fn net_sentence(rule: &model::NetRule) -> String {
     let mut text =
         String::from(if matches!(rule.direction, Direction::Egress) { "traffic to " } else { "connections from " });
-    let shown: Vec<_> = rule.prefixes.iter().take(4).map(ToString::to_string).collect();
+    let names = rule.names.iter().map(ToString::to_string);
+    let shown: Vec<_> = names.chain(rule.prefixes.iter().map(ToString::to_string)).take(4).collect();
     text += &shown.join(", ");
-    if rule.prefixes.len() > shown.len() {
-        let _ = write!(text, " and {} more", rule.prefixes.len() - shown.len());
+    let all = rule.names.len() + rule.prefixes.len();
+    if all > shown.len() {
+        let _ = write!(text, " and {} more", all - shown.len());
     }
     let ports: Vec<_> = rule
         .ports
@@ -801,64 +813,108 @@ impl Compiled {
 
     fn nets(&mut self, instance: &InstancePolicy, epoch: u32, slot: u16) -> Result<(), Fault> {
         let mut by_prefix: BTreeMap<(u16, Prefix), Vec<NetRule>> = BTreeMap::new();
+        let mut by_name: BTreeMap<&DnsName, Vec<NetRule>> = BTreeMap::new();
         for rule in &instance.nets {
             let class = if matches!(rule.direction, Direction::Egress) { Class::Egress } else { Class::Ingress };
             let index = self.rule(instance, &rule.action, class, net_sentence(rule))?;
             let ports = if rule.ports.is_empty() { vec![(0, u16::MAX)] } else { rule.ports.clone() };
-            for &prefix in &rule.prefixes {
-                let rules = by_prefix.entry((rule.direction as u16, prefix)).or_default();
-                rules.extend(ports.iter().map(|&(port_first, port_last)| NetRule {
+            let rules = |single| {
+                ports.iter().map(move |&(port_first, port_last)| NetRule {
                     port_first,
                     port_last,
                     protocol: rule.protocol,
-                    pad: [0; 3],
+                    single,
+                    pad: [0; 2],
                     rule: rule_of(&rule.action, index),
-                }));
+                })
+            };
+            for &prefix in &rule.prefixes {
+                let single = u8::from(prefix.bits == 128);
+                by_prefix.entry((rule.direction as u16, prefix)).or_default().extend(rules(single));
+            }
+            for name in &rule.names {
+                by_name.entry(name).or_default().extend(rules(0));
             }
         }
-        for rules in by_prefix.values_mut() {
-            // The narrower the more specific; of the same width the stricter.
-            rules.sort_by_key(|rule| {
-                let (Rule { id, verdict, .. }, fallback) = (rule.rule, rule.rule.fallback_verdict());
-                let lifted = rule.rule.maintenance() != 0;
-                (
-                    rule.port_last - rule.port_first,
-                    rule.protocol == 0,
-                    u8::MAX - verdict,
-                    lifted,
-                    u8::MAX - fallback,
-                    id,
-                )
-            });
-        }
+        by_prefix.values_mut().for_each(|rules| sort(rules));
+        by_name.values_mut().for_each(|rules| sort(rules));
         for (&(direction, prefix), own) in &by_prefix {
-            let mut all: Vec<NetRule> = Vec::new();
             let around = (0..prefix.bits).rev().map(|bits| Prefix { address: masked(prefix.address, bits), bits });
-            for rule in own.iter().chain(around.filter_map(|around| by_prefix.get(&(direction, around))).flatten()) {
-                // What an earlier one covers is never reached.
-                let covered = all.iter().any(|earlier| {
-                    earlier.port_first <= rule.port_first
-                        && rule.port_last <= earlier.port_last
-                        && (earlier.protocol == 0 || earlier.protocol == rule.protocol)
-                });
-                if !covered {
-                    all.push(*rule);
-                }
-            }
-            if all.len() > MAX_NET_RULES {
-                return Err(instance.fault(format!(
-                    "instance \"{}\": {} port ranges apply to {prefix}, those of the ranges around it included; at most {MAX_NET_RULES} do. \
-                     Join ranges",
-                    instance.name,
-                    all.len(),
-                )));
-            }
-            let mut rules = NetRules { count: u32::try_from(all.len()).unwrap_or_default(), ..NetRules::default() };
-            rules.rules[..all.len()].copy_from_slice(&all);
+            let around = around.filter_map(|around| by_prefix.get(&(direction, around))).flatten();
+            let rules = instance.joined(&prefix, own.iter().chain(around))?;
             let key = NetKey { epoch, instance: slot, direction, address: prefix.address };
             self.nets.push((key, NET_HEAD_BITS + u32::from(prefix.bits), rules));
         }
+        for (&name, own) in &by_name {
+            let around = name.around().filter_map(|around| by_name.get(&around)).flatten();
+            let rules = instance.joined(name, own.iter().chain(around))?;
+            let (key, bits) = name.key(slot, epoch);
+            self.names.push((key, bits, name.id()));
+            self.name_rules.push((NameRulesKey { name: name.id(), epoch, instance: slot.into() }, rules));
+        }
         Ok(())
+    }
+
+    fn resolvers(&mut self, instance: &InstancePolicy, epoch: u32, slot: u16, host: &dyn Host) {
+        let mut addresses = instance.resolvers.clone();
+        if addresses.is_empty() {
+            addresses = host.resolvers();
+            if instance.select.iter().any(|select| select.container.is_some()) {
+                addresses.push(DOCKER_RESOLVER);
+            }
+        }
+        self.resolvers.extend(addresses.into_iter().map(|address| {
+            let address = match address {
+                IpAddr::V4(address) => map_v4(address.octets()),
+                IpAddr::V6(address) => address.octets(),
+            };
+            ResolverKey { address, epoch, instance: slot.into() }
+        }));
+    }
+}
+
+/// Where containers in a network that a user has defined look names up.
+const DOCKER_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+
+/// The narrower the more specific; of the same width the stricter.
+fn sort(rules: &mut [NetRule]) {
+    rules.sort_by_key(|rule| {
+        let (Rule { id, verdict, .. }, fallback) = (rule.rule, rule.rule.fallback_verdict());
+        let lifted = rule.rule.maintenance() != 0;
+        (rule.port_last - rule.port_first, rule.protocol == 0, u8::MAX - verdict, lifted, u8::MAX - fallback, id)
+    });
+}
+
+impl InstancePolicy {
+    /// The rules about one party, the most specific first, without those that are never reached.
+    fn joined<'a>(
+        &self,
+        party: &dyn fmt::Display,
+        rules: impl Iterator<Item = &'a NetRule>,
+    ) -> Result<NetRules, Fault> {
+        let mut all: Vec<NetRule> = Vec::new();
+        for rule in rules {
+            // What an earlier one covers is never reached.
+            let covered = all.iter().any(|earlier| {
+                earlier.port_first <= rule.port_first
+                    && rule.port_last <= earlier.port_last
+                    && (earlier.protocol == 0 || earlier.protocol == rule.protocol)
+            });
+            if !covered {
+                all.push(*rule);
+            }
+        }
+        if all.len() > MAX_NET_RULES {
+            return Err(self.fault(format!(
+                "instance \"{}\": {} port ranges apply to {party}, those of the ranges around it included; at most {MAX_NET_RULES} do. \
+                 Join ranges",
+                self.name,
+                all.len(),
+            )));
+        }
+        let mut joined = NetRules { count: u32::try_from(all.len()).unwrap_or_default(), ..NetRules::default() };
+        joined.rules[..all.len()].copy_from_slice(&all);
+        Ok(joined)
     }
 }
 
@@ -1501,7 +1557,7 @@ pub(super) mod tests {
             [[instance.egress]]\nto = [\"10.1.0.0/16\"]\nports = [22]\nverdict = \"kill\"\n";
         let tables = compiled(rules, &[]);
         let verdict = |address: [u8; 4], port, protocol| {
-            let key = NetKey { epoch: EPOCH, instance: 0, direction: 0, address: decide::map_v4(address) };
+            let key = NetKey { epoch: EPOCH, instance: 0, direction: 0, address: map_v4(address) };
             decide::net(&tables, &tables.subject(), &key, port, protocol).verdict
         };
         assert_eq!(verdict([192, 0, 2, 1], 443, 6), Verdict::Deny);
@@ -1633,8 +1689,8 @@ pub(super) mod tests {
             let tables = compiled(&body, &[]);
             let policy = parse(&format!("version = 1\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 9 }}]\nuser-dir = \"/h/ud\"\n{body}")).unwrap();
             let address = match address.parse().unwrap() {
-                std::net::IpAddr::V4(address) => decide::map_v4(address.octets()),
-                std::net::IpAddr::V6(address) => address.octets(),
+                IpAddr::V4(address) => map_v4(address.octets()),
+                IpAddr::V6(address) => address.octets(),
             };
             let mut best = None;
             for rule in &policy.instances[0].nets {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    net::IpAddr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -17,6 +18,7 @@ use crate::instance::{account::Accounts, root::Root};
 use super::{
     Fault,
     model::{Action, At, InstancePolicy, Names, Policy, Select},
+    name,
 };
 
 /// The machine, as far as a policy is concerned.
@@ -39,6 +41,10 @@ pub trait Host {
     }
     /// What can be refused here.
     fn can_deny(&self) -> CanDeny;
+    /// Where this machine looks names up.
+    fn resolvers(&self) -> Vec<IpAddr> {
+        Vec::new()
+    }
 }
 
 /// Which operations the sensors of the running kernel can make fail.
@@ -126,6 +132,10 @@ pub fn cgroup_mount() -> Option<PathBuf> {
 }
 
 impl Host for System {
+    fn resolvers(&self) -> Vec<IpAddr> {
+        name::resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+    }
+
     fn uid(&self, user: &str) -> Option<u32> {
         Some(accounts().named(user)?.uid)
     }

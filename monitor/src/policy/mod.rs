@@ -8,6 +8,7 @@ pub mod device;
 pub mod host;
 pub mod init;
 pub mod model;
+pub mod name;
 pub mod own;
 pub mod parse;
 pub mod preset;

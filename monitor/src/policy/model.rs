@@ -1,12 +1,16 @@
 //! A policy as a person means it.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use monitor_common::{
     Access, Verdict,
     policy::{Class, Direction, Maintenance},
 };
 
+use super::name::DnsName;
 use crate::{journal::Limits, sinks::config::SinkConfig};
 
 /// Where in the file something stands: line and column from 1.
@@ -46,8 +50,10 @@ pub struct InstancePolicy {
     pub defaults: [ClassDefault; Class::COUNT],
     /// Rules for files and programs.
     pub files: Vec<FileRule>,
-    /// Rules for addresses.
+    /// Rules for addresses and names.
     pub nets: Vec<NetRule>,
+    /// Where names are looked up; those of this machine when there are none.
+    pub resolvers: Vec<IpAddr>,
     /// Where it stands.
     pub at: At,
 }
@@ -191,13 +197,15 @@ pub struct Prefix {
     pub bits: u8,
 }
 
-/// A rule for addresses.
+/// A rule for addresses and names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetRule {
     /// Outgoing or incoming.
     pub direction: Direction,
     /// The addresses.
     pub prefixes: Vec<Prefix>,
+    /// The names; for outgoing traffic only.
+    pub names: Vec<DnsName>,
     /// First and last port; all ports when there is none.
     pub ports: Vec<(u16, u16)>,
     /// An `IPPROTO_*` number, 0 for any.

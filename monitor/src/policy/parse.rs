@@ -24,11 +24,15 @@ use crate::{journal, metrics, sinks};
 use super::{
     Fault,
     model::{Action, At, ClassDefault, FileRule, InstancePolicy, KillScope, Names, NetRule, Policy, Prefix, Select},
+    name::DnsName,
     own,
 };
 
 /// Deepest path that a rule can name, in components.
 const MAX_DEPTH: usize = 24;
+
+/// Most resolvers of an instance.
+const MAX_RESOLVERS: usize = 16;
 
 /// Longest reason of a rule, in bytes.
 const MAX_WHY: usize = 200;
@@ -237,6 +241,7 @@ impl<'a> Reader<'a> {
             defaults,
             files: Vec::new(),
             nets: Vec::new(),
+            resolvers: table.take("resolvers").map(|value| self.resolvers(value)).unwrap_or_default(),
             at: self.at(at),
         };
         let mut ids = self.given_ids(table.keys);
@@ -682,10 +687,15 @@ impl<'a> Reader<'a> {
         index: usize,
     ) -> Option<NetRule> {
         let mut table = Table::new(table, at);
-        let mut prefixes = Vec::new();
+        let (mut prefixes, mut names) = (Vec::new(), Vec::new());
         if let Some(value) = self.required(&mut table, end) {
             for (text, at) in self.strings(value, &format!("`{end}`")) {
-                self.prefixes(text, at, &mut prefixes);
+                if let Some(name) = self.party(text, at, &mut prefixes) {
+                    if matches!(direction, Direction::Ingress) {
+                        self.fault(at, format!("\"{text}\": who connects is known by address only; write addresses"));
+                    }
+                    names.push(name);
+                }
             }
         }
         let mut ports = Vec::new();
@@ -706,28 +716,51 @@ impl<'a> Reader<'a> {
         };
         let action = self.action(&mut table, kind, ids, index);
         self.finish(&table);
-        Some(NetRule { direction, prefixes, ports, protocol, action: action? })
+        Some(NetRule { direction, prefixes, names, ports, protocol, action: action? })
     }
 
-    fn prefixes(&mut self, text: &str, at: usize, prefixes: &mut Vec<Prefix>) {
+    /// Addresses, or else a name.
+    fn party(&mut self, text: &str, at: usize, prefixes: &mut Vec<Prefix>) -> Option<DnsName> {
         if let Some(&(_, group)) = GROUPS.iter().find(|&&(name, _)| name == text) {
             prefixes.extend(group.iter().filter_map(|cidr| cidr.parse().ok()).map(prefix));
-            return;
+            return None;
         }
         if let Ok(net) = text.parse::<IpNet>() {
             if net.network() != net.addr() {
                 self.fault(at, format!("\"{text}\" has bits beyond its prefix; did you mean \"{}\"?", net.trunc()));
             }
             prefixes.push(prefix(net));
-        } else if let Ok(address) = text.parse::<IpAddr>() {
+            return None;
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
             prefixes.push(prefix(IpNet::from(address)));
-        } else {
-            let hint = suggest(text, GROUPS.iter().map(|&(name, _)| name));
+            return None;
+        }
+        let hint = suggest(text, GROUPS.iter().map(|&(name, _)| name));
+        if !hint.is_empty() || text.contains(['/', ':']) {
             self.fault(
                 at,
-                format!("\"{text}\" is no address, CIDR or group (any, loopback, private, link-local, metadata){hint}"),
+                format!(
+                    "\"{text}\" is no address, CIDR, name or group (any, loopback, private, link-local, metadata){hint}"
+                ),
             );
+            return None;
         }
+        DnsName::parse(text).map_err(|why| self.fault(at, why)).ok()
+    }
+
+    fn resolvers(&mut self, value: &Value<'_>) -> Vec<IpAddr> {
+        let mut resolvers = Vec::new();
+        for (text, at) in self.strings(value, "`resolvers`") {
+            match text.parse() {
+                Ok(address) => resolvers.push(address),
+                Err(_) => self.fault(at, format!("\"{text}\" is no address of a resolver, such as \"192.0.2.53\"")),
+            }
+        }
+        if resolvers.len() > MAX_RESOLVERS {
+            self.fault(value.span().start, format!("more than {MAX_RESOLVERS} resolvers of one instance"));
+        }
+        resolvers
     }
 
     fn ports(&mut self, value: &Value<'_>, ports: &mut Vec<(u16, u16)>) {
@@ -918,7 +951,7 @@ mod tests {
                 "goes with verdict",
             ),
             ("[[instance.egress]]\nto = [\"10.0.0.1/8\"]\nverdict = \"deny\"\n", "did you mean \"10.0.0.0/8\""),
-            ("[[instance.egress]]\nto = [\"10.0.0.300\"]\nverdict = \"deny\"\n", "is no address"),
+            ("[[instance.egress]]\nto = [\"10.0.0.300\"]\nverdict = \"deny\"\n", "no address either"),
             ("[[instance.egress]]\nto = [\"any\"]\nports = [\"9-1\"]\nverdict = \"deny\"\n", "a port is"),
             ("[[instance.egress]]\nto = [\"any\"]\nprotocol = \"icmp\"\nverdict = \"deny\"\n", "`protocol` is"),
             ("[[instance.egress]]\nto = [\"any\"]\n", "`verdict` is missing"),

@@ -1,5 +1,6 @@
 //! Real receivers of alerts, on loopback ports of their own: they can be killed and started again.
 
+pub mod dnsmasq;
 pub mod journald;
 pub mod mosquitto;
 pub mod nats;

@@ -9,6 +9,7 @@ mod changes;
 mod contrib;
 mod deployments;
 mod disk;
+mod dns;
 mod editor;
 mod egress;
 mod evidence;

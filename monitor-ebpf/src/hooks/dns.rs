@@ -1,0 +1,372 @@
+//! Answers of resolvers, on their way to an instance's socket: they bind names to addresses before the instance can
+//! connect.
+//!
+//! A socket is [noted](note) when a process in scope connects it, or sends from it, to a resolver of its instance. Of all
+//! other packets nothing is looked at beyond that. An answer over UDP counts when the socket has asked for it, by number;
+//! one over TCP where the stream stands that the resolver's SYN has begun, so that nobody can make the middle of an answer
+//! pass for one. These programs run in nobody's context: the current task is a stranger.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_skb_load_bytes},
+    macros::cgroup_skb,
+    maps::lpm_trie::Key,
+    programs::{SkBuffContext, SockAddrContext},
+};
+use monitor_common::{
+    decide::map_v4,
+    dns::{
+        self, Bound, BoundKey, Found, HEADER, MAX_MESSAGE, MAX_RECORDS, Message, NameKey, NameQuestion, Noted,
+        QueryKey, ResolverKey,
+    },
+    event::{Endpoint, FLAG_CUT, Hook, TEXT_MAX},
+    opaque::Opaque,
+    socket::{AF_INET, AF_INET6},
+};
+
+use crate::{
+    apart,
+    emit::Record,
+    facts::{actor::Actor, offset, pointer, word},
+    maps::{self, BOUND, NAMES, QUERIES, RESOLVERS, SOCKETS, STREAMS, Scratch},
+};
+
+/// Packets pass, whatever they are.
+const PASS: i32 = 1;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Flag of a TCP segment that begins a stream.
+const SYN: u8 = 2;
+/// Bytes of a UDP header.
+const UDP_HEADER: u32 = 8;
+/// Longest question that is told.
+const MAX_QUESTION: u32 = 1024;
+/// Most messages in one segment that are read.
+const MAX_IN_SEGMENT: u32 = 4;
+/// Bytes of a stream that wait: one that has more is given up.
+const GIVEN_UP: u32 = u32::MAX;
+
+/// Notes a socket that is about to talk to a resolver of the instance.
+///
+/// Not one in a network that a user has made up: there, anybody can be the resolver.
+#[inline(always)]
+pub(super) fn note(ctx: &SockAddrContext, actor: &Actor, tgid: u32, address: &[u8; 16]) -> Option<()> {
+    let (epoch, instance) = (actor.subject.epoch, u32::from(actor.subject.slot));
+    let key = ResolverKey { address: *address, epoch, instance };
+    // SAFETY: only whether it is there is asked.
+    unsafe { RESOLVERS.get(key) }?;
+    // SAFETY: the context is the kernel's and outlives the program.
+    let sock = unsafe { core::ptr::read_volatile(&raw const (*ctx.sock_addr).__bindgen_anon_1.sk) } as u64;
+    let held = maps::hold()?;
+    // To the verifier it is a socket until it has been in memory.
+    held.scratch.set_spot((sock, 0));
+    let network = pointer(held.scratch.spot().0, offset!(sock_net))?;
+    let owner = pointer(network, offset!(net_user_namespace))?;
+    if word::<u32>(owner, offset!(user_namespace_level)) != 0 {
+        return None;
+    }
+    // SAFETY: the context is the kernel's.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    SOCKETS.insert(cookie, Noted { instance, tgid }, 0).ok()
+}
+
+/// Where a packet comes from or goes to, and what it carries.
+struct Packet {
+    /// The other end.
+    address: [u8; 16],
+    family: u16,
+    protocol: u8,
+    /// Where the header of the transport begins.
+    transport: u32,
+}
+
+impl Packet {
+    /// `at` are the places of the other end's address in the headers of IPv4 and IPv6.
+    #[inline(always)]
+    fn read(ctx: &SkBuffContext, at: (usize, usize)) -> Option<Self> {
+        let first: u8 = ctx.load(0).ok()?;
+        if first >> 4 == 4 {
+            let address = map_v4(ctx.load(at.0).ok()?);
+            let transport = u32::from(first & 0xf) * 4;
+            return Some(Self { address, family: AF_INET, protocol: ctx.load(9).ok()?, transport });
+        }
+        let address = ctx.load(at.1).ok()?;
+        Some(Self { address, family: AF_INET6, protocol: ctx.load(6).ok()?, transport: 40 })
+    }
+}
+
+/// A number of a header.
+#[inline(always)]
+fn load16(ctx: &SkBuffContext, at: u32) -> Option<u16> {
+    ctx.load(at as usize).ok().map(u16::from_be_bytes)
+}
+
+/// A socket of an instance, and the policy's epoch.
+#[derive(Clone, Copy)]
+struct Socket {
+    cookie: u64,
+    instance: u32,
+    tgid: u32,
+    epoch: u32,
+}
+
+#[inline(always)]
+fn noted(ctx: &SkBuffContext) -> Option<Socket> {
+    // SAFETY: the context is the kernel's.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // SAFETY: the value never changes.
+    let Noted { instance, tgid } = *unsafe { SOCKETS.get(cookie) }?;
+    Some(Socket { cookie, instance, tgid, epoch: crate::lookups::subject(instance as u16)?.epoch })
+}
+
+/// A packet leaves.
+#[cgroup_skb(egress)]
+fn dns_query(ctx: SkBuffContext) -> i32 {
+    let _ = query(&ctx);
+    PASS
+}
+
+#[inline(always)]
+fn query(ctx: &SkBuffContext) -> Option<()> {
+    let socket = noted(ctx)?;
+    // Where it goes is not asked: what a container's resolver is asked is on its way to another port by now.
+    let packet = Packet::read(ctx, (16, 24))?;
+    if packet.protocol == TCP {
+        let header: u8 = ctx.load(packet.transport as usize + 12).ok()?;
+        // After the length of the message.
+        return tell_question(ctx, socket, &packet, packet.transport + u32::from(header >> 4) * 4 + 2);
+    }
+    if packet.protocol != UDP {
+        return None;
+    }
+    let message = packet.transport + UDP_HEADER;
+    let key = QueryKey { socket: socket.cookie, id: load16(ctx, message)?.into(), pad: 0 };
+    // SAFETY: no arguments.
+    QUERIES.insert(key, unsafe { bpf_ktime_get_boot_ns() }, 0).ok()?;
+    tell_question(ctx, socket, &packet, message)
+}
+
+/// Hands a question over; `at` is where in the packet it begins.
+#[inline(always)]
+fn tell_question(ctx: &SkBuffContext, socket: Socket, packet: &Packet, at: u32) -> Option<()> {
+    let held = maps::hold()?;
+    let len = held.scratch.launder(ctx.len().wrapping_sub(at));
+    // What is longer is no question that anybody asks.
+    if !(HEADER..MAX_QUESTION).contains(&len) {
+        return None;
+    }
+    let len = bounded::<MAX_QUESTION>(len);
+    let mut record = begin(held.scratch, socket, packet, 0);
+    let mut failed = 0;
+    record.text(|to| {
+        // SAFETY: the destination has room for TEXT_MAX bytes; the helper checks the packet's bounds.
+        failed = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, to.cast(), len) };
+        len as usize
+    });
+    if failed == 0 {
+        record.send();
+    }
+    Some(())
+}
+
+/// A record about a message with a resolver.
+#[inline(always)]
+fn begin<'a>(scratch: &'a mut Scratch, socket: Socket, packet: &Packet, detail: u64) -> Record<'a> {
+    let mut record = Record::of_nobody(scratch, Hook::Dns, socket.instance as u16, socket.epoch);
+    let event = record.event();
+    (event.detail, event.tgid) = (detail, socket.tgid);
+    event.endpoint = Endpoint {
+        address: packet.address,
+        port: dns::PORT,
+        local_port: 0,
+        family: packet.family,
+        protocol: packet.protocol,
+        pad: 0,
+    };
+    record
+}
+
+/// A packet has come for a socket.
+#[cgroup_skb(ingress)]
+fn dns_answer(ctx: SkBuffContext) -> i32 {
+    let _ = answer(&ctx);
+    PASS
+}
+
+#[inline(always)]
+fn answer(ctx: &SkBuffContext) -> Option<()> {
+    let socket = noted(ctx)?;
+    let packet = Packet::read(ctx, (12, 8))?;
+    if load16(ctx, packet.transport)? != dns::PORT {
+        return None;
+    }
+    let key = ResolverKey { address: packet.address, epoch: socket.epoch, instance: socket.instance };
+    // SAFETY: only whether it is there is asked.
+    unsafe { RESOLVERS.get(key) }?;
+    if packet.protocol == UDP {
+        datagram(ctx, socket, &packet)
+    } else if packet.protocol == TCP {
+        segment(ctx, socket, &packet)
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+fn datagram(ctx: &SkBuffContext, socket: Socket, packet: &Packet) -> Option<()> {
+    let at = packet.transport + UDP_HEADER;
+    let key = QueryKey { socket: socket.cookie, id: load16(ctx, at)?.into(), pad: 0 };
+    // SAFETY: only whether it is there is asked.
+    unsafe { QUERIES.get(key) }?;
+    let work = maps::message()?;
+    let len = fill(ctx, at, work, 0)?;
+    apart::dns_message(0, len, socket.instance, socket.epoch);
+    tell(work, 0, len, socket, packet);
+    Some(())
+}
+
+/// Loads the rest of a packet behind what is there already; `at` is where in the packet it begins. Answers how long it is.
+#[inline(always)]
+fn fill(ctx: &SkBuffContext, at: u32, work: &mut Message, have: u32) -> Option<u32> {
+    work.done.set(ctx.len().wrapping_sub(at));
+    let len = work.done.get();
+    if len == 0 || len >= MAX_MESSAGE as u32 {
+        return None;
+    }
+    let len = bounded::<{ MAX_MESSAGE as u32 }>(len);
+    // Through memory, or the compiler would leave the mask out that the verifier needs.
+    let have = Opaque::new(have).get() as usize & (MAX_MESSAGE - 1);
+    // SAFETY: both are below the half of the room; the helper checks the packet's bounds.
+    let failed = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, work.bytes.as_mut_ptr().add(have).cast(), len) };
+    (failed == 0).then_some(len)
+}
+
+/// A piece of a stream: messages, each after its length in two bytes.
+#[inline(always)]
+fn segment(ctx: &SkBuffContext, socket: Socket, packet: &Packet) -> Option<()> {
+    let sequence = ctx.load(packet.transport as usize + 4).ok().map(u32::from_be_bytes)?;
+    let header: u8 = ctx.load(packet.transport as usize + 12).ok()?;
+    let flags: u8 = ctx.load(packet.transport as usize + 13).ok()?;
+    let work = maps::message()?;
+    if flags & SYN != 0 {
+        let stream = maps::new_stream(sequence.wrapping_add(1))?;
+        return STREAMS.insert(socket.cookie, &*stream, 0).ok();
+    }
+    let at = packet.transport + u32::from(header >> 4) * 4;
+    // SAFETY: segments of a connection are not handled by two processors at once; if they were, numbers would be wrong.
+    let stream = unsafe { &mut *STREAMS.get_ptr_mut(socket.cookie)? };
+    let len = ctx.len().wrapping_sub(at);
+    // One that was sent again is passed over. After one that was lost the stream stays where it is: nothing more counts.
+    if len == 0 || sequence != stream.next {
+        return None;
+    }
+    stream.next = sequence.wrapping_add(len);
+    let have = stream.have;
+    if have >= MAX_MESSAGE as u32 {
+        return None;
+    }
+    stream.have = GIVEN_UP;
+    copy(work.bytes.as_mut_ptr(), stream.bytes.as_ptr(), have);
+    let total = have + fill(ctx, at, work, have)?;
+    work.done.set(0);
+    for _ in 0..MAX_IN_SEGMENT {
+        let at = work.done.get();
+        let message = u32::from(work.byte(at)) << 8 | u32::from(work.byte(at + 1));
+        let end = at + 2 + message;
+        if end > total || total < at + 2 {
+            break;
+        }
+        apart::dns_message(at + 2, message, socket.instance, socket.epoch);
+        tell(work, at + 2, message, socket, packet);
+        work.done.set(end);
+    }
+    let from = work.done.get();
+    let rest = total.wrapping_sub(from);
+    if rest < MAX_MESSAGE as u32 {
+        // SAFETY: the mask keeps it inside.
+        let left = unsafe { work.bytes.as_ptr().add(from as usize & (2 * MAX_MESSAGE - 1)) };
+        copy(stream.bytes.as_mut_ptr(), left, rest);
+        stream.have = rest;
+    }
+    Some(())
+}
+
+/// Copies less than a message's length.
+#[inline(always)]
+fn copy(to: *mut u8, from: *const u8, len: u32) {
+    if len > 0 && len < MAX_MESSAGE as u32 {
+        let len = bounded::<{ MAX_MESSAGE as u32 }>(len);
+        // SAFETY: the destination has room for the longest message; the helper checks the source.
+        unsafe { bpf_probe_read_kernel(to.cast(), len, from.cast()) };
+    }
+}
+
+/// A length from 1 to `MOST`, which is a power of two, in a way that every verifier follows: the compiler checks such a
+/// range by one comparison of a difference, from which older ones learn nothing about the length itself.
+#[inline(always)]
+fn bounded<const MOST: u32>(len: u32) -> u32 {
+    (Opaque::new(len.wrapping_sub(1)).get() & (MOST - 1)) + 1
+}
+
+/// Hands a message over: userspace knows names by them, also those that no rule is about.
+#[inline(always)]
+fn tell(work: &Message, base: u32, len: u32, socket: Socket, packet: &Packet) {
+    if len < HEADER {
+        return;
+    }
+    let Some(scratch) = maps::answers() else { return };
+    let mut record = begin(scratch, socket, packet, 1);
+    if len > TEXT_MAX as u32 {
+        record.event().flags |= FLAG_CUT;
+    }
+    // SAFETY: the mask keeps it inside.
+    let from = unsafe { work.bytes.as_ptr().add(base as usize & (2 * MAX_MESSAGE - 1)) };
+    record.text(|to| {
+        let len = bounded::<{ TEXT_MAX as u32 }>(if len > TEXT_MAX as u32 { TEXT_MAX as u32 } else { len });
+        // SAFETY: the destination has room for TEXT_MAX bytes; the helper checks the source.
+        unsafe { bpf_probe_read_kernel(to.cast(), len, from.cast()) };
+        len as usize
+    });
+    record.send();
+}
+
+/// Reads a message, and binds the name that was asked for to its addresses where the policy knows the name.
+#[inline(always)]
+pub(crate) fn message(work: &mut Message, base: u32, len: u32, instance: u32, epoch: u32) -> Option<()> {
+    if !work.begin(base, len) || apart::dns_name() == 0 {
+        return None;
+    }
+    apart::dns_key(instance, epoch);
+    // SAFETY: both are a number and a key behind one another, without padding; the trie reads no more.
+    let question = unsafe { &*(&raw const work.question).cast::<Key<NameKey>>() };
+    const _: () = assert!(size_of::<NameQuestion>() == size_of::<Key<NameKey>>());
+    work.named.set(*NAMES.get(question)?);
+    for _ in 0..MAX_RECORDS {
+        let found = apart::dns_record();
+        if found == Found::Nothing as u32 {
+            break;
+        }
+        if found == Found::Address as u32 {
+            bind(work, instance);
+        }
+    }
+    Some(())
+}
+
+/// Binds the last address to the name.
+#[inline(always)]
+fn bind(work: &Message, instance: u32) {
+    let key = BoundKey { address: work.address, instance };
+    // SAFETY: no arguments.
+    let until = work.until(unsafe { bpf_ktime_get_boot_ns() });
+    if let Some(bound) = BOUND.get_ptr_mut(key) {
+        // SAFETY: the entry may be given to another address meanwhile, which then gets a name too many of the same
+        // instance for a moment; the memory stays the map's.
+        unsafe { (*bound).add(work.named.get(), until) };
+    } else {
+        let mut bound = Bound::default();
+        bound.add(work.named.get(), until);
+        let _ = BOUND.insert(key, bound, 0);
+    }
+}

@@ -1,0 +1,214 @@
+//! Rules with names: what a name gave is reached, and nothing else.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    process::{Command, Stdio},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use flowwarden_tests::{
+    flows::Flow, guard::Guard, needs, netns::Network, node_red::Outcome, policy::Policy, receiver::dnsmasq::Dnsmasq,
+    record::Record, scene::Scene, sink::Sink,
+};
+use serde_json::Value;
+
+use crate::SCENE;
+
+/// As systemd-resolved has it.
+const STUB: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
+/// A resolver that no policy here declares unless it says so.
+const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 77));
+/// The host of this number in [`Network::FORBIDDEN_NET`].
+fn host(number: u8) -> IpAddr {
+    Ipv4Addr::new(203, 0, 113, number).into()
+}
+
+/// Where the C library of this machine looks names up.
+fn system_resolver() -> Result<IpAddr> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let named = text.lines().find_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok());
+    Ok(named.unwrap_or(Ipv4Addr::LOCALHOST.into()))
+}
+
+fn resolver(network: &Network) -> Result<Dnsmasq> {
+    let system = system_resolver()?;
+    if !system.is_loopback() {
+        network.home.add_address(system)?;
+    }
+    let mut hosts: Vec<(String, IpAddr)> = Vec::new();
+    for number in 10..200 {
+        hosts.push((format!("h{number}.plant.example"), host(number)));
+        hosts.push((format!("h{number}.plant.example"), format!("2001:db8::{number}").parse()?));
+        // Too much for a datagram.
+        hosts.push(("big.plant.example".to_owned(), host(number)));
+    }
+    hosts.extend((220..225).map(|number| ("round.plant.example".to_owned(), host(number))));
+    hosts.push(("edge.cdn.example".to_owned(), host(230)));
+    hosts.push(("evil.example".to_owned(), host(231)));
+    hosts.push(("plant.example".to_owned(), host(232)));
+    hosts.push(("myplant.example".to_owned(), host(233)));
+    hosts.push(("web.plant.example".to_owned(), Network::ALLOWED));
+    Dnsmasq::start(&network.home, &[STUB, system], &hosts, &[("mqtt.example.com", "edge.cdn.example")])
+}
+
+fn policy(scene: &Scene, resolvers: &[&str]) -> Result<Policy> {
+    let policy = Policy::enforce(&scene.node_red).by_default("egress", "deny");
+    let policy = if resolvers.is_empty() { policy } else { policy.resolvers(resolvers) };
+    let system = system_resolver()?.to_string();
+    Ok(policy.egress(&["loopback", &system], "allow", "resolver").egress(
+        &["mqtt.example.com", "*.plant.example"],
+        "allow",
+        "names",
+    ))
+}
+
+/// What a script can use: `lookup` by c-ares, `reach` by connecting a datagram socket, `ask` by a question that it writes
+/// itself.
+const TOOLS: &str = "
+const dgram = require('dgram'), dns = require('dns');
+const resolver = new dns.promises.Resolver({ tries: 2, timeout: 3000 });
+resolver.setServers(['127.0.0.53']);
+const lookup = (name, kind = 'A') => resolver.resolve(name, kind).catch(error => error.code);
+const reach = address => new Promise(done => {
+    const socket = dgram.createSocket(address.includes(':') ? 'udp6' : 'udp4');
+    socket.connect(4000, address, error => { socket.close(); done(error ? error.code : 'ok'); });
+});
+const question = name => Buffer.concat([Buffer.from('123401000001000000000000', 'hex'),
+    ...name.split('.').map(label => Buffer.concat([Buffer.from([label.length]), Buffer.from(label)])),
+    Buffer.from('0000010001', 'hex')]);
+const out = {};
+";
+
+/// Runs a script in Node.js as the instance, and gives back what it leaves in `out`.
+fn node(scene: &Scene, script: &str) -> Result<Value> {
+    let script = format!(
+        "{TOOLS}(async () => {{ {script} }})().then(() => {{ console.log(JSON.stringify(out)); process.exit(0); }})"
+    );
+    let mut command = Command::new(needs::program("node", "nodejs")?);
+    command.args(["-e", &script]).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped());
+    let output = scene.node_red.confinement().spawn(&mut command)?.wait_with_output()?;
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))
+}
+
+fn under_guard(scene: &Scene, policy: &Policy, script: &str) -> Result<(Value, Vec<Record>)> {
+    let guard = Guard::start(Some(policy), &scene.cgroup, &[])?;
+    let out = node(scene, script)?;
+    Ok((out, guard.stop()?))
+}
+
+#[test]
+fn ten_thousand_names_are_reached_and_no_address_that_was_not_asked_for() -> Result<()> {
+    let scene = Scene::empty()?;
+    let _resolver = resolver(&scene.network)?;
+    let script = "
+        out.refused = [];
+        let next = 0;
+        const worker = async () => {
+            while (next < 10000) {
+                const number = next++;
+                const name = `h${10 + number % 190}.plant.example`;
+                const found = await lookup(name, number % 3 ? 'A' : 'AAAA');
+                const came = Array.isArray(found) ? await reach(found[0]) : found;
+                if (came !== 'ok') out.refused.push([name, found, came]);
+            }
+        };
+        await Promise.all(Array.from({ length: 8 }, worker));
+        out.unasked = [];
+        for (let number = 200; number < 255; number++) out.unasked.push(await reach(`203.0.113.${number}`));";
+    let (out, _) = under_guard(&scene, &policy(&scene, &["127.0.0.53"])?, script)?;
+    ensure!(out["refused"] == serde_json::json!([]), "{}", out["refused"]);
+    let unasked = out["unasked"].as_array().context("no list")?;
+    ensure!(unasked.len() == 55 && unasked.iter().all(|came| came == "EPERM"), "{unasked:?}");
+    Ok(())
+}
+
+#[test]
+fn aliases_round_robin_and_long_answers_count_and_names_that_only_look_alike_do_not() -> Result<()> {
+    let scene = Scene::empty()?;
+    let _resolver = resolver(&scene.network)?;
+    let script = "
+        out.before = await reach('203.0.113.230');
+        out.alias = await Promise.all((await lookup('MQTT.example.com')).map(reach));
+        out.round = await Promise.all((await lookup('round.plant.example')).map(reach));
+        out.big = await Promise.all((await lookup('big.plant.example')).map(reach));
+        out.none = await lookup('none.plant.example');
+        for (const name of ['evil.example', 'plant.example', 'myplant.example', 'edge.cdn.example'])
+            out[name] = await Promise.all((await lookup(name)).map(reach));";
+    let (out, records) = under_guard(&scene, &policy(&scene, &["127.0.0.53"])?, script)?;
+    let all = |what: &str, count: usize, came: &str| {
+        let list = out[what].as_array().cloned().unwrap_or_default();
+        ensure!(list.len() == count && list.iter().all(|one| one == came), "{what}: {out}");
+        Ok(())
+    };
+    ensure!(out["before"] == "EPERM" && out["none"] == "ENOTFOUND", "{out}");
+    all("alias", 1, "ok")?;
+    all("round", 5, "ok")?;
+    for name in ["evil.example", "plant.example", "myplant.example"] {
+        all(name, 1, "EPERM")?;
+        let told =
+            records.iter().any(|record| record.is_alert() && record.pointer_text("/dst_endpoint/hostname") == name);
+        ensure!(told, "no record names {name}: {records:#?}");
+    }
+    // An address that an allowed name gave is allowed by whatever other name.
+    all("edge.cdn.example", 1, "ok")?;
+    // It comes over TCP, since it is too long for a datagram.
+    all("big", 190, "ok")?;
+    Ok(())
+}
+
+/// Answers whoever asks with [`host`] 250, by any name.
+fn forge(socket: &UdpSocket) -> Result<()> {
+    let mut bytes = [0; 512];
+    let (len, from) = socket.recv_from(&mut bytes)?;
+    let mut answer = bytes.get(..len).context("no question")?.to_vec();
+    answer[2..8].copy_from_slice(b"\x81\x80\x00\x01\x00\x01");
+    answer.extend(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\xcb\x00\x71\xfa");
+    socket.send_to(&answer, from)?;
+    Ok(())
+}
+
+#[test]
+fn a_forged_answer_changes_nothing() -> Result<()> {
+    let scene = Scene::empty()?;
+    let _resolver = resolver(&scene.network)?;
+    // One socket asks both: it is known to the guard by the first, and hears the second.
+    let script = "
+        const socket = dgram.createSocket('udp4');
+        const answers = new Promise(done => socket.on('message', (message, from) => from.address === '127.0.0.77' && done()));
+        socket.send(question('forged.plant.example'), 53, '127.0.0.53');
+        setTimeout(() => socket.send(question('forged.plant.example'), 53, '127.0.0.77'), 300);
+        await answers;
+        out.came = await reach('203.0.113.250');";
+    for (resolvers, came) in [(&["127.0.0.53"][..], "EPERM"), (&["127.0.0.53", "127.0.0.77"], "ok")] {
+        let socket = scene.network.home.run(|| Ok(Arc::new(UdpSocket::bind((STRANGER, 53))?)))?;
+        socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let forger = thread::spawn(move || forge(&socket));
+        let (out, _) = under_guard(&scene, &policy(&scene, resolvers)?, script)?;
+        forger.join().map_err(|_| anyhow::anyhow!("the forger panicked"))??;
+        ensure!(out["came"] == came, "with {resolvers:?}: {out}");
+    }
+    Ok(())
+}
+
+#[test]
+fn node_red_reaches_a_name_by_the_systems_resolver() -> Result<()> {
+    SCENE.with(|scene| {
+        let _resolver = resolver(&scene.network)?;
+        let sink = Sink::tcp(&scene.network, Network::ALLOWED)?;
+        // Where the machine looks names up is known without being told.
+        let policy = policy(scene, &[])?;
+        let port = sink.address().port();
+        let named =
+            scene.with_guard(&policy, "names", &Flow::http_get(&format!("http://web.plant.example:{port}/")))?;
+        ensure!(named.outcome == Outcome::Answered("ok".to_owned()), "{named:#?}");
+        let guarded =
+            scene.with_guard(&policy, "default-egress", &Flow::http_get(&format!("http://evil.example:{port}/")))?;
+        let alerts = guarded.alerts("default-egress");
+        let told = alerts.iter().any(|alert| alert.pointer_text("/dst_endpoint/hostname") == "evil.example");
+        ensure!(told, "{guarded:#?}");
+        Ok(())
+    })
+}
