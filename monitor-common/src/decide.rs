@@ -762,7 +762,7 @@ fn fits(rule: &NetRule, port: u16, protocol: u8) -> bool {
 /// `IPPROTO_UDP`
 const UDP: u8 = 17;
 
-/// What the names say that gave an address: the strictest of them, [lifted](lift) if that is due.
+/// What the names say that gave an address: the strictest of them, lifted by a window if that is due.
 ///
 /// To sort addresses, a C library connects datagram sockets to them: to port 0 glibc, to port 65535 musl. Nothing is sent.
 /// Where a name may be reached at all, that is nothing to refuse.
