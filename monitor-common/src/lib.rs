@@ -19,6 +19,7 @@ pub mod access;
 pub mod decide;
 pub mod dns;
 pub mod event;
+pub mod inbound;
 pub mod name;
 pub mod offsets;
 pub mod opaque;

@@ -13,6 +13,11 @@ pub const AF_NETLINK: u16 = 16;
 /// Whole frames.
 pub const AF_PACKET: u16 = 17;
 
+/// `IPPROTO_TCP`
+pub const TCP: u8 = 6;
+/// `IPPROTO_UDP`
+pub const UDP: u8 = 17;
+
 /// `SOCK_*` of include/linux/net.h: the type without its flags.
 pub const TYPE_MASK: u16 = 0xf;
 const STREAM: u16 = 1;
@@ -22,8 +27,8 @@ const RAW: u16 = 3;
 /// `NETLINK_ROUTE`, by which a program learns its own addresses.
 const ROUTE: u16 = 0;
 const ANY: u16 = 0;
-const TCP: u16 = 6;
-const UDP: u16 = 17;
+const STREAMS: u16 = TCP as u16;
+const DATAGRAMS: u16 = UDP as u16;
 /// MPTCP (RFC 8684), which newer runtimes ask for in place of TCP.
 const MPTCP: u16 = 262;
 
@@ -42,7 +47,8 @@ pub const fn class(family: u32, kind: u16, protocol: u16) -> Option<Class> {
         if kind == RAW {
             return Some(Class::RawSocket);
         }
-        let usual = matches!((kind, protocol), (STREAM | DATAGRAM, ANY) | (STREAM, TCP | MPTCP) | (DATAGRAM, UDP));
+        let usual =
+            matches!((kind, protocol), (STREAM | DATAGRAM, ANY) | (STREAM, STREAMS | MPTCP) | (DATAGRAM, DATAGRAMS));
         return if usual { None } else { Some(Class::Socket) };
     }
     if family == AF_UNIX as u32 || (family == AF_NETLINK as u32 && protocol == ROUTE) {
@@ -63,9 +69,9 @@ mod tests {
         for (family, kind, protocol) in [
             (AF_UNIX, STREAM, 0),
             (AF_INET, STREAM, 0),
-            (AF_INET, STREAM | CLOEXEC, TCP),
+            (AF_INET, STREAM | CLOEXEC, TCP.into()),
             (AF_INET6, STREAM, MPTCP),
-            (AF_INET6, DATAGRAM, UDP),
+            (AF_INET6, DATAGRAM, UDP.into()),
             (AF_NETLINK, RAW, ROUTE),
         ] {
             assert_eq!(class(family.into(), kind, protocol), None, "{family} {kind} {protocol}");

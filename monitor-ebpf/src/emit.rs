@@ -10,6 +10,7 @@ use monitor_common::{
         ANCESTORS, Ancestor, Event, FLAG_MAINTENANCE, FLAG_OBSERVED, FLAG_TEXT_PATH, FLAG_UNLINKED, Hook, PATH_MAX,
         PENDING_TEXT, TEXT_MAX,
     },
+    inbound::Owner,
     opaque::wipe,
     verdict::Sensor,
 };
@@ -31,6 +32,32 @@ impl<'a> Record<'a> {
     /// Begins a record about the current task; `hook` is a [`monitor_common::event::Hook`].
     #[inline(always)]
     pub(crate) fn new(scratch: &'a mut Scratch, actor: &Actor, hook: u8) -> Self {
+        let record = Self::begin(scratch, actor, hook);
+        apart::current_task(record.scratch.room.get());
+        record
+    }
+
+    /// Begins a record about the process that bound a socket, whoever runs at this moment.
+    #[inline(always)]
+    pub(crate) fn about(scratch: &'a mut Scratch, actor: &Actor, hook: u8, owner: &Owner) -> Self {
+        let mut record = Self::begin(scratch, actor, hook);
+        let event = record.event();
+        // SAFETY: no arguments.
+        event.time_ns = unsafe { bpf_ktime_get_boot_ns() };
+        event.tgid = owner.tgid;
+        event.tid = owner.tgid;
+        event.start_ns = owner.start_ns;
+        event.cgroup = owner.cgroup;
+        event.uid = owner.uid;
+        event.gid = owner.gid;
+        event.euid = owner.euid;
+        event.loginuid = u32::MAX;
+        event.comm = owner.comm;
+        record
+    }
+
+    #[inline(always)]
+    fn begin(scratch: &'a mut Scratch, actor: &Actor, hook: u8) -> Self {
         let event = &mut scratch.event;
         wipe(event);
         event.hook = hook;
@@ -41,7 +68,6 @@ impl<'a> Record<'a> {
         event.syscall = actor.syscall;
         event.ret = actor.ret;
         event.flags = actor.flags;
-        apart::current_task(scratch.room.get());
         Self { scratch }
     }
 

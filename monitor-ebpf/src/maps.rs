@@ -9,6 +9,7 @@ use monitor_common::{
     decide::{MAX_CLIMB, Work},
     dns::{Bound, BoundKey, Message, NameKey, NameRulesKey, Noted, QueryKey, ResolverKey, Stream},
     event::{Counters, Event, Pending, WriteKey, WriteTotals},
+    inbound::{Owner, PeerKey, PeerTold},
     name::Name,
     opaque::Opaque,
     policy::{
@@ -301,3 +302,11 @@ pub(crate) fn new_stream(next: u32) -> Option<&'static mut Stream> {
     (stream.next, stream.have) = (next, 0);
     Some(stream)
 }
+
+/// Sockets of instances that others may send to, by cookie.
+#[map]
+pub(crate) static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(8_192, 0);
+
+/// Peers that were told of.
+#[map]
+pub(crate) static PEERS: LruHashMap<PeerKey, PeerTold> = LruHashMap::with_max_entries(4_096, 0);

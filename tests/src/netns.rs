@@ -91,6 +91,12 @@ impl Network {
     /// An address that the tests' policies allow.
     pub const ALLOWED: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9));
 
+    /// An address of the world that nobody routes on the Internet.
+    pub const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 203, 0, 9));
+
+    /// The address where cloud machines get their credentials.
+    pub const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
+
     /// Makes both namespaces and the cable.
     pub fn new() -> Result<Arc<Self>> {
         needs::root()?;
@@ -98,9 +104,11 @@ impl Network {
         let (home, world) = (network.home.name(), network.world.name());
         ip(&["link", "add", "cable", "netns", home, "type", "veth", "peer", "name", "cable", "netns", world])?;
         for (namespace, host) in [(&network.home, "1"), (&network.world, "9")] {
-            for net in ["203.0.113.", "198.51.100."] {
+            for net in ["203.0.113.", "198.51.100.", "10.203.0."] {
                 namespace.ip(&["address", "add", &format!("{net}{host}/24"), "dev", "cable"])?;
             }
+            let last = if host == "9" { "254" } else { host };
+            namespace.ip(&["address", "add", &format!("169.254.169.{last}/24"), "dev", "cable"])?;
             // Without duplicate address detection the address can be used at once.
             namespace.ip(&["address", "add", &format!("2001:db8::{host}/64"), "dev", "cable", "nodad"])?;
             namespace.ip(&["link", "set", "cable", "up"])?;

@@ -2,9 +2,9 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::node_red::NodeRed;
+use crate::{cli, node_red::NodeRed};
 
 /// The name of the instance in these policies.
 pub const INSTANCE: &str = "plant-a";
@@ -45,6 +45,24 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
     #[must_use]
     pub fn written(text: String) -> Self {
         Self { text }
+    }
+
+    /// What `flowwarden init` writes for one of the instances that run, in `enforce` mode, and for no other.
+    pub fn preset(preset: &str, node_red: &NodeRed) -> Result<Self> {
+        const HEADER: &str = "\n[[instance]]\n";
+        let all = cli::init(preset, &["--enforce"])?;
+        let directory = format!("user-dir = \"{}\"", node_red.home().user_dir().display());
+        let (head, instances) = all.split_once(HEADER).context("a policy without instances")?;
+        let own = instances.split(HEADER).find(|text| text.contains(&directory));
+        let own = own.with_context(|| format!("no instance has {directory}:\n{all}"))?;
+        Ok(Self { text: format!("{head}{HEADER}{own}") })
+    }
+
+    /// The same policy with `from` replaced, which has to be in it.
+    pub fn but(mut self, from: &str, to: &str) -> Result<Self> {
+        ensure!(self.text.contains(from), "{from:?} is not in the policy:\n{}", self.text);
+        self.text = self.text.replace(from, to);
+        Ok(self)
     }
 
     /// Name of the instance with this user directory. Whoever writes a policy for a machine finds other instances, too.

@@ -56,7 +56,12 @@ impl Sink {
 
     /// Listens for datagrams to `address`, at a free port.
     pub fn udp(network: &Network, address: IpAddr) -> Result<Self> {
-        let socket = network.world.run(|| UdpSocket::bind((address, 0)).context("the sink cannot listen"))?;
+        Self::udp_at(network, (address, 0).into())
+    }
+
+    /// The same at a certain port.
+    pub fn udp_at(network: &Network, address: SocketAddr) -> Result<Self> {
+        let socket = network.world.run(|| UdpSocket::bind(address).context("the sink cannot listen"))?;
         socket.set_read_timeout(Some(PAUSE))?;
         Ok(Self::start(socket.local_addr()?, move |arrived| {
             let mut datagram = [0; 2048];

@@ -6,6 +6,7 @@ mod descriptor;
 pub(crate) mod dns;
 mod exec;
 mod identify;
+mod inbound;
 mod io_uring;
 mod mmap;
 mod open;

@@ -21,7 +21,7 @@ use monitor_common::{
     Verdict,
     event::{FLAG_OBSERVED, Hook},
     policy::MAX_INSTANCES,
-    scope::Selector,
+    scope::{Selector, TaskLabel},
     security::SecurityHook,
     verdict::Sensor,
 };
@@ -43,6 +43,7 @@ use crate::{
         terminal,
     },
     kernel::{
+        inbound,
         load::{Kernel, KernelError, chain},
         pin::{PinError, Pins},
         scan,
@@ -198,6 +199,9 @@ impl Agent {
         }
         if let Err(error) = kernel.attach_dns(&root) {
             kernel.degrade("names", chain(&error));
+        }
+        if let Err(error) = kernel.attach_inbound(&root) {
+            kernel.degrade("inbound", chain(&error));
         }
         kernel.attach_security(&options.sensors)?;
         kernel.load_syscalls()?;
@@ -417,11 +421,14 @@ impl Agent {
 
     /// Marks what an earlier run had in scope, and is no instance's by itself.
     fn label_inherited(&mut self, takeover: &Takeover) -> Result<(), AgentError> {
-        let in_use = |slot| self.names.slots.values().any(|&used| used == slot);
+        let in_use: BTreeSet<_> = self.names.slots.values().copied().collect();
         let known: BTreeSet<_> = self.kernel.labels().into_iter().map(|(tgid, _)| tgid).collect();
         for (tgid, label) in takeover.labels() {
-            if in_use(label.instance) && !known.contains(&tgid) {
+            if in_use.contains(&label.instance) && !known.contains(&tgid) {
                 self.kernel.label(tgid, label)?;
+                if let Some(process) = scan::process(tgid, &self.host.cgroup_mount) {
+                    self.own_sockets(&process, label)?;
+                }
                 self.pipeline.enricher().seed(tgid);
             }
         }
@@ -432,15 +439,25 @@ impl Agent {
     fn label_running(&mut self) -> Result<(), AgentError> {
         let own = std::process::id();
         let known: BTreeSet<_> = self.kernel.labels().into_iter().map(|(tgid, _)| tgid).collect();
-        for (tgid, label) in scan::labels(&scan::processes(&self.host.cgroup_mount), &self.selectors, own) {
+        let processes = scan::processes(&self.host.cgroup_mount);
+        for (tgid, label) in scan::labels(&processes, &self.selectors, own) {
             if !known.contains(&tgid) {
                 self.kernel.label(tgid, label)?;
+                if let Some(process) = processes.iter().find(|process| process.tgid == tgid) {
+                    self.own_sockets(process, label)?;
+                }
                 self.pipeline.enricher().seed(tgid);
             }
         }
         // Started from inside an instance, the guard would have inherited its mark.
         self.kernel.forget_task(own);
         Ok(())
+    }
+
+    /// Notes the sockets that a process has bound already.
+    fn own_sockets(&mut self, process: &scan::Process, label: TaskLabel) -> Result<(), AgentError> {
+        let sockets = inbound::owned(process, label);
+        Ok(sockets.into_iter().try_for_each(|(cookie, owner)| self.kernel.own_socket(cookie, owner))?)
     }
 
     /// Recompiles when a file that rules rest on was replaced, came or went, or a cgroup did.

@@ -93,7 +93,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("{name:<21} {}", served.name(hook));
     }
     println!();
-    let can = CanDeny { network: cgroup, ..kernel.can_deny() };
+    let can = CanDeny { network: cgroup, inbound: cgroup, ..kernel.can_deny() };
     let deny = |can| if can { "yes     " } else { "fallback" };
     println!("class       log  deny      kill");
     for (name, class) in Class::NAMES {

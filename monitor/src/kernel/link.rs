@@ -153,8 +153,8 @@ fn attach(program: &mut Program, to: Target<'_>) -> Result<Link, ProgramError> {
                 pinnable(program.take_link(id)?)?
             } else if let Program::CgroupSkb(program) = program {
                 let program: &mut CgroupSkb = program;
-                let way = program.expected_attach_type().unwrap_or(CgroupSkbAttachType::Ingress);
-                let id = program.attach(directory, way, CgroupAttachMode::Single)?;
+                let side = program.expected_attach_type().unwrap_or(CgroupSkbAttachType::Ingress);
+                let id = program.attach(directory, side, CgroupAttachMode::Single)?;
                 pinnable(program.take_link(id)?)?
             } else {
                 let program: &mut CgroupSockAddr = program.try_into()?;

@@ -17,6 +17,7 @@ use aya::{
 use monitor_common::{
     dns::{NameKey, NameRulesKey, ResolverKey},
     event::{Counters, Hook},
+    inbound::Owner,
     offsets::{Abi, Offsets},
     policy::{
         CONTROL_CGROUP, CONTROL_USERNS, ChildKey, Control, Identity, InodeId, InodeKey, Instance, MAX_INSTANCES,
@@ -165,6 +166,9 @@ const CGROUP: &[&str] = &["connect4", "connect6", "sendmsg4", "sendmsg6", "sock_
 /// Programs on packets: what resolvers are asked, and what they answer.
 const DNS: &[&str] = &["dns_query", "dns_answer"];
 
+/// Programs on what comes in: those that note whose a socket is, and the one that drops.
+const INBOUND: &[&str] = &["inbound_bind4", "inbound_bind6", "inbound_packet"];
+
 /// The paths that the kernel looks at.
 #[derive(Default)]
 struct Watched {
@@ -187,6 +191,8 @@ pub struct Kernel {
     uring: Option<&'static str>,
     degraded: Vec<Degraded>,
     served: Served,
+    /// Peers can be refused.
+    refuses_peers: bool,
 }
 
 impl Kernel {
@@ -230,6 +236,7 @@ impl Kernel {
             uring,
             degraded,
             served,
+            refuses_peers: false,
         })
     }
 
@@ -402,31 +409,14 @@ impl Kernel {
     ///
     /// A link always stands beside those of others, so no mode is asked for. All or none: half of them would leave a way open that the tracepoints no longer watch.
     pub fn attach_cgroup(&mut self, path: &Path) -> Result<()> {
-        let cgroup = File::open(path).map_err(|source| KernelError::Cgroup { path: path.to_owned(), source })?;
-        for &name in CGROUP {
-            if let Err(error) = self.attach(name, Target::Cgroup(&cgroup)) {
-                for &name in CGROUP {
-                    self.links.detach(&mut self.ebpf, name);
-                }
-                return Err(error);
-            }
-        }
+        self.attach_all(CGROUP, path)?;
         self.flags |= CONTROL_CGROUP;
         Ok(())
     }
 
     /// Attaches the programs that learn names from answers to a cgroup v2 directory, both or none.
     pub fn attach_dns(&mut self, path: &Path) -> Result<()> {
-        let cgroup = File::open(path).map_err(|source| KernelError::Cgroup { path: path.to_owned(), source })?;
-        for &name in DNS {
-            if let Err(error) = self.attach(name, Target::Cgroup(&cgroup)) {
-                for &name in DNS {
-                    self.links.detach(&mut self.ebpf, name);
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
+        self.attach_all(DNS, path)
     }
 
     /// Loads the programs that learn names, attaching none, to find out whether this kernel takes them.
@@ -434,9 +424,34 @@ impl Kernel {
         DNS.iter().try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
     }
 
+    /// Attaches the programs that can refuse a peer, in the same way.
+    pub fn attach_inbound(&mut self, path: &Path) -> Result<()> {
+        self.attach_all(INBOUND, path)?;
+        self.refuses_peers = true;
+        Ok(())
+    }
+
+    /// All of these programs, or none.
+    fn attach_all(&mut self, programs: &[&'static str], path: &Path) -> Result<()> {
+        let cgroup = File::open(path).map_err(|source| KernelError::Cgroup { path: path.to_owned(), source })?;
+        let attached = programs.iter().try_for_each(|&name| self.attach(name, Target::Cgroup(&cgroup)));
+        if attached.is_err() {
+            for name in programs {
+                self.links.detach(&mut self.ebpf, name);
+            }
+        }
+        attached
+    }
+
+    /// Notes whose a socket is that was bound before the programs came.
+    pub fn own_socket(&mut self, cookie: u64, owner: Owner) -> Result<()> {
+        let mut map: HashMap<_, u64, Owner> = open(&mut self.ebpf, "OWNERS")?;
+        map.insert(cookie, owner, 0).map_err(|source| KernelError::Map { name: "OWNERS", source })
+    }
+
     /// Loads the programs that can refuse traffic, attaching none, to find out whether this kernel takes them.
     pub fn try_cgroup(&mut self) -> Result<()> {
-        CGROUP.iter().try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
+        CGROUP.iter().chain(INBOUND).try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
     }
 
     /// Pins what is attached. What cannot be pinned here ends with the guard, and is noted.
@@ -466,6 +481,7 @@ impl Kernel {
         CanDeny {
             files: self.served.can_deny_files(),
             network: self.can_deny_network(),
+            inbound: self.refuses_peers,
             exec: self.served.can_deny_exec(),
             system: self.served.can_deny_system(),
         }

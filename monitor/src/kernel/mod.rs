@@ -2,6 +2,7 @@
 
 pub mod abi;
 pub mod btf;
+pub mod inbound;
 mod link;
 pub mod load;
 pub mod pin;

@@ -55,6 +55,8 @@ pub struct CanDeny {
     pub files: bool,
     /// Outgoing traffic.
     pub network: bool,
+    /// Connections and datagrams from others.
+    pub inbound: bool,
     /// Programs that are started.
     pub exec: bool,
     /// Changes of credentials, signals and tracing, mounts, namespaces, the kernel, and sockets of any family.
@@ -70,7 +72,7 @@ impl CanDeny {
             Class::Exec | Class::ExecUnnamed | Class::ExecWritable => self.exec,
             // The cgroup programs refuse raw sockets too.
             Class::Egress | Class::RawSocket => self.network,
-            Class::Ingress => false,
+            Class::Ingress => self.inbound,
             Class::Privilege
             | Class::Ptrace
             | Class::Signal
@@ -99,7 +101,7 @@ impl System {
         let listed = fs::read_to_string("/sys/kernel/security/lsm")
             .is_ok_and(|list| !list.trim().split(',').any(|name| name == "bpf"));
         let can = !listed;
-        Self { can_deny: CanDeny { files: can, network: true, exec: can, system: can }, ..Self::new() }
+        Self { can_deny: CanDeny { files: can, network: true, inbound: true, exec: can, system: can }, ..Self::new() }
     }
 
     /// This machine, with cgroup v2 where it is mounted.
@@ -107,7 +109,7 @@ impl System {
     pub fn new() -> Self {
         Self {
             cgroup_mount: cgroup_mount().unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")),
-            can_deny: CanDeny { network: true, ..CanDeny::default() },
+            can_deny: CanDeny { network: true, inbound: true, ..CanDeny::default() },
         }
     }
 }
@@ -321,8 +323,8 @@ fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fau
     for rule in &instance.nets {
         match rule.direction {
             Direction::Egress if !can.network => cannot(&rule.action, "outgoing traffic"),
-            Direction::Ingress => cannot(&rule.action, "incoming connections"),
-            Direction::Egress => {}
+            Direction::Ingress if !can.inbound => cannot(&rule.action, "incoming connections"),
+            Direction::Egress | Direction::Ingress => {}
         }
     }
     for (name, class) in Class::NAMES {

@@ -219,6 +219,11 @@ fn fill(block: &str, home: Option<&Path>, known: &Known) -> Option<String> {
         Some(uid) => block.replace("/run/user/UID/", &format!("/run/user/{uid}/")),
         None => block.lines().filter(|line| !line.contains("/run/user/UID/")).collect::<Vec<_>>().join("\n"),
     };
+    if block.contains("to = DOH\n") {
+        let to: Vec<_> = doh().map(|address| format!("\"{address}\",")).collect();
+        let lines: Vec<_> = to.chunks(5).map(|line| format!("    {}\n", line.join(" "))).collect();
+        block = block.replace("to = DOH\n", &format!("to = [\n{}]\n", lines.concat()));
+    }
     if !known.ports.is_empty() {
         block = block.replace("ports = [1880]", &format!("ports = {:?}", known.ports));
     }
@@ -228,6 +233,11 @@ fn fill(block: &str, home: Option<&Path>, known: &Known) -> Option<String> {
         block = block.replace("\"/usr/bin/node\"", &programs.join(", "));
     }
     Some(block)
+}
+
+/// Addresses that answer names over https.
+fn doh() -> impl Iterator<Item = &'static str> {
+    include_str!("presets/doh.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 /// Places that no declaration opens, since whoever edits flows can declare.
@@ -261,7 +271,7 @@ pub(crate) fn declared_keys(known: &Known, home: Option<&Path>) -> Vec<String> {
 
 fn declared_targets(preset: Preset, known: &Known) -> Vec<String> {
     let mut rules = Vec::new();
-    if preset >= Preset::MultiTenant && !known.resolvers.is_empty() {
+    if !known.resolvers.is_empty() {
         let to: Vec<_> = known.resolvers.iter().map(|address| format!("\"{address}\"")).collect();
         rules.push(format!(
             "[[instance.egress]]\nid = \"resolvers\"\nwhy = \"names are asked of the resolvers of this machine\"\nto = [{}]\nports = [53]\nverdict = \"allow\"",
