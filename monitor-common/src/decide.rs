@@ -354,7 +354,13 @@ pub fn is_by_kind(subject: &Subject<'_>, kind: u64, decision: &Decision) -> bool
 /// Weighs in what holds for everything on a block device that was opened; to be called after [`file()`].
 #[inline(always)]
 pub fn device<L: Lookups>(maps: &L, subject: &Subject<'_>, device: u32, work: &mut Work) {
-    let key = InodeKey { id: InodeId::of_device(device), epoch: subject.epoch, instance: u32::from(subject.slot) };
+    identity(maps, subject, InodeId::of_device(device), work);
+}
+
+/// Weighs in what holds for a file that is known by its identity, besides the one that [`file()`] was about.
+#[inline(always)]
+pub fn identity<L: Lookups>(maps: &L, subject: &Subject<'_>, id: InodeId, work: &mut Work) {
+    let key = InodeKey { id, epoch: subject.epoch, instance: u32::from(subject.slot) };
     if let Some(node) = maps.inode(&key) {
         maps.weigh_node(subject, node, work);
     }
@@ -762,7 +768,7 @@ fn fits(rule: &NetRule, port: u16, protocol: u8) -> bool {
 /// `IPPROTO_UDP`
 const UDP: u8 = 17;
 
-/// What the names say that gave an address: the strictest of them, [lifted](lift) if that is due.
+/// What the names say that gave an address: the strictest of them, lifted by a window if that is due.
 ///
 /// To sort addresses, a C library connects datagram sockets to them: to port 0 glibc, to port 65535 musl. Nothing is sent.
 /// Where a name may be reached at all, that is nothing to refuse.

@@ -269,7 +269,7 @@ impl Message {
         }
         // QR and the opcode, then RCODE: an answer to an ordinary question, without an error.
         let (flags, errors) = (self.read(2), self.read(3));
-        self.records.set(if flags & 0x80 != 0 && errors & 0xf == 0 { self.read16(6) } else { 0 });
+        self.records.set(if flags & 0x80 != 0 && errors << 28 == 0 { self.read16(6) } else { 0 });
         flags & 0x78 == 0 && self.read16(4) == 1
     }
 

@@ -251,14 +251,6 @@ impl Drop for Held {
     }
 }
 
-/// Sockets of instances that others may send to, by cookie.
-#[map]
-pub(crate) static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(8_192, 0);
-
-/// Peers that were told of.
-#[map]
-pub(crate) static PEERS: LruHashMap<PeerKey, PeerTold> = LruHashMap::with_max_entries(4_096, 0);
-
 /// What the policy calls names: those of a rule, and the first letters of those below one.
 #[map]
 pub(crate) static NAMES: LpmTrie<NameKey, u64> = LpmTrie::with_max_entries(16_384, 1);
@@ -310,3 +302,11 @@ pub(crate) fn new_stream(next: u32) -> Option<&'static mut Stream> {
     (stream.next, stream.have) = (next, 0);
     Some(stream)
 }
+
+/// Sockets of instances that others may send to, by cookie.
+#[map]
+pub(crate) static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(8_192, 0);
+
+/// Peers that were told of.
+#[map]
+pub(crate) static PEERS: LruHashMap<PeerKey, PeerTold> = LruHashMap::with_max_entries(4_096, 0);

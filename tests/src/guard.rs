@@ -174,7 +174,7 @@ impl Guard {
         fs::write(self.directory.path().join(POLICY), policy.text())?;
         let mark = self.console.mark();
         self.signal(Signal::HUP)?;
-        let answer = self.console.wait_for(mark, "reload", wait::PATIENCE)?;
+        let answer = self.console.wait_for(mark, "reload: ", wait::PATIENCE)?;
         self.wait_for_young_files()?;
         Ok(answer)
     }

@@ -17,7 +17,7 @@ use monitor_common::{
     decide::map_v4,
     dns::{
         self, Bound, BoundKey, Found, HEADER, MAX_MESSAGE, MAX_RECORDS, Message, NameKey, NameQuestion, Noted,
-        QueryKey, ResolverKey,
+        QueryKey, ResolverKey, Stream,
     },
     event::{Endpoint, FLAG_CUT, Hook, TEXT_MAX},
     opaque::Opaque,
@@ -250,8 +250,8 @@ fn segment(ctx: &SkBuffContext, socket: Socket, packet: &Packet) -> Option<()> {
     let flags: u8 = ctx.load(packet.transport as usize + 13).ok()?;
     let work = maps::message()?;
     if flags & SYN != 0 {
-        let stream = maps::new_stream(sequence.wrapping_add(1))?;
-        return STREAMS.insert(socket.cookie, &*stream, 0).ok();
+        let stream: &Stream = maps::new_stream(sequence.wrapping_add(1))?;
+        return STREAMS.insert(socket.cookie, stream, 0).ok();
     }
     let at = packet.transport + u32::from(header >> 4) * 4;
     // SAFETY: segments of a connection are not handled by two processors at once; if they were, numbers would be wrong.
@@ -331,6 +331,8 @@ fn tell(work: &Message, base: u32, len: u32, socket: Socket, packet: &Packet) {
     record.send();
 }
 
+const _: () = assert!(size_of::<NameQuestion>() == size_of::<Key<NameKey>>());
+
 /// Reads a message, and binds the name that was asked for to its addresses where the policy knows the name.
 #[inline(always)]
 pub(crate) fn message(work: &mut Message, base: u32, len: u32, instance: u32, epoch: u32) -> Option<()> {
@@ -340,7 +342,6 @@ pub(crate) fn message(work: &mut Message, base: u32, len: u32, instance: u32, ep
     apart::dns_key(instance, epoch);
     // SAFETY: both are a number and a key behind one another, without padding; the trie reads no more.
     let question = unsafe { &*(&raw const work.question).cast::<Key<NameKey>>() };
-    const _: () = assert!(size_of::<NameQuestion>() == size_of::<Key<NameKey>>());
     work.named.set(*NAMES.get(question)?);
     for _ in 0..MAX_RECORDS {
         let found = apart::dns_record();

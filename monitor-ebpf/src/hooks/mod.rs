@@ -49,12 +49,14 @@ struct Request {
     family: u16,
     /// Dentry and mount of the other path of a rename or a link; zeros when there is none.
     other: (u64, u64),
+    /// Address of the `struct inode` that is read and written, where the path is another's; 0 otherwise.
+    below: u64,
 }
 
 impl Request {
     #[inline(always)]
     const fn new(hook: u8, access: Access) -> Self {
-        Self { hook, access, flags: 0, open_flags: 0, detail: 0, family: 0, other: (0, 0) }
+        Self { hook, access, flags: 0, open_flags: 0, detail: 0, family: 0, other: (0, 0), below: 0 }
     }
 }
 
@@ -62,7 +64,10 @@ impl Request {
 #[inline(always)]
 fn judge_file(scratch: &mut Scratch, actor: &Actor, file: File, request: &Request) -> Option<Verdict> {
     let (dentry, mount) = file.dentry_and_mount()?;
-    Some(judge_place(scratch, actor, dentry, mount, request))
+    // Before 6.5 overlayfs opens what is below it under its own path.
+    let inode = file.inode().map_or(0, |inode| inode.0);
+    let below = if inode == inode_at(dentry).map_or(0, |inode| inode.0) { 0 } else { inode };
+    Some(judge_place(scratch, actor, dentry, mount, &Request { below, ..*request }))
 }
 
 /// Judges an access to a file in a place, and carries the verdict out: the body of every hook that has a file in hand.
@@ -74,6 +79,7 @@ fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, re
     let mut view = Spot::new((dentry, mount), scratch);
     decide::file(&Maps::with(scratch), &actor.subject, &mut view, access, &mut scratch.work);
     weigh_device(scratch, actor, dentry);
+    weigh_below(scratch, actor, request.below);
     let decision = scratch.work.decision();
     let done = actor.outcome(&decision, scratch);
     if (done as u8) < Verdict::Log as u8 {
@@ -109,6 +115,16 @@ fn weigh_device(scratch: &mut Scratch, actor: &Actor, dentry: u64) {
     let device = inode_at(dentry).map_or(0, Inode::block_device);
     if device != 0 {
         decide::device(&Maps::with(scratch), &actor.subject, device, &mut scratch.work);
+    }
+}
+
+/// Weighs in the file that an overlay has opened for its own.
+#[inline(never)]
+fn weigh_below(scratch: &mut Scratch, actor: &Actor, inode: u64) {
+    if inode != 0
+        && let Some(id) = Inode(inode).id()
+    {
+        decide::identity(&Maps::with(scratch), &actor.subject, id, &mut scratch.work);
     }
 }
 

@@ -197,11 +197,11 @@ impl Agent {
         if let Err(error) = kernel.attach_cgroup(&root) {
             kernel.degrade("cgroup", chain(&error));
         }
-        if let Err(error) = kernel.attach_inbound(&root) {
-            kernel.degrade("inbound", chain(&error));
-        }
         if let Err(error) = kernel.attach_dns(&root) {
             kernel.degrade("names", chain(&error));
+        }
+        if let Err(error) = kernel.attach_inbound(&root) {
+            kernel.degrade("inbound", chain(&error));
         }
         kernel.attach_security(&options.sensors)?;
         kernel.load_syscalls()?;

@@ -163,11 +163,11 @@ const URING_TRACEPOINTS: [&str; 2] = ["io_uring_submit_req", "io_uring_submit_sq
 /// Programs on Internet sockets.
 const CGROUP: &[&str] = &["connect4", "connect6", "sendmsg4", "sendmsg6", "sock_create"];
 
-/// Programs on what comes in: those that note whose a socket is, and the one that drops.
-const INBOUND: &[&str] = &["inbound_bind4", "inbound_bind6", "inbound_packet"];
-
 /// Programs on packets: what resolvers are asked, and what they answer.
 const DNS: &[&str] = &["dns_query", "dns_answer"];
+
+/// Programs on what comes in: those that note whose a socket is, and the one that drops.
+const INBOUND: &[&str] = &["inbound_bind4", "inbound_bind6", "inbound_packet"];
 
 /// The paths that the kernel looks at.
 #[derive(Default)]
@@ -414,6 +414,16 @@ impl Kernel {
         Ok(())
     }
 
+    /// Attaches the programs that learn names from answers to a cgroup v2 directory, both or none.
+    pub fn attach_dns(&mut self, path: &Path) -> Result<()> {
+        self.attach_all(DNS, path)
+    }
+
+    /// Loads the programs that learn names, attaching none, to find out whether this kernel takes them.
+    pub fn try_dns(&mut self) -> Result<()> {
+        DNS.iter().try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
+    }
+
     /// Attaches the programs that can refuse a peer, in the same way.
     pub fn attach_inbound(&mut self, path: &Path) -> Result<()> {
         self.attach_all(INBOUND, path)?;
@@ -437,16 +447,6 @@ impl Kernel {
     pub fn own_socket(&mut self, cookie: u64, owner: Owner) -> Result<()> {
         let mut map: HashMap<_, u64, Owner> = open(&mut self.ebpf, "OWNERS")?;
         map.insert(cookie, owner, 0).map_err(|source| KernelError::Map { name: "OWNERS", source })
-    }
-
-    /// Attaches the programs that learn names from answers to a cgroup v2 directory, both or none.
-    pub fn attach_dns(&mut self, path: &Path) -> Result<()> {
-        self.attach_all(DNS, path)
-    }
-
-    /// Loads the programs that learn names, attaching none, to find out whether this kernel takes them.
-    pub fn try_dns(&mut self) -> Result<()> {
-        DNS.iter().try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
     }
 
     /// Loads the programs that can refuse traffic, attaching none, to find out whether this kernel takes them.

@@ -836,8 +836,9 @@ impl Compiled {
                 by_name.entry(name).or_default().extend(rules(0));
             }
         }
-        by_prefix.values_mut().for_each(|rules| sort(rules));
-        by_name.values_mut().for_each(|rules| sort(rules));
+        for rules in by_prefix.values_mut().chain(by_name.values_mut()) {
+            sort(rules);
+        }
         for (&(direction, prefix), own) in &by_prefix {
             let around = (0..prefix.bits).rev().map(|bits| Prefix { address: masked(prefix.address, bits), bits });
             let around = around.filter_map(|around| by_prefix.get(&(direction, around))).flatten();

@@ -27,14 +27,14 @@ fn host(number: u8) -> IpAddr {
 }
 
 /// Where the C library of this machine looks names up.
-fn system_resolver() -> Result<IpAddr> {
+fn system_resolver() -> IpAddr {
     let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let named = text.lines().find_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok());
-    Ok(named.unwrap_or(Ipv4Addr::LOCALHOST.into()))
+    named.unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
 fn resolver(network: &Network) -> Result<Dnsmasq> {
-    let system = system_resolver()?;
+    let system = system_resolver();
     if !system.is_loopback() {
         network.home.add_address(system)?;
     }
@@ -54,15 +54,15 @@ fn resolver(network: &Network) -> Result<Dnsmasq> {
     Dnsmasq::start(&network.home, &[STUB, system], &hosts, &[("mqtt.example.com", "edge.cdn.example")])
 }
 
-fn policy(scene: &Scene, resolvers: &[&str]) -> Result<Policy> {
+fn policy(scene: &Scene, resolvers: &[&str]) -> Policy {
     let policy = Policy::enforce(&scene.node_red).by_default("egress", "deny");
     let policy = if resolvers.is_empty() { policy } else { policy.resolvers(resolvers) };
-    let system = system_resolver()?.to_string();
-    Ok(policy.egress(&["loopback", &system], "allow", "resolver").egress(
+    let system = system_resolver().to_string();
+    policy.egress(&["loopback", &system], "allow", "resolver").egress(
         &["mqtt.example.com", "*.plant.example"],
         "allow",
         "names",
-    ))
+    )
 }
 
 /// What a script can use: `lookup` by c-ares, `reach` by connecting a datagram socket, `ask` by a question that it writes
@@ -118,7 +118,7 @@ fn ten_thousand_names_are_reached_and_no_address_that_was_not_asked_for() -> Res
         await Promise.all(Array.from({ length: 8 }, worker));
         out.unasked = [];
         for (let number = 200; number < 255; number++) out.unasked.push(await reach(`203.0.113.${number}`));";
-    let (out, _) = under_guard(&scene, &policy(&scene, &["127.0.0.53"])?, script)?;
+    let (out, _) = under_guard(&scene, &policy(&scene, &["127.0.0.53"]), script)?;
     ensure!(out["refused"] == serde_json::json!([]), "{}", out["refused"]);
     let unasked = out["unasked"].as_array().context("no list")?;
     ensure!(unasked.len() == 55 && unasked.iter().all(|came| came == "EPERM"), "{unasked:?}");
@@ -137,7 +137,7 @@ fn aliases_round_robin_and_long_answers_count_and_names_that_only_look_alike_do_
         out.none = await lookup('none.plant.example');
         for (const name of ['evil.example', 'plant.example', 'myplant.example', 'edge.cdn.example'])
             out[name] = await Promise.all((await lookup(name)).map(reach));";
-    let (out, records) = under_guard(&scene, &policy(&scene, &["127.0.0.53"])?, script)?;
+    let (out, records) = under_guard(&scene, &policy(&scene, &["127.0.0.53"]), script)?;
     let all = |what: &str, count: usize, came: &str| {
         let list = out[what].as_array().cloned().unwrap_or_default();
         ensure!(list.len() == count && list.iter().all(|one| one == came), "{what}: {out}");
@@ -186,7 +186,7 @@ fn a_forged_answer_changes_nothing() -> Result<()> {
         let socket = scene.network.home.run(|| Ok(Arc::new(UdpSocket::bind((STRANGER, 53))?)))?;
         socket.set_read_timeout(Some(Duration::from_secs(30)))?;
         let forger = thread::spawn(move || forge(&socket));
-        let (out, _) = under_guard(&scene, &policy(&scene, resolvers)?, script)?;
+        let (out, _) = under_guard(&scene, &policy(&scene, resolvers), script)?;
         forger.join().map_err(|_| anyhow::anyhow!("the forger panicked"))??;
         ensure!(out["came"] == came, "with {resolvers:?}: {out}");
     }
@@ -199,7 +199,7 @@ fn node_red_reaches_a_name_by_the_systems_resolver() -> Result<()> {
         let _resolver = resolver(&scene.network)?;
         let sink = Sink::tcp(&scene.network, Network::ALLOWED)?;
         // Where the machine looks names up is known without being told.
-        let policy = policy(scene, &[])?;
+        let policy = policy(scene, &[]);
         let port = sink.address().port();
         let named =
             scene.with_guard(&policy, "names", &Flow::http_get(&format!("http://web.plant.example:{port}/")))?;
