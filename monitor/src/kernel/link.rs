@@ -74,6 +74,7 @@ impl Links {
             (Program::KProbe(program), _) => program.load()?,
             (Program::RawTracePoint(program), _) => program.load()?,
             (Program::CgroupSock(program), _) => program.load()?,
+            (Program::CgroupSkb(program), _) => program.load()?,
             (Program::CgroupSockAddr(program), _) => program.load()?,
             _ => return Err(ProgramError::UnexpectedProgramType),
         }
