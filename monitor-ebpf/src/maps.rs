@@ -142,6 +142,8 @@ pub(crate) struct Scratch {
     /// Dentry and `struct mount` for a function that is verified apart: such a function takes numbers only, and the
     /// arguments of a security hook are pointers to the verifier until they have been in memory.
     pub(crate) spot: [Opaque<u64>; 2],
+    /// Address of the `struct inode` that is read and written, where the path in work is another's; 0 otherwise.
+    pub(crate) below: Opaque<u64>,
     /// The number under which functions that are verified apart find this memory.
     pub(crate) room: Opaque<u32>,
 }

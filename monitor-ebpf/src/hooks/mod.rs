@@ -49,14 +49,12 @@ struct Request {
     family: u16,
     /// Dentry and mount of the other path of a rename or a link; zeros when there is none.
     other: (u64, u64),
-    /// Address of the `struct inode` that is read and written, where the path is another's; 0 otherwise.
-    below: u64,
 }
 
 impl Request {
     #[inline(always)]
     const fn new(hook: u8, access: Access) -> Self {
-        Self { hook, access, flags: 0, open_flags: 0, detail: 0, family: 0, other: (0, 0), below: 0 }
+        Self { hook, access, flags: 0, open_flags: 0, detail: 0, family: 0, other: (0, 0) }
     }
 }
 
@@ -66,8 +64,8 @@ fn judge_file(scratch: &mut Scratch, actor: &Actor, file: File, request: &Reques
     let (dentry, mount) = file.dentry_and_mount()?;
     // Before 6.5 overlayfs opens what is below it under its own path.
     let inode = file.inode().map_or(0, |inode| inode.0);
-    let below = if inode == inode_at(dentry).map_or(0, |inode| inode.0) { 0 } else { inode };
-    Some(judge_place(scratch, actor, dentry, mount, &Request { below, ..*request }))
+    scratch.below.set(if inode == inode_at(dentry).map_or(0, |inode| inode.0) { 0 } else { inode });
+    Some(judge_place(scratch, actor, dentry, mount, request))
 }
 
 /// Judges an access to a file in a place, and carries the verdict out: the body of every hook that has a file in hand.
@@ -79,7 +77,7 @@ fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, re
     let mut view = Spot::new((dentry, mount), scratch);
     decide::file(&Maps::with(scratch), &actor.subject, &mut view, access, &mut scratch.work);
     weigh_device(scratch, actor, dentry);
-    weigh_below(scratch, actor, request.below);
+    weigh_below(scratch, actor);
     let decision = scratch.work.decision();
     let done = actor.outcome(&decision, scratch);
     if (done as u8) < Verdict::Log as u8 {
@@ -120,7 +118,9 @@ fn weigh_device(scratch: &mut Scratch, actor: &Actor, dentry: u64) {
 
 /// Weighs in the file that an overlay has opened for its own.
 #[inline(never)]
-fn weigh_below(scratch: &mut Scratch, actor: &Actor, inode: u64) {
+fn weigh_below(scratch: &mut Scratch, actor: &Actor) {
+    let inode = scratch.below.get();
+    scratch.below.set(0);
     if inode != 0
         && let Some(id) = Inode(inode).id()
     {
