@@ -152,7 +152,7 @@ fn a_nats_stream_has_every_event_once_after_its_server_was_killed() -> Result<()
     let password = password(directory.path(), nats::PASSWORD)?;
     let sink = format!(
         "name = \"fleet\"\ntype = \"nats\"\nserver = \"{}\"\n{}\nuser = \"{}\"\npassword-file = \"{password}\"\n\
-         own-events = false\nfrom = \"beginning\"",
+         own-events = false\nevents = \"single\"\nfrom = \"beginning\"",
         server.address(),
         tls(&certificates),
         nats::USER
@@ -200,8 +200,10 @@ fn a_nats_stream_has_every_event_once_after_its_server_was_killed() -> Result<()
 fn journalctl_finds_events_by_fields_of_their_own() -> Result<()> {
     let scene = Scene::empty()?;
     let server = Journald::start()?;
-    let policy = policy(&scene, &["read-me"])?
-        .sink(&format!("name = \"here\"\ntype = \"journald\"\nsocket = \"{}\"", server.socket().display()));
+    let policy = policy(&scene, &["read-me"])?.sink(&format!(
+        "name = \"here\"\ntype = \"journald\"\nevents = \"single\"\nsocket = \"{}\"",
+        server.socket().display()
+    ));
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     read(&scene, "read-me", EVENTS)?;
     let entries = wait::until("the entries", Duration::from_secs(20), || {
