@@ -28,7 +28,7 @@ use crate::{
 const PASS: i32 = 1;
 const DROP: i32 = 0;
 
-/// `ETH_P_IP` and `ETH_P_IPV6` of include/uapi/linux/if_ether.h.
+/// `ETH_P_IP` and `ETH_P_IPV6` of `include/uapi/linux/if_ether.h`.
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 
@@ -37,7 +37,7 @@ const IPV4_SOURCE: usize = 12;
 const IPV6_SOURCE: usize = 8;
 const IPV6_HEADER: usize = 40;
 
-/// `TCP_LISTEN` of include/net/tcp_states.h, which is what `struct bpf_sock` has as well.
+/// `TCP_LISTEN` of `include/net/tcp_states.h`, which is what `struct bpf_sock` has as well.
 const LISTENS: u32 = 10;
 
 #[cgroup_sock_addr(bind4)]
