@@ -382,6 +382,18 @@ fn text_goes_up_and_down() {
     }
 }
 
+/// A call on a descriptor has no text: what it is about is the file that the walk begins at.
+#[test]
+fn without_text_a_file_has_the_name_that_it_was_opened_by() {
+    let ends = on(Access::ATTR, rule(1, Verdict::Kill));
+    let ud = Node { parent: 1, flags: NODE_CHILD_PATTERNS, ..Node::default() };
+    let tables = root().node(2, "ud", true, ud).pattern(2, PATTERN_CHILD_SUFFIX, b"mep.", ends, [1; Access::COUNT]);
+    for (name, verdict) in [("key.pem", Verdict::Kill), ("key.txt", Verdict::Allow)] {
+        let file = [(2, "ud"), (3, name)];
+        assert_eq!(tables.text(&file, "", Access::ATTR).unwrap().verdict, verdict, "{name}");
+    }
+}
+
 #[test]
 fn text_has_no_place_where_no_directory_is_known() {
     let mut tables = settings();

@@ -20,6 +20,7 @@ pub mod guard;
 pub mod home;
 pub mod http;
 pub mod journal;
+pub mod mounts;
 pub mod needs;
 pub mod netns;
 pub mod node_red;

@@ -4,6 +4,8 @@
 //! by another policy, [`explain`] says in words what they are, [`learn`] makes a policy of them. [`idiom`] is what honest Node-RED does, [`critical`] what
 //! nobody should get used to.
 
+#[cfg(test)]
+mod bare;
 pub mod critical;
 pub mod explain;
 pub mod idiom;

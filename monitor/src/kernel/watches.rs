@@ -4,34 +4,38 @@ use std::path::PathBuf;
 
 use monitor_common::policy::MAX_WATCHES;
 
+/// A watched path as a policy has it: the instance, its node, and the path.
+type Wanted = (u16, u32, PathBuf);
+
 /// The slots, each with the instance and the path that it belongs to.
 #[derive(Debug, Default)]
 pub(super) struct Slots(Vec<Option<(u16, PathBuf)>>);
 
+fn is_same(held: &(u16, PathBuf), wanted: &Wanted) -> bool {
+    (held.0, &held.1) == (wanted.0, &wanted.2)
+}
+
 impl Slots {
     /// The slots for another policy. A path that has one keeps it: a call that began under the policy before is compared
     /// by slot.
-    pub(super) fn next(&self, wanted: &[(u16, u32, PathBuf)]) -> Self {
-        let is_wanted =
-            |held: &&(u16, PathBuf)| wanted.iter().any(|(slot, _, path)| (*slot, path) == (held.0, &held.1));
+    pub(super) fn next(&self, wanted: &[Wanted]) -> Self {
+        let is_wanted = |held: &&(u16, PathBuf)| wanted.iter().any(|path| is_same(held, path));
         let mut next: Vec<_> =
             (0..MAX_WATCHES).map(|index| self.0.get(index)?.as_ref().filter(is_wanted).cloned()).collect();
-        for (slot, _, path) in wanted {
-            let held =
-                |place: &Option<(u16, PathBuf)>| place.as_ref().is_some_and(|held| (held.0, &held.1) == (*slot, path));
-            if !next.iter().any(held)
+        for path in wanted {
+            if !next.iter().flatten().any(|held| is_same(held, path))
                 && let Some(free) = next.iter_mut().find(|place| place.is_none())
             {
-                *free = Some((*slot, path.clone()));
+                *free = Some((path.0, path.2.clone()));
             }
         }
         Self(next)
     }
 
     /// What belongs into a slot.
-    pub(super) fn get<'a>(&self, index: usize, wanted: &'a [(u16, u32, PathBuf)]) -> Option<&'a (u16, u32, PathBuf)> {
+    pub(super) fn get<'a>(&self, index: usize, wanted: &'a [Wanted]) -> Option<&'a Wanted> {
         let held = self.0.get(index)?.as_ref()?;
-        wanted.iter().find(|(slot, _, path)| (*slot, path) == (held.0, &held.1))
+        wanted.iter().find(|path| is_same(held, path))
     }
 }
 
@@ -39,11 +43,11 @@ impl Slots {
 mod tests {
     use super::*;
 
-    fn wanted(names: &[&str]) -> Vec<(u16, u32, PathBuf)> {
+    fn wanted(names: &[&str]) -> Vec<Wanted> {
         names.iter().zip(1..).map(|(name, node)| (0, node, PathBuf::from(name))).collect()
     }
 
-    fn held(slots: &Slots, wanted: &[(u16, u32, PathBuf)]) -> Vec<Option<u32>> {
+    fn held(slots: &Slots, wanted: &[Wanted]) -> Vec<Option<u32>> {
         (0..4).map(|index| slots.get(index, wanted).map(|&(_, node, _)| node)).collect()
     }
 

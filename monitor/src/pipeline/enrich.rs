@@ -310,13 +310,14 @@ fn now(clock: ClockId) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use monitor_common::event::{Ancestor, Event};
 
     use super::*;
     use crate::pipeline::decode::{decode, tests::bytes};
 
-    struct Plain;
+    /// Names that tell what they stand for.
+    pub(in crate::pipeline) struct Plain;
 
     impl Names for Plain {
         fn rule(&self, _: u32, index: u16) -> RuleName {

@@ -184,19 +184,8 @@ mod tests {
 
     use monitor_common::event::Event;
 
-    use super::{decode::tests::bytes, enrich::RuleName, *};
+    use super::{decode::tests::bytes, enrich::tests::Plain, *};
     use crate::journal::Limits;
-
-    struct Plain;
-
-    impl Names for Plain {
-        fn rule(&self, _: u32, index: u16) -> RuleName {
-            RuleName::new(format!("rule-{index}"), "")
-        }
-        fn instance(&self, _: u16) -> String {
-            "plant-a".to_owned()
-        }
-    }
 
     #[test]
     fn a_storm_is_journaled_event_by_event_and_told_as_one_incident_that_names_its_first_event() {

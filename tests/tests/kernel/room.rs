@@ -9,9 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use flowwarden_tests::mounts;
 use rustix::{
-    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-    thread::{UnshareFlags, gettid, unshare_unsafe},
+    mount::{MountFlags, mount},
+    thread::gettid,
 };
 
 /// The namespace of a thread, which waits until this goes away.
@@ -61,9 +62,7 @@ impl Drop for Room {
 }
 
 fn furnish(directory: &Path, ready: &Sender<i32>, closed: &Receiver<()>) -> Result<()> {
-    // SAFETY: only this thread's view of mounts and working directory is parted from the others', and it ends here.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+    mounts::part()?;
     let new = directory.join("new");
     for place in [directory, &new] {
         mount("none", place, "tmpfs", MountFlags::empty(), None::<&CStr>)?;

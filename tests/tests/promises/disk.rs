@@ -10,11 +10,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use flowwarden_tests::{flows::js, guard::Guard, policy::Policy, scene::Scene};
-use rustix::{
-    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
-    thread::{UnshareFlags, unshare_unsafe},
-};
+use flowwarden_tests::{flows::js, guard::Guard, mounts, policy::Policy, scene::Scene};
+use rustix::mount::{MountFlags, mount};
 use tempfile::TempDir;
 
 /// What the disk holds, in bytes.
@@ -62,9 +59,7 @@ fn a_full_disk_costs_old_events_and_never_the_guard() -> Result<()> {
     let place = directory.path().to_owned();
     // The disk is mounted for this thread and its children alone.
     let work = move || -> Result<()> {
-        // SAFETY: only this thread's view of mounts and working directory is parted from the others', and it ends here.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
-        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+        mounts::part()?;
         full_disk(&scene, directory)
     };
     let outcome = thread::spawn(work).join().map_err(|_| anyhow::anyhow!("the test panicked"))?;

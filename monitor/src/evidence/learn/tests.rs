@@ -1,44 +1,17 @@
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    evidence::bare::Bare,
     journal::segment,
     policy::{
-        host::CanDeny,
         model::Select,
         parse::parse,
         preset::{Found, Known},
     },
 };
-
-/// A machine without links and users.
-struct Bare;
-
-impl Host for Bare {
-    fn uid(&self, _: &str) -> Option<u32> {
-        None
-    }
-    fn login(&self, _: u32) -> Option<(String, String)> {
-        None
-    }
-    fn cgroups(&self, _: &Select) -> Vec<(PathBuf, u64)> {
-        Vec::new()
-    }
-    fn owner(&self, _: &Path) -> Option<(u32, u32)> {
-        None
-    }
-    fn exists(&self, _: &Path) -> bool {
-        true
-    }
-    fn link(&self, _: &Path) -> Option<PathBuf> {
-        None
-    }
-    fn can_deny(&self) -> CanDeny {
-        CanDeny::default()
-    }
-}
 
 const UD: &str = "/h/a/.node-red";
 
