@@ -543,6 +543,7 @@ mod tests {
             (Preset::Standard, "/run/docker.sock", Access::WRITE),
             (Preset::Standard, "/run/containerd/containerd.sock", Access::WRITE),
             (Preset::Standard, "/run/dbus/system_bus_socket", Access::WRITE),
+            (Preset::Standard, "/proc/1/environ", READ),
             (Preset::Standard, "/tmp/x", Access::EXEC),
             (Preset::Standard, "/home/n/.node-red/node_modules/x/index.js", Access::WRITE),
             (Preset::Standard, "/home/n/.node-red/node_modules/new", Access::CREATE),
