@@ -19,6 +19,7 @@ use monitor_common::{
     scope::{ArgvMatcher, MAX_CGROUP_DEPTH, MAX_SELECTORS, Selector, TaskLabel},
     security::{Judged, SecurityHook},
     syscall::{HANDLERS_HALF, Syscall, TABLE_LEN},
+    volume::{Limit, LimitKey, MAX_LIMITS, PassedKey, Volume, VolumeKey},
 };
 
 use crate::facts::path::NAMES_ROOM;
@@ -219,7 +220,7 @@ fn enter(number: u32) -> Option<&'static mut Scratch> {
 static HELD: HashMap<u32, u32> = HashMap::with_max_entries(POOL_DEPTH, 0);
 
 /// `BPF_NOEXIST`
-const NOEXIST: u64 = 1;
+pub(crate) const NOEXIST: u64 = 1;
 
 /// Scratch memory that is given back when this goes away.
 pub(crate) struct Held {
@@ -312,3 +313,19 @@ pub(crate) static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(
 /// Peers that were told of.
 #[map]
 pub(crate) static PEERS: LruHashMap<PeerKey, PeerTold> = LruHashMap::with_max_entries(4_096, 0);
+
+/// Bounds that rules set to what leaves.
+#[map]
+pub(crate) static LIMITS: HashMap<LimitKey, Limit> = HashMap::with_max_entries(2 * MAX_LIMITS as u32, 1);
+
+/// Sockets that instances send from, by cookie.
+#[map]
+pub(crate) static SENDERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(16_384, 0);
+
+/// What has left for each address under a bound. Not bound to an epoch: it is counted on across a reload.
+#[map]
+pub(crate) static VOLUMES: LruHashMap<VolumeKey, Volume> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Bounds that were passed, and told.
+#[map]
+pub(crate) static PASSED: LruHashMap<PassedKey, u32> = LruHashMap::with_max_entries(4_096, 0);

@@ -326,6 +326,7 @@ impl Agent {
         self.own.protect(&mut guarded);
         let slots = slots(&self.names.slots, &policy);
         let compiled = self.compile(&guarded, &slots)?;
+        self.count_volumes(&compiled);
         self.kernel.install(&compiled)?;
         let gone: BTreeSet<_> =
             self.names.slots.values().copied().filter(|slot| !slots.values().any(|used| used == slot)).collect();
@@ -359,6 +360,18 @@ impl Agent {
         self.pipeline.counts().policy(self.policy.enforce, sinks);
         self.tell_made(&before);
         Ok(())
+    }
+
+    /// Brings up what counts, where a policy sets a bound to what leaves.
+    fn count_volumes(&mut self, compiled: &Compiled) {
+        let root = self.options.cgroup_root.as_ref().unwrap_or(&self.host.cgroup_mount);
+        if !compiled.limits.is_empty()
+            && let Err(error) = self.kernel.attach_volume(root)
+        {
+            let why = chain(&error);
+            eprintln!("flowwarden: `max-bytes` does nothing: {}", first_line(&why));
+            self.kernel.degrade("volume", why);
+        }
     }
 
     /// Tells which files are let through while they are made, and which have been made since the policy was compiled last.

@@ -154,6 +154,8 @@ pub struct Own<'a> {
     pub flags: u32,
     /// Meaning depends on the operation.
     pub detail: Option<i64>,
+    /// What was written, or has left.
+    pub bytes: u64,
     /// The flags of an open (`O_*`).
     pub open_flags: Option<u32>,
     /// The file's device, as major:minor.

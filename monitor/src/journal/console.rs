@@ -11,7 +11,11 @@ use super::{
     ocsf::{address, command_line},
     terminal::shown,
 };
-use crate::{kernel::table, pipeline::enrich::Enriched};
+use crate::{
+    kernel::table,
+    pipeline::enrich::Enriched,
+    policy::limit::{bytes, within},
+};
 
 /// For example: `instance plant-a: child curl (pid 812 <- node 640) tried to connect 203.0.113.9:443: denied by rule
 /// egress-default`.
@@ -96,6 +100,13 @@ fn operation(enriched: &Enriched) -> String {
         Hook::IoUring => format!("reach {path} by io_uring (opcode {})", event.detail),
         Hook::Connect => format!("connect {}", end()),
         Hook::Send => format!("send to {}", end()),
+        Hook::Volume => format!(
+            "send {} to {} {}, more than {}",
+            bytes(event.bytes),
+            end(),
+            within(event.count),
+            bytes(event.detail)
+        ),
         Hook::Bind => format!("bind {}", end()),
         Hook::Listen => format!("listen on port {}", event.endpoint.local_port),
         Hook::Accept => format!("accept a connection from {}", end()),

@@ -89,7 +89,7 @@ fn class(event: &Event, hook: Hook) -> (u32, u32, &'static str) {
         Hook::Mount => (FILE, 12, "Mount"),
         Hook::Unmount => (FILE, 13, "Unmount"),
         Hook::Connect | Hook::Accept => (NETWORK, 1, "Open"),
-        Hook::Send | Hook::Dns => (NETWORK, 6, "Traffic"),
+        Hook::Send | Hook::Dns | Hook::Volume => (NETWORK, 6, "Traffic"),
         Hook::Listen => (NETWORK, 7, "Listen"),
         Hook::Bind | Hook::Socket => (NETWORK, 99, "Other"),
         Hook::Exec | Hook::Fork => (PROCESS, 1, "Launch"),
@@ -141,6 +141,9 @@ pub fn render(enriched: &Enriched, sentence: &str) -> Value {
         PROCESS if record.hook == Hook::Exec => out["process"] = launched(enriched),
         PROCESS => out["process"] = process(enriched),
         _ => network(&mut out, event, record.hook),
+    }
+    if record.hook == Hook::Volume {
+        out["traffic"] = json!({ "bytes_out": event.bytes });
     }
     if let Some(name) = &enriched.hostname {
         out["dst_endpoint"]["hostname"] = Value::from(name.as_str());
@@ -374,6 +377,11 @@ fn unmapped(enriched: &Enriched) -> Value {
     if record.hook == Hook::WriteTotals {
         set("bytes", event.bytes.into());
         set("count", event.count.into());
+    }
+    if record.hook == Hook::Volume {
+        set("bytes", event.bytes.into());
+        set("max_bytes", event.detail.into());
+        set("hours", event.count.into());
     }
     match record.hook {
         // A process group is a negative number.

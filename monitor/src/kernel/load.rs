@@ -27,6 +27,7 @@ use monitor_common::{
     security::{SecurityHook, Signatures},
     syscall::{HANDLERS_HALF, Handler, Syscall},
     verdict::Sensor,
+    volume::{Limit, LimitKey},
 };
 use rustix::fs::{Mode, OFlags};
 
@@ -169,6 +170,9 @@ const DNS: &[&str] = &["dns_query", "dns_answer"];
 /// Programs on what comes in: those that note whose a socket is, and the one that drops.
 const INBOUND: &[&str] = &["inbound_bind4", "inbound_bind6", "inbound_packet"];
 
+/// Programs that count what leaves.
+const VOLUME: &[&str] = &["volume_connect4", "volume_connect6", "volume_sendmsg4", "volume_sendmsg6", "volume_packet"];
+
 /// The paths that the kernel looks at.
 #[derive(Default)]
 struct Watched {
@@ -193,6 +197,10 @@ pub struct Kernel {
     served: Served,
     /// Peers can be refused.
     refuses_peers: bool,
+    /// What leaves is counted.
+    counts: bool,
+    /// Where links are pinned, once they are.
+    pinned: Option<PathBuf>,
 }
 
 impl Kernel {
@@ -237,6 +245,8 @@ impl Kernel {
             degraded,
             served,
             refuses_peers: false,
+            counts: false,
+            pinned: None,
         })
     }
 
@@ -431,6 +441,20 @@ impl Kernel {
         Ok(())
     }
 
+    /// Attaches the programs that count what leaves, unless they are: a policy that sets a bound needs them.
+    pub fn attach_volume(&mut self, path: &Path) -> Result<()> {
+        if self.counts {
+            return Ok(());
+        }
+        self.attach_all(VOLUME, path)?;
+        self.counts = true;
+        // One that comes with a later policy outlives the guard as the others do.
+        if let Some(path) = self.pinned.clone() {
+            self.links.pin(&path).map_err(|source| PinError::Refused { path, source })?;
+        }
+        Ok(())
+    }
+
     /// All of these programs, or none.
     fn attach_all(&mut self, programs: &[&'static str], path: &Path) -> Result<()> {
         let cgroup = File::open(path).map_err(|source| KernelError::Cgroup { path: path.to_owned(), source })?;
@@ -451,13 +475,14 @@ impl Kernel {
 
     /// Loads the programs that can refuse traffic, attaching none, to find out whether this kernel takes them.
     pub fn try_cgroup(&mut self) -> Result<()> {
-        CGROUP.iter().chain(INBOUND).try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
+        CGROUP.iter().chain(INBOUND).chain(VOLUME).try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
     }
 
     /// Pins what is attached. What cannot be pinned here ends with the guard, and is noted.
     pub fn pin(&mut self, pins: &Begun) -> Result<()> {
         let path = pins.links();
-        let bound = self.links.pin(&path).map_err(|source| PinError::Refused { path, source })?;
+        let bound = self.links.pin(&path).map_err(|source| PinError::Refused { path: path.clone(), source })?;
+        self.pinned = Some(path);
         if !bound.is_empty() {
             let why = "this kernel cannot pin kprobes (5.15 can): what they see is watched only while the guard runs";
             self.degrade(&bound.join(", "), why.to_owned());
@@ -568,6 +593,10 @@ impl Kernel {
         for (key, rules) in &policy.name_rules {
             name_rules.insert(key, rules, 0).map_err(|source| KernelError::Map { name: "NAME_RULES", source })?;
         }
+        let mut limits: HashMap<_, LimitKey, Limit> = open(&mut self.ebpf, "LIMITS")?;
+        for (key, limit) in &policy.limits {
+            limits.insert(key, limit, 0).map_err(|source| KernelError::Map { name: "LIMITS", source })?;
+        }
         let mut resolvers: HashMap<_, ResolverKey, u32> = open(&mut self.ebpf, "RESOLVERS")?;
         for key in &policy.resolvers {
             resolvers.insert(key, 1, 0).map_err(|source| KernelError::Map { name: "RESOLVERS", source })?;
@@ -619,6 +648,7 @@ impl Kernel {
         let [lowest, ..] = epoch.to_le_bytes();
         clear_trie::<NameKey, u64>(&mut self.ebpf, "NAMES", |key| key.epoch.into(), lowest.into());
         clear::<NameRulesKey, NetRules>(&mut self.ebpf, "NAME_RULES", |key| key.epoch, epoch);
+        clear::<LimitKey, Limit>(&mut self.ebpf, "LIMITS", |key| key.epoch, epoch);
         clear::<ResolverKey, u32>(&mut self.ebpf, "RESOLVERS", |key| key.epoch, epoch);
     }
 

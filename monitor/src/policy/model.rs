@@ -10,7 +10,7 @@ use monitor_common::{
     policy::{Class, Direction, Maintenance},
 };
 
-use super::name::DnsName;
+use super::{limit::Bound, name::DnsName};
 use crate::{journal::Limits, sinks::config::SinkConfig};
 
 /// Where in the file something stands: line and column from 1.
@@ -210,6 +210,8 @@ pub struct NetRule {
     pub ports: Vec<(u16, u16)>,
     /// An `IPPROTO_*` number, 0 for any.
     pub protocol: u8,
+    /// How much may leave; for outgoing traffic only.
+    pub bound: Option<Bound>,
     /// What it does.
     pub action: Action,
 }

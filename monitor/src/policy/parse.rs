@@ -22,7 +22,7 @@ use toml::{
 use crate::{journal, metrics, sinks};
 
 use super::{
-    Fault,
+    Fault, limit,
     model::{Action, At, ClassDefault, FileRule, InstancePolicy, KillScope, Names, NetRule, Policy, Prefix, Select},
     name::DnsName,
     own,
@@ -715,8 +715,9 @@ impl<'a> Reader<'a> {
             }
         };
         let action = self.action(&mut table, kind, ids, index);
+        let bound = limit::read(self, &mut table, direction, action.as_ref().map(|action| action.verdict));
         self.finish(&table);
-        Some(NetRule { direction, prefixes, names, ports, protocol, action: action? })
+        Some(NetRule { direction, prefixes, names, ports, protocol, bound, action: action? })
     }
 
     /// Addresses, or else a name.

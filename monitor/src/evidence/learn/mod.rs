@@ -150,7 +150,7 @@ impl Learnt {
             Some((address?.to_canonical(), port, line.connection_info.protocol_num))
         };
         let reason = match hook {
-            Hook::Connect | Hook::Send => end(true).and_then(|(address, ..)| critical::egress(address)),
+            Hook::Connect | Hook::Send | Hook::Volume => end(true).and_then(|(address, ..)| critical::egress(address)),
             Hook::Accept => end(false).and_then(|(address, ..)| critical::ingress(address)),
             Hook::Bind | Hook::Listen => None,
             _ if line.path().is_empty() => None,

@@ -215,6 +215,18 @@ fn windows_of_the_journal_lift_the_rules_of_the_new_policy() {
 }
 
 #[test]
+fn what_has_left_is_held_against_the_bound_of_the_rule() {
+    let mut judge = judge(
+        "[[instance.egress]]\nid = \"r\"\nto = \"any\"\nverdict = \"log\"\nmax-bytes = \"1 MiB\"\nbeyond = \"deny\"\n",
+    );
+    for (bytes, expected) in [(1 << 20, Verdict::Allow), ((1 << 20) + 1, Verdict::Deny)] {
+        let end = json!({ "ip": "203.0.113.9", "port": 443 });
+        let event = event("volume", json!({ "dst_endpoint": end, "unmapped": { "bytes": bytes } }));
+        assert_eq!(wanted(&mut judge, &event), Ok((expected, "r".to_owned())), "{bytes}");
+    }
+}
+
+#[test]
 fn a_report_counts_by_rule_and_keeps_an_example() {
     let directory = tempfile::tempdir().unwrap();
     let mut stranger = open("/x", &["read"], 0);
