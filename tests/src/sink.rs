@@ -130,7 +130,7 @@ impl Drop for Sink {
 
 fn drain(stream: &mut TcpStream, arrived: &Arrived) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let mut piece = [0; 65_536];
+    let mut piece = [0; 16_384];
     loop {
         let length = stream.read(&mut piece)?;
         if length == 0 {

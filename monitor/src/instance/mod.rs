@@ -274,8 +274,7 @@ pub fn survey(cgroup_mount: &Path) -> Survey {
 /// What is installed below a directory, as if it were the root of a machine on which nothing runs.
 pub fn survey_at(directory: &Path) -> std::io::Result<Survey> {
     let root = Root::at(directory)?;
-    let mut survey = Survey::default();
-    survey.notes = installed::closed(&root, &Accounts::read(&root));
+    let mut survey = Survey { notes: installed::closed(&root, &Accounts::read(&root)), ..Survey::default() };
     survey.add_all(&root, &[]);
     survey.installations = installed::installations(&root, &Accounts::read(&root));
     survey.name();

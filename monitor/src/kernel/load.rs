@@ -434,6 +434,11 @@ impl Kernel {
         DNS.iter().try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
     }
 
+    /// Loads the programs that count what leaves, attaching none, to find out whether this kernel takes them.
+    pub fn try_volume(&mut self) -> Result<()> {
+        VOLUME.iter().try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
+    }
+
     /// Attaches the programs that can refuse a peer, in the same way.
     pub fn attach_inbound(&mut self, path: &Path) -> Result<()> {
         self.attach_all(INBOUND, path)?;
@@ -475,7 +480,7 @@ impl Kernel {
 
     /// Loads the programs that can refuse traffic, attaching none, to find out whether this kernel takes them.
     pub fn try_cgroup(&mut self) -> Result<()> {
-        CGROUP.iter().chain(INBOUND).chain(VOLUME).try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
+        CGROUP.iter().chain(INBOUND).try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
     }
 
     /// Pins what is attached. What cannot be pinned here ends with the guard, and is noted.

@@ -76,7 +76,7 @@ pub fn bytes(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match units.iter().find(|(_, shift)| bytes >> shift > 0) {
         None => format!("{bytes} bytes"),
-        Some((unit, shift)) if bytes % (1 << shift) == 0 => format!("{} {unit}", bytes >> shift),
+        Some((unit, shift)) if bytes.is_multiple_of(1 << shift) => format!("{} {unit}", bytes >> shift),
         // In tenths, rounded down.
         Some((unit, shift)) => {
             format!("{}.{} {unit}", bytes >> shift, (bytes & ((1 << shift) - 1)).saturating_mul(10) >> shift)

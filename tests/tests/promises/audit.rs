@@ -34,7 +34,7 @@ fn closed_and_open() -> Result<tempfile::TempDir> {
     file("etc/passwd", "a:x:1000:1000::/home/a:/bin/sh\nb:x:1001:1001::/home/b:/bin/sh\n")?;
     let closed = file("home/a/.node-red/settings.js", "module.exports = {}")?;
     file("home/b/.node-red/settings.js", "module.exports = { uiPort: 1999 }")?;
-    fs::set_permissions(closed.parent().context("no directory")?, fs::Permissions::from_mode(0))?;
+    fs::set_permissions(closed.parent().context("no directory")?, fs::Permissions::from_mode(0o000))?;
     Ok(directory)
 }
 
