@@ -1,7 +1,7 @@
 //! How much an instance sends to an address: what a rule with a bound lets out, packet by packet.
 //!
 //! A socket is [noted](note) when a process in scope connects it or sends from it. What leaves from others is passed over
-//! after one look. These programs are attached only while a policy sets a bound.
+//! after one look. These programs are attached when a policy sets a bound, and not before.
 
 use aya_ebpf::{
     helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_sk_fullsock},

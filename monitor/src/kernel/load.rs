@@ -197,8 +197,8 @@ pub struct Kernel {
     served: Served,
     /// Peers can be refused.
     refuses_peers: bool,
-    /// What leaves is counted.
-    counts: bool,
+    /// It was tried to count what leaves.
+    volume_tried: bool,
     /// Where links are pinned, once they are.
     pinned: Option<PathBuf>,
 }
@@ -245,7 +245,7 @@ impl Kernel {
             degraded,
             served,
             refuses_peers: false,
-            counts: false,
+            volume_tried: false,
             pinned: None,
         })
     }
@@ -446,13 +446,13 @@ impl Kernel {
         Ok(())
     }
 
-    /// Attaches the programs that count what leaves, unless they are: a policy that sets a bound needs them.
+    /// Attaches the programs that count what leaves, all or none: a policy that sets a bound needs them. A kernel that
+    /// refuses them is not asked again.
     pub fn attach_volume(&mut self, path: &Path) -> Result<()> {
-        if self.counts {
+        if std::mem::replace(&mut self.volume_tried, true) {
             return Ok(());
         }
         self.attach_all(VOLUME, path)?;
-        self.counts = true;
         // One that comes with a later policy outlives the guard as the others do.
         if let Some(path) = self.pinned.clone() {
             self.links.pin(&path).map_err(|source| PinError::Refused { path, source })?;
