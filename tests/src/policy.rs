@@ -136,7 +136,7 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
     /// What Node-RED prints goes to this file.
     #[must_use]
     pub fn audit_log(mut self, path: &Path) -> Self {
-        self.text = self.text.replace("default = { ", &format!("audit-log = {path:?}\ndefault = {{ "));
+        self.text = self.text.replace("default = { ", &format!("audit-log = \"{}\"\ndefault = {{ ", path.display()));
         self
     }
 

@@ -171,15 +171,14 @@ impl Domain {
         while self.names.front().is_some_and(|oldest| asked.at.saturating_sub(oldest.at) >= WINDOW) {
             self.names.pop_front();
         }
-        match self.names.iter_mut().find(|known| known.hash == asked.hash) {
-            Some(known) => known.data |= asked.data,
-            None => {
-                if self.names.len() >= MAX_NAMES {
-                    self.names.pop_front();
-                }
-                self.names.push_back(asked);
-            }
+        if let Some(known) = self.names.iter_mut().find(|known| known.hash == asked.hash) {
+            known.data |= asked.data;
+            return;
         }
+        if self.names.len() >= MAX_NAMES {
+            self.names.pop_front();
+        }
+        self.names.push_back(asked);
     }
 
     fn tunnel(&mut self, now: u64) -> Option<Tunnel> {
