@@ -361,7 +361,7 @@ pub(crate) fn message(work: &mut Message, base: u32, len: u32, instance: u32, ep
             break;
         }
         if found == Found::Address as u32 {
-            bind(work, instance);
+            apart::dns_bind(instance);
         }
     }
     Some(())
@@ -369,7 +369,7 @@ pub(crate) fn message(work: &mut Message, base: u32, len: u32, instance: u32, ep
 
 /// Binds the last address to the name.
 #[inline(always)]
-fn bind(work: &Message, instance: u32) {
+pub(crate) fn bind(work: &Message, instance: u32) {
     let key = BoundKey { address: work.address, instance };
     // SAFETY: no arguments.
     let until = work.until(unsafe { bpf_ktime_get_boot_ns() });

@@ -59,7 +59,7 @@ use crate::{
         model::{KillScope, Policy},
         own::Own,
         preset::{self, Found},
-        settle::{Ages, GRACE, Settling},
+        settle::{Ages, GONE, GRACE, MADE, Settling, YOUNG},
     },
     sinks::Sinks,
     state::{State, StateError},
@@ -366,35 +366,40 @@ impl Agent {
         Ok(())
     }
 
-    /// Tells which files are let through while they are made, and which have been made since the policy was compiled last.
+    /// Tells which files are let through while they are made, and which have been made, or are gone, since the policy was
+    /// compiled last.
     fn tell_made(&self, before: &[Watched]) {
-        let before = presence(before);
-        for (path, now) in presence(&self.watched).into_iter().filter(|(_, now)| now.there) {
+        let (before, now) = (presence(before), presence(&self.watched));
+        let is_there = |path: &Path| now.get(path).is_some_and(|now| now.there);
+        for (path, _) in before.iter().filter(|(path, old)| old.there && old.waits && !is_there(path)) {
+            self.tell_of(Stage::Reload, path, &format!("{} {GONE}", path.display()));
+        }
+        for (path, now) in now.into_iter().filter(|(_, now)| now.there) {
             let old = before.get(path).map(|old| (old.there, old.waits));
             let was_quiet = self.settling.was_quiet(path);
-            let path = path.display();
+            let shown = path.display();
             let (stage, message) = match (old, now.waits) {
                 (Some((true, true)), true) => continue,
                 (_, true) => {
                     let most = GRACE.as_secs();
-                    (
-                        Stage::Reload,
-                        format!("{path} has just come to be: its maker is let through, for {most} s at most"),
-                    )
+                    (Stage::Reload, format!("{shown} {YOUNG}: its maker is let through, for {most} s at most"))
                 }
-                (Some((_, true)), false) if was_quiet => {
-                    (Stage::Reload, format!("{path} is made: protected from now on"))
-                }
+                (Some((_, true)), false) if was_quiet => (Stage::Reload, format!("{shown} is made: {MADE}")),
                 (Some((_, true)), false) => {
                     let most = GRACE.as_secs();
-                    (Stage::Error, format!("{path} was still being changed after {most} s: protected from now on"))
+                    (Stage::Error, format!("{shown} was still being changed after {most} s: {MADE}"))
                 }
                 (_, false) => continue,
             };
-            say(&message);
-            let details = Map::from_iter([("path".to_owned(), path.to_string().into())]);
-            self.pipeline.lifecycle(stage, &message, &details);
+            self.tell_of(stage, path, &message);
         }
+    }
+
+    /// Says and records what became of a watched path.
+    fn tell_of(&self, stage: Stage, path: &Path, message: &str) {
+        say(message);
+        let details = Map::from_iter([("path".to_owned(), path.display().to_string().into())]);
+        self.pipeline.lifecycle(stage, message, &details);
     }
 
     fn compile(&mut self, policy: &Policy, slots: &BTreeMap<String, u16>) -> Result<Compiled, AgentError> {

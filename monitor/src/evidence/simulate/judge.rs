@@ -24,7 +24,7 @@ use crate::{
         host::Host,
         model::{Policy, Select},
         own,
-        settle::GRACE,
+        settle::{GONE, GRACE, MADE, YOUNG},
     },
 };
 
@@ -506,9 +506,9 @@ impl Judge {
             self.tables.set_window(slot, maintenance, if closes { 0 } else { until });
         }
         if let Some(path) = own.path.as_ref().filter(|path| self.places.knows(path)) {
-            if line.message.ends_with("protected from now on") {
+            if line.message.ends_with(MADE) || line.message.ends_with(GONE) {
                 self.young.remove(&**path);
-            } else if line.message.contains("has just come to be") {
+            } else if line.message.contains(YOUNG) {
                 self.young.insert(path.to_string(), i64::MAX);
             }
         }
