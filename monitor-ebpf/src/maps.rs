@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use monitor_common::{
     decide::{MAX_CLIMB, Work},
-    dns::{Bound, BoundKey, Message, NameKey, NameRulesKey, Noted, QueryKey, ResolverKey, Stream},
+    dns::{Bound, BoundKey, Kind, Message, NameKey, NameRulesKey, Noted, QueryKey, Rate, ResolverKey, Stream},
     event::{Counters, Event, Pending, WriteKey, WriteTotals},
     inbound::{Owner, PeerKey, PeerTold},
     name::Name,
@@ -277,6 +277,10 @@ pub(crate) static SOCKETS: LruHashMap<u64, Noted> = LruHashMap::with_max_entries
 /// Questions that were asked over UDP, and when.
 #[map]
 pub(crate) static QUERIES: LruHashMap<QueryKey, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// How many questions and answers were told, by the instance's slot * [`Kind::COUNT`] + [`Kind`].
+#[map]
+pub(crate) static DNS_RATES: Array<Rate> = Array::with_max_entries(Kind::COUNT * MAX_INSTANCES as u32, 0);
 
 /// Connections to resolvers, by the socket's cookie.
 #[map]

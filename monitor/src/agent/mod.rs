@@ -19,6 +19,7 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use monitor_common::{
     Verdict,
+    dns::MAX_TOLD,
     event::{FLAG_OBSERVED, Hook},
     policy::MAX_INSTANCES,
     scope::{Selector, TaskLabel},
@@ -165,6 +166,7 @@ pub struct Agent {
     resolvers: Vec<IpAddr>,
     reported_lost: u64,
     reported_unjudged: u64,
+    reported_skipped: u64,
     colour: bool,
     /// The instances that the embedded policy is for; no use with a policy file.
     found: Vec<Found>,
@@ -232,6 +234,7 @@ impl Agent {
             resolvers: Vec::new(),
             reported_lost: 0,
             reported_unjudged: 0,
+            reported_skipped: 0,
             colour,
             found,
         };
@@ -343,7 +346,9 @@ impl Agent {
             }
         }
         self.names.add(self.kernel.epoch(), &compiled);
-        self.names.slots = slots;
+        self.names.assign(slots, &policy);
+        let logs = policy.instances.iter().filter_map(|it| Some((it.name.as_str(), it.audit_log.as_deref()?)));
+        self.pipeline.editors().watch(logs);
         let rule = |index: u16| compiled.rules.get(usize::from(index).checked_sub(1)?);
         let healed = compiled.healed.iter().filter_map(|(index, path)| {
             let rule = rule(*index)?;
@@ -543,6 +548,17 @@ impl Agent {
             let message = format!("{new} operations were refused unjudged: too many at once on one CPU");
             say(&message);
             let details = Map::from_iter([("unjudged".to_owned(), new.into())]);
+            self.pipeline.lifecycle(Stage::Loss, &message, &details);
+        }
+        let skipped = self.kernel.skipped_names()?;
+        if skipped > self.reported_skipped {
+            let new = skipped - self.reported_skipped;
+            self.reported_skipped = skipped;
+            let message = format!(
+                "{new} questions to resolvers, or answers, were not read: one instance had more than {MAX_TOLD} a second"
+            );
+            say(&message);
+            let details = Map::from_iter([("skipped".to_owned(), new.into())]);
             self.pipeline.lifecycle(Stage::Loss, &message, &details);
         }
         if lost > self.reported_lost {

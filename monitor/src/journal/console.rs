@@ -9,7 +9,7 @@ use monitor_common::{
 
 use super::{
     ocsf::{address, command_line},
-    terminal::shown,
+    terminal::{plain, shown},
 };
 use crate::{
     kernel::table,
@@ -127,7 +127,10 @@ fn operation(enriched: &Enriched) -> String {
         Hook::Module if !record.text.is_empty() => format!("load the kernel module {}", shown(trimmed(&record.text))),
         Hook::Module => "load a kernel module".to_owned(),
         Hook::UringCommand => "hand a command to a driver by io_uring".to_owned(),
-        Hook::Dns => format!("ask the resolver {}", end()),
+        Hook::Dns => match &enriched.tunnel {
+            Some(tunnel) => plain(tunnel.words().as_bytes()),
+            None => format!("ask the resolver {}", end()),
+        },
         Hook::Signal => {
             let call =
                 u32::try_from(event.syscall).ok().and_then(|number| table::name(number, false)).unwrap_or("kill");

@@ -17,7 +17,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     kernel::table,
-    pipeline::enrich::{Enriched, Parent, Program},
+    pipeline::{
+        enrich::{Enriched, Parent, Program},
+        tunnel::Tunnel,
+    },
 };
 
 /// Version of the schema.
@@ -222,7 +225,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Arguments, parted by zero bytes, as one line.
-pub(super) fn command_line(argv: &[u8]) -> String {
+pub(crate) fn command_line(argv: &[u8]) -> String {
     let argv = argv.strip_suffix(&[0]).unwrap_or(argv);
     text(argv).replace('\0', " ")
 }
@@ -365,6 +368,9 @@ fn unmapped(enriched: &Enriched) -> Value {
     }
     if event.loginuid != u32::MAX {
         set("loginuid", event.loginuid.into());
+    }
+    for (key, value) in enriched.tunnel.iter().flat_map(Tunnel::fields) {
+        set(key, value);
     }
     for (key, value) in [("cgroup", &enriched.cgroup), ("unit", &enriched.unit), ("container", &enriched.container)] {
         if let Some(value) = value {

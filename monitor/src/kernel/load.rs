@@ -15,7 +15,7 @@ use aya::{
     programs::{ProgramError, ProgramInfo, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use monitor_common::{
-    dns::{NameKey, NameRulesKey, ResolverKey},
+    dns::{NameKey, NameRulesKey, Rate, ResolverKey},
     event::{Counters, Hook},
     inbound::Owner,
     offsets::{Abi, Offsets},
@@ -690,6 +690,14 @@ impl Kernel {
     pub fn tell_lost(&mut self, lost: u64) -> Result<()> {
         let mut map: Array<_, u64> = open(&mut self.ebpf, "TOLD")?;
         map.set(0, lost, 0).map_err(|source| KernelError::Map { name: "TOLD", source })
+    }
+
+    /// How many questions to resolvers, and answers, were not told because they came too fast.
+    pub fn skipped_names(&mut self) -> Result<u64> {
+        let map: Array<_, Rate> = open(&mut self.ebpf, "DNS_RATES")?;
+        let rates = map.iter().collect::<std::result::Result<Vec<_>, _>>();
+        let rates = rates.map_err(|source| KernelError::Map { name: "DNS_RATES", source })?;
+        Ok(rates.iter().map(|rate| rate.skipped).sum())
     }
 
     /// What became of the records, CPU by CPU.

@@ -54,6 +54,8 @@ pub struct InstancePolicy {
     pub nets: Vec<NetRule>,
     /// Where names are looked up; those of this machine when there are none.
     pub resolvers: Vec<IpAddr>,
+    /// A file that Node-RED's console goes to; absolute.
+    pub audit_log: Option<PathBuf>,
     /// Where it stands.
     pub at: At,
 }

@@ -323,8 +323,10 @@ impl Judge {
     /// Judges the next event.
     pub fn judge(&mut self, line: &Line<'_>) -> Judged {
         let own = &line.unmapped;
-        // Totals are about writes that have their own event.
-        let (Some(hook), Some(sensor)) = (own.hook.filter(|&hook| hook != Hook::WriteTotals), own.sensor) else {
+        // Totals are about writes that have their own event; what resolvers are asked is judged by no policy.
+        let (Some(hook), Some(sensor)) =
+            (own.hook.filter(|&hook| !matches!(hook, Hook::WriteTotals | Hook::Dns)), own.sensor)
+        else {
             self.notice(line);
             return Judged::NoOperation;
         };
@@ -336,6 +338,8 @@ impl Judge {
             return Judged::Clear(slot, opinion);
         }
         self.tables.set_now(line.time);
+        let name = if matches!(hook, Hook::Connect | Hook::Send) { line.name() } else { None };
+        self.tables.bind(slot, name.as_ref());
         let (decision, kind, unclear) = self.decide(line, hook, slot, &instance);
         let verdict = Verdict::from_raw(decision.verdict as u8);
         let mut done = sensor.apply(verdict, decision.fallback, true);
