@@ -14,9 +14,11 @@ use flowwarden_tests::{
     flows::Flow,
     guard::Guard,
     needs,
-    node_red::{NodeRed, RELEASES, Release},
+    netns::Network,
+    node_red::{NodeRed, Outcome, RELEASES, Release},
     policy::Policy,
     scene::Scene,
+    sink::Sink,
     user::User,
     wait,
 };
@@ -39,6 +41,35 @@ fn what_was_learnt_from_a_day_of_node_22_is_quiet_on_the_next() -> Result<()> {
 #[ignore = "one release is enough for every run: `cargo xtask test --only promises -- --ignored`"]
 fn what_was_learnt_from_a_day_of_node_24_is_quiet_on_the_next() -> Result<()> {
     learn_and_enforce(RELEASES[2])
+}
+
+#[test]
+fn what_is_learnt_from_a_plain_instance_fits_on_a_page_and_names_what_was_asked_for_by_name() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let _resolver = super::dns::resolver(&scene.network)?;
+    let sink = Sink::tcp(&scene.network, Network::ALLOWED)?;
+    let place = Guard::new_directory()?;
+    let file = place.path().join("learnt.toml").display().to_string();
+    let root = scene.cgroup.path().display().to_string();
+    let learning = Learning::start(&["--for", "1h", "--cgroup-root", &root, "--write", &file])?;
+    let node_red = &mut scene.node_red;
+    node_red.stop()?;
+    node_red.start()?;
+    let came = node_red.play(&Flow::http_get(&format!("http://web.plant.example:{}/", sink.address().port())))?;
+    ensure!(came == Outcome::Answered("ok".to_owned()), "{came:?}");
+    node_red.stop()?;
+    learning.finish()?;
+    let text = fs::read_to_string(&file)?;
+    // Others that run on this machine have tables of their own.
+    let user_dir = format!("user-dir = \"{}\"", node_red.home().user_dir().display());
+    let own = text.split("[[instance]]").find(|own| own.contains(&user_dir)).context("it is not in the policy")?;
+    // Beside where its flows go a person can read it aloud.
+    let rules = own.split("\n\n").filter(|rule| !rule.starts_with("[[instance.egress]]"));
+    let lines: usize = rules.map(|rule| rule.lines().filter(|line| !line.is_empty()).count()).sum();
+    ensure!(lines < 60, "{lines} lines: {own}");
+    ensure!(own.contains("to = [\"web.plant.example\"] #"), "{own}");
+    ensure!(!own.contains(&Network::ALLOWED.to_string()), "{own}");
+    Ok(())
 }
 
 /// `flowwarden learn` at work.
