@@ -24,6 +24,7 @@ use crate::{
         PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, RULE_GUARD_PROCESS,
         RULE_GUARD_PROGRAMS, Rule, RuleSet,
     },
+    volume::Limit,
 };
 
 /// How many directories are climbed from a file before it counts as being outside every rule.
@@ -757,6 +758,15 @@ pub fn net<L: Lookups>(maps: &L, subject: &Subject<'_>, key: &NetKey, port: u16,
         return Decision::from_rule(found, Access::NONE);
     }
     class(subject, if key.direction == 0 { Class::Egress } else { Class::Ingress }, Access::NONE)
+}
+
+/// Decides about a packet that leaves for an address under a rule that sets a bound; `sent` are the bytes that have left
+/// for it in the span, the packet's included.
+#[inline(always)]
+#[must_use]
+pub fn volume(limit: &Limit, sent: u64, rule: u16) -> Decision {
+    let verdict = if sent > limit.bytes { Verdict::from_raw(limit.beyond as u8) } else { Verdict::Allow };
+    Decision { verdict, rule, ..Decision::default() }
 }
 
 #[inline(always)]

@@ -22,6 +22,42 @@ pub const GRACE_NS: u64 = 300 * 1_000_000_000;
 /// Longest TTL that counts, in seconds.
 pub const MAX_TTL: u32 = 86_400;
 
+/// Most messages of a [`Kind`] and an instance that userspace is told of in a second.
+pub const MAX_TOLD: u64 = 1000;
+/// From so many bytes on a question is a long one: a flood of short ones hides none that carries much.
+pub const LONG_QUESTION: u32 = 64;
+
+/// What kind of message it is, as far as floods are concerned.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A question.
+    Question = 0,
+    /// A question of [`LONG_QUESTION`] bytes or more.
+    Long = 1,
+    /// An answer.
+    Answer = 2,
+}
+
+impl Kind {
+    /// How many there are.
+    pub const COUNT: u32 = 3;
+
+    /// What a question of this many bytes is.
+    #[inline(always)]
+    #[must_use]
+    pub fn of_question(len: u32) -> Self {
+        if len < LONG_QUESTION { Self::Question } else { Self::Long }
+    }
+
+    /// What a record's detail says.
+    #[inline(always)]
+    #[must_use]
+    pub const fn detail(self) -> u64 {
+        matches!(self, Self::Answer) as u64
+    }
+}
+
 /// Bits of a [`NameKey`] before the name.
 pub const NAME_HEAD_BITS: u32 = 16;
 /// Bytes of a name in a [`NameKey`], the one at its end included.
@@ -142,6 +178,36 @@ pub struct Noted {
     pub tgid: u32,
 }
 
+/// How many messages of a [`Kind`] and an instance were told, so that a flood of them leaves room for other records.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rate {
+    /// `CLOCK_BOOTTIME` in seconds.
+    pub second: u64,
+    /// Those in that second.
+    pub told: u64,
+    /// Those that were not told, ever.
+    pub skipped: u64,
+}
+
+impl Rate {
+    /// Whether one more is to be told.
+    #[inline(always)]
+    pub fn may_tell(&mut self, now_ns: u64) -> bool {
+        let second = now_ns / 1_000_000_000;
+        if self.second != second {
+            self.second = second;
+            self.told = 0;
+        }
+        if self.told >= MAX_TOLD {
+            self.skipped += 1;
+            return false;
+        }
+        self.told += 1;
+        true
+    }
+}
+
 /// How far the answers of a resolver over TCP have been read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +229,7 @@ shared!(
     Bound = 64,
     QueryKey = 16,
     Noted = 8,
+    Rate = 24,
     Stream = 4104,
 );
 
@@ -518,6 +585,14 @@ mod tests {
             assert!(message.begin(0, bytes.len() as u32));
             assert!(!message.take_name(), "{question:?}");
         }
+    }
+
+    #[test]
+    fn a_flood_is_told_up_to_the_bound_and_the_rest_is_counted() {
+        let mut rate = Rate::default();
+        let told = (0..3 * MAX_TOLD).filter(|_| rate.may_tell(7_999_999_999)).count() as u64;
+        assert_eq!((told, rate.skipped), (MAX_TOLD, 2 * MAX_TOLD));
+        assert!(rate.may_tell(8_000_000_000), "the next second");
     }
 
     #[test]

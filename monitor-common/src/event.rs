@@ -102,11 +102,14 @@ pub enum Hook {
     /// A question to a resolver, or the answer; the text is the message, the address the resolver's. `detail` is 1 for an
     /// answer. It is told, and never journaled as it is.
     Dns = 39,
+    /// More has left for an address than a rule lets out: `bytes` in the `count` hours since the first of them, `detail` is
+    /// the bound.
+    Volume = 40,
 }
 
 impl Hook {
     /// All hooks with the names that journals use.
-    pub const NAMES: [(&'static str, Self); 39] = [
+    pub const NAMES: [(&'static str, Self); 40] = [
         ("open", Self::Open),
         ("write", Self::Write),
         ("write_totals", Self::WriteTotals),
@@ -146,6 +149,7 @@ impl Hook {
         ("module", Self::Module),
         ("uring_cmd", Self::UringCommand),
         ("dns", Self::Dns),
+        ("volume", Self::Volume),
     ];
 
     /// The hook with this number.
@@ -164,7 +168,7 @@ impl Hook {
     #[must_use]
     pub fn class(self, detail: u64) -> Option<Class> {
         Some(match self {
-            Self::Connect | Self::Send => Class::Egress,
+            Self::Connect | Self::Send | Self::Volume => Class::Egress,
             Self::Bind | Self::Listen | Self::Accept => Class::Ingress,
             Self::Socket => socket::class((detail >> 32) as u32, (detail >> 16) as u16, detail as u16)?,
             Self::Exec => Executable::class(detail),
@@ -247,7 +251,8 @@ pub struct Endpoint {
 pub struct Event {
     /// `CLOCK_BOOTTIME`, nanoseconds.
     pub time_ns: u64,
-    /// Running number on this CPU of all records, lost ones included.
+    /// Running number on this CPU of all records, lost ones included. Two have the same where one came in the middle of the
+    /// other.
     pub sequence: u64,
     /// cgroup v2 id of the task.
     pub cgroup: u64,

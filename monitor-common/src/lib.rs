@@ -29,6 +29,7 @@ pub mod security;
 pub mod socket;
 pub mod syscall;
 pub mod verdict;
+pub mod volume;
 
 pub use access::Access;
 pub use verdict::Verdict;

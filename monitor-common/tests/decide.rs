@@ -12,6 +12,7 @@ use monitor_common::{
         NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX,
         PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
+    volume::Limit,
 };
 use proptest::prelude::*;
 
@@ -562,6 +563,20 @@ fn what_rests_on_a_window_is_good_for_as_long_as_that_is_open() {
     assert!(decide::is_good(&tables, &tables.subject(), u16::from(PALETTE)));
     tables.now = 3000;
     assert!(!decide::is_good(&tables, &tables.subject(), u16::from(PALETTE)));
+}
+
+#[test]
+fn what_leaves_is_let_out_up_to_the_bound_itself() {
+    let limit = |beyond| Limit { bytes: 1000, hours: 1, beyond: u32::from(beyond as u8) };
+    for (sent, beyond, verdict) in [
+        (1000, Verdict::Deny, Verdict::Allow),
+        (1001, Verdict::Deny, Verdict::Deny),
+        (1001, Verdict::Log, Verdict::Log),
+        (u64::MAX, Verdict::Deny, Verdict::Deny),
+    ] {
+        let decision = decide::volume(&limit(beyond), sent, 7);
+        assert_eq!((decision.verdict, decision.rule), (verdict, 7), "{sent}");
+    }
 }
 
 proptest! {

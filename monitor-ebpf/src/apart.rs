@@ -121,3 +121,13 @@ pub(crate) extern "C" fn dns_record() -> u32 {
     let Some(message) = maps::message() else { return Found::Nothing as u32 };
     message.next_record() as u32
 }
+
+/// [`dns::bind`]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn dns_bind(instance: u32) -> u32 {
+    if let Some(message) = maps::message() {
+        dns::bind(message, instance);
+    }
+    0
+}

@@ -17,7 +17,7 @@ use monitor_common::{
 
 use crate::{
     apart,
-    facts::{actor::Actor, file::Inode, offset, pointer, read, task, word},
+    facts::{actor::Actor, add, file::Inode, offset, pointer, read, task, word},
     maps::{COUNTERS, EVENTS, Scratch},
 };
 
@@ -161,13 +161,14 @@ impl<'a> Record<'a> {
     #[inline(always)]
     pub(crate) fn send(self) {
         let Some(counters) = COUNTERS.get_ptr_mut(0) else { return };
-        // SAFETY: the per-CPU value is ours while preemption is off.
-        let counters = unsafe { &mut *counters };
         let event = &mut self.scratch.event;
-        event.sequence = counters.produced;
+        // SAFETY: the per-CPU value lives as long as the map.
+        event.sequence = unsafe { core::ptr::read_volatile(&raw const (*counters).produced) };
         // SAFETY: no arguments.
         event.cpu = unsafe { bpf_get_smp_processor_id() };
-        counters.produced += 1;
+        // A packet may come in the middle of this, with a record of its own.
+        // SAFETY: as above; a number of eight bytes.
+        unsafe { add(&raw mut (*counters).produced, 1) };
         let path = event.path_len as usize & (PATH_MAX - 1);
         let text = event.text_len as usize;
         let text = if text > TEXT_MAX { TEXT_MAX } else { text };
@@ -176,11 +177,8 @@ impl<'a> Record<'a> {
         let ret = unsafe {
             bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), (&raw mut *self.scratch).cast(), len as u64, 0)
         };
-        if ret < 0 {
-            counters.lost += 1;
-        } else {
-            counters.emitted += 1;
-        }
+        // SAFETY: as above.
+        unsafe { add(if ret < 0 { &raw mut (*counters).lost } else { &raw mut (*counters).emitted }, 1) };
     }
 
     /// Writes down what was decided and what is done, and hands the record over. The caller does it.
@@ -247,8 +245,8 @@ pub(crate) fn current_task(event: &mut Event) {
 #[inline(always)]
 pub(crate) fn count_unjudged() {
     if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-        // SAFETY: the per-CPU value lives as long as the map; a count lost to another task is no more than a count.
-        unsafe { (*counters).unjudged += 1 };
+        // SAFETY: the per-CPU value lives as long as the map; a number of eight bytes.
+        unsafe { add(&raw mut (*counters).unjudged, 1) };
     }
 }
 

@@ -4,6 +4,8 @@
 //! current task, nothing else.
 #![no_std]
 #![no_main]
+// For the one instruction that the language has no word for, see `facts::add`.
+#![feature(asm_experimental_arch)]
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,

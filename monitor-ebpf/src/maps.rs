@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use monitor_common::{
     decide::{MAX_CLIMB, Work},
-    dns::{Bound, BoundKey, Message, NameKey, NameRulesKey, Noted, QueryKey, ResolverKey, Stream},
+    dns::{Bound, BoundKey, Kind, Message, NameKey, NameRulesKey, Noted, QueryKey, Rate, ResolverKey, Stream},
     event::{Counters, Event, Pending, WriteKey, WriteTotals},
     inbound::{Owner, PeerKey, PeerTold},
     name::Name,
@@ -19,6 +19,7 @@ use monitor_common::{
     scope::{ArgvMatcher, MAX_CGROUP_DEPTH, MAX_SELECTORS, Selector, TaskLabel},
     security::{Judged, SecurityHook},
     syscall::{HANDLERS_HALF, Syscall, TABLE_LEN},
+    volume::{Limit, LimitKey, MAX_LIMITS, PassedKey, Volume, VolumeKey},
 };
 
 use crate::facts::path::NAMES_ROOM;
@@ -219,7 +220,7 @@ fn enter(number: u32) -> Option<&'static mut Scratch> {
 static HELD: HashMap<u32, u32> = HashMap::with_max_entries(POOL_DEPTH, 0);
 
 /// `BPF_NOEXIST`
-const NOEXIST: u64 = 1;
+pub(crate) const NOEXIST: u64 = 1;
 
 /// Scratch memory that is given back when this goes away.
 pub(crate) struct Held {
@@ -277,6 +278,10 @@ pub(crate) static SOCKETS: LruHashMap<u64, Noted> = LruHashMap::with_max_entries
 #[map]
 pub(crate) static QUERIES: LruHashMap<QueryKey, u64> = LruHashMap::with_max_entries(16_384, 0);
 
+/// How many questions and answers were told, by the instance's slot * [`Kind::COUNT`] + [`Kind`].
+#[map]
+pub(crate) static DNS_RATES: Array<Rate> = Array::with_max_entries(Kind::COUNT * MAX_INSTANCES as u32, 0);
+
 /// Connections to resolvers, by the socket's cookie.
 #[map]
 pub(crate) static STREAMS: LruHashMap<u64, Stream> = LruHashMap::with_max_entries(128, 0);
@@ -312,3 +317,19 @@ pub(crate) static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(
 /// Peers that were told of.
 #[map]
 pub(crate) static PEERS: LruHashMap<PeerKey, PeerTold> = LruHashMap::with_max_entries(4_096, 0);
+
+/// Bounds that rules set to what leaves.
+#[map]
+pub(crate) static LIMITS: HashMap<LimitKey, Limit> = HashMap::with_max_entries(2 * MAX_LIMITS as u32, 1);
+
+/// Sockets that instances send from, by cookie.
+#[map]
+pub(crate) static SENDERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(16_384, 0);
+
+/// What has left for each address under a bound. Not bound to an epoch: it is counted on across a reload.
+#[map]
+pub(crate) static VOLUMES: LruHashMap<VolumeKey, Volume> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Bounds that were passed, and told.
+#[map]
+pub(crate) static PASSED: LruHashMap<PassedKey, u32> = LruHashMap::with_max_entries(4_096, 0);

@@ -1,7 +1,9 @@
 //! What a process prints, line by line, while it runs.
 
 use std::{
-    io::{BufRead as _, BufReader, Read},
+    fs::{File, OpenOptions},
+    io::{BufRead as _, BufReader, Read, Write as _},
+    path::Path,
     process::Child,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -16,6 +18,8 @@ use crate::wait;
 #[derive(Clone, Debug, Default)]
 pub struct Console {
     lines: Arc<Mutex<Vec<String>>>,
+    /// A file that gets the same.
+    copy: Arc<Mutex<Option<File>>>,
 }
 
 impl Console {
@@ -34,9 +38,20 @@ impl Console {
         let console = self.clone();
         thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                if let Some(copy) = &mut *console.copy.lock().unwrap_or_else(PoisonError::into_inner) {
+                    // A test that misses it says so.
+                    let _ = copy.write_all(&[&line[..], b"\n"].concat());
+                }
                 console.lines().push(String::from_utf8_lossy(&line).into_owned());
             }
         });
+    }
+
+    /// Writes what comes from now on to a file too, as systemd does with `StandardOutput=append:`.
+    pub fn copy_to(&self, path: &Path) -> Result<()> {
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        *self.copy.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
     }
 
     fn lines(&self) -> MutexGuard<'_, Vec<String>> {

@@ -47,6 +47,15 @@ impl Flow {
         }))
     }
 
+    /// A `function` node that names a module for npm to install, with its version or where it comes from.
+    #[must_use]
+    pub fn with_library(code: &str, variable: &str, module: &str) -> Self {
+        Self::around(&json!({
+            "type": "function", "func": code, "outputs": 1, "libs": [{ "var": variable, "module": module }],
+            "wires": [[DONE]],
+        }))
+    }
+
     /// A `file` node; the message it writes is `text`.
     #[must_use]
     pub fn file(path: &Path, action: FileAction, text: &str) -> Self {

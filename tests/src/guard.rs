@@ -30,6 +30,8 @@ const POLICY: &str = "policy.toml";
 const YOUNG: &str = " has just come to be";
 /// What it says, at the end, of such a file when the rules for it hold.
 pub const MADE: &str = "protected from now on";
+/// What it says, at the end, of such a file that is no more.
+const GONE: &str = "is gone again before it was made";
 
 /// Resident memory of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,16 +111,19 @@ impl Guard {
 
     /// What came to be or was changed a moment ago, as in a scene that is set up, is let through until it is quiet.
     fn wait_for_young_files(&self) -> Result<()> {
-        while let Some(line) = self.console.find(0, |line| line.contains(YOUNG) && !self.is_made(line)) {
-            wait::until(&format!("the end of: {line}"), wait::PATIENCE, || Ok(self.is_made(&line).then_some(())))?;
+        let young = || self.console.since(0).into_iter().enumerate().find(|(at, line)| self.is_young(*at, line));
+        while let Some((at, line)) = young() {
+            let ended = || Ok((!self.is_young(at, &line)).then_some(()));
+            wait::until(&format!("the end of: {line}"), wait::PATIENCE, ended)?;
         }
         Ok(())
     }
 
-    /// Whether the file that a line calls young is called protected by now.
-    fn is_made(&self, line: &str) -> bool {
-        let path = line.split(YOUNG).next().unwrap_or_default();
-        self.console.find(0, |line| line.starts_with(path) && line.ends_with(MADE)).is_some()
+    /// Whether the line at this place calls a file young, and none after it says what became of that.
+    fn is_young(&self, at: usize, line: &str) -> bool {
+        let Some((path, _)) = line.split_once(YOUNG) else { return false };
+        let ended = |line: &str| line.starts_with(path) && (line.ends_with(MADE) || line.ends_with(GONE));
+        self.console.find(at, ended).is_none()
     }
 
     /// What it has printed.

@@ -115,6 +115,12 @@ impl Network {
         }
         Ok(Arc::new(network))
     }
+
+    /// Has an IPv4 address that is elsewhere on the Internet in this world instead.
+    pub fn move_to_world(&self, address: IpAddr) -> Result<()> {
+        self.world.add_address(address)?;
+        self.home.ip(&["route", "add", &address.to_string(), "dev", "cable"])
+    }
 }
 
 /// Deletes the namespaces whose name `is_ours`.

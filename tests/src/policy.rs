@@ -133,6 +133,13 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         self
     }
 
+    /// What Node-RED prints goes to this file.
+    #[must_use]
+    pub fn audit_log(mut self, path: &Path) -> Self {
+        self.text = self.text.replace("default = { ", &format!("audit-log = \"{}\"\ndefault = {{ ", path.display()));
+        self
+    }
+
     /// The instance looks names up there.
     #[must_use]
     pub fn resolvers(mut self, addresses: &[&str]) -> Self {

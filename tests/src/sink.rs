@@ -42,13 +42,32 @@ pub struct Sink {
 impl Sink {
     /// Listens for TCP connections to `address`, at a free port.
     pub fn tcp(network: &Network, address: IpAddr) -> Result<Self> {
-        let listener = network.world.run(|| TcpListener::bind((address, 0)).context("the sink cannot listen"))?;
+        Self::tcp_at(network, (address, 0).into())
+    }
+
+    /// The same at a certain port.
+    pub fn tcp_at(network: &Network, address: SocketAddr) -> Result<Self> {
+        let listener = network.world.run(|| TcpListener::bind(address).context("the sink cannot listen"))?;
         listener.set_nonblocking(true)?;
         Ok(Self::start(listener.local_addr()?, move |arrived| match listener.accept() {
             Ok((stream, _)) => {
                 arrived.count.fetch_add(1, Ordering::Relaxed);
                 // A peer that hangs up early has still been counted.
                 let _ = answer(stream, arrived);
+            }
+            Err(_) => thread::sleep(PAUSE),
+        }))
+    }
+
+    /// Listens for TCP connections to `address`, at a free port, and reads each to its end.
+    pub fn reader(network: &Network, address: IpAddr) -> Result<Self> {
+        let listener = network.world.run(|| TcpListener::bind((address, 0)).context("the sink cannot listen"))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self::start(listener.local_addr()?, move |arrived| match listener.accept() {
+            Ok((mut stream, _)) => {
+                arrived.count.fetch_add(1, Ordering::Relaxed);
+                // What has come before a peer goes away, or goes silent, counts.
+                let _ = drain(&mut stream, arrived);
             }
             Err(_) => thread::sleep(PAUSE),
         }))
@@ -106,6 +125,18 @@ impl Drop for Sink {
     fn drop(&mut self) {
         self.arrived.stop.store(true, Ordering::Relaxed);
         let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn drain(stream: &mut TcpStream, arrived: &Arrived) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut piece = [0; 16_384];
+    loop {
+        let length = stream.read(&mut piece)?;
+        if length == 0 {
+            return Ok(());
+        }
+        arrived.add(&piece[..length]);
     }
 }
 

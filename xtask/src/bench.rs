@@ -105,6 +105,7 @@ fn text(all: &[Figures]) -> Result<String> {
     races(&mut text, all)?;
     heals(&mut text, all)?;
     costs(&mut text, all)?;
+    rules(&mut text, all)?;
     programs(&mut text, all)?;
     Ok(text)
 }
@@ -153,6 +154,22 @@ fn costs(text: &mut String, all: &[Figures]) -> Result<()> {
     }
     if let Some(told) = all.first().and_then(|native| native.told("loaded ")) {
         writeln!(text, "\nTo load everything that runs on the machine at hand takes: {told}.")?;
+    }
+    Ok(())
+}
+
+/// Only the machine at hand has any.
+fn rules(text: &mut String, all: &[Figures]) -> Result<()> {
+    writeln!(
+        text,
+        "\n## Ten rules and ten thousand\n\nA policy of ten rules about files and ten networks, and one of ten thousand of \
+         each, in turns: the least of five. `load` is from the signal to reload until the guard says that it is in force.\n"
+    )?;
+    writeln!(text, "| what | 10 | 10,000 | ratio |\n|---|---|---|---|")?;
+    for cells in all.iter().flat_map(|figures| figures.lines("rules: ")) {
+        let [what, few, many] = cells[..] else { continue };
+        let ratio = many.parse::<f64>()? / few.parse::<f64>()?.max(1.0);
+        writeln!(text, "| {what} | {few} | {many} | {ratio:.2} |")?;
     }
     Ok(())
 }

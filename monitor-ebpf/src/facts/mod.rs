@@ -11,6 +11,8 @@ pub(crate) mod pid;
 pub(crate) mod state;
 pub(crate) mod task;
 
+use core::arch::asm;
+
 use aya_ebpf::{
     cty::c_void,
     helpers::{bpf_probe_read_kernel, bpf_probe_read_user, generated},
@@ -59,6 +61,17 @@ pub(crate) fn word<T: Copy + Default>(base: u64, offset: u32) -> T {
 pub(crate) fn pointer(base: u64, offset: u32) -> Option<u64> {
     let address: u64 = word(base, offset);
     (address != 0).then_some(address)
+}
+
+/// Adds to a number that other CPUs, or an interrupt on this one, add to as well.
+///
+/// # Safety
+/// The number is eight bytes of a map's value.
+#[inline(always)]
+pub(crate) unsafe fn add(number: *mut u64, amount: u64) {
+    // The kind of addition that all kernels have (BPF_XADD): before 5.12 none can answer what was there.
+    // SAFETY: by the caller; the instruction touches nothing else.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) number, in(reg) amount, options(nostack)) };
 }
 
 /// Reads a `T` from the program's memory.

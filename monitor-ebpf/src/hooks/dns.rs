@@ -16,7 +16,7 @@ use aya_ebpf::{
 use monitor_common::{
     decide::map_v4,
     dns::{
-        self, Bound, BoundKey, Found, HEADER, MAX_MESSAGE, MAX_RECORDS, Message, NameKey, NameQuestion, Noted,
+        self, Bound, BoundKey, Found, HEADER, Kind, MAX_MESSAGE, MAX_RECORDS, Message, NameKey, NameQuestion, Noted,
         QueryKey, ResolverKey, Stream,
     },
     event::{Endpoint, FLAG_CUT, Hook, TEXT_MAX},
@@ -28,7 +28,7 @@ use crate::{
     apart,
     emit::Record,
     facts::{actor::Actor, offset, pointer, word},
-    maps::{self, BOUND, NAMES, QUERIES, RESOLVERS, SOCKETS, STREAMS, Scratch},
+    maps::{self, BOUND, DNS_RATES, NAMES, QUERIES, RESOLVERS, SOCKETS, STREAMS, Scratch},
 };
 
 /// Packets pass, whatever they are.
@@ -156,8 +156,12 @@ fn tell_question(ctx: &SkBuffContext, socket: Socket, packet: &Packet, at: u32) 
     if !(HEADER..MAX_QUESTION).contains(&len) {
         return None;
     }
+    let kind = Kind::of_question(len);
+    if !may_tell(socket.instance, kind) {
+        return None;
+    }
     let len = bounded::<MAX_QUESTION>(len);
-    let mut record = begin(held.scratch, socket, packet, 0);
+    let mut record = begin(held.scratch, socket, packet, kind);
     let mut failed = 0;
     record.text(|to| {
         // SAFETY: the destination has room for TEXT_MAX bytes; the helper checks the packet's bounds.
@@ -170,12 +174,20 @@ fn tell_question(ctx: &SkBuffContext, socket: Socket, packet: &Packet, at: u32) 
     Some(())
 }
 
+/// Whether one more message of an instance is told. Two processors at once may count one for two: the bound is a rough one.
+#[inline(always)]
+fn may_tell(instance: u32, kind: Kind) -> bool {
+    let Some(rate) = DNS_RATES.get_ptr_mut(Kind::COUNT * instance + kind as u32) else { return false };
+    // SAFETY: the value of an array lives as long as the map; no arguments.
+    unsafe { (*rate).may_tell(bpf_ktime_get_boot_ns()) }
+}
+
 /// A record about a message with a resolver.
 #[inline(always)]
-fn begin<'a>(scratch: &'a mut Scratch, socket: Socket, packet: &Packet, detail: u64) -> Record<'a> {
+fn begin<'a>(scratch: &'a mut Scratch, socket: Socket, packet: &Packet, kind: Kind) -> Record<'a> {
     let mut record = Record::of_nobody(scratch, Hook::Dns, socket.instance as u16, socket.epoch);
     let event = record.event();
-    (event.detail, event.tgid) = (detail, socket.tgid);
+    (event.detail, event.tgid) = (kind.detail(), socket.tgid);
     event.endpoint = Endpoint {
         address: packet.address,
         port: dns::PORT,
@@ -312,11 +324,11 @@ fn bounded<const MOST: u32>(len: u32) -> u32 {
 /// Hands a message over: userspace knows names by them, also those that no rule is about.
 #[inline(always)]
 fn tell(work: &Message, base: u32, len: u32, socket: Socket, packet: &Packet) {
-    if len < HEADER {
+    if len < HEADER || !may_tell(socket.instance, Kind::Answer) {
         return;
     }
     let Some(scratch) = maps::answers() else { return };
-    let mut record = begin(scratch, socket, packet, 1);
+    let mut record = begin(scratch, socket, packet, Kind::Answer);
     if len > TEXT_MAX as u32 {
         record.event().flags |= FLAG_CUT;
     }
@@ -349,7 +361,7 @@ pub(crate) fn message(work: &mut Message, base: u32, len: u32, instance: u32, ep
             break;
         }
         if found == Found::Address as u32 {
-            bind(work, instance);
+            apart::dns_bind(instance);
         }
     }
     Some(())
@@ -357,7 +369,7 @@ pub(crate) fn message(work: &mut Message, base: u32, len: u32, instance: u32, ep
 
 /// Binds the last address to the name.
 #[inline(always)]
-fn bind(work: &Message, instance: u32) {
+pub(crate) fn bind(work: &Message, instance: u32) {
     let key = BoundKey { address: work.address, instance };
     // SAFETY: no arguments.
     let until = work.until(unsafe { bpf_ktime_get_boot_ns() });

@@ -14,6 +14,7 @@ use monitor_common::{
     event::{Endpoint, Hook},
     inbound::{Owner, PeerKey, PeerTold, TELL_AGAIN_NS},
     policy::{Direction, NetKey},
+    scope::TaskLabel,
     socket::{AF_INET, AF_INET6, TCP, UDP},
     verdict::Sensor,
 };
@@ -68,9 +69,17 @@ fn note(ctx: &SockAddrContext) -> Option<()> {
     if protocol == UDP && port == 0 {
         return None;
     }
+    // SAFETY: the helper takes the context of these programs.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+    OWNERS.insert(cookie, owner(current, tgid, label)?, 0).ok()
+}
+
+/// The current task as the owner of a socket.
+#[inline(always)]
+pub(super) fn owner(current: u64, tgid: u32, label: &TaskLabel) -> Option<Owner> {
     let cred = pointer(current, offset!(task_cred))?;
     let leader = pointer(current, offset!(task_leader))?;
-    let owner = Owner {
+    Some(Owner {
         label: *label,
         start_ns: word(leader, offset!(task_start)),
         cgroup: task::cgroup_of(current)?,
@@ -79,10 +88,7 @@ fn note(ctx: &SockAddrContext) -> Option<()> {
         gid: word(cred, offset!(cred_gid)),
         euid: word(cred, offset!(cred_euid)),
         comm: word(leader, offset!(task_comm)),
-    };
-    // SAFETY: the helper takes the context of these programs.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
-    OWNERS.insert(cookie, owner, 0).ok()
+    })
 }
 
 #[cgroup_skb(ingress)]

@@ -18,6 +18,7 @@ mod security;
 mod socket;
 mod syscalls;
 mod system;
+mod volume;
 
 use monitor_common::{
     Access, Verdict, decide,

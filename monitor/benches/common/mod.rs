@@ -71,6 +71,7 @@ pub(crate) fn sample(number: u64) -> serde_json::Value {
         cgroup: Some("/system.slice/nodered.service".into()),
         unit: Some("nodered.service".into()),
         hostname: None,
+        tunnel: None,
         container: None,
     };
     ocsf::render(&enriched, &console::sentence(&enriched))

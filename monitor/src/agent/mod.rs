@@ -19,6 +19,7 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use monitor_common::{
     Verdict,
+    dns::MAX_TOLD,
     event::{FLAG_OBSERVED, Hook},
     policy::MAX_INSTANCES,
     scope::{Selector, TaskLabel},
@@ -58,7 +59,7 @@ use crate::{
         model::{KillScope, Policy},
         own::Own,
         preset::{self, Found},
-        settle::{Ages, GRACE, Settling},
+        settle::{Ages, GONE, GRACE, MADE, Settling, YOUNG},
     },
     sinks::Sinks,
     state::{State, StateError},
@@ -165,6 +166,7 @@ pub struct Agent {
     resolvers: Vec<IpAddr>,
     reported_lost: u64,
     reported_unjudged: u64,
+    reported_skipped: u64,
     colour: bool,
     /// The instances that the embedded policy is for; no use with a policy file.
     found: Vec<Found>,
@@ -232,6 +234,7 @@ impl Agent {
             resolvers: Vec::new(),
             reported_lost: 0,
             reported_unjudged: 0,
+            reported_skipped: 0,
             colour,
             found,
         };
@@ -326,6 +329,7 @@ impl Agent {
         self.own.protect(&mut guarded);
         let slots = slots(&self.names.slots, &policy);
         let compiled = self.compile(&guarded, &slots)?;
+        self.count_volumes(&compiled);
         self.kernel.install(&compiled)?;
         let gone: BTreeSet<_> =
             self.names.slots.values().copied().filter(|slot| !slots.values().any(|used| used == slot)).collect();
@@ -342,7 +346,9 @@ impl Agent {
             }
         }
         self.names.add(self.kernel.epoch(), &compiled);
-        self.names.slots = slots;
+        self.names.assign(slots, &policy);
+        let logs = policy.instances.iter().filter_map(|it| Some((it.name.as_str(), it.audit_log.as_deref()?)));
+        self.pipeline.editors().watch(logs);
         let rule = |index: u16| compiled.rules.get(usize::from(index).checked_sub(1)?);
         let healed = compiled.healed.iter().filter_map(|(index, path)| {
             let rule = rule(*index)?;
@@ -361,35 +367,52 @@ impl Agent {
         Ok(())
     }
 
-    /// Tells which files are let through while they are made, and which have been made since the policy was compiled last.
+    /// Brings up what counts, where a policy sets a bound to what leaves.
+    fn count_volumes(&mut self, compiled: &Compiled) {
+        let root = self.options.cgroup_root.as_ref().unwrap_or(&self.host.cgroup_mount);
+        if !compiled.limits.is_empty()
+            && let Err(error) = self.kernel.attach_volume(root)
+        {
+            let why = chain(&error);
+            eprintln!("flowwarden: `max-bytes` does nothing: {}", first_line(&why));
+            self.kernel.degrade("volume", why);
+        }
+    }
+
+    /// Tells which files are let through while they are made, and which have been made, or are gone, since the policy was
+    /// compiled last.
     fn tell_made(&self, before: &[Watched]) {
-        let before = presence(before);
-        for (path, now) in presence(&self.watched).into_iter().filter(|(_, now)| now.there) {
+        let (before, now) = (presence(before), presence(&self.watched));
+        let is_there = |path: &Path| now.get(path).is_some_and(|now| now.there);
+        for (path, _) in before.iter().filter(|(path, old)| old.there && old.waits && !is_there(path)) {
+            self.tell_of(Stage::Reload, path, &format!("{} {GONE}", path.display()));
+        }
+        for (path, now) in now.into_iter().filter(|(_, now)| now.there) {
             let old = before.get(path).map(|old| (old.there, old.waits));
             let was_quiet = self.settling.was_quiet(path);
-            let path = path.display();
+            let shown = path.display();
             let (stage, message) = match (old, now.waits) {
                 (Some((true, true)), true) => continue,
                 (_, true) => {
                     let most = GRACE.as_secs();
-                    (
-                        Stage::Reload,
-                        format!("{path} has just come to be: its maker is let through, for {most} s at most"),
-                    )
+                    (Stage::Reload, format!("{shown} {YOUNG}: its maker is let through, for {most} s at most"))
                 }
-                (Some((_, true)), false) if was_quiet => {
-                    (Stage::Reload, format!("{path} is made: protected from now on"))
-                }
+                (Some((_, true)), false) if was_quiet => (Stage::Reload, format!("{shown} is made: {MADE}")),
                 (Some((_, true)), false) => {
                     let most = GRACE.as_secs();
-                    (Stage::Error, format!("{path} was still being changed after {most} s: protected from now on"))
+                    (Stage::Error, format!("{shown} was still being changed after {most} s: {MADE}"))
                 }
                 (_, false) => continue,
             };
-            say(&message);
-            let details = Map::from_iter([("path".to_owned(), path.to_string().into())]);
-            self.pipeline.lifecycle(stage, &message, &details);
+            self.tell_of(stage, path, &message);
         }
+    }
+
+    /// Says and records what became of a watched path.
+    fn tell_of(&self, stage: Stage, path: &Path, message: &str) {
+        say(message);
+        let details = Map::from_iter([("path".to_owned(), path.display().to_string().into())]);
+        self.pipeline.lifecycle(stage, message, &details);
     }
 
     fn compile(&mut self, policy: &Policy, slots: &BTreeMap<String, u16>) -> Result<Compiled, AgentError> {
@@ -525,6 +548,17 @@ impl Agent {
             let message = format!("{new} operations were refused unjudged: too many at once on one CPU");
             say(&message);
             let details = Map::from_iter([("unjudged".to_owned(), new.into())]);
+            self.pipeline.lifecycle(Stage::Loss, &message, &details);
+        }
+        let skipped = self.kernel.skipped_names()?;
+        if skipped > self.reported_skipped {
+            let new = skipped - self.reported_skipped;
+            self.reported_skipped = skipped;
+            let message = format!(
+                "{new} questions to resolvers, or answers, were not read: one instance had more than {MAX_TOLD} a second"
+            );
+            say(&message);
+            let details = Map::from_iter([("skipped".to_owned(), new.into())]);
             self.pipeline.lifecycle(Stage::Loss, &message, &details);
         }
         if lost > self.reported_lost {

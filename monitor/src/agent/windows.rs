@@ -16,8 +16,15 @@ use serde_json::{Map, Value};
 
 use super::{AgentError, say, takeover::Takeover};
 use crate::{
-    change::window::{Report, Snapshot, compare},
-    journal::{ocsf::Stage, terminal},
+    change::{
+        decision::{self, Kept},
+        window::{Report, Snapshot, compare},
+    },
+    heal,
+    journal::{
+        ocsf::{Stage, now_ms},
+        terminal,
+    },
     kernel::load::Kernel,
     maintenance::{Answer, LONGEST, Request, Window, boot_ns},
     pipeline::Pipeline,
@@ -46,7 +53,7 @@ pub(super) struct Windows {
 /// What is needed to open and close them.
 pub(super) struct Hands<'a> {
     pub(super) kernel: &'a mut Kernel,
-    pub(super) pipeline: &'a Pipeline,
+    pub(super) pipeline: &'a mut Pipeline,
     pub(super) state: &'a State,
     pub(super) policy: &'a Policy,
     pub(super) slots: &'a BTreeMap<String, u16>,
@@ -133,6 +140,7 @@ impl Windows {
         if !self.open.iter().any(|open| open.instance == window.instance && open.class == window.class) {
             begin(&window, &policy.user_dir, hands.state).map_err(|error| error.to_string())?;
         }
+        hands.pipeline.programs().begin(slot, class);
         self.open.retain(|open| open.instance != window.instance || open.class != window.class);
         self.open.push(window.clone());
         // Told before it is open: what happens in a window of which nothing is known would be a riddle.
@@ -218,10 +226,28 @@ fn end(window: &Window, state: &State) -> Option<(PathBuf, Report)> {
     Some((before.user_dir, report))
 }
 
-fn tell_closed(window: &Window, why: &str, hands: &Hands<'_>) {
+fn tell_closed(window: &Window, why: &str, hands: &mut Hands<'_>) {
     let mut message = format!("maintenance: {} of instance {} is closed: {why}", window.class, window.instance);
     let mut more = Map::new();
-    if let Some((user_dir, report)) = end(window, hands.state) {
+    let ran = hands.slots.get(&window.instance).and_then(|&slot| hands.pipeline.programs().end(slot, &window.class));
+    if let Some((user_dir, mut report)) = end(window, hands.state) {
+        report.ran = ran;
+        let instance = hands.policy.instances.iter().find(|instance| instance.name == window.instance);
+        let healed = instance.into_iter().flat_map(|instance| &instance.files).filter(|rule| rule.heal);
+        report.files = heal::differing(hands.state, healed.map(|rule| rule.path.as_path()));
+        let id = decision::id(&window.instance, &window.class, now_ms());
+        let kept = Kept {
+            id: id.clone(),
+            instance: window.instance.clone(),
+            user_dir: user_dir.clone(),
+            files: report.files.clone(),
+            packages: report.revert.clone(),
+            decided: None,
+        };
+        match decision::keep(hands.state, &kept) {
+            Ok(()) => drop(more.insert("report_id".to_owned(), id.into())),
+            Err(error) => eprintln!("flowwarden: {error}"),
+        }
         message = format!("{message}; meanwhile: {}", report.words());
         more.insert("user_dir".to_owned(), user_dir.display().to_string().into());
         report.tell(&mut more);

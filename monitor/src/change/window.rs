@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::diff::{self, Diff};
-use crate::instance::root::Root;
+use super::{
+    decision::Left,
+    diff::{self, Diff},
+};
+use crate::{instance::root::Root, pipeline::programs::Ran};
 
 /// Most packages that are looked at.
 const MAX_PACKAGES: usize = 4000;
@@ -89,6 +92,10 @@ pub struct Report {
     pub settings: Option<Diff>,
     /// The command that takes packages back.
     pub revert: Option<String>,
+    /// Programs that ran meanwhile, and how often; none when the guard was started anew meanwhile.
+    pub ran: Option<Ran>,
+    /// Healed files that are not as their good copies.
+    pub files: Vec<Left>,
     /// There was more than was looked at.
     pub cut: bool,
 }
@@ -178,6 +185,20 @@ impl Report {
                 let named: Vec<_> = list.iter().take(MAX_NAMED).cloned().collect();
                 details.insert(key.to_owned(), named.into());
             }
+        }
+        match &self.ran {
+            Some(Ran { lines, more }) => {
+                let lines: Vec<_> = lines.iter().map(|(line, count)| format!("{line}, {count} times")).collect();
+                details.insert("programs".to_owned(), lines.into());
+                if *more > 0 {
+                    details.insert("programs_more".to_owned(), (*more).into());
+                }
+            }
+            None => drop(details.insert("programs_unknown".to_owned(), true.into())),
+        }
+        if !self.files.is_empty() {
+            let paths: Vec<_> = self.files.iter().map(|file| file.path.display().to_string()).collect();
+            details.insert("files_changed".to_owned(), paths.into());
         }
         if let Some(diff) = &self.settings {
             details.insert("settings_diff".to_owned(), diff.text.as_str().into());

@@ -56,6 +56,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     {
         println!("missing     names in rules: {}", short(&error.to_string()));
     }
+    if mount.is_some()
+        && let Err(error) = kernel.try_volume()
+    {
+        println!("missing     max-bytes in rules: {}", short(&error.to_string()));
+    }
     let took = start.elapsed().as_millis();
     if arguments.programs {
         let mut programs = kernel.programs();

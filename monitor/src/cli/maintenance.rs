@@ -8,6 +8,7 @@ use std::{
 use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use monitor::{
+    change::decision::{self, Kept},
     journal::{
         query::{Filter, Query},
         terminal::plain,
@@ -63,6 +64,16 @@ enum Command {
         /// The event of the journal, as it is.
         #[arg(long)]
         json: bool,
+    },
+    /// Makes what a window has left the good state: healed files as they are now become their good copies.
+    Accept {
+        /// The report's id.
+        id: String,
+    },
+    /// Takes back what was done in a window: good copies of healed files are put back, and what takes packages back is told.
+    Revert {
+        /// The report's id.
+        id: String,
     },
     /// Says which windows are open.
     Status {
@@ -123,6 +134,28 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
         }
         Command::Report { .. } => {}
+        Command::Accept { id } => {
+            let report = decision::accept(&state, &id)?;
+            told(&report, "is the good copy now");
+            if report.packages.is_some() {
+                println!("packages stay as they are; nothing keeps a copy of them");
+            }
+        }
+        Command::Revert { id } => {
+            let report = decision::revert(&state, &id)?;
+            told(&report, "is as its good copy again");
+            if let Some(command) = &report.packages {
+                println!(
+                    "packages are not touched: npm runs what packages say, and root is not who should run it. Type"
+                );
+                println!("  flowwarden maintenance open --for 15m --instance {}", printable(&report.instance));
+                println!(
+                    "and then, as the instance's user, in {}:\n  {}",
+                    printable(&report.user_dir.to_string_lossy()),
+                    printable(command)
+                );
+            }
+        }
         Command::Status { json } => {
             let open = maintenance::request(&state, &Request::Status)?;
             if json {
@@ -141,6 +174,15 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn told(report: &Kept, done: &str) {
+    for file in &report.files {
+        println!("{} {done}", printable(&file.path.to_string_lossy()));
+    }
+    if report.files.is_empty() {
+        println!("no file that is healed was changed in that window");
+    }
 }
 
 fn shown(window: &Window) -> String {
@@ -186,21 +228,33 @@ fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Resu
             println!("{what}: {}", plain(package.as_bytes()));
         }
     }
+    for line in event["unmapped"]["programs"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        println!("ran: {}", plain(line.as_bytes()));
+    }
+    if let Some(more) = event["unmapped"]["programs_more"].as_u64() {
+        println!("ran: {more} more");
+    }
+    if event["unmapped"]["programs_unknown"] == true {
+        println!("ran: not known, since the guard was started in the window");
+    }
     if event["unmapped"]["cut"] == true {
         println!("there are more packages than are looked at: the report is not complete");
     }
     for line in event["unmapped"]["settings_diff"].as_str().unwrap_or_default().lines() {
         println!("{}", plain(line.as_bytes()));
     }
-    let user_dir = own("user_dir");
-    if !own("settings_diff").is_empty() {
-        println!(
-            "to keep settings.js: flowwarden accept {user_dir}/settings.js; to take it back: flowwarden restore \
-             {user_dir}/settings.js (where a rule heals it)"
-        );
+    for path in event["unmapped"]["files_changed"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        println!("not as its good copy: {}", plain(path.as_bytes()));
     }
     if !own("revert").is_empty() {
+        let user_dir = own("user_dir");
         println!("to take packages back, in a new window, as the instance's user, in {user_dir}: {}", own("revert"));
+    }
+    let id = own("report_id");
+    if !id.is_empty() {
+        println!(
+            "to keep all this: flowwarden maintenance accept {id}; to take it back: flowwarden maintenance revert {id}"
+        );
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde::{
     de::{SeqAccess, Visitor},
 };
 
-use crate::journal::ocsf::FLAGS;
+use crate::{journal::ocsf::FLAGS, policy::name::DnsName};
 
 /// A text of the line; copied only where the line has escapes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -112,6 +112,9 @@ pub struct Endpoint<'a> {
     /// Its address.
     #[serde(borrow)]
     pub ip: Option<Text<'a>>,
+    /// The name that the instance had asked for to get it.
+    #[serde(borrow)]
+    pub hostname: Option<Text<'a>>,
     /// Its port.
     pub port: u16,
 }
@@ -154,6 +157,8 @@ pub struct Own<'a> {
     pub flags: u32,
     /// Meaning depends on the operation.
     pub detail: Option<i64>,
+    /// What was written, or has left.
+    pub bytes: u64,
     /// The flags of an open (`O_*`).
     pub open_flags: Option<u32>,
     /// The file's device, as major:minor.
@@ -227,6 +232,12 @@ impl<'a> Line<'a> {
     /// Reads a line; says what is wrong with it otherwise.
     pub fn read(bytes: &'a [u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
+    }
+
+    /// The name that gave the address which is connected to, where it is one that rules can have.
+    #[must_use]
+    pub fn name(&self) -> Option<DnsName> {
+        DnsName::parse(self.dst_endpoint.hostname.as_ref()?).ok()
     }
 
     /// The path that it is about: the file, or the program that is launched.

@@ -21,7 +21,7 @@ pub use self::{
     store::{Store, StoreError},
 };
 use crate::{
-    change,
+    change::{self, decision::Left},
     state::{State, StateError},
 };
 
@@ -337,6 +337,24 @@ pub fn restore(state: &State, path: &Path) -> Result<Vec<PathBuf>, StoreError> {
         }
         restore::restore(place, &good).map(drop).map_err(|source| StoreError::File { path: place.to_owned(), source })
     })
+}
+
+/// Those of these files that differ from their good copies.
+#[must_use]
+pub fn differing<'a>(state: &State, paths: impl IntoIterator<Item = &'a Path>) -> Vec<Left> {
+    let Ok(store) = Store::open(state) else { return Vec::new() };
+    let differs = |place: PathBuf| {
+        let good = store.good(&place).ok().flatten()?;
+        let now = Copy::take(&place).ok()?;
+        (now.as_ref() != Some(&good)).then(|| Left { digest: now.map(|now| now.digest()), path: place })
+    };
+    paths.into_iter().flat_map(places).filter_map(differs).collect()
+}
+
+/// SHA-256 of a file with what a copy of it has beside the content; `None` when there is none, or it cannot be copied.
+#[must_use]
+pub fn digest_of(place: &Path) -> Option<String> {
+    Copy::take(place).ok().flatten().map(|copy| copy.digest())
 }
 
 /// Does something with each place of a file; all of them must be under a rule that heals, which shows in a good copy.

@@ -3,7 +3,7 @@
 use monitor_common::policy::Class;
 
 use super::{Incident, OVERFLOW, Outcome};
-use crate::journal::terminal::shown;
+use crate::{journal::terminal::shown, pipeline::tunnel};
 
 /// Two or three sentences for whoever is told.
 #[must_use]
@@ -17,6 +17,16 @@ pub fn mend(incident: &Incident) -> String {
         return "Somebody in this instance reaches for the guard itself, and nothing that is watched has business there: treat \
                 the instance as taken over, and find out which flow or package began this process."
             .to_owned();
+    }
+    if incident.rule == tunnel::RULE {
+        let domain = incident.objects.iter().next().map_or("...", String::as_str);
+        return format!(
+            "If nobody wanted it: find the flow or package that asks for these names, and remove it; what was sent has left \
+             through your resolvers: find out what it was, and let them refuse {domain}. If it was wanted: let the policy \
+             trust the domain ([[instance.egress]] to = [\"*.{domain}\"], verdict = \"allow\"; for instance {}), `flowwarden \
+             check` it, and `flowwarden reload`.",
+            shown(incident.instance.as_bytes())
+        );
     }
     if incident.outcome == Outcome::Lifted {
         return "A maintenance window let it through. If it was part of the work there is nothing to do; if not, close the \

@@ -203,7 +203,7 @@ impl Incidents {
         incident.first_ms = incident.first_ms.min(enriched.time_ms);
         incident.last_ms = incident.last_ms.max(enriched.time_ms);
         incident.seen = now;
-        let object = object(record);
+        let object = enriched.tunnel.as_ref().map_or_else(|| object(record), |tunnel| shown(tunnel.domain.as_bytes()));
         if !object.is_empty() && !incident.objects.contains(&object) {
             incident.more_objects |= incident.objects.len() >= MOST_NAMED;
             if !incident.more_objects {
@@ -253,7 +253,11 @@ impl Incidents {
             instance: enriched.instance.clone(),
             rule: enriched.rule.clone(),
             outcome: Outcome::of(record),
-            object: if of_rule { String::new() } else { place(record) },
+            object: match &enriched.tunnel {
+                Some(tunnel) => tunnel.domain.clone(),
+                None if of_rule => String::new(),
+                None => place(record),
+            },
         };
         if self.open.contains_key(&key) {
             return key;

@@ -1,7 +1,8 @@
 //! Node-RED where it is installed and may not run: packages of npm, processes that pm2 remembers, homes with a userDir.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -116,6 +117,17 @@ pub(crate) fn is_user_dir(root: &Root, directory: &Path) -> bool {
     [".config.runtime.json", "settings.js", "flows.json", ".config.nodes.json"]
         .iter()
         .any(|file| root.exists(&directory.join(file)))
+}
+
+/// The places in the homes of accounts where a userDir may be and nobody can tell, each with the cause.
+pub(crate) fn closed(root: &Root, accounts: &Accounts) -> Vec<String> {
+    let directories: BTreeSet<_> = accounts.users.iter().map(|account| account.home.join(".node-red")).collect();
+    let told = directories.iter().filter_map(|directory| {
+        let error = root.find(&directory.join("settings.js")).err()?;
+        let absent = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        (!absent).then(|| format!("{} cannot be looked into: {error}", directory.display()))
+    });
+    told.collect()
 }
 
 /// The userDirs in the homes of accounts, with the account's uid.

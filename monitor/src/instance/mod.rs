@@ -259,7 +259,9 @@ pub fn survey(cgroup_mount: &Path) -> Survey {
             return survey;
         }
     };
-    if !rustix::process::geteuid().is_root() {
+    if rustix::process::geteuid().is_root() {
+        survey.notes.extend(installed::closed(&root, &Accounts::read(&root)));
+    } else {
         survey.notes.push("not run as root: processes and files of other users are seen in part only".to_owned());
     }
     let running = Running::among(&scan::processes(cgroup_mount));
@@ -272,7 +274,7 @@ pub fn survey(cgroup_mount: &Path) -> Survey {
 /// What is installed below a directory, as if it were the root of a machine on which nothing runs.
 pub fn survey_at(directory: &Path) -> std::io::Result<Survey> {
     let root = Root::at(directory)?;
-    let mut survey = Survey::default();
+    let mut survey = Survey { notes: installed::closed(&root, &Accounts::read(&root)), ..Survey::default() };
     survey.add_all(&root, &[]);
     survey.installations = installed::installations(&root, &Accounts::read(&root));
     survey.name();

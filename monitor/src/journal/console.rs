@@ -9,9 +9,13 @@ use monitor_common::{
 
 use super::{
     ocsf::{address, command_line},
-    terminal::shown,
+    terminal::{plain, shown},
 };
-use crate::{kernel::table, pipeline::enrich::Enriched};
+use crate::{
+    kernel::table,
+    pipeline::enrich::Enriched,
+    policy::limit::{bytes, within},
+};
 
 /// For example: `instance plant-a: child curl (pid 812 <- node 640) tried to connect 203.0.113.9:443: denied by rule
 /// egress-default`.
@@ -96,6 +100,13 @@ fn operation(enriched: &Enriched) -> String {
         Hook::IoUring => format!("reach {path} by io_uring (opcode {})", event.detail),
         Hook::Connect => format!("connect {}", end()),
         Hook::Send => format!("send to {}", end()),
+        Hook::Volume => format!(
+            "send {} to {} {}, more than {}",
+            bytes(event.bytes),
+            end(),
+            within(event.count),
+            bytes(event.detail)
+        ),
         Hook::Bind => format!("bind {}", end()),
         Hook::Listen => format!("listen on port {}", event.endpoint.local_port),
         Hook::Accept => format!("accept a connection from {}", end()),
@@ -116,7 +127,10 @@ fn operation(enriched: &Enriched) -> String {
         Hook::Module if !record.text.is_empty() => format!("load the kernel module {}", shown(trimmed(&record.text))),
         Hook::Module => "load a kernel module".to_owned(),
         Hook::UringCommand => "hand a command to a driver by io_uring".to_owned(),
-        Hook::Dns => format!("ask the resolver {}", end()),
+        Hook::Dns => match &enriched.tunnel {
+            Some(tunnel) => plain(tunnel.words().as_bytes()),
+            None => format!("ask the resolver {}", end()),
+        },
         Hook::Signal => {
             let call =
                 u32::try_from(event.syscall).ok().and_then(|number| table::name(number, false)).unwrap_or("kill");

@@ -6,7 +6,10 @@ use monitor_common::Verdict;
 use serde_json::{Value, json};
 
 use super::ocsf::{attack, device, metadata, now_ms};
-use crate::incident::{Incident, OVERFLOW, Outcome, Phase, mend::mend};
+use crate::{
+    change::editor::Deploy,
+    incident::{Incident, OVERFLOW, Outcome, Phase, mend::mend},
+};
 
 /// Detection Finding.
 pub const FINDING: u32 = 2004;
@@ -89,6 +92,13 @@ pub fn finding(phase: Phase, incident: &Incident) -> Value {
     out
 }
 
+/// Adds who deployed last.
+pub fn hint(event: &mut Value, deploy: &Deploy) {
+    event["unmapped"]["last_deploy"] = deploy.json();
+    let mend = event["remediation"]["desc"].as_str().unwrap_or_default();
+    event["remediation"]["desc"] = format!("{mend} {}", deploy.words()).into();
+}
+
 /// Names it; the same for as long as it is open.
 fn title(incident: &Incident) -> String {
     let what = match incident.outcome {
@@ -155,6 +165,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_hint_says_that_it_is_not_verified_and_is_valid() {
+        let mut event = told(Phase::Create, Verdict::Deny, "settings.js", 1);
+        let (event_name, user) = ("flows.set".to_owned(), Some("ann".to_owned()));
+        hint(&mut event, &Deploy { event: event_name, user, address: None, time_ms: 5 });
+        ocsf::tests::valid(&event);
+        assert_eq!(event["unmapped"]["last_deploy"]["verified"], false);
+        let mend = event["remediation"]["desc"].as_str().unwrap();
+        assert!(
+            mend.starts_with("If nobody") && mend.contains("not verified: by Node-RED's own log ann deployed"),
+            "{mend}"
+        );
     }
 
     #[test]

@@ -17,7 +17,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     kernel::table,
-    pipeline::enrich::{Enriched, Parent, Program},
+    pipeline::{
+        enrich::{Enriched, Parent, Program},
+        tunnel::Tunnel,
+    },
 };
 
 /// Version of the schema.
@@ -89,7 +92,7 @@ fn class(event: &Event, hook: Hook) -> (u32, u32, &'static str) {
         Hook::Mount => (FILE, 12, "Mount"),
         Hook::Unmount => (FILE, 13, "Unmount"),
         Hook::Connect | Hook::Accept => (NETWORK, 1, "Open"),
-        Hook::Send | Hook::Dns => (NETWORK, 6, "Traffic"),
+        Hook::Send | Hook::Dns | Hook::Volume => (NETWORK, 6, "Traffic"),
         Hook::Listen => (NETWORK, 7, "Listen"),
         Hook::Bind | Hook::Socket => (NETWORK, 99, "Other"),
         Hook::Exec | Hook::Fork => (PROCESS, 1, "Launch"),
@@ -141,6 +144,9 @@ pub fn render(enriched: &Enriched, sentence: &str) -> Value {
         PROCESS if record.hook == Hook::Exec => out["process"] = launched(enriched),
         PROCESS => out["process"] = process(enriched),
         _ => network(&mut out, event, record.hook),
+    }
+    if record.hook == Hook::Volume {
+        out["traffic"] = json!({ "bytes_out": event.bytes });
     }
     if let Some(name) = &enriched.hostname {
         out["dst_endpoint"]["hostname"] = Value::from(name.as_str());
@@ -219,7 +225,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Arguments, parted by zero bytes, as one line.
-pub(super) fn command_line(argv: &[u8]) -> String {
+pub(crate) fn command_line(argv: &[u8]) -> String {
     let argv = argv.strip_suffix(&[0]).unwrap_or(argv);
     text(argv).replace('\0', " ")
 }
@@ -363,6 +369,9 @@ fn unmapped(enriched: &Enriched) -> Value {
     if event.loginuid != u32::MAX {
         set("loginuid", event.loginuid.into());
     }
+    for (key, value) in enriched.tunnel.iter().flat_map(Tunnel::fields) {
+        set(key, value);
+    }
     for (key, value) in [("cgroup", &enriched.cgroup), ("unit", &enriched.unit), ("container", &enriched.container)] {
         if let Some(value) = value {
             set(key, value.as_str().into());
@@ -374,6 +383,11 @@ fn unmapped(enriched: &Enriched) -> Value {
     if record.hook == Hook::WriteTotals {
         set("bytes", event.bytes.into());
         set("count", event.count.into());
+    }
+    if record.hook == Hook::Volume {
+        set("bytes", event.bytes.into());
+        set("max_bytes", event.detail.into());
+        set("hours", event.count.into());
     }
     match record.hook {
         // A process group is a negative number.

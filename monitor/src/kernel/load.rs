@@ -15,7 +15,7 @@ use aya::{
     programs::{ProgramError, ProgramInfo, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use monitor_common::{
-    dns::{NameKey, NameRulesKey, ResolverKey},
+    dns::{NameKey, NameRulesKey, Rate, ResolverKey},
     event::{Counters, Hook},
     inbound::Owner,
     offsets::{Abi, Offsets},
@@ -27,6 +27,7 @@ use monitor_common::{
     security::{SecurityHook, Signatures},
     syscall::{HANDLERS_HALF, Handler, Syscall},
     verdict::Sensor,
+    volume::{Limit, LimitKey},
 };
 use rustix::fs::{Mode, OFlags};
 
@@ -169,6 +170,9 @@ const DNS: &[&str] = &["dns_query", "dns_answer"];
 /// Programs on what comes in: those that note whose a socket is, and the one that drops.
 const INBOUND: &[&str] = &["inbound_bind4", "inbound_bind6", "inbound_packet"];
 
+/// Programs that count what leaves.
+const VOLUME: &[&str] = &["volume_connect4", "volume_connect6", "volume_sendmsg4", "volume_sendmsg6", "volume_packet"];
+
 /// The paths that the kernel looks at.
 #[derive(Default)]
 struct Watched {
@@ -193,6 +197,10 @@ pub struct Kernel {
     served: Served,
     /// Peers can be refused.
     refuses_peers: bool,
+    /// It was tried to count what leaves.
+    volume_tried: bool,
+    /// Where links are pinned, once they are.
+    pinned: Option<PathBuf>,
 }
 
 impl Kernel {
@@ -237,6 +245,8 @@ impl Kernel {
             degraded,
             served,
             refuses_peers: false,
+            volume_tried: false,
+            pinned: None,
         })
     }
 
@@ -424,10 +434,29 @@ impl Kernel {
         DNS.iter().try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
     }
 
+    /// Loads the programs that count what leaves, attaching none, to find out whether this kernel takes them.
+    pub fn try_volume(&mut self) -> Result<()> {
+        VOLUME.iter().try_for_each(|&name| load(&mut self.ebpf, &mut self.links, name))
+    }
+
     /// Attaches the programs that can refuse a peer, in the same way.
     pub fn attach_inbound(&mut self, path: &Path) -> Result<()> {
         self.attach_all(INBOUND, path)?;
         self.refuses_peers = true;
+        Ok(())
+    }
+
+    /// Attaches the programs that count what leaves, all or none: a policy that sets a bound needs them. A kernel that
+    /// refuses them is not asked again.
+    pub fn attach_volume(&mut self, path: &Path) -> Result<()> {
+        if std::mem::replace(&mut self.volume_tried, true) {
+            return Ok(());
+        }
+        self.attach_all(VOLUME, path)?;
+        // One that comes with a later policy outlives the guard as the others do.
+        if let Some(path) = self.pinned.clone() {
+            self.links.pin(&path).map_err(|source| PinError::Refused { path, source })?;
+        }
         Ok(())
     }
 
@@ -457,7 +486,8 @@ impl Kernel {
     /// Pins what is attached. What cannot be pinned here ends with the guard, and is noted.
     pub fn pin(&mut self, pins: &Begun) -> Result<()> {
         let path = pins.links();
-        let bound = self.links.pin(&path).map_err(|source| PinError::Refused { path, source })?;
+        let bound = self.links.pin(&path).map_err(|source| PinError::Refused { path: path.clone(), source })?;
+        self.pinned = Some(path);
         if !bound.is_empty() {
             let why = "this kernel cannot pin kprobes (5.15 can): what they see is watched only while the guard runs";
             self.degrade(&bound.join(", "), why.to_owned());
@@ -568,6 +598,10 @@ impl Kernel {
         for (key, rules) in &policy.name_rules {
             name_rules.insert(key, rules, 0).map_err(|source| KernelError::Map { name: "NAME_RULES", source })?;
         }
+        let mut limits: HashMap<_, LimitKey, Limit> = open(&mut self.ebpf, "LIMITS")?;
+        for (key, limit) in &policy.limits {
+            limits.insert(key, limit, 0).map_err(|source| KernelError::Map { name: "LIMITS", source })?;
+        }
         let mut resolvers: HashMap<_, ResolverKey, u32> = open(&mut self.ebpf, "RESOLVERS")?;
         for key in &policy.resolvers {
             resolvers.insert(key, 1, 0).map_err(|source| KernelError::Map { name: "RESOLVERS", source })?;
@@ -619,6 +653,7 @@ impl Kernel {
         let [lowest, ..] = epoch.to_le_bytes();
         clear_trie::<NameKey, u64>(&mut self.ebpf, "NAMES", |key| key.epoch.into(), lowest.into());
         clear::<NameRulesKey, NetRules>(&mut self.ebpf, "NAME_RULES", |key| key.epoch, epoch);
+        clear::<LimitKey, Limit>(&mut self.ebpf, "LIMITS", |key| key.epoch, epoch);
         clear::<ResolverKey, u32>(&mut self.ebpf, "RESOLVERS", |key| key.epoch, epoch);
     }
 
@@ -655,6 +690,14 @@ impl Kernel {
     pub fn tell_lost(&mut self, lost: u64) -> Result<()> {
         let mut map: Array<_, u64> = open(&mut self.ebpf, "TOLD")?;
         map.set(0, lost, 0).map_err(|source| KernelError::Map { name: "TOLD", source })
+    }
+
+    /// How many questions to resolvers, and answers, were not told because they came too fast.
+    pub fn skipped_names(&mut self) -> Result<u64> {
+        let map: Array<_, Rate> = open(&mut self.ebpf, "DNS_RATES")?;
+        let rates = map.iter().collect::<std::result::Result<Vec<_>, _>>();
+        let rates = rates.map_err(|source| KernelError::Map { name: "DNS_RATES", source })?;
+        Ok(rates.iter().map(|rate| rate.skipped).sum())
     }
 
     /// What became of the records, CPU by CPU.

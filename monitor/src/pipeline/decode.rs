@@ -98,6 +98,7 @@ fn is_about_a_path(hook: Hook) -> bool {
             | Hook::Module
             | Hook::UringCommand
             | Hook::Dns
+            | Hook::Volume
     )
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use monitor_common::{
+    Verdict,
     event::{FLAG_BY_NAME, FLAG_CONFIRMED, Hook},
     policy::{Class, Maintenance},
     verdict::Sensor,
@@ -15,7 +16,12 @@ use monitor_common::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{decode::Record, hostnames::Hostnames, lineage::Lineage};
+use super::{
+    decode::Record,
+    hostnames::Hostnames,
+    lineage::Lineage,
+    tunnel::{self, Tunnel},
+};
 
 /// Most processes that are remembered.
 const MAX_PROCESSES: usize = 8192;
@@ -49,6 +55,10 @@ pub trait Names {
     fn rule(&self, epoch: u32, index: u16) -> RuleName;
     /// Name of an instance.
     fn instance(&self, slot: u16) -> String;
+    /// Whether the policy allows an instance to reach everything below a domain.
+    fn trusts(&self, _slot: u16, _domain: &str) -> bool {
+        false
+    }
     /// Path of a node of the policy.
     fn place(&self, _epoch: u32, _node: u64) -> Option<Vec<u8>> {
         None
@@ -108,6 +118,8 @@ pub struct Enriched {
     pub container: Option<String>,
     /// The name that the instance had asked for to get this address.
     pub hostname: Option<String>,
+    /// What questions to a resolver carry.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// The default that decided where no rule spoke.
@@ -232,7 +244,26 @@ impl Enricher {
                 .and_then(|part| container_id(&part).map(str::to_owned)),
             cgroup,
             hostname: self.hostnames.of(&record).map(str::to_owned),
+            tunnel: None,
             record,
+        }
+    }
+
+    /// The same for a question that makes a tunnel: it is only told, since resolvers cannot be kept from passing names on one
+    /// by one.
+    pub fn enrich_tunnel(&mut self, mut record: Record, tunnel: Tunnel, names: &dyn Names) -> Enriched {
+        (record.verdict, record.wanted) = (Verdict::Log, Verdict::Deny);
+        // A packet is nobody's: only the process that has begun to talk is known.
+        let process = fs::metadata(format!("/proc/{}", record.event.tgid));
+        let (uid, gid) = process.map_or((u32::MAX, u32::MAX), |meta| (meta.uid(), meta.gid()));
+        let event = &mut record.event;
+        (event.uid, event.gid, event.euid, event.loginuid) = (uid, gid, uid, u32::MAX);
+        Enriched {
+            rule: tunnel::RULE.to_owned(),
+            sentence: tunnel::SENTENCE.to_owned(),
+            techniques: tunnel::TECHNIQUES.map(str::to_owned).into(),
+            tunnel: Some(tunnel),
+            ..self.enrich(record, names)
         }
     }
 

@@ -65,7 +65,7 @@ impl Hostnames {
     /// The name that gave the address that a record is about.
     #[must_use]
     pub fn of(&self, record: &Record) -> Option<&str> {
-        let outgoing = matches!(record.hook, Hook::Connect | Hook::Send);
+        let outgoing = matches!(record.hook, Hook::Connect | Hook::Send | Hook::Volume);
         let place = (record.event.instance, record.event.endpoint.address);
         outgoing.then(|| self.names.get(&place).map(String::as_str)).flatten()
     }

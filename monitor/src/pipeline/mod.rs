@@ -5,19 +5,24 @@ pub mod enrich;
 pub mod hostnames;
 pub mod lineage;
 pub mod names;
+pub mod programs;
+pub mod tunnel;
 
 use std::{sync::Arc, time::Instant};
 
 use monitor_common::{Verdict, event::Hook};
 
 use crate::{
+    change::editor::{Deploy, Editors},
     incident::{Incident, Incidents, Phase},
     journal::{Durability, Journal, JournalError, Limits, Spool, console, finding, ocsf},
     metrics::Counts,
 };
 use decode::{DecodeError, Record};
 use enrich::{Enriched, Enricher, Names};
+use programs::Programs;
 use serde_json::{Map, Value};
+use tunnel::Tunnels;
 
 /// Why a record could not be journaled.
 #[derive(Debug, thiserror::Error)]
@@ -62,18 +67,39 @@ pub struct Pipeline {
     journal: Journal,
     counts: Arc<Counts>,
     incidents: Incidents,
+    tunnels: Tunnels,
+    programs: Programs,
+    editors: Editors,
 }
 
 impl Pipeline {
     /// A pipeline that ends in `journal`.
     #[must_use]
     pub fn new(enricher: Enricher, journal: Journal) -> Self {
-        Self { enricher, journal, counts: Arc::default(), incidents: Incidents::default() }
+        Self {
+            enricher,
+            journal,
+            counts: Arc::default(),
+            incidents: Incidents::default(),
+            tunnels: Tunnels::default(),
+            programs: Programs::default(),
+            editors: Editors::default(),
+        }
     }
 
     /// What is known about processes.
     pub fn enricher(&mut self) -> &mut Enricher {
         &mut self.enricher
+    }
+
+    /// Where instances say who deploys.
+    pub fn editors(&mut self) -> &mut Editors {
+        &mut self.editors
+    }
+
+    /// What runs in maintenance windows.
+    pub fn programs(&mut self) -> &mut Programs {
+        &mut self.programs
     }
 
     /// Takes one record; answers when there is something to say.
@@ -82,10 +108,20 @@ impl Pipeline {
     pub fn record(&mut self, bytes: &[u8], names: &dyn Names) -> Result<Option<Told>, PipelineError> {
         let record = decode::decode(bytes)?;
         self.enricher.observe(&record);
-        if record.verdict < Verdict::Log || is_context(&record) {
+        self.programs.observe(&record);
+        let tunnel = self.tunnels.look(&record, |domain| names.trusts(record.event.instance, domain));
+        if tunnel.is_none() && (record.verdict < Verdict::Log || is_context(&record)) {
             return Ok(None);
         }
-        let enriched = self.enricher.enrich(record, names);
+        let enriched = match tunnel {
+            Some(tunnel) => self.enricher.enrich_tunnel(record, tunnel, names),
+            None => self.enricher.enrich(record, names),
+        };
+        Ok(Some(self.take(enriched)))
+    }
+
+    /// Journals what is to be journaled, and counts it in its incident.
+    fn take(&mut self, enriched: Enriched) -> Told {
         let sentence = console::sentence(&enriched);
         let mut line = ocsf::render(&enriched, &sentence);
         let urgent = enriched.record.verdict >= Verdict::Deny;
@@ -98,25 +134,34 @@ impl Pipeline {
         } else {
             self.journal.append(line, durability);
         }
-        let incident = noted.phase.map(|phase| tell(&self.journal, phase, noted.incident, durability));
+        let deploy = noted.phase.and_then(|_| self.editors.last(&enriched.instance));
+        let incident = noted.phase.map(|phase| tell(&self.journal, phase, noted.incident, deploy, durability));
         if incident.is_some() {
             self.incidents.told(&uid);
         }
         let Enriched { record, instance, rule, .. } = enriched;
         self.counts.event(&instance, &rule, record.verdict.name());
-        Ok(Some(Told { record, instance, rule, sentence, uid, nth, incident }))
+        Told { record, instance, rule, sentence, uid, nth, incident }
     }
 
     /// Tells of incidents that go on, and of those that are over. To be called now and then.
     pub fn tick(&mut self, now: Instant) -> Vec<Said> {
         let told = self.incidents.tick(now);
-        told.iter().map(|(phase, incident)| tell(&self.journal, *phase, incident, Durability::Grouped)).collect()
+        self.tell_all(&told)
     }
 
     /// Tells of all incidents that are open: the guard ends.
     pub fn end(&mut self) -> Vec<Said> {
         let told = self.incidents.close();
-        told.iter().map(|(phase, incident)| tell(&self.journal, *phase, incident, Durability::Grouped)).collect()
+        self.tell_all(&told)
+    }
+
+    fn tell_all(&mut self, told: &[(Phase, Incident)]) -> Vec<Said> {
+        let Self { journal, editors, .. } = self;
+        let tell = |(phase, incident): &(Phase, Incident)| {
+            tell(journal, *phase, incident, editors.last(&incident.instance), Durability::Grouped)
+        };
+        told.iter().map(tell).collect()
     }
 
     /// Journals what was done beyond the operation itself.
@@ -164,8 +209,11 @@ impl Pipeline {
 }
 
 /// Journals what there is to tell of an incident.
-fn tell(journal: &Journal, phase: Phase, incident: &Incident, durability: Durability) -> Said {
-    let event = finding::finding(phase, incident);
+fn tell(journal: &Journal, phase: Phase, incident: &Incident, deploy: Option<&Deploy>, durability: Durability) -> Said {
+    let mut event = finding::finding(phase, incident);
+    if let Some(deploy) = deploy {
+        finding::hint(&mut event, deploy);
+    }
     let text = |pointer| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let mend = (phase == Phase::Create).then(|| text("/remediation/desc"));
     let said = Said { sentence: text("/message"), mend };

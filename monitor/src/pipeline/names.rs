@@ -1,13 +1,16 @@
 //! The names of rules, places and instances, which records carry as numbers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
 };
 
-use monitor_common::policy::{Class, Maintenance, RULE_GUARD_PROCESS, RULE_GUARD_PROGRAMS};
+use monitor_common::{
+    Verdict,
+    policy::{Class, Direction, Maintenance, RULE_GUARD_PROCESS, RULE_GUARD_PROGRAMS},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -16,7 +19,8 @@ use super::{
 };
 use crate::policy::{
     compile::{Compiled, RuleInfo},
-    model::KillScope,
+    model::{KillScope, Policy},
+    name::DnsName,
 };
 
 /// Epochs whose names are kept for records that are still on their way.
@@ -49,6 +53,8 @@ pub struct NameTable {
     epochs: BTreeMap<u32, Epoch>,
     /// Slots of the instances, by name.
     pub slots: BTreeMap<String, u16>,
+    /// Names of the present policy below which an instance may reach everything, by its slot.
+    trusted: BTreeSet<(u16, DnsName)>,
 }
 
 impl NameTable {
@@ -64,6 +70,20 @@ impl NameTable {
         while self.epochs.len() > EPOCHS_KEPT {
             self.epochs.pop_first();
         }
+    }
+
+    /// Takes slots, and what a new policy trusts.
+    pub fn assign(&mut self, slots: BTreeMap<String, u16>, policy: &Policy) {
+        self.trusted.clear();
+        for instance in &policy.instances {
+            let Some(&slot) = slots.get(&instance.name) else { continue };
+            let allows = instance
+                .nets
+                .iter()
+                .filter(|rule| rule.direction == Direction::Egress && rule.action.verdict == Verdict::Allow);
+            self.trusted.extend(allows.flat_map(|rule| &rule.names).map(|name| (slot, name.clone())));
+        }
+        self.slots = slots;
     }
 
     /// Who dies where the rule of a record kills. What an earlier run has recorded was its to carry out.
@@ -105,7 +125,7 @@ impl NameTable {
         let slots = value["slots"].as_object().into_iter().flatten();
         let slots = slots.filter_map(|(name, slot)| Some((name.clone(), u16::try_from(slot.as_u64()?).ok()?)));
         let epochs = value["epochs"].as_array().into_iter().flatten();
-        Self { slots: slots.collect(), epochs: epochs.filter_map(epoch).collect() }
+        Self { slots: slots.collect(), epochs: epochs.filter_map(epoch).collect(), trusted: BTreeSet::new() }
     }
 }
 
@@ -141,6 +161,11 @@ impl Names for NameTable {
         )
     }
 
+    fn trusts(&self, slot: u16, domain: &str) -> bool {
+        let Ok(whole) = DnsName::parse(&format!("*.{domain}")) else { return false };
+        std::iter::once(whole.clone()).chain(whole.around()).any(|name| self.trusted.contains(&(slot, name)))
+    }
+
     fn place(&self, epoch: u32, node: u64) -> Option<Vec<u8>> {
         let (_, path) = self.epochs.get(&epoch)?.places.iter().find(|(known, _)| u64::from(*known) == node)?;
         Some(path.as_os_str().as_encoded_bytes().to_owned())
@@ -154,9 +179,8 @@ impl Names for NameTable {
 
 #[cfg(test)]
 mod tests {
-    use monitor_common::Verdict;
-
     use super::*;
+    use crate::policy::parse::parse;
 
     fn table() -> NameTable {
         let rule = RuleInfo {
@@ -193,6 +217,21 @@ mod tests {
             let table = NameTable::from_text(text);
             assert_eq!((table.rule(7, 1).id, table.instance(3)), ("rule-1".to_owned(), "slot-3".to_owned()));
         }
+    }
+
+    #[test]
+    fn what_the_policy_allows_everything_below_of_is_trusted() {
+        let text = "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ uid = 990 }]\nuser-dir = \"/u\"\n";
+        let rule = |to: &str, verdict: &str| format!("[[instance.egress]]\nto = [\"{to}\"]\nverdict = \"{verdict}\"\n");
+        let text = text.to_owned()
+            + &rule("*.good.example", "allow")
+            + &rule("*.evil.example", "deny")
+            + &rule("one.example", "allow");
+        let mut table = table();
+        table.assign(BTreeMap::from([("a".to_owned(), 3)]), &parse(&text).unwrap());
+        let trusted = ["good.example", "evil.example", "one.example", "example", "b\u{fc}.example"];
+        assert_eq!(trusted.map(|domain| table.trusts(3, domain)), [true, false, false, false, false]);
+        assert!(table.trusts(3, "deep.good.example") && !table.trusts(4, "good.example"));
     }
 
     #[test]

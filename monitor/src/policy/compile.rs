@@ -28,11 +28,13 @@ use monitor_common::{
         PATTERN_SUBTREE_PREFIX, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
     scope::{MAX_SELECTORS, SELECT_CGROUP, SELECT_EXEC, SELECT_UID, Selector},
+    volume::{Limit, LimitKey},
 };
 
 use super::{
     Fault,
     host::{Host, uid_of},
+    limit,
     model::{self, Action, FileRule, InstancePolicy, KillScope, Names, Policy, Prefix},
     name::DnsName,
 };
@@ -78,6 +80,8 @@ pub struct Compiled {
     pub names: Vec<(NameKey, u32, u64)>,
     /// Rules of names.
     pub name_rules: Vec<(NameRulesKey, NetRules)>,
+    /// Bounds to what leaves.
+    pub limits: Vec<(LimitKey, Limit)>,
     /// Resolvers whose answers count.
     pub resolvers: Vec<ResolverKey>,
     /// Instances by slot.
@@ -263,7 +267,8 @@ fn net_sentence(rule: &model::NetRule) -> String {
         17 => " over UDP",
         _ => "",
     };
-    format!("{text}: {}", rule.action.verdict.name())
+    let bound = rule.bound.map_or_else(String::new, |bound| format!("; {bound}"));
+    format!("{text}: {}{bound}", rule.action.verdict.name())
 }
 
 impl fmt::Display for Prefix {
@@ -817,6 +822,10 @@ impl Compiled {
         for rule in &instance.nets {
             let class = if matches!(rule.direction, Direction::Egress) { Class::Egress } else { Class::Ingress };
             let index = self.rule(instance, &rule.action, class, net_sentence(rule))?;
+            if let Some(bound) = rule.bound {
+                limit::fits(self.limits.len(), &rule.action)?;
+                self.limits.push(bound.limit(epoch, index));
+            }
             let ports = if rule.ports.is_empty() { vec![(0, u16::MAX)] } else { rule.ports.clone() };
             let rules = |single| {
                 ports.iter().map(move |&(port_first, port_last)| NetRule {
@@ -1513,6 +1522,17 @@ pub(super) mod tests {
                 ("egress-1", Class::Egress, "traffic to 10.0.0.0/8, any address, ::1/128 port 53, 1-9 over UDP: deny"),
             ]
         );
+    }
+
+    #[test]
+    fn a_bound_is_the_rules_and_is_told_with_it() {
+        let rules = "[[instance.egress]]\nto = \"10.0.0.0/8\"\nverdict = \"allow\"\n[[instance.egress]]\nto = \"any\"\n\
+                     verdict = \"log\"\nmax-bytes = \"50 MiB\"\nper = \"day\"\nbeyond = \"deny\"\n";
+        let compiled = try_compile("{ uid = 9 }", rules, &[("a", 0)], &Everything).unwrap();
+        let limit = Limit { bytes: 50 << 20, hours: 24, beyond: Verdict::Deny as u32 };
+        assert_eq!(compiled.limits, [(LimitKey { epoch: EPOCH, rule: 2 }, limit)]);
+        let sentence = "traffic to any address: log; beyond 50 MiB to one address in a day: deny";
+        assert_eq!(compiled.rules[1].sentence, sentence);
     }
 
     #[test]

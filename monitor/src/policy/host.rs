@@ -299,6 +299,10 @@ fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fau
             warnings.push(fault(rule.action.at, format!("{} does not exist (yet)", rule.path.display())));
         }
     }
+    for rule in instance.nets.iter().filter(|rule| rule.bound.is_some() && !can.network) {
+        let what = format!("rule {}: nothing here can count what leaves; `max-bytes` does nothing", rule.action.id);
+        warnings.push(fault(rule.action.at, what));
+    }
     // A rule with several paths is told once.
     let mut told = BTreeSet::new();
     let mut cannot = |action: &Action, what: &str| {

@@ -256,7 +256,8 @@ mod tests {
         let flows = r#"[{"type":"tls-config","key":"/etc/letsencrypt/live/x/privkey.pem","cert":"rel/../c.pem"},
             {"type":"tls-config","key":"/etc/shadow"}, {"type":"tls-config","key":"/home/pi/.ssh/id_rsa","cert":"/home/pi/we*ird.pem"},
             {"type":"mqtt-broker","broker":"10.1.2.3","port":"1883"}, {"type":"mqtt-broker","broker":"localhost","port":"1883"},
-            {"type":"http request","url":"http://169.254.169.254/latest"}, {"type":"http request","url":"https://api.example"},
+            {"type":"http request","url":"http://169.254.169.254/latest"}, {"type":"http request","url":"https://API.example"},
+            {"type":"tcp request","server":"*.example","port":"1"},
             {"type":"udp out","addr":"2001:db8::1","port":"514"}]"#;
         let settings =
             "module.exports = { https: { key: require('fs').readFileSync('/home/pi/tls/web.key') }, uiPort: 1990 }";
@@ -278,15 +279,18 @@ mod tests {
             .map(|rule| rule.path.to_str().unwrap())
             .collect();
         assert_eq!(declared, ["/home/pi/tls/web.key", "/etc/letsencrypt/live/x/privkey.pem"]);
-        for refused in ["/etc/shadow", "/home/pi/.ssh/id_rsa", "we*ird.pem", "c.pem", "169.254.169.254"] {
+        for refused in ["/etc/shadow", "/home/pi/.ssh/id_rsa", "we*ird.pem", "c.pem", "169.254.169.254", "*.example"] {
             assert!(
                 text.lines().any(|line| line.starts_with("# not allowed: ") && line.contains(refused)),
                 "{refused}:\n{text}"
             );
         }
-        assert!(text.contains("# a name, for which the addresses have to be written: api.example port 443 over tcp"));
+        let named: Vec<_> = instance.nets.iter().flat_map(|rule| &rule.names).map(ToString::to_string).collect();
+        assert_eq!(named, ["api.example"], "{text}");
+        // Who forges answers would make a name lead anywhere.
+        assert!(instance.nets.iter().any(|rule| rule.action.id == "forged-names" && rule.ports == [(53, 53)]));
         let targets: Vec<_> = instance.nets.iter().filter(|rule| rule.action.id.starts_with("target-")).collect();
-        assert_eq!(targets.len(), 3, "{targets:#?}");
+        assert_eq!(targets.len(), 4, "{targets:#?}");
         assert!(instance.nets.iter().any(|rule| rule.action.id == "editor-outside" && rule.ports == [(1990, 1990)]));
     }
 

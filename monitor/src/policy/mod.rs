@@ -7,6 +7,7 @@ pub mod compile;
 pub mod device;
 pub mod host;
 pub mod init;
+pub mod limit;
 pub mod model;
 pub mod name;
 pub mod own;

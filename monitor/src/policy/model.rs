@@ -10,7 +10,7 @@ use monitor_common::{
     policy::{Class, Direction, Maintenance},
 };
 
-use super::name::DnsName;
+use super::{limit::Bound, name::DnsName};
 use crate::{journal::Limits, sinks::config::SinkConfig};
 
 /// Where in the file something stands: line and column from 1.
@@ -54,6 +54,8 @@ pub struct InstancePolicy {
     pub nets: Vec<NetRule>,
     /// Where names are looked up; those of this machine when there are none.
     pub resolvers: Vec<IpAddr>,
+    /// A file that Node-RED's console goes to; absolute.
+    pub audit_log: Option<PathBuf>,
     /// Where it stands.
     pub at: At,
 }
@@ -210,6 +212,8 @@ pub struct NetRule {
     pub ports: Vec<(u16, u16)>,
     /// An `IPPROTO_*` number, 0 for any.
     pub protocol: u8,
+    /// How much may leave; for outgoing traffic only.
+    pub bound: Option<Bound>,
     /// What it does.
     pub action: Action,
 }

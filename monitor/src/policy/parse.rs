@@ -19,10 +19,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::{journal, metrics, sinks};
+use crate::{journal, metrics, pipeline::tunnel, sinks};
 
 use super::{
-    Fault,
+    Fault, limit,
     model::{Action, At, ClassDefault, FileRule, InstancePolicy, KillScope, Names, NetRule, Policy, Prefix, Select},
     name::DnsName,
     own,
@@ -250,6 +250,7 @@ impl<'a> Reader<'a> {
             files: Vec::new(),
             nets: Vec::new(),
             resolvers: table.take("resolvers").map(|value| self.resolvers(value)).unwrap_or_default(),
+            audit_log: table.take("audit-log").and_then(|value| self.audit_log(value)),
             at: self.at(at),
         };
         let mut ids = self.given_ids(table.keys);
@@ -443,6 +444,8 @@ impl<'a> Reader<'a> {
                 || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             {
                 self.fault(value.span().start, "`id` may hold lower-case letters, digits and `-`");
+            } else if text == tunnel::RULE {
+                self.fault(value.span().start, format!("every policy has a rule `{text}`; choose another id"));
             } else if text.starts_with(own::PREFIX) {
                 self.fault(
                     value.span().start,
@@ -723,8 +726,9 @@ impl<'a> Reader<'a> {
             }
         };
         let action = self.action(&mut table, kind, ids, index);
+        let bound = limit::read(self, &mut table, direction, action.as_ref().map(|action| action.verdict));
         self.finish(&table);
-        Some(NetRule { direction, prefixes, names, ports, protocol, action: action? })
+        Some(NetRule { direction, prefixes, names, ports, protocol, bound, action: action? })
     }
 
     /// Addresses, or else a name.
@@ -755,6 +759,15 @@ impl<'a> Reader<'a> {
             return None;
         }
         DnsName::parse(text).map_err(|why| self.fault(at, why)).ok()
+    }
+
+    fn audit_log(&mut self, value: &Value<'_>) -> Option<PathBuf> {
+        let text = self.string(value, "`audit-log`")?;
+        if !Path::new(text).is_absolute() {
+            self.fault(value.span().start, format!("`audit-log` must be absolute; \"{text}\" is not"));
+            return None;
+        }
+        self.plain_path(Path::new(text), value.span().start)
     }
 
     fn resolvers(&mut self, value: &Value<'_>) -> Vec<IpAddr> {

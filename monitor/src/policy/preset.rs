@@ -4,14 +4,18 @@
 //! takes the place of the one with its id. The guard's own policy, when it is given none, is `home`.
 
 use std::{
+    fmt,
     fmt::Write as _,
     net::IpAddr,
     path::{Component, Path, PathBuf},
 };
 
+use monitor_common::dns::PORT;
+
 use super::{
     Fault,
     model::{Policy, Select},
+    name::DnsName,
     parse::parse,
 };
 
@@ -291,31 +295,79 @@ fn declared_targets(preset: Preset, known: &Known) -> Vec<String> {
             let port = target.port.map_or_else(String::new, |port| format!(" port {port}"));
             format!("{}{port} over {}, {}", plain(&target.host), target.protocol, plain(&target.by))
         };
+        let place = place(&target.host);
         // The other rules of an address need room too.
-        let before =
-            known.targets.iter().take(at).filter(|other| address(&other.host) == address(&target.host)).count();
-        rules.push(match address(&target.host) {
-            Some(_) if before >= MAX_PORTS => format!("# more ports than fit: {}", shown()),
-            None => format!("# a name, for which the addresses have to be written: {}", shown()),
-            Some(address) if theirs(address, target.port).is_some() => {
-                let name = theirs(address, target.port).map(|neighbour| plain(&neighbour.name)).unwrap_or_default();
-                format!("# not allowed: {}: there the instance {name} is", shown())
+        let before = known.targets.iter().take(at).filter(|other| self::place(&other.host) == place).count();
+        let refused = match &place {
+            Ok(_) if before >= MAX_PORTS => {
+                rules.push(format!("# more ports than fit: {}", shown()));
+                continue;
             }
-            Some(address) if is_metadata(address) => format!("# not allowed: {}: it hands out credentials", shown()),
-            Some(address) => format!(
-                "[[instance.egress]]\nid = \"target-{}\"\nwhy = {}\nto = [\"{address}\"]\n{ports}protocol = \"{}\"\nverdict = \"allow\"",
+            Ok(Place::Address(address)) => match theirs(*address, target.port) {
+                Some(neighbour) => format!("there the instance {} is", plain(&neighbour.name)),
+                None if is_metadata(*address) => "it hands out credentials".to_owned(),
+                None => String::new(),
+            },
+            Ok(Place::Name(_)) => String::new(),
+            Err(why) => plain(why),
+        };
+        rules.push(match place {
+            Ok(place) if refused.is_empty() => format!(
+                "[[instance.egress]]\nid = \"target-{}\"\nwhy = {}\nto = [{}]\n{ports}protocol = \"{}\"\nverdict = \"allow\"",
                 at + 1,
                 quoted(&cut(&target.by)),
+                quoted(&place.to_string()),
                 target.protocol
             ),
+            _ => format!("# not allowed: {}: {refused}", shown()),
         });
+    }
+    let is_name = |target: &Target| matches!(place(&target.host), Ok(Place::Name(_)));
+    if known.targets.iter().any(is_name) && !known.ports.contains(&PORT) {
+        rules.push(FORGED_NAMES.to_owned());
     }
     rules
 }
 
-/// The address that a flow names, if it names one.
-fn address(host: &str) -> Option<IpAddr> {
-    if host == "localhost" { Some(IpAddr::from([127, 0, 0, 1])) } else { host.parse().ok() }
+/// A rule for whoever has rules with names.
+const FORGED_NAMES: &str = "\
+[[instance.ingress]]
+id = \"forged-names\"
+why = \"whoever serves port 53 here can answer for the resolvers, and an allowed name would lead to any address\"
+technique = \"T1557\"
+from = [\"any\", \"loopback\", \"private\", \"link-local\"]
+ports = [53]
+verdict = \"deny\"
+fallback = \"kill\"";
+
+/// Where a flow goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Address(IpAddr),
+    Name(DnsName),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(to),
+            Self::Name(name) => name.fmt(to),
+        }
+    }
+}
+
+/// What a flow names; why that cannot be in a rule otherwise.
+fn place(host: &str) -> Result<Place, String> {
+    if host == "localhost" {
+        return Ok(Place::Address([127, 0, 0, 1].into()));
+    }
+    if let Ok(address) = host.parse() {
+        return Ok(Place::Address(address));
+    }
+    if host.contains('*') {
+        return Err("a flow goes to one name".to_owned());
+    }
+    DnsName::parse(host).map(Place::Name)
 }
 
 /// The addresses that cloud machines get credentials from.
@@ -543,6 +595,7 @@ mod tests {
             (Preset::Standard, "/run/docker.sock", Access::WRITE),
             (Preset::Standard, "/run/containerd/containerd.sock", Access::WRITE),
             (Preset::Standard, "/run/dbus/system_bus_socket", Access::WRITE),
+            (Preset::Standard, "/proc/1/environ", READ),
             (Preset::Standard, "/tmp/x", Access::EXEC),
             (Preset::Standard, "/home/n/.node-red/node_modules/x/index.js", Access::WRITE),
             (Preset::Standard, "/home/n/.node-red/node_modules/new", Access::CREATE),

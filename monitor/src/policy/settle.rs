@@ -18,6 +18,13 @@ pub const QUIET: Duration = Duration::from_secs(2);
 /// A file that was born, or first seen, so long ago is made, whoever still changes it.
 pub const GRACE: Duration = Duration::from_secs(10);
 
+/// What is said of a file, after its path, from when on it is let through.
+pub const YOUNG: &str = "has just come to be";
+/// What is said of it at the end, when its rules hold.
+pub const MADE: &str = "protected from now on";
+/// What is said of it at the end, when it is no more.
+pub const GONE: &str = "is gone again before it was made";
+
 /// How long ago things happened to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ages {

@@ -104,6 +104,56 @@ fn healing() -> Result<()> {
     Ok(())
 }
 
+/// Rules about files, and others about networks, so many of each.
+fn many(stand_in: &StandIn, count: usize) -> Policy {
+    let rules = (0..count).map(|at| {
+        // The same ten are in both: the first is about what the benchmark opens, and connects to.
+        let (high, low) = (at / 256, at % 256);
+        format!(
+            "[[instance.files]]\npath = \"many/{high}/{low}.json\"\naccess = [\"write\"]\nverdict = \"deny\"\n\
+             [[instance.egress]]\nto = [\"127.{high}.{low}.0/24\"]\nverdict = \"allow\"\n"
+        )
+    });
+    stand_in.policy().with(&rules.collect::<String>())
+}
+
+/// What a policy of ten thousand rules costs beside one of ten: the hooks, in turns, and to put it in force.
+#[test]
+fn ten_rules_and_ten_thousand() -> Result<()> {
+    const SIZES: [usize; 2] = [10, 10_000];
+    if env::var_os("FLOWWARDEN_EXPECT").is_some() {
+        return Ok(());
+    }
+    let stand_in = stand_in()?;
+    let directory = stand_in.user_dir().join("many/0");
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join("0.json"), "{}")?;
+    let policies = SIZES.map(|count| many(&stand_in, count));
+    let guard = Guard::start(Some(&policies[0]), &stand_in.cgroup, &[])?;
+    let mut least: [BTreeMap<String, u64>; 2] = Default::default();
+    for _ in 0..ROUNDS {
+        for (policy, least) in policies.iter().zip(&mut least) {
+            let start = Instant::now();
+            let answer = guard.reload(policy)?;
+            let loaded = u64::try_from(start.elapsed().as_millis())?;
+            ensure!(answer.contains("in force"), "{answer}");
+            stand_in.does(&format!("cost-rules many/0/0.json 127.0.0.1:9 {CALLS} figures"))?;
+            let figures = figures(&stand_in, "figures")?;
+            for (what, cost) in figures.into_iter().chain([("load".to_owned(), loaded)]) {
+                let known = least.entry(what).or_insert(cost);
+                *known = cost.min(*known);
+            }
+        }
+    }
+    guard.stop()?;
+    let [few, many] = least;
+    for (what, unit) in [("open", "ns"), ("connect", "ns"), ("load", "ms")] {
+        let figure = |least: &BTreeMap<String, u64>| least.get(what).copied().context("a figure is missing");
+        println!("rules: {what}, {unit} | {} | {}", figure(&few)?, figure(&many)?);
+    }
+    Ok(())
+}
+
 /// What each program is for the kernel's verifier.
 #[test]
 fn programs() -> Result<()> {

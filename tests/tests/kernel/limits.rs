@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::{Result, ensure};
-use flowwarden_tests::{cli, guard::Guard, policy::Policy, stand_in::StandIn};
+use flowwarden_tests::{cli, guard::Guard, policy::Policy, stand_in::StandIn, wait};
 
 /// As many as a large installation has.
 const RULES: usize = 10_000;
@@ -41,7 +41,7 @@ fn ten_thousand_rules_for_files_and_as_many_for_networks_hold() -> Result<()> {
         let met = |record: &flowwarden_tests::record::Record| {
             record.rule() == rule && record.is_alert() && record.pid() == Some(pid.into())
         };
-        guard.wait_for(std::time::Duration::from_secs(30), met)?;
+        guard.wait_for(wait::PATIENCE, met)?;
     }
     let (_, status) = stand_in.does("create many/99/other")?;
     ensure!(status.success(), "what no rule names is closed: {status}");

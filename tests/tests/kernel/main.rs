@@ -12,6 +12,7 @@ mod room;
 mod scope;
 mod simulate;
 mod windows;
+mod young;
 
 use std::{
     env,
@@ -257,7 +258,7 @@ fn judge(stage: &Stage, guard: &Guard, attack: &Attack, sensors: &Sensors) -> Re
         return Ok("not seen");
     }
     let alert = guard
-        .wait_for(Duration::from_secs(30), |record| {
+        .wait_for(wait::PATIENCE, |record| {
             record.rule() == attack.rule && record.is_alert() && record.pid() == Some(pid.into())
         })
         .with_context(|| format!("no record ({status})"))?;
@@ -274,7 +275,7 @@ fn judge(stage: &Stage, guard: &Guard, attack: &Attack, sensors: &Sensors) -> Re
     }
     if attack.rule == "settings-js" {
         let healed = || Ok(stage.stand_in.is_healed().then_some(()));
-        wait::until("settings.js to be healed", Duration::from_secs(30), healed)?;
+        wait::until("settings.js to be healed", wait::PATIENCE, healed)?;
         return Ok("killed and healed");
     }
     Ok("killed")
@@ -368,7 +369,7 @@ fn what_comes_and_goes_in_a_protected_directory_is_not_the_directory() -> Result
     let (pid, status) = stand_in.does("chmod .")?;
     ensure!(!status.success(), "the directory itself is not protected");
     let met = |record: &Record| record.rule() == "directory" && record.pid() == Some(pid.into());
-    guard.wait_for(Duration::from_secs(30), met)?;
+    guard.wait_for(wait::PATIENCE, met)?;
     let alerts: Vec<_> = guard.stop()?.into_iter().filter(|it| it.is_alert() && !met(it)).collect();
     ensure!(alerts.is_empty(), "{alerts:#?}");
     Ok(())

@@ -1,6 +1,11 @@
 //! What is found of a real Node-RED, and that the mends that are printed mend.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    process::{Command, Output},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
@@ -15,6 +20,54 @@ use serde_json::{Value, json};
 
 fn finding<'a>(findings: &'a [Value], check: &str) -> Result<&'a Value> {
     findings.iter().find(|finding| finding["check"] == check).with_context(|| format!("no {check} in {findings:#?}"))
+}
+
+/// A machine with two instances: what the first has can be read by nobody without a capability of root's.
+fn closed_and_open() -> Result<tempfile::TempDir> {
+    let directory = tempfile::tempdir()?;
+    let file = |path: &str, content: &str| -> Result<PathBuf> {
+        let path = directory.path().join(path);
+        fs::create_dir_all(path.parent().context("a file without a directory")?)?;
+        fs::write(&path, content)?;
+        Ok(path)
+    };
+    file("etc/passwd", "a:x:1000:1000::/home/a:/bin/sh\nb:x:1001:1001::/home/b:/bin/sh\n")?;
+    let closed = file("home/a/.node-red/settings.js", "module.exports = {}")?;
+    file("home/b/.node-red/settings.js", "module.exports = { uiPort: 1999 }")?;
+    fs::set_permissions(closed.parent().context("no directory")?, fs::Permissions::from_mode(0o000))?;
+    Ok(directory)
+}
+
+/// Runs `flowwarden` as a root without the capabilities that open every file.
+fn without_override(arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(needs::program("setpriv", "util-linux")?);
+    command.arg("--bounding-set=-dac_override,-dac_read_search").arg(needs::flowwarden()?).args(arguments);
+    Ok(command.output()?)
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_is_told_of_and_the_rest_is_found() -> Result<()> {
+    let machine = closed_and_open()?;
+    let root = machine.path().display().to_string();
+    let output = without_override(&["discover", "--json", "--root", &root])?;
+    ensure!(output.status.success(), "{output:?}");
+    let survey: Value = serde_json::from_slice(&output.stdout)?;
+    let notes = survey["notes"].to_string();
+    ensure!(notes.contains("/home/a/.node-red") && notes.contains("Permission denied"), "{survey:#}");
+    ensure!(survey["instances"].as_array().is_some_and(|all| all.len() == 1), "{survey:#}");
+    ensure!(survey.pointer("/instances/0/settings/ui-port") == Some(&json!(1999)), "{survey:#}");
+    // The check of the one that can be read has its findings, and who reads them is told that there is more.
+    let output = without_override(&["audit", "--json", "--root", &root])?;
+    let report: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+    ensure!(report["reports"].as_array().is_some_and(|all| all.len() == 1), "{report:#}");
+    ensure!(report["problems"].to_string().contains("/home/a/.node-red"), "{report:#}");
+    // What could not be looked at is no pass.
+    ensure!(output.status.code() != Some(0), "{output:?}");
+    // With the capabilities both are there: the test sees what it says.
+    let answer = cli::flowwarden(&["discover", "--json", "--root", &root])?;
+    let survey: Value = serde_json::from_str(&answer.text)?;
+    ensure!(survey["instances"].as_array().is_some_and(|all| all.len() == 2), "{survey:#}");
+    Ok(())
 }
 
 #[test]

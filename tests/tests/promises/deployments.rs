@@ -56,6 +56,43 @@ fn where_a_uid_is_shared_the_cgroup_of_the_unit_decides() -> Result<()> {
 }
 
 #[test]
+fn an_instance_that_restarts_again_and_again_is_met_each_time_and_nothing_piles_up() -> Result<()> {
+    const RESTARTS: usize = 20;
+    /// The guard's memory may grow by so much from one restart to the nineteenth after it: what is read and written grows
+    /// to its size in the beginning.
+    const ROOM_KIB: u64 = 2048;
+    let scene = Scene::empty()?;
+    let file = scene.node_red.home().file(".node-red/settings.js", "module.exports = {};\n")?;
+    let settings = Snapshot::take(&file)?;
+    let unit = format!("{}.service", own::name());
+    let uid = scene.node_red.confinement().uid;
+    let policy = Policy::enforce(&scene.node_red).guard_settings();
+    let policy = policy.select(&format!("{{ uid = {uid} }}, {{ unit = \"{unit}\" }}"));
+    let mut guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let mut first = None;
+    for turn in 0..RESTARTS {
+        // As systemd does it: each start has a cgroup of its own by the same name, and the user's last process ends.
+        let cgroup = scene.cgroup.child(&unit)?;
+        let start = Confinement { cgroup, ..scene.node_red.confinement().clone() };
+        let script = format!("sleep 0.2; echo '// {turn}' >> '{}'", file.display());
+        let status = start.spawn(&mut shell(&script))?.wait()?;
+        ensure!(status.signal() == Some(SIGKILL), "restart {turn}: {status}");
+        first.get_or_insert(guard.memory()?.now_kib);
+    }
+    let (first, last) = (first.unwrap_or_default(), guard.memory()?.now_kib);
+    ensure!(last <= first + ROOM_KIB, "from {first} KiB to {last} KiB");
+    ensure!(settings.state()? == State::Intact, "{:?}", settings.state()?);
+    guard.end()?;
+    let records = flowwarden_tests::journal::records(&guard.journal_directory())?;
+    let met: Vec<_> = records.iter().filter(|record| record.rule() == RULE && record.verdict() == "kill").collect();
+    ensure!(met.len() == RESTARTS, "{} of {RESTARTS}: {met:#?}", met.len());
+    // Whatever went wrong, or was lost, would be told.
+    let calm = guard.console().since(0).iter().all(|line| !line.contains("error") && !line.contains("lost"));
+    ensure!(calm, "{}", guard.console().text());
+    Ok(())
+}
+
+#[test]
 fn root_in_a_container_is_held_to_the_rules_by_whatever_way_it_reaches_a_file() -> Result<()> {
     let scene = Scene::empty()?;
     let home = scene.node_red.home();

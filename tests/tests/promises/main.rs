@@ -33,6 +33,7 @@ mod settings_js;
 mod sinks;
 mod sockets;
 mod stage;
+mod volume;
 
 use flowwarden_tests::scene::Shared;
 

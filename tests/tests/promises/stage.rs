@@ -96,9 +96,19 @@ impl Neighbour {
         Self::inside(scene, Arc::clone(&scene.node_red.confinement().cgroup))
     }
 
+    /// As another user, with something in its environment, for as long as a long test takes.
+    pub(crate) fn with_secret(scene: &Scene, uid: u32, secret: &str) -> Result<Self> {
+        let cgroup = scene.cgroup.child(&format!("neighbour-{uid}"))?;
+        Self::spawn(scene, uid, cgroup, Command::new("sleep").arg("900").env("SECRET", secret))
+    }
+
     fn inside(scene: &Scene, cgroup: Arc<cgroup::Cgroup>) -> Result<Self> {
-        let confinement = Confinement { cgroup: Arc::clone(&cgroup), ..scene.node_red.confinement().clone() };
-        let process = confinement.spawn(Command::new("sleep").arg("60").process_group(0))?;
+        Self::spawn(scene, scene.node_red.confinement().uid, cgroup, Command::new("sleep").arg("60"))
+    }
+
+    fn spawn(scene: &Scene, uid: u32, cgroup: Arc<cgroup::Cgroup>, command: &mut Command) -> Result<Self> {
+        let confinement = Confinement { uid, cgroup: Arc::clone(&cgroup), ..scene.node_red.confinement().clone() };
+        let process = confinement.spawn(command.process_group(0))?;
         Ok(Self { process, _cgroup: cgroup })
     }
 

@@ -47,7 +47,12 @@ impl Machine<'_> {
             .arg("-initrd")
             .arg(self.initramfs)
             .arg("-append")
-            .arg(format!("console={} quiet panic=-1 mitigations=off {}", architecture.console(), self.parameters))
+            // An emulated processor stands still for half a minute while the kernel gathers huge pages.
+            .arg(format!(
+                "console={} quiet panic=-1 mitigations=off transparent_hugepage=never {}",
+                architecture.console(),
+                self.parameters
+            ))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         if let Some(disk) = self.disk {

@@ -11,7 +11,9 @@ use crate::{
         critical,
         idiom::{self, Link},
     },
-    policy::{own, preset::quoted},
+    journal::terminal,
+    pipeline::tunnel,
+    policy::{name::DnsName, own, preset::quoted},
 };
 
 /// What is needed of an event.
@@ -121,7 +123,7 @@ fn who(page: &mut Page, event: &Event<'_>) {
 
 fn which_rule(page: &mut Page, event: &Event<'_>, source: Option<&Source>, found: Option<Found<'_>>) {
     page.heading("Which rule");
-    if event.rule.starts_with(own::PREFIX) {
+    if words::is_own(event.rule) {
         page.line(&format!("{}, which every policy has: {}", event.rule, words::own(event.rule)));
         return;
     }
@@ -208,6 +210,13 @@ fn known(page: &mut Page, event: &Event<'_>, user_dir: Option<&Path>) -> Option<
 
 fn wanted(page: &mut Page, event: &Event<'_>, found: Option<Found<'_>>, critical: Option<&str>) {
     page.heading("If you wanted it");
+    if event.rule == tunnel::RULE {
+        let domain = terminal::plain(event.text("/unmapped/domain").as_bytes());
+        page.line(&format!("Let a rule of the instance \"{}\" allow everything below the domain:", event.instance));
+        page.line(&format!("  [[instance.egress]] to = [{}], verdict = \"allow\"", quoted(&format!("*.{domain}"))));
+        page.line("then: sudo flowwarden reload");
+        return;
+    }
     if event.rule.starts_with(own::PREFIX) {
         page.line("It cannot be allowed: who can reach the guard needs no permission for anything else.");
         return;
@@ -239,7 +248,9 @@ fn lines(event: &Event<'_>) -> Vec<String> {
         let port = event.json["dst_endpoint"]["port"].as_u64().unwrap_or_default();
         let (table, key) = if ingress { ("ingress", "from") } else { ("egress", "to") };
         let protocol = event.text("/connection_info/protocol_name");
-        let mut lines = vec![format!("[[instance.{table}]]"), format!("{key} = [{}]", quoted(address))];
+        let name = DnsName::parse(event.text("/dst_endpoint/hostname")).ok().filter(|_| !ingress);
+        let who = name.map_or_else(|| address.to_owned(), |name| name.to_string());
+        let mut lines = vec![format!("[[instance.{table}]]"), format!("{key} = [{}]", quoted(&who))];
         lines.push(format!("ports = [{port}]"));
         if matches!(protocol, "tcp" | "udp") {
             lines.push(format!("protocol = \"{protocol}\""));
@@ -287,7 +298,9 @@ fn unwanted(page: &mut Page, event: &Event<'_>, found: Option<Found<'_>>) {
     if let Some(rule) = found.and_then(|found| found.files).filter(|rule| rule.heal) {
         page.line(&format!("If the file is not as it should be: sudo flowwarden restore {}", rule.path.display()));
     }
-    if !stopped {
+    if event.rule == tunnel::RULE {
+        page.line("It has left through your resolvers: let them refuse the domain.");
+    } else if !stopped {
         page.line(
             "Have it stopped: verdict = \"deny\" in a rule for it, mode = \"enforce\", and sudo flowwarden reload.",
         );

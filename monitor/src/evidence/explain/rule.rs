@@ -8,9 +8,9 @@ use monitor_common::{
 };
 
 use super::{Found, Met, Page, Source, moment, words};
-use crate::policy::{
-    model::{KillScope, Names},
-    own,
+use crate::{
+    pipeline::tunnel,
+    policy::model::{KillScope, Names},
 };
 
 /// A rule of the policy, or one that only the journal has; `None` when neither has it.
@@ -20,9 +20,11 @@ pub fn rule(id: &str, source: Option<&Source>, met: &Met) -> Option<String> {
     let class = id.strip_prefix("default-").and_then(|name| Class::NAMES.iter().find(|(known, _)| *known == name));
     let found: Vec<_> = source.map_or_else(Vec::new, |source| source.rules(None, id).collect());
     page.heading(&format!("Rule {id}"));
-    if id.starts_with(own::PREFIX) {
+    if words::is_own(id) {
         page.line(&format!("Every policy has it: {}.", words::own(id)));
-        page.line("It cannot be lifted.");
+        if id != tunnel::RULE {
+            page.line("It cannot be lifted.");
+        }
     } else if let Some(&(name, class)) = class {
         page.line(&format!("The default for {name}: {}.", words::class(class)));
         for instance in source.iter().flat_map(|source| &source.policy.instances) {

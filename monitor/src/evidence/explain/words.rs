@@ -2,12 +2,16 @@
 
 use monitor_common::policy::Class;
 
+use crate::{pipeline::tunnel, policy::own};
+
 /// ATT&CK techniques that rules of the presets name, by identifier (MITRE ATT&CK for Enterprise).
 const TECHNIQUES: &[(&str, &str)] = &[
     ("T1003.008", "OS Credential Dumping: /etc/passwd and /etc/shadow"),
     ("T1021", "Remote Services"),
+    ("T1048", "Exfiltration Over Alternative Protocol"),
     ("T1053.003", "Scheduled Task/Job: Cron"),
     ("T1059", "Command and Scripting Interpreter"),
+    ("T1071.004", "Application Layer Protocol: DNS"),
     ("T1098.004", "Account Manipulation: SSH Authorized Keys"),
     ("T1105", "Ingress Tool Transfer"),
     ("T1190", "Exploit Public-Facing Application"),
@@ -51,11 +55,20 @@ pub(super) fn class(class: Class) -> &'static str {
     }
 }
 
+/// Whether every policy has a rule of this id.
+pub(super) fn is_own(rule: &str) -> bool {
+    rule.starts_with(own::PREFIX) || rule == tunnel::RULE
+}
+
 /// What one of the guard's own rules is about.
 pub(super) fn own(rule: &str) -> &'static str {
     match rule {
         "guard-files" => "the guard's program, its policy and its processes' files are nobody's to change",
         "guard-secrets" => "the guard's journal, state and pins are nobody's to read or change",
+        tunnel::RULE => {
+            "whoever asks resolvers for ever new names below one domain sends data to the servers of that domain; it is \
+             told, and not stopped, unless the policy allows everything below the domain"
+        }
         "guard-process" => "nobody who is watched stops the guard or reaches into it",
         _ => "nobody who is watched gets hold of the guard's programs in the kernel",
     }

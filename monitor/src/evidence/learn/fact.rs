@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use monitor_common::{Access, policy::Class};
 
 use super::Line;
+use crate::policy::name::DnsName;
 
 /// Most names of programs that are kept for a fact.
 const MAX_WHO: usize = 3;
@@ -67,8 +68,17 @@ pub(super) fn plain(text: &str) -> String {
     text.chars().map(visible).take(40).collect()
 }
 
-/// Where traffic goes to or comes from: an address, our port or theirs, and an `IPPROTO_*` number.
-pub type End = (IpAddr, u16, u8);
+/// Who is at the other end, as a policy names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// Whoever the name leads to.
+    Name(DnsName),
+    /// One that was asked for by no name.
+    Address(IpAddr),
+}
+
+/// Where traffic goes to or comes from: who is there, our port or theirs, and an `IPPROTO_*` number.
+pub type End = (Peer, u16, u8);
 
 /// Everything that an instance was seen doing, and no rule speaks about.
 #[derive(Clone, Debug, Default)]

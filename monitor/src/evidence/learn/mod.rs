@@ -16,7 +16,7 @@ use monitor_common::{
     policy::Class,
 };
 
-pub use fact::{End, Facts, Seen};
+pub use fact::{End, Facts, Peer, Seen};
 pub use write::{Draft, WriteError, base, draft, observing};
 
 use super::{
@@ -150,7 +150,7 @@ impl Learnt {
             Some((address?.to_canonical(), port, line.connection_info.protocol_num))
         };
         let reason = match hook {
-            Hook::Connect | Hook::Send => end(true).and_then(|(address, ..)| critical::egress(address)),
+            Hook::Connect | Hook::Send | Hook::Volume => end(true).and_then(|(address, ..)| critical::egress(address)),
             Hook::Accept => end(false).and_then(|(address, ..)| critical::ingress(address)),
             Hook::Bind | Hook::Listen => None,
             _ if line.path().is_empty() => None,
@@ -163,14 +163,17 @@ impl Learnt {
         }
         match class {
             Some(Class::Egress) => {
-                if let Some(end) = end(true) {
-                    fact::add(&mut facts.egress, end, line, &mut facts.more);
+                if let Some((address, port, protocol)) = end(true) {
+                    // This machine has the same address by any name.
+                    let name = line.name().filter(|_| !address.is_loopback());
+                    let peer = name.map_or(Peer::Address(address), Peer::Name);
+                    fact::add(&mut facts.egress, (peer, port, protocol), line, &mut facts.more);
                 }
             }
             Some(Class::Ingress) => {
                 // That a socket listens is about the port that it was bound to.
-                if let Some(end) = end(false).filter(|_| hook != Hook::Listen) {
-                    fact::add(&mut facts.ingress, end, line, &mut facts.more);
+                if let Some((address, port, protocol)) = end(false).filter(|_| hook != Hook::Listen) {
+                    fact::add(&mut facts.ingress, (Peer::Address(address), port, protocol), line, &mut facts.more);
                 }
             }
             Some(Class::Exec | Class::ExecUnnamed | Class::ExecWritable) => {

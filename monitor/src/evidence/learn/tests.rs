@@ -157,6 +157,27 @@ fn what_was_seen_is_allowed_and_everything_else_is_closed() {
 }
 
 #[test]
+fn an_address_that_was_asked_for_by_name_is_learnt_as_that_name() {
+    let connect = |number: u64, ip: &str, name: &str| {
+        let end = json!({ "ip": ip, "port": 8883, "hostname": name });
+        event(number, "connect", &json!({ "dst_endpoint": end, "connection_info": { "protocol_num": 6 } }), &json!({}))
+    };
+    let day = [connect(1, "203.0.113.7", "mqtt.example.com"), connect(2, "203.0.113.8", "MQTT.example.com")];
+    let (_, draft) = learnt_from(&base(&[found()]), &day, false);
+    assert!(draft.text.contains("to = [\"mqtt.example.com\"] # 2 times, event 1, by node"), "{}", draft.text);
+    let next = [connect(3, "203.0.113.9", "mqtt.example.com"), connect(4, "203.0.113.7", "evil.example")];
+    assert_eq!(stopped(&draft.text, &next), [4], "{}", draft.text);
+    // What is critical is so by any name, and this machine is this machine.
+    let day = [connect(5, "169.254.169.254", "meta.example"), connect(6, "127.0.0.1", "me.example")];
+    let (learnt, draft) = learnt_from(&base(&[found()]), &day, false);
+    assert!(
+        learnt.refused("plant-a")[0].contains("critical") && draft.text.contains("to = [\"loopback\"]"),
+        "{}",
+        draft.text
+    );
+}
+
+#[test]
 fn whoever_insists_learns_what_is_critical_but_never_what_rules_forbid() {
     let (learnt, draft) = learnt_from(&base(&[found()]), &day(), true);
     // The rules for settings.js and keys stay, and the guard is nobody's.

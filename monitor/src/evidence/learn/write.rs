@@ -11,7 +11,7 @@ use monitor_common::{Access, Verdict, policy::Class};
 
 use super::{
     Learnt,
-    fact::{End, Facts, Seen},
+    fact::{End, Facts, Peer, Seen},
 };
 use crate::policy::{
     Fault,
@@ -157,7 +157,8 @@ pub fn draft(text: &str, policy: &Policy, learnt: &Learnt) -> Result<Draft, Writ
         });
         let nets = old.nets.iter().all(|rule| {
             new.nets.iter().any(|it| {
-                (&it.prefixes, &it.ports, it.action.verdict) == (&rule.prefixes, &rule.ports, rule.action.verdict)
+                (&it.prefixes, &it.names, &it.ports, it.action.verdict)
+                    == (&rule.prefixes, &rule.names, &rule.ports, rule.action.verdict)
             })
         });
         if !kept || !nets || old.name != new.name {
@@ -431,8 +432,12 @@ type Addresses = BTreeMap<String, Seen>;
 
 fn by_port(ends: &BTreeMap<End, Seen>, named: fn(IpAddr) -> String) -> Ports {
     let mut ports = Ports::new();
-    for ((address, port, protocol), seen) in ends {
-        ports.entry((*port, *protocol)).or_default().entry(named(*address)).or_default().join(seen);
+    for ((peer, port, protocol), seen) in ends {
+        let peer = match peer {
+            Peer::Name(name) => name.to_string(),
+            Peer::Address(address) => named(*address),
+        };
+        ports.entry((*port, *protocol)).or_default().entry(peer).or_default().join(seen);
     }
     ports
 }

@@ -13,6 +13,7 @@ use monitor_common::{
     event::{FLAG_BY_NAME, FLAG_CREATED, FLAG_CUT, FLAG_FAILED, FLAG_FS_PATH, FLAG_MAINTENANCE, FLAG_UNLINKED, Hook},
     name::Name,
     policy::{Class, Direction, Executable, InodeId, Instance, Maintenance, NetKey},
+    volume::Limit,
 };
 
 use super::tables::{EPOCH, Tables};
@@ -24,7 +25,7 @@ use crate::{
         host::Host,
         model::{Policy, Select},
         own,
-        settle::GRACE,
+        settle::{GONE, GRACE, MADE, YOUNG},
     },
 };
 
@@ -109,6 +110,8 @@ pub enum Judged {
 /// A policy, ready to judge events in the order in which they happened.
 pub struct Judge {
     tables: Tables,
+    /// Bounds to what leaves, by the index of the rule.
+    limits: HashMap<u16, Limit>,
     rules: Vec<RuleInfo>,
     slots: BTreeMap<String, u16>,
     places: Places,
@@ -271,7 +274,17 @@ impl Judge {
         };
         let compiled: Compiled = compile(policy, EPOCH, &slots, &Paper(host), &mut identify)?;
         let tables = Tables::new(&compiled);
-        Ok(Self { tables, rules: compiled.rules, slots, places, young: HashMap::new(), links: HashMap::new(), today })
+        let limits = compiled.limits.iter().filter_map(|&(key, limit)| Some((u16::try_from(key.rule).ok()?, limit)));
+        Ok(Self {
+            tables,
+            limits: limits.collect(),
+            rules: compiled.rules,
+            slots,
+            places,
+            young: HashMap::new(),
+            links: HashMap::new(),
+            today,
+        })
     }
 
     /// What a rule of the policy is, by its index from 1.
@@ -310,8 +323,10 @@ impl Judge {
     /// Judges the next event.
     pub fn judge(&mut self, line: &Line<'_>) -> Judged {
         let own = &line.unmapped;
-        // Totals are about writes that have their own event.
-        let (Some(hook), Some(sensor)) = (own.hook.filter(|&hook| hook != Hook::WriteTotals), own.sensor) else {
+        // Totals are about writes that have their own event; what resolvers are asked is judged by no policy.
+        let (Some(hook), Some(sensor)) =
+            (own.hook.filter(|&hook| !matches!(hook, Hook::WriteTotals | Hook::Dns)), own.sensor)
+        else {
             self.notice(line);
             return Judged::NoOperation;
         };
@@ -323,6 +338,8 @@ impl Judge {
             return Judged::Clear(slot, opinion);
         }
         self.tables.set_now(line.time);
+        let name = if matches!(hook, Hook::Connect | Hook::Send) { line.name() } else { None };
+        self.tables.bind(slot, name.as_ref());
         let (decision, kind, unclear) = self.decide(line, hook, slot, &instance);
         let verdict = Verdict::from_raw(decision.verdict as u8);
         let mut done = sensor.apply(verdict, decision.fallback, true);
@@ -355,6 +372,7 @@ impl Judge {
         let of_class = |class| decide::class(&subject, class, Access::NONE);
         match hook {
             Hook::Connect | Hook::Send => self.net(line, &subject, Direction::Egress),
+            Hook::Volume => self.volume(line, &subject),
             Hook::Bind | Hook::Accept => self.net(line, &subject, Direction::Ingress),
             // The kernel asks the class alone.
             Hook::Listen => (of_class(Class::Ingress), 0, None),
@@ -391,6 +409,14 @@ impl Judge {
         let decision = decide::net(&self.tables, subject, &key, port, line.connection_info.protocol_num);
         let unclear = if address.is_none() { Some(Unclear::Address) } else { self.in_a_window(line, decision) };
         (decision, 0, unclear)
+    }
+
+    /// What left was counted by the policy of that time: of a smaller bound nothing is known before that.
+    fn volume(&self, line: &Line<'_>, subject: &Subject<'_>) -> (Decision, u64, Option<Unclear>) {
+        let (net, detail, unclear) = self.net(line, subject, Direction::Egress);
+        let limit = self.limits.get(&net.rule);
+        let decision = limit.map(|limit| decide::volume(limit, line.unmapped.bytes, net.rule));
+        (decision.unwrap_or(Decision { verdict: Verdict::Allow, ..net }), detail, unclear)
     }
 
     fn program(&self, line: &Line<'_>, subject: &Subject<'_>) -> (Decision, u64, Option<Unclear>) {
@@ -502,9 +528,9 @@ impl Judge {
             self.tables.set_window(slot, maintenance, if closes { 0 } else { until });
         }
         if let Some(path) = own.path.as_ref().filter(|path| self.places.knows(path)) {
-            if line.message.ends_with("protected from now on") {
+            if line.message.ends_with(MADE) || line.message.ends_with(GONE) {
                 self.young.remove(&**path);
-            } else if line.message.contains("has just come to be") {
+            } else if line.message.contains(YOUNG) {
                 self.young.insert(path.to_string(), i64::MAX);
             }
         }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use monitor_common::{
     decide::Lookups,
+    dns::{Bound, BoundKey, NameRulesKey},
     name::{NAME_LEN, Name},
     policy::{
         ChildKey, InodeKey, Instance, MAX_INSTANCES, Maintenance, NET_HEAD_BITS, NetKey, NetRules, Node, NodeKey,
@@ -11,7 +12,7 @@ use monitor_common::{
     },
 };
 
-use crate::policy::compile::Compiled;
+use crate::policy::{compile::Compiled, name::DnsName};
 
 /// The one epoch of these tables.
 pub(super) const EPOCH: u32 = 1;
@@ -32,6 +33,10 @@ pub(super) struct Tables {
     patterns: HashMap<(u32, u32), Layers<usize, Literal, Pattern>>,
     /// By instance and direction: how many bits count, from the longest on, and the rules by these bits.
     nets: HashMap<(u16, u16), Layers<u32, u128, NetRules>>,
+    /// Rules of names, by instance and [`DnsName::id`].
+    name_rules: HashMap<(u32, u64), NetRules>,
+    /// The name that gave the address which is judged.
+    bound: Option<Bound>,
     instances: HashMap<u16, Instance>,
     /// Until when maintenance windows are open, in milliseconds since 1970.
     windows: [u64; MAX_INSTANCES * Maintenance::PLACES],
@@ -79,6 +84,8 @@ impl Tables {
             nodes: compiled.nodes.iter().copied().collect(),
             patterns: HashMap::new(),
             nets: HashMap::new(),
+            name_rules: compiled.name_rules.iter().map(|(key, rules)| ((key.instance, key.name), *rules)).collect(),
+            bound: None,
             instances: compiled.instances.iter().copied().collect(),
             windows: [0; MAX_INSTANCES * Maintenance::PLACES],
             now: 0,
@@ -105,6 +112,18 @@ impl Tables {
     /// Sets the clock, in milliseconds since 1970.
     pub(super) fn set_now(&mut self, now: i64) {
         self.now = u64::try_from(now).unwrap_or_default();
+    }
+
+    /// Says by which name the instance got the address that is judged next. As in the kernel the nearest name of the policy
+    /// counts.
+    pub(super) fn bind(&mut self, slot: u16, name: Option<&DnsName>) {
+        let known = |name: &DnsName| Some(name.id()).filter(|&id| self.name_rules.contains_key(&(slot.into(), id)));
+        let id = name.and_then(|name| known(name).or_else(|| name.around().find_map(|name| known(&name))));
+        self.bound = id.map(|name| {
+            let mut bound = Bound::default();
+            bound.add(name, u64::MAX);
+            bound
+        });
     }
 
     /// Opens a maintenance window until a time in milliseconds since 1970; 0 closes it.
@@ -134,6 +153,14 @@ impl Lookups for Tables {
     fn net(&self, key: &NetKey) -> Option<&NetRules> {
         let layers = self.nets.get(&(key.instance, key.direction))?;
         layers.iter().find_map(|(bits, rules)| rules.get(&prefix(key.address, *bits)))
+    }
+
+    fn bound(&self, _: &BoundKey) -> Option<&Bound> {
+        self.bound.as_ref()
+    }
+
+    fn name_rules(&self, key: &NameRulesKey) -> Option<&NetRules> {
+        self.name_rules.get(&(key.instance, key.name))
     }
 
     fn window(&self, slot: u16, maintenance: u8) -> u64 {

@@ -101,6 +101,30 @@ fn what_cannot_deny_does_what_it_can() {
 }
 
 #[test]
+fn an_address_is_decided_by_the_name_that_its_event_has() {
+    let mut judge = judge(
+        "default = { egress = \"deny\" }\n\
+         [[instance.egress]]\nid = \"named\"\nto = [\"*.plant.example\"]\nports = [443]\nverdict = \"allow\"\n\
+         [[instance.egress]]\nid = \"one\"\nto = [\"bad.plant.example\"]\nverdict = \"kill\"\n",
+    );
+    for (name, port, expected) in [
+        ("mqtt.plant.example", 443, by(Verdict::Allow, "named")),
+        ("MQTT.plant.example", 443, by(Verdict::Allow, "named")),
+        ("mqtt.plant.example", 80, by(Verdict::Deny, "default-egress")),
+        ("bad.plant.example", 443, by(Verdict::Kill, "one")),
+        ("plant.example", 443, by(Verdict::Deny, "default-egress")),
+        ("evil.example", 443, by(Verdict::Deny, "default-egress")),
+        ("no name", 443, by(Verdict::Deny, "default-egress")),
+    ] {
+        let end = json!({ "ip": "203.0.113.9", "port": port, "hostname": name });
+        let event = event("connect", json!({ "dst_endpoint": end, "connection_info": { "protocol_num": 6 } }));
+        assert_eq!(wanted(&mut judge, &event), expected, "{name} {port}");
+    }
+    let unnamed = json!({ "dst_endpoint": { "ip": "203.0.113.9", "port": 443 } });
+    assert_eq!(wanted(&mut judge, &event("connect", unnamed)), by(Verdict::Deny, "default-egress"));
+}
+
+#[test]
 fn addresses_and_ports_are_decided_in_both_directions() {
     let net = |direction: &str, key: &str, to: &str, ports: &str, verdict: &str| {
         format!(
@@ -212,6 +236,18 @@ fn windows_of_the_journal_lift_the_rules_of_the_new_policy() {
     assert_eq!(wanted(&mut judge, &late), by(Verdict::Deny, "r-deny"));
     judged(&mut judge, &tell("maintenance: palette of instance a is closed: by root"));
     assert_eq!(wanted(&mut judge, &write), by(Verdict::Deny, "r-deny"));
+}
+
+#[test]
+fn what_has_left_is_held_against_the_bound_of_the_rule() {
+    let mut judge = judge(
+        "[[instance.egress]]\nid = \"r\"\nto = \"any\"\nverdict = \"log\"\nmax-bytes = \"1 MiB\"\nbeyond = \"deny\"\n",
+    );
+    for (bytes, expected) in [(1 << 20, Verdict::Allow), ((1 << 20) + 1, Verdict::Deny)] {
+        let end = json!({ "ip": "203.0.113.9", "port": 443 });
+        let event = event("volume", json!({ "dst_endpoint": end, "unmapped": { "bytes": bytes } }));
+        assert_eq!(wanted(&mut judge, &event), Ok((expected, "r".to_owned())), "{bytes}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! what would follow from running code is said to be unknown.
 
 mod lexer;
+mod module;
 mod value;
 
 use std::path::{Path, PathBuf};
@@ -172,7 +173,7 @@ impl Settings {
     /// The same for a text that stands at `path`.
     #[must_use]
     pub fn parse(text: &str, path: &Path, environment: &Environment, working_directory: Option<&Path>) -> Self {
-        let module = value::read(text, path, environment);
+        let module = module::read(text, path, environment);
         let exports = &module.exports;
         let at = |keys: &[&str]| keys.iter().fold(exports.clone(), |value, key| value.get(key));
         let mut reads: Vec<_> = Vec::new();
@@ -180,13 +181,13 @@ impl Settings {
             Value::Table(table) => table
                 .entries()
                 .filter_map(|(role, value)| match value {
-                    Value::File(path) => Some(value::Read { role: Some(role.to_owned()), path: path.clone() }),
+                    Value::File(path) => Some(module::Read { role: Some(role.to_owned()), path: path.clone() }),
                     _ => None,
                 })
                 .collect(),
             _ => Vec::new(),
         };
-        for value::Read { role, path } in written.into_iter().chain(module.reads) {
+        for module::Read { role, path } in written.into_iter().chain(module.reads) {
             let path = working_directory.map_or_else(|| path.clone(), |directory| directory.join(&path));
             if !reads.iter().any(|known: &ReadFile| known.path == path) {
                 reads.push(ReadFile { role, path });

@@ -5,6 +5,7 @@ use std::{
     fs,
     hint::black_box,
     io::{self, Read as _},
+    net::{SocketAddr, UdpSocket},
     ptr,
     time::Instant,
 };
@@ -24,6 +25,16 @@ pub(super) const OPERATIONS: &[Operation] = &[
         };
         let figures = format!("open={} getppid={}", cost(count, &mut open)?, cost(count, &mut parent)?);
         fs::write(word(words, 2)?, figures)
+    }),
+    ("cost-rules", "FILE ADDRESS COUNT FIGURES", |words| {
+        let (file, count) = (word(words, 0)?, number(words, 2)?);
+        let mut open = || opened(file, libc::O_RDONLY).map(drop);
+        // A datagram socket sends nothing when it is connected.
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        let address: SocketAddr = word(words, 1)?.parse().map_err(io::Error::other)?;
+        let mut connect = || socket.connect(address);
+        let figures = format!("open={} connect={}", cost(count, &mut open)?, cost(count, &mut connect)?);
+        fs::write(word(words, 3)?, figures)
     }),
 ];
 

@@ -1,0 +1,99 @@
+//! The programs that an instance runs while a maintenance window is open, install scripts among them.
+
+use std::collections::BTreeMap;
+
+use monitor_common::{Verdict, event::Hook, verdict::Sensor};
+
+use super::decode::Record;
+use crate::journal::{ocsf::command_line, terminal::shown};
+
+/// Most different command lines that are kept for a window.
+const MOST: usize = 100;
+
+/// What ran, in the order in which it did so first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ran {
+    /// Programs with their arguments, and how often.
+    pub lines: Vec<(String, u64)>,
+    /// How many more there were.
+    pub more: u64,
+}
+
+/// By window: the slot of the instance, and what the window is for.
+#[derive(Debug, Default)]
+pub struct Programs(BTreeMap<(u16, String), Ran>);
+
+impl Programs {
+    /// Begins to note for a window, or goes on.
+    pub fn begin(&mut self, slot: u16, class: &str) {
+        self.0.entry((slot, class.to_owned())).or_default();
+    }
+
+    /// What ran in a window; `None` for one whose beginning was not seen.
+    pub fn end(&mut self, slot: u16, class: &str) -> Option<Ran> {
+        self.0.remove(&(slot, class.to_owned()))
+    }
+
+    /// Notes what a record says of a program that runs.
+    pub fn observe(&mut self, record: &Record) {
+        // What an LSM program tells was refused.
+        let runs = record.hook == Hook::Exec && record.sensor == Sensor::Tracepoint && record.verdict < Verdict::Deny;
+        if !runs {
+            return;
+        }
+        for (_, ran) in self.0.iter_mut().filter(|((slot, _), _)| *slot == record.event.instance) {
+            let line = format!("{} ({})", shown(&record.path), shown(command_line(&record.text).as_bytes()));
+            if let Some((_, count)) = ran.lines.iter_mut().find(|(known, _)| *known == line) {
+                *count += 1;
+            } else if ran.lines.len() < MOST {
+                ran.lines.push((line, 1));
+            } else {
+                ran.more += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use monitor_common::event::Event;
+
+    use super::*;
+    use crate::pipeline::decode::{decode, tests::bytes};
+
+    fn exec(instance: u16, verdict: Verdict, argv: &[u8]) -> Record {
+        let event = Event { hook: Hook::Exec as u8, sensor: 1, instance, verdict: verdict as u8, ..Event::ZERO };
+        decode(&bytes(event, b"sh\0bin\0", argv)).unwrap()
+    }
+
+    #[test]
+    fn what_runs_in_a_window_is_noted_once_with_a_count_and_nothing_else_is() {
+        let mut programs = Programs::default();
+        programs.observe(&exec(1, Verdict::Allow, b"sh\0before\0"));
+        programs.begin(1, "palette");
+        for record in [
+            exec(1, Verdict::Allow, b"sh\0-c\0node x\0"),
+            exec(1, Verdict::Log, b"sh\0-c\0node x\0"),
+            exec(2, Verdict::Allow, b"sh\0other\0"),
+            exec(1, Verdict::Deny, b"sh\0refused\0"),
+        ] {
+            programs.observe(&record);
+        }
+        // Whoever prolongs a window does not begin it anew.
+        programs.begin(1, "palette");
+        let ran = programs.end(1, "palette").unwrap();
+        assert_eq!(ran, Ran { lines: vec![("/bin/sh (sh -c node x)".to_owned(), 2)], more: 0 });
+        assert_eq!(programs.end(1, "palette"), None);
+    }
+
+    #[test]
+    fn a_storm_of_programs_is_counted() {
+        let mut programs = Programs::default();
+        programs.begin(1, "palette");
+        for number in 0..1000 {
+            programs.observe(&exec(1, Verdict::Allow, format!("sh\0{number}\0").as_bytes()));
+        }
+        let ran = programs.end(1, "palette").unwrap();
+        assert_eq!((ran.lines.len(), ran.more), (MOST, 1000 - MOST as u64));
+    }
+}
