@@ -101,6 +101,30 @@ pub fn npm_install(package: &str) -> Result<PathBuf> {
     Ok(directory)
 }
 
+/// The directory of Python packages with these versions, installed once and then kept in [`cache`].
+pub fn pip_install(name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let cache = cache();
+    fs::create_dir_all(&cache).with_context(|| format!("{} cannot be made", cache.display()))?;
+    let lock = fs::File::create(cache.join("lock"))?;
+    lock.lock().context("the cache cannot be locked")?;
+    let directory = cache.join(format!("pip-{name}-{}", packages.join("-").replace("==", "-")));
+    if directory.is_dir() {
+        return Ok(directory);
+    }
+    // Under another name until it is whole.
+    let unfinished = cache.join("unfinished");
+    let _ = fs::remove_dir_all(&unfinished);
+    let mut install = Command::new(needs::program("python3", "python3-pip")?);
+    install.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--target"]).arg(&unfinished);
+    needs::run(install.args(packages)).with_context(|| {
+        format!(
+            "{packages:?} come from PyPI: type `apt-get install python3-pip`, and see that pip reaches its registry"
+        )
+    })?;
+    fs::rename(&unfinished, &directory)?;
+    Ok(directory)
+}
+
 /// How an attack ended, seen from Node-RED.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -38,7 +38,7 @@ const OLDEST_NODE: (u32, u32) = (18, 5);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl,
-    /// strace, rsyslog, Prometheus, Alertmanager, mosquitto, NATS, dnsmasq
+    /// strace, rsyslog, Prometheus, Alertmanager, mosquitto, NATS, aiosmtpd, socat, pip, dnsmasq
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also install what boots other kernels: QEMU, and what builds for arm64
@@ -172,11 +172,16 @@ pub(crate) fn receivers() -> Result<()> {
         ("nats-server", "nats-server"),
         ("dnsmasq", "dnsmasq-base"),
         ("lognormalizer", "liblognorm-utils"),
+        ("socat", "socat"),
+        ("pip3", "python3-pip"),
     ];
     let missing = programs.iter().filter(|(program, _)| shell::find(program).is_none());
     let mut missing: Vec<_> = missing.map(|&(_, package)| package).collect();
     if !has_file("/usr/lib", "rsyslog/lmnsd_gtls.so") {
         missing.push("rsyslog-gnutls");
+    }
+    if !has_file("/usr/lib/python3", "aiosmtpd/smtp.py") {
+        missing.push("python3-aiosmtpd");
     }
     apt_install(&missing)
 }

@@ -95,7 +95,7 @@ impl Entry {
         };
         let mut open = |key: &str| {
             let mut part = match event.remove(key) {
-                Some(Value::Object(map)) => escaped(Value::Object(map).to_string()),
+                Some(Value::Object(map)) => escaped(json(&Value::Object(map))),
                 _ => "{}".to_owned(),
             };
             part.pop();
@@ -105,7 +105,7 @@ impl Entry {
             part
         };
         let (unmapped, metadata) = (open("unmapped"), open("metadata"));
-        let mut body = escaped(Value::Object(event).to_string());
+        let mut body = escaped(json(&Value::Object(event)));
         body.pop();
         if body.len() > 1 {
             body.push(',');
@@ -159,13 +159,19 @@ impl Entry {
 /// A value as one line of JSON that a terminal can be shown; without a line feed.
 #[must_use]
 pub(super) fn to_line(value: &Value) -> String {
-    escaped(value.to_string())
+    escaped(json(value))
+}
+
+/// JSON, by the way that does not go through a formatter.
+fn json(value: &Value) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| value.to_string())
 }
 
 /// JSON in which every character that a terminal may obey is an escape, so that `cat` and `tail -f` are safe.
 fn escaped(json: String) -> String {
     // JSON itself escapes what is below a space; these can only stand within strings.
-    if !json.chars().any(is_hidden) {
+    let hidden = |json: &str| if json.is_ascii() { json.contains('\u{7f}') } else { json.chars().any(is_hidden) };
+    if !hidden(&json) {
         return json;
     }
     let mut out = String::with_capacity(json.len() + 64);
@@ -289,6 +295,18 @@ mod tests {
         );
         let place = Place::of(&line).unwrap();
         assert_eq!((place.sequence(), place.segment(), place.prev()), (7, 3, Hash::of(b"before")));
+    }
+
+    #[test]
+    fn what_a_terminal_obeys_is_written_out_among_plain_letters_and_others() {
+        for hidden in ['\u{7f}', '\u{9b}', '\u{202e}', '\u{e0001}'] {
+            for rest in ["plain", "gr\u{f6}\u{df}e"] {
+                let text = format!("{rest}{hidden}");
+                let line = line(json!({ "a": text }));
+                assert!(!std::str::from_utf8(&line).unwrap().contains(hidden), "{hidden:?}");
+                assert_eq!(serde_json::from_slice::<Value>(&line).unwrap()["a"], *text);
+            }
+        }
     }
 
     #[test]

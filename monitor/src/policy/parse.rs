@@ -68,13 +68,21 @@ pub(crate) struct Reader<'a> {
 pub(crate) struct Table<'a, 'i> {
     keys: &'a DeTable<'i>,
     known: Vec<&'static str>,
+    /// Nobody can say which keys it may have.
+    unknown: bool,
     /// Where it begins.
     pub(crate) at: usize,
 }
 
 impl<'a, 'i> Table<'a, 'i> {
     pub(crate) fn new(keys: &'a DeTable<'i>, at: usize) -> Self {
-        Self { keys, known: Vec::new(), at }
+        Self { keys, known: Vec::new(), unknown: false, at }
+    }
+
+    /// From here on every key is taken for a good one.
+    #[cfg(not(all(feature = "email", feature = "kafka")))]
+    pub(crate) fn forgive(&mut self) {
+        self.unknown = true;
     }
 
     pub(crate) fn take(&mut self, key: &'static str) -> Option<&'a Value<'i>> {
@@ -105,7 +113,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn finish(&mut self, table: &Table<'_, '_>) {
         for (name, _) in table.keys {
             let key = name.get_ref().as_ref();
-            if !table.known.contains(&key) {
+            if !table.unknown && !table.known.contains(&key) {
                 let hint = suggest(key, table.known.iter().copied());
                 self.fault(name.span().start, format!("unknown key \"{key}\"{hint}"));
             }

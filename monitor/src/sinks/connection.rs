@@ -118,7 +118,7 @@ impl Write for Connection {
 }
 
 /// The host of `HOST:PORT`, without the brackets of an IPv6 address.
-fn host(server: &str) -> &str {
+pub(super) fn host(server: &str) -> &str {
     let host = server.rsplit_once(':').map_or("", |(host, _)| host);
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }

@@ -93,6 +93,11 @@ impl Default for Filter {
 }
 
 impl Filter {
+    /// What persons are told when nothing else is said: incidents, and what goes wrong with the guard.
+    pub(super) fn for_persons() -> Self {
+        Self { grouping: Grouping::Incidents, severity: Severity::Medium, ..Self::default() }
+    }
+
     /// Whether an event goes to the sink.
     #[must_use]
     pub fn takes(&self, event: &Value) -> bool {

@@ -8,10 +8,14 @@ pub mod config;
 mod connection;
 pub mod cursor;
 mod elastic;
+#[cfg(feature = "email")]
+mod email;
 mod file;
 pub mod filter;
 mod http;
 mod journald;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod mqtt;
 mod nats;
 mod otlp;
@@ -93,6 +97,11 @@ trait Receiver: Send {
     /// Hands events over; returns when the receiver has said that it has them, as far as its protocol lets it say that.
     fn deliver(&mut self, batch: &[Message]) -> Result<(), Failure>;
 
+    /// The least time between two batches, for who wants what comes meanwhile in one piece.
+    fn pause(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Called twice a second while there is nothing to deliver, for what a protocol asks for meanwhile. Answers how the
     /// connection is, where there has to be one all the time.
     fn idle(&mut self) -> Option<Result<(), String>> {
@@ -112,6 +121,10 @@ fn receiver(target: &Target, purpose: Purpose) -> Box<dyn Receiver> {
         Target::Journald(target) => Box::new(journald::Journald::new(target.clone())),
         Target::Otlp(target) => Box::new(otlp::Otlp::new(target.clone())),
         Target::Nats(target) => Box::new(nats::Nats::new(target.clone())),
+        #[cfg(feature = "email")]
+        Target::Email(target) => Box::new(email::Email::new(target.clone())),
+        #[cfg(feature = "kafka")]
+        Target::Kafka(target) => Box::new(kafka::Kafka::new(target.clone())),
     }
 }
 
@@ -245,6 +258,13 @@ fn unique() -> String {
         return format!("{:016x}", std::process::id());
     }
     data_encoding::HEXLOWER.encode(&bytes)
+}
+
+/// The name of this machine, of what a name has.
+#[cfg(any(feature = "email", feature = "kafka"))]
+fn hostname() -> String {
+    let fits = |letter: &char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.' | '_');
+    rustix::system::uname().nodename().to_string_lossy().chars().filter(fits).collect()
 }
 
 /// Reads a secret. Its file must not be open to others.

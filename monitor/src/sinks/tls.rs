@@ -9,12 +9,8 @@ use rustls::{
 
 use super::config::TlsFiles;
 
-/// Certificates and keys are read again for each connection, so that new ones need no restart.
-pub(super) fn connect(
-    stream: TcpStream,
-    host: &str,
-    files: &TlsFiles,
-) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+/// What a connection is made with. Certificates and keys are read again for each one, so that new ones need no restart.
+pub(super) fn config(files: &TlsFiles) -> io::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(&files.ca)? {
         roots.add(certificate).map_err(|error| in_file(&files.ca, error))?;
@@ -30,9 +26,18 @@ pub(super) fn connect(
             builder.with_client_auth_cert(chain, own).map_err(|error| in_file(certificate, error))?
         }
     };
+    Ok(Arc::new(config))
+}
+
+/// Goes on by TLS.
+pub(super) fn connect(
+    stream: TcpStream,
+    host: &str,
+    files: &TlsFiles,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{host} is no name of a server")))?;
-    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    let mut connection = ClientConnection::new(config(files)?, name).map_err(io::Error::other)?;
     let mut stream = stream;
     // The handshake now, so that a refusal is told as what it is.
     while connection.is_handshaking() {
@@ -41,7 +46,8 @@ pub(super) fn connect(
     Ok(StreamOwned::new(connection, stream))
 }
 
-fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+/// The certificates of a file, one at least.
+pub(super) fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let read = CertificateDer::pem_file_iter(path).map_err(|error| in_file(path, error))?;
     let found: Result<Vec<_>, _> = read.collect();
     let found = found.map_err(|error| in_file(path, error))?;

@@ -50,6 +50,8 @@ pub(super) struct Worker<'a> {
     failures: u32,
     /// When the next event may go, where there is a rate.
     next: Instant,
+    /// When the receiver wants the next batch.
+    wanted: Instant,
 }
 
 /// Events that were read together.
@@ -89,6 +91,7 @@ impl<'a> Worker<'a> {
             stored_at: Instant::now(),
             failures: 0,
             next: Instant::now(),
+            wanted: Instant::now(),
         })
     }
 
@@ -99,6 +102,7 @@ impl<'a> Worker<'a> {
     /// Runs until it is told to stop; then hands over what is there, if the receiver takes it at once.
     pub(super) fn run(&mut self) {
         loop {
+            self.sleep(self.wanted.saturating_duration_since(Instant::now()));
             let end =
                 self.spool.tail.wait(self.reader.position(), if self.is_stopped() { Duration::ZERO } else { LOOK });
             if self.is_stopped() {
@@ -209,6 +213,7 @@ impl<'a> Worker<'a> {
                 self.cursor.error = None;
                 self.store();
             }
+            self.wanted = Instant::now() + self.receiver.pause();
         }
         // What came after the last one of them is not for this sink.
         if batch.end.0 > self.cursor.position {

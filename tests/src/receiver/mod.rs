@@ -2,6 +2,8 @@
 
 pub mod dnsmasq;
 pub mod journald;
+pub mod kafka;
+pub mod mail;
 pub mod mosquitto;
 pub mod nats;
 

@@ -21,20 +21,20 @@ use serde_json::Value;
 use crate::sinks::{ARRIVAL, EVENTS, ids, policy, read, status};
 
 /// A file with a password that only root can read.
-fn password(directory: &Path, password: &str) -> Result<String> {
+pub(crate) fn password(directory: &Path, password: &str) -> Result<String> {
     let file = directory.join("password");
     fs::write(&file, password)?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
     Ok(file.display().to_string())
 }
 
-fn tls(certificates: &Certificates) -> String {
+pub(crate) fn tls(certificates: &Certificates) -> String {
     let path = |name| certificates.path(name).display().to_string();
     format!("ca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"", path("ca.pem"), path("client.pem"), path("client.key"))
 }
 
 /// The ids of the guard's alerts.
-fn alerts(guard: &Guard) -> Result<BTreeSet<String>> {
+pub(crate) fn alerts(guard: &Guard) -> Result<BTreeSet<String>> {
     Ok(ids(&guard.journal()?.into_iter().filter(Record::is_alert).collect::<Vec<_>>()))
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::policy::parse::{Reader, Table, Value};
@@ -104,13 +105,15 @@ pub(super) fn number(
 
 pub(super) fn server(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<String> {
     let text = reader.string(value, "`server`")?;
+    address(reader, text, value.span().start)
+}
+
+/// `HOST:PORT`.
+pub(super) fn address(reader: &mut Reader<'_>, text: &str, at: usize) -> Option<String> {
     let port =
         text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
     if port.is_none_or(|port| port == 0) {
-        reader.fault(
-            value.span().start,
-            format!("`server` is HOST:PORT, like \"siem.example.net:6514\", not \"{text}\""),
-        );
+        reader.fault(at, format!("`server` is HOST:PORT, like \"siem.example.net:6514\", not \"{text}\""));
         return None;
     }
     Some(text.to_owned())
@@ -135,33 +138,52 @@ pub(super) fn own_certificate(
     }
 }
 
-/// `transport` and the files that TLS needs: none for a plain connection. `plain` are the names of what is no TLS.
+/// `transport` by its name, and the files that TLS needs: none for a plain connection. `secure` are the names of what ends in
+/// TLS, the first of them when none is given; `plain` those of what does not.
 pub(super) fn transport<'p>(
     reader: &mut Reader<'_>,
     table: &mut Table<'_, '_>,
+    secure: &[&'p str],
     plain: &[&'p str],
-) -> Option<Result<TlsFiles, &'p str>> {
+) -> Option<(&'p str, Option<TlsFiles>)> {
     let value = table.take("transport");
-    let text = value.map_or(Some("tls"), |value| reader.string(value, "`transport`"))?;
+    let text = match value {
+        Some(value) => reader.string(value, "`transport`")?,
+        None => secure.first()?,
+    };
     let ca = table.take("ca");
-    if text == "tls" {
+    if let Some(&found) = secure.iter().find(|&&name| name == text) {
         let own = own_certificate(reader, table);
         let Some(ca) = ca else {
             reader.fault(table.at, "`ca` is missing: the certificates that the server's must come from");
             return None;
         };
-        return Some(Ok(TlsFiles { ca: path(reader, ca, "`ca`")?, own: own? }));
+        return Some((found, Some(TlsFiles { ca: path(reader, ca, "`ca`")?, own: own? })));
     }
     let Some(&found) = plain.iter().find(|&&name| name == text) else {
         let at = value.map_or(table.at, |value| value.span().start);
-        let known: Vec<_> = ["tls"].iter().chain(plain).map(|name| format!("\"{name}\"")).collect();
+        let known: Vec<_> = secure.iter().chain(plain).map(|name| format!("\"{name}\"")).collect();
         reader.fault(at, format!("`transport` is {}, not \"{text}\"", known.join(" or ")));
         return None;
     };
     if let Some(value) = ca.or(table.take("cert")).or(table.take("key")) {
         reader.fault(value.span().start, "certificates are for transport = \"tls\" only");
     }
-    Some(Err(found))
+    Some((found, None))
+}
+
+/// A time of a day at most: `1min`, `30s`.
+#[cfg_attr(not(feature = "email"), expect(dead_code, reason = "mail alone has times"))]
+pub(super) fn time(reader: &mut Reader<'_>, value: &Value<'_>, what: &str) -> Option<Duration> {
+    let text = reader.string(value, what)?;
+    let time = humantime::parse_duration(text).ok().filter(|&time| time <= Duration::from_hours(24));
+    if time.is_none() {
+        reader.fault(
+            value.span().start,
+            format!("{what} is a time like \"1min\" or \"0s\", a day at most, not \"{text}\""),
+        );
+    }
+    time
 }
 
 /// `url`, `ca`, `cert` and `key`.

@@ -1,5 +1,9 @@
 //! `[[sink]]` in the policy file.
 
+#[cfg(feature = "email")]
+mod email;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod keys;
 mod target;
 
@@ -11,6 +15,10 @@ use crate::{
 };
 
 use super::filter::{Filter, Grouping, Severity};
+#[cfg(feature = "email")]
+pub use email::{EmailTarget, EmailTransport};
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaTarget;
 use keys::number;
 pub use keys::{Login, Secret, TlsFiles, Url, Web};
 pub use target::{
@@ -61,7 +69,8 @@ fn sink(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<SinkConfig
         let text = reader.string(value, "`format`")?;
         text.parse().map_err(|why: String| reader.fault(value.span().start, why)).ok()
     });
-    let filter = filter(reader, table);
+    let is_mail = table.take("type").is_some_and(|value| value.get_ref().as_str() == Some("email"));
+    let filter = filter(reader, table, if is_mail { Filter::for_persons() } else { Filter::default() });
     let rate = table.take("rate").and_then(|value| number(reader, value, "`rate`", 1..=1_000_000));
     let from = table.take("from").map_or(Some(false), |value| match reader.string(value, "`from`")? {
         "now" => Some(false),
@@ -97,8 +106,8 @@ fn name(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn filter(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Filter {
-    let mut filter = Filter::default();
+/// What the keys say; `filter` is what they leave open.
+fn filter(reader: &mut Reader<'_>, table: &mut Table<'_, '_>, mut filter: Filter) -> Filter {
     if let Some(value) = table.take("verdict") {
         for (text, at) in reader.strings(value, "`verdict`") {
             if !matches!(text, "log" | "deny" | "kill") {
@@ -241,6 +250,17 @@ mod tests {
         assert_eq!(otlp, Target::Otlp(OtlpTarget { web, token: None }));
     }
 
+    #[cfg(not(feature = "kafka"))]
+    #[test]
+    fn a_sink_that_this_build_was_made_without_is_one_fault_with_its_mend() {
+        let rest = "[[instance]]\nname = \"a\"\nselect = [{ uid = 1001 }]\nuser-dir = \"/ud\"\n";
+        let sink = "[[sink]]\nname = \"a\"\ntype = \"kafka\"\nserver = \"k:9092\"\ntransport = \"tcp\"";
+        let faults = parse(&format!("version = 1\n{sink}\n{rest}")).unwrap_err();
+        let said: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        let mend = "take this sink out, or build flowwarden with `--features kafka`";
+        assert_eq!(said, [format!("line 4, column 8: this build has no kafka sink: {mend}")]);
+    }
+
     #[test]
     fn a_fault_has_its_place_and_a_mend() {
         let file = "type = \"file\"\npath = \"/x\"";
@@ -249,7 +269,8 @@ mod tests {
             (format!("name = \"A/b\"\n{file}"), "line 3, column 8: a sink's `name` has 1 to 32"),
             (
                 "name = \"a\"\ntype = \"fiel\"".into(),
-                "line 4, column 8: \"fiel\" is no type of sink: file, syslog, webhook, mqtt, splunk, elastic, journald, otlp, nats; \
+                "line 4, column 8: \"fiel\" is no type of sink: file, syslog, webhook, mqtt, splunk, elastic, journald, otlp, nats, \
+                 email, kafka; \
                  did you mean \"file\"?",
             ),
             (format!("name = \"a\"\n{file}\nserver = \"x:1\""), "line 6, column 1: unknown key \"server\""),

@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "email")]
+use super::email::{self, EmailTarget};
+#[cfg(feature = "kafka")]
+use super::kafka::{self, KafkaTarget};
 use super::keys::{
     Login, Secret, TOKEN, TlsFiles, Web, login, number, path, secret, server, text_like, transport, web,
 };
@@ -31,6 +35,12 @@ pub enum Target {
     Otlp(OtlpTarget),
     /// A stream of NATS.
     Nats(NatsTarget),
+    /// Mail to persons.
+    #[cfg(feature = "email")]
+    Email(EmailTarget),
+    /// A topic of Kafka.
+    #[cfg(feature = "kafka")]
+    Kafka(KafkaTarget),
 }
 
 /// Lines in a file, for agents that read files.
@@ -200,7 +210,8 @@ impl Target {
 
 /// Reads the keys of one sink that say where it goes.
 pub(super) fn read(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<Target> {
-    const TYPES: [&str; 9] = ["file", "syslog", "webhook", "mqtt", "splunk", "elastic", "journald", "otlp", "nats"];
+    const TYPES: [&str; 11] =
+        ["file", "syslog", "webhook", "mqtt", "splunk", "elastic", "journald", "otlp", "nats", "email", "kafka"];
     let value = reader.required(table, "type")?;
     match reader.string(value, "`type`")? {
         "file" => file(reader, table).map(Target::File),
@@ -222,12 +233,34 @@ pub(super) fn read(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option
             Some(Target::Otlp(OtlpTarget { web: web?, token }))
         }
         "nats" => nats(reader, table).map(Target::Nats),
+        #[cfg(feature = "email")]
+        "email" => email::read(reader, table).map(Target::Email),
+        #[cfg(not(feature = "email"))]
+        "email" => left_out(reader, table, value, "email"),
+        #[cfg(feature = "kafka")]
+        "kafka" => kafka::read(reader, table).map(Target::Kafka),
+        #[cfg(not(feature = "kafka"))]
+        "kafka" => left_out(reader, table, value, "kafka"),
         other => {
             let hint = suggest(other, TYPES.into_iter());
             reader.fault(value.span().start, format!("\"{other}\" is no type of sink: {}{hint}", TYPES.join(", ")));
             None
         }
     }
+}
+
+/// A type of sink that this build was made without.
+#[cfg(not(all(feature = "email", feature = "kafka")))]
+fn left_out(
+    reader: &mut Reader<'_>,
+    table: &mut Table<'_, '_>,
+    value: &crate::policy::parse::Value<'_>,
+    kind: &str,
+) -> Option<Target> {
+    table.forgive();
+    let mend = format!("take this sink out, or build flowwarden with `--features {kind}`");
+    reader.fault(value.span().start, format!("this build has no {kind} sink: {mend}"));
+    None
 }
 
 fn file(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<FileTarget> {
@@ -239,17 +272,17 @@ fn file(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<FileTarget
 
 fn syslog(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<SyslogTarget> {
     let server = reader.required(table, "server").and_then(|value| server(reader, value));
-    let transport = match transport(reader, table, &["tcp", "udp"])? {
-        Ok(files) => Transport::Tls(files),
-        Err("udp") => Transport::Udp,
-        Err(_) => Transport::Tcp,
+    let transport = match transport(reader, table, &["tls"], &["tcp", "udp"])? {
+        (_, Some(files)) => Transport::Tls(files),
+        ("udp", None) => Transport::Udp,
+        (_, None) => Transport::Tcp,
     };
     Some(SyslogTarget { server: server?, transport })
 }
 
 fn mqtt(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<MqttTarget> {
     let server = reader.required(table, "server").and_then(|value| server(reader, value));
-    let transport = transport(reader, table, &["tcp"]);
+    let transport = transport(reader, table, &["tls"], &["tcp"]);
     let version =
         table.take("version").map_or(Some(MqttVersion::V5), |value| match reader.string(value, "`version`")? {
             "5" => Some(MqttVersion::V5),
@@ -274,7 +307,7 @@ fn mqtt(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<MqttTarget
         topic("topic", "`topic` is what topics begin with, like \"plant/flowwarden\", without `+`, `#` and `$`");
     let discovery =
         topic("discovery", "`discovery` is what Home Assistant's topics begin with, usually \"homeassistant\"");
-    Some(MqttTarget { server: server?, tls: transport?.ok(), version: version?, login, topic: topic_, discovery })
+    Some(MqttTarget { server: server?, tls: transport?.1, version: version?, login, topic: topic_, discovery })
 }
 
 fn splunk(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<SplunkTarget> {
@@ -326,7 +359,7 @@ fn access(reader: &mut Reader<'_>, table: &mut Table<'_, '_>, key: Option<Secret
 
 fn nats(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<NatsTarget> {
     let server = reader.required(table, "server").and_then(|value| server(reader, value));
-    let transport = transport(reader, table, &["tcp"]);
+    let transport = transport(reader, table, &["tls"], &["tcp"]);
     let what = "`subject` is words of A-Z, a-z, 0-9, `-` and `_` with `.` between them";
     let subject = table.take("subject").map_or_else(
         || Some("flowwarden.events".to_owned()),
@@ -338,7 +371,7 @@ fn nats(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<NatsTarget
     );
     let token = secret(reader, table, TOKEN);
     let access = access(reader, table, token, "a token");
-    Some(NatsTarget { server: server?, tls: transport?.ok(), subject: subject?, access })
+    Some(NatsTarget { server: server?, tls: transport?.1, subject: subject?, access })
 }
 
 fn body(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<Body> {
