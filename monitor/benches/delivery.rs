@@ -1,7 +1,7 @@
-//! What an outage of eight hours costs: `cargo bench -p monitor --bench delivery [-- DIR]`.
+//! What an outage of eight hours costs: `cargo bench -p monitor --bench delivery [-- DIR]`, as root.
 //!
-//! Fifty events a second for eight hours wait in the journal; then the receiver comes back. The receiver is a thread that
-//! answers as Elasticsearch does. Prints figures, and fails when an event is missing.
+//! Fifty events a second for eight hours wait in the journal; the guard starts with that; then the receiver comes back. The
+//! receiver is a thread that answers as Elasticsearch does. Prints figures, and fails when an event is missing.
 #![expect(clippy::unwrap_used, reason = "a program for developers")]
 
 mod common;
@@ -11,6 +11,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -40,10 +41,12 @@ fn main() {
     drop(nobody);
     let policy = format!(
         "version = 1\n[[sink]]\nname = \"siem\"\ntype = \"elastic\"\nurl = \"http://{address}\"\nown-events = false\n\
-         [[instance]]\nname = \"a\"\nselect = [{{ uid = 1 }}]\nuser-dir = \"/u\"\n"
+         [[instance]]\nname = \"a\"\nselect = [{{ uid = 4000000 }}]\nuser-dir = \"/u\"\n"
     );
     let configs = parse(&policy).unwrap().sinks;
 
+    // Before anything is written: only root may bring the guard up.
+    assert!(rustix::process::geteuid().is_root(), "the guard is started, which only root may do: run this as root");
     // The outage: the sink is there, its receiver is not.
     let mut journal = Journal::open(&path, limits).unwrap();
     let sinks = Sinks::start(&configs, journal.spool());
@@ -57,6 +60,12 @@ fn main() {
     journal.close().unwrap();
     let (plain, compressed) = sizes(&path);
     println!("{plain:>12} MiB of lines, {compressed} MiB on the disk");
+    let file = directory.path().join("policy.toml");
+    fs::write(&file, &policy).unwrap();
+    for (what, journal) in [("nothing", directory.path().join("empty")), ("all of it", path.clone())] {
+        let time = guard_start(&file, &journal);
+        println!("{:>12.3} s until the guard is ready, with {what} to deliver", time.as_secs_f64());
+    }
 
     // A start with all of it, and the receiver back.
     fs::write("/proc/self/clear_refs", "5").unwrap();
@@ -115,6 +124,31 @@ fn fill(journal: &Journal) {
         }
         journal.append(sample(number), Durability::Grouped);
     }
+}
+
+/// Starts the guard, and ends it when it is ready. It watches the sockets of a cgroup that nobody is in.
+fn guard_start(policy: &Path, journal: &Path) -> Duration {
+    let cgroup = Path::new("/sys/fs/cgroup").join(format!("flowwarden-bench-{}", std::process::id()));
+    fs::create_dir_all(&cgroup).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flowwarden"));
+    command.arg("run").arg("--config").arg(policy).arg("--journal").arg(journal).arg("--cgroup-root").arg(&cgroup);
+    for (flag, name) in [("--state", "state"), ("--pid-file", "pid")] {
+        command.arg(flag).arg(policy.with_file_name(name));
+    }
+    let start = Instant::now();
+    let mut guard = command.stdout(Stdio::piped()).spawn().unwrap();
+    let ready = BufReader::new(guard.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let ready = ready.map(|line| (line.trim_start().starts_with("ready:"), start.elapsed()));
+    let time = ready.skip_while(|(is_ready, _)| !is_ready).map(|(_, time)| time).next();
+    end(&mut guard);
+    fs::remove_dir(cgroup).unwrap();
+    time.unwrap()
+}
+
+fn end(guard: &mut Child) {
+    let pid = rustix::process::Pid::from_child(guard);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    guard.wait().unwrap();
 }
 
 /// MiB of the journal's lines, and of its files.
