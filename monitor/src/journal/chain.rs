@@ -19,6 +19,8 @@ use super::terminal::is_hidden;
 
 /// Longest line that is written or read, in bytes with its line feed.
 pub const MAX_LINE: usize = 1 << 20;
+/// So long are most lines at most.
+const LIKELY: usize = 2048;
 
 /// A SHA-256; 64 hexadecimal digits as text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,7 +76,7 @@ pub struct Mark(Arc<OnceLock<String>>);
 /// An event on its way to the journal: everything of its line but the numbers that only the writer knows.
 #[derive(Debug)]
 pub struct Entry {
-    body: String,
+    body: Vec<u8>,
     /// Where its id is noted.
     noted: Option<Mark>,
     /// Whose id it names, as `unmapped.example`.
@@ -93,28 +95,18 @@ impl Entry {
             Value::Object(map) => map,
             other => Map::from_iter([("message".to_owned(), other)]),
         };
-        let mut open = |key: &str| {
-            let mut part = match event.remove(key) {
-                Some(Value::Object(map)) => escaped(json(&Value::Object(map))),
-                _ => "{}".to_owned(),
-            };
-            part.pop();
-            if part.len() > 1 {
-                part.push(',');
-            }
-            part
+        let mut part = |key: &str| match event.remove(key) {
+            Some(Value::Object(map)) => map,
+            _ => Map::new(),
         };
-        let (unmapped, metadata) = (open("unmapped"), open("metadata"));
-        let mut body = escaped(json(&Value::Object(event)));
-        body.pop();
-        if body.len() > 1 {
-            body.push(',');
-        }
-        body.push_str("\"unmapped\":");
-        body.push_str(&unmapped);
+        let (unmapped, metadata) = (part("unmapped"), part("metadata"));
+        let mut body = Vec::with_capacity(LIKELY);
+        open(&mut body, event);
+        body.extend_from_slice(b"\"unmapped\":");
+        open(&mut body, unmapped);
         let link_at = body.len();
-        body.push_str(",\"metadata\":");
-        body.push_str(&metadata);
+        body.extend_from_slice(b",\"metadata\":");
+        open(&mut body, metadata);
         // It may wait in a queue with thousands of others.
         body.shrink_to_fit();
         Self { body, noted: None, named: None, link_at, urgent }
@@ -140,9 +132,9 @@ impl Entry {
 
     /// The line.
     pub(super) fn write(&self, out: &mut Vec<u8>, number: &Number<'_>) {
-        let (before, after) = self.body.split_at_checked(self.link_at).unwrap_or((&self.body, ""));
+        let (before, after) = self.body.split_at_checked(self.link_at).unwrap_or((&self.body, &[]));
         let Number { run, sequence, segment, prev } = number;
-        out.extend_from_slice(before.as_bytes());
+        out.extend_from_slice(before);
         if let Some(mark) = &self.noted {
             // A line is written once.
             let _ = mark.0.set(format!("{run}-{sequence}"));
@@ -151,38 +143,48 @@ impl Entry {
             out.extend_from_slice(format!("\"example\":\"{example}\",").as_bytes());
         }
         out.extend_from_slice(format!("\"chain\":{{\"seg\":{segment},\"prev\":\"{prev}\"}}}}").as_bytes());
-        out.extend_from_slice(after.as_bytes());
+        out.extend_from_slice(after);
         out.extend_from_slice(format!("\"sequence\":{sequence},\"uid\":\"{run}-{sequence}\"}}}}\n").as_bytes());
+    }
+}
+
+/// Writes an object up to its last member, with the comma behind it: there is more to come.
+fn open(to: &mut Vec<u8>, map: Map<String, Value>) {
+    let start = to.len();
+    write_json(to, &Value::Object(map));
+    to.pop();
+    if to.len() > start + 1 {
+        to.push(b',');
     }
 }
 
 /// A value as one line of JSON that a terminal can be shown; without a line feed.
 #[must_use]
 pub(super) fn to_line(value: &Value) -> String {
-    escaped(json(value))
+    let mut line = Vec::with_capacity(LIKELY);
+    write_json(&mut line, value);
+    // It is made of texts and of ASCII.
+    String::from_utf8(line).unwrap_or_default()
 }
 
-/// JSON, by the way that does not go through a formatter.
-fn json(value: &Value) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| value.to_string())
-}
-
-/// JSON in which every character that a terminal may obey is an escape, so that `cat` and `tail -f` are safe.
-fn escaped(json: String) -> String {
+/// Writes JSON in which every character that a terminal may obey is an escape, so that `cat` and `tail -f` are safe.
+fn write_json(to: &mut Vec<u8>, value: &Value) {
+    let start = to.len();
+    // Memory refuses nothing, and every key is a text: it cannot fail.
+    let _ = serde_json::to_writer(&mut *to, value);
+    let json = to.get(start..).unwrap_or_default();
     // JSON itself escapes what is below a space; these can only stand within strings.
-    let hidden = |json: &str| if json.is_ascii() { json.contains('\u{7f}') } else { json.chars().any(is_hidden) };
-    if !hidden(&json) {
-        return json;
+    if json.is_ascii() && !json.contains(&0x7f) {
+        return;
     }
-    let mut out = String::with_capacity(json.len() + 64);
+    let json = String::from_utf8_lossy(&to.split_off(start)).into_owned();
     for char in json.chars() {
         if is_hidden(char) {
-            out.extend(char.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+            to.extend(char.encode_utf16(&mut [0; 2]).iter().flat_map(|unit| format!("\\u{unit:04x}").into_bytes()));
         } else {
-            out.push(char);
+            to.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
         }
     }
-    out
 }
 
 /// What the writer knows of a line.
