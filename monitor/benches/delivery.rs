@@ -128,7 +128,10 @@ fn fill(journal: &Journal) {
 
 /// Starts the guard, and ends it when it is ready. It watches the sockets of a cgroup that nobody is in.
 fn guard_start(policy: &Path, journal: &Path) -> Duration {
-    let cgroup = Path::new("/sys/fs/cgroup").join(format!("flowwarden-bench-{}", std::process::id()));
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mount = mounts.find(|mount| mount[2] == "cgroup2").unwrap();
+    let cgroup = Path::new(mount[1]).join(format!("flowwarden-bench-{}", std::process::id()));
     fs::create_dir_all(&cgroup).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowwarden"));
     command.arg("run").arg("--config").arg(policy).arg("--journal").arg(journal).arg("--cgroup-root").arg(&cgroup);
