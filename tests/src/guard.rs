@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 use crate::{
@@ -179,9 +179,18 @@ impl Guard {
         fs::write(self.directory.path().join(POLICY), policy.text())?;
         let mark = self.console.mark();
         self.signal(Signal::HUP)?;
-        let answer = self.console.wait_for(mark, "reload: ", wait::PATIENCE)?;
+        let answer = wait::until("an answer to a reload", wait::PATIENCE, || {
+            ensure!(self.runs()?, "the guard has ended:\n{}", self.console.text());
+            Ok(self.console.find(mark, |line| line.contains("reload: ")))
+        })?;
         self.wait_for_young_files()?;
         Ok(answer)
+    }
+
+    /// Whether it has not ended yet.
+    fn runs(&self) -> Result<bool> {
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        Ok(waitid(WaitId::Pid(self.own_pid()?), look)?.is_none())
     }
 
     /// `flowwarden maintenance` with its state: the command and its arguments, parted by spaces.
@@ -237,8 +246,11 @@ impl Guard {
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("the guard has no pid")?;
-        kill_process(pid, signal).context("the guard is gone")
+        kill_process(self.own_pid()?, signal).context("the guard is gone")
+    }
+
+    fn own_pid(&self) -> Result<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("the guard has no pid")
     }
 }
 

@@ -1,6 +1,7 @@
 //! The agent: brings the kernel side up, keeps the policy true to the file system, and carries records to the journal.
 
 mod apply;
+mod pid_file;
 mod respond;
 mod say;
 mod takeover;
@@ -27,7 +28,7 @@ use monitor_common::{
 use serde_json::{Map, Value, json};
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval},
 };
 
@@ -62,6 +63,7 @@ use crate::{
     state::{State, StateError},
 };
 use apply::{adopt, embedded, own, read_policy};
+use pid_file::PidFile;
 use respond::Responder;
 use say::{first_line, say, say_incident};
 use takeover::Takeover;
@@ -102,6 +104,14 @@ pub enum AgentError {
     /// Pins cannot be used.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// Nobody could ask the guard to reload.
+    #[error("{}: the pid cannot be written: {source}; name another file with --pid-file", path.display())]
+    PidFile {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// The runtime failed.
     #[error("{what}: {source}")]
     Io {
@@ -139,9 +149,30 @@ pub struct Options {
     pub quiet: bool,
 }
 
+/// What ends the guard, and what has it read its policy again. Before they are listened to, each of them kills.
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, AgentError> {
+        let listen = |kind, name| signal(kind).map_err(io(name));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+            hangup: listen(SignalKind::hangup(), "SIGHUP")?,
+        })
+    }
+}
+
 /// A running guard.
 pub struct Agent {
     options: Options,
+    signals: Signals,
+    pid_file: Option<PidFile>,
     kernel: Kernel,
     host: System,
     sinks: Sinks,
@@ -184,6 +215,8 @@ impl Agent {
             return Err(AgentError::NotRoot);
         }
         say::aside(options.quiet);
+        // Whoever is told that the guard is ready may send one at once; one that comes earlier waits until it is.
+        let signals = Signals::listen()?;
         let mut host = System::new();
         let mut found = Vec::new();
         let policy = read_policy(&options, &host, &mut found)?;
@@ -213,6 +246,8 @@ impl Agent {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let mut agent = Self {
             options,
+            signals,
+            pid_file: None,
             kernel,
             host,
             sinks,
@@ -253,6 +288,7 @@ impl Agent {
         agent.kernel.attach_syscalls()?;
         // What was compiled before the programs ran may be old by now.
         agent.refresh()?;
+        agent.pid_file = agent.options.pid_file.as_deref().map(PidFile::write).transpose()?;
         if let Some(begun) = begun {
             agent.kernel.pin(&begun)?;
             begun.keep();
@@ -565,9 +601,6 @@ impl Agent {
 
     /// Runs until SIGTERM or SIGINT.
     pub async fn run(mut self, events: RingBuf<MapData>) -> Result<(), AgentError> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(io("SIGTERM"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(io("SIGINT"))?;
-        let mut hangup = signal(SignalKind::hangup()).map_err(io("SIGHUP"))?;
         let (mut refresh, mut healing) = (interval(REFRESH), interval(HEALING));
         healing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -609,9 +642,9 @@ impl Agent {
                     // Who has gone away meanwhile sees it by `status`.
                     let _ = answer.send(windows.answer(&request, &by, &mut hands));
                 }
-                _ = hangup.recv() => self.reload()?,
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = self.signals.hangup.recv() => self.reload()?,
+                _ = self.signals.terminate.recv() => break,
+                _ = self.signals.interrupt.recv() => break,
             }
         }
         // Whoever floods the guard does not keep it from stopping: what is there now is taken, not what keeps coming.
@@ -627,9 +660,7 @@ impl Agent {
         let message = if self.pins.is_some() { "Flowwarden stopped; its programs go on" } else { "Flowwarden stopped" };
         self.pipeline.lifecycle(Stage::Stop, message, &Map::new());
         self.pipeline.close()?;
-        if let Some(path) = &self.options.pid_file {
-            let _ = std::fs::remove_file(path);
-        }
+        drop(self.pid_file.take());
         match &self.options.pin {
             Some(path) => say(&format!(
                 "stopped; the kernel goes on to judge: `flowwarden detach --pin {}` ends it",

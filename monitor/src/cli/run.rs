@@ -1,6 +1,6 @@
 //! `flowwarden run`
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -86,15 +86,13 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         enforce,
         cgroup_root: arguments.cgroup_root,
         sensors: arguments.sensors.into_iter().map(Choice::sensor).collect(),
-        pid_file: Some(arguments.pid_file.clone()),
+        pid_file: Some(arguments.pid_file),
         quiet: false,
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")?;
     let _runtime = runtime.enter();
     let (agent, events) = Agent::start(options)?;
-    fs::write(&arguments.pid_file, std::process::id().to_string())
-        .with_context(|| format!("{}: the pid cannot be written", arguments.pid_file.display()))?;
     runtime.block_on(agent.run(events))?;
     Ok(())
 }

@@ -30,6 +30,7 @@ mod releases;
 mod scenarios;
 mod scope;
 mod settings_js;
+mod signals;
 mod sinks;
 mod sockets;
 mod stage;
