@@ -4,12 +4,15 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    os::fd::OwnedFd,
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    io::Errno,
 };
 
 use super::Counts;
@@ -26,7 +29,8 @@ const REST: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    stop: Arc<AtomicBool>,
+    /// An event on it ends the wait for connections.
+    stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -34,17 +38,16 @@ impl Server {
     /// Listens, and answers from now on.
     pub fn start(address: SocketAddr, counts: Arc<Counts>, spool: Spool) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
+        // Whoever was there may be gone again when it is asked who it was.
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let stop: Arc<AtomicBool> = Arc::default();
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let stopped = Arc::clone(&stop);
         let work = move || {
-            for stream in listener.incoming() {
-                if stopped.load(Ordering::Relaxed) {
-                    return;
-                }
-                match stream {
+            while is_asked(&listener, &stopped) {
+                match listener.accept() {
                     // A client that goes away or talks nonsense is its own matter.
-                    Ok(stream) => drop(answer(stream, &counts, &spool)),
+                    Ok((stream, _)) => drop(answer(stream, &counts, &spool)),
                     Err(_) => thread::sleep(REST),
                 }
             }
@@ -62,10 +65,22 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // Nothing else ends a wait for connections.
-        let _ = TcpStream::connect_timeout(&self.address, PATIENCE);
-        let _ = self.thread.take().map(JoinHandle::join);
+        // Without an event the thread would never end: it is left alone then.
+        if rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).is_ok() {
+            let _ = self.thread.take().map(JoinHandle::join);
+        }
+    }
+}
+
+/// Waits for a connection; false when there is to be none any more.
+fn is_asked(listener: &TcpListener, stop: &OwnedFd) -> bool {
+    let mut both = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+    loop {
+        match poll(&mut both, None) {
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+            Ok(_) => return both[1].revents().is_empty(),
+        }
     }
 }
 
