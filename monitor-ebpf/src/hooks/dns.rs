@@ -14,16 +14,16 @@ use aya_ebpf::{
     programs::{SkBuffContext, SockAddrContext},
 };
 use monitor_common::{
-    decide::map_v4,
     dns::{
         self, Bound, BoundKey, Found, HEADER, Kind, MAX_MESSAGE, MAX_RECORDS, Message, NameKey, NameQuestion, Noted,
         QueryKey, ResolverKey, Stream,
     },
     event::{Endpoint, FLAG_CUT, Hook, TEXT_MAX},
     opaque::Opaque,
-    socket::{AF_INET, AF_INET6},
+    socket::{TCP, UDP},
 };
 
+use super::packet::{self, PASS, Packet, RECEIVER, SENDER, load16};
 use crate::{
     apart,
     emit::Record,
@@ -31,11 +31,6 @@ use crate::{
     maps::{self, BOUND, DNS_RATES, NAMES, QUERIES, RESOLVERS, SOCKETS, STREAMS, Scratch},
 };
 
-/// Packets pass, whatever they are.
-const PASS: i32 = 1;
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 /// Flag of a TCP segment that begins a stream.
 const SYN: u8 = 2;
 /// Bytes of a UDP header.
@@ -71,40 +66,9 @@ pub(super) fn note(ctx: &SockAddrContext, actor: &Actor, tgid: u32, address: &[u
     SOCKETS.insert(cookie, Noted { instance, tgid }, 0).ok()
 }
 
-/// Where a packet comes from or goes to, and what it carries.
-struct Packet {
-    /// The other end.
-    address: [u8; 16],
-    family: u16,
-    protocol: u8,
-    /// Where the header of the transport begins.
-    transport: u32,
-}
-
-impl Packet {
-    /// `at` are the places of the other end's address in the headers of IPv4 and IPv6.
-    #[inline(always)]
-    fn read(ctx: &SkBuffContext, at: (usize, usize)) -> Option<Self> {
-        let first: u8 = ctx.load(0).ok()?;
-        if first >> 4 == 4 {
-            let address = map_v4(ctx.load(at.0).ok()?);
-            let transport = u32::from(first & 0xf) * 4;
-            return Some(Self { address, family: AF_INET, protocol: ctx.load(9).ok()?, transport });
-        }
-        let address = ctx.load(at.1).ok()?;
-        Some(Self { address, family: AF_INET6, protocol: ctx.load(6).ok()?, transport: 40 })
-    }
-}
-
-/// A number of a header.
-#[inline(always)]
-fn load16(ctx: &SkBuffContext, at: u32) -> Option<u16> {
-    ctx.load(at as usize).ok().map(u16::from_be_bytes)
-}
-
 /// A socket of an instance, and the policy's epoch.
 #[derive(Clone, Copy)]
-struct Socket {
+struct Asking {
     cookie: u64,
     instance: u32,
     tgid: u32,
@@ -112,12 +76,11 @@ struct Socket {
 }
 
 #[inline(always)]
-fn noted(ctx: &SkBuffContext) -> Option<Socket> {
-    // SAFETY: the context is the kernel's.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+fn noted(ctx: &SkBuffContext) -> Option<Asking> {
+    let cookie = packet::cookie(ctx);
     // SAFETY: the value never changes.
     let Noted { instance, tgid } = *unsafe { SOCKETS.get(cookie) }?;
-    Some(Socket { cookie, instance, tgid, epoch: crate::lookups::subject(instance as u16)?.epoch })
+    Some(Asking { cookie, instance, tgid, epoch: crate::lookups::subject(instance as u16)?.epoch })
 }
 
 /// A packet leaves.
@@ -131,7 +94,7 @@ fn dns_query(ctx: SkBuffContext) -> i32 {
 fn query(ctx: &SkBuffContext) -> Option<()> {
     let socket = noted(ctx)?;
     // Where it goes is not asked: what a container's resolver is asked is on its way to another port by now.
-    let packet = Packet::read(ctx, (16, 24))?;
+    let packet = Packet::read(ctx, RECEIVER)?;
     if packet.protocol == TCP {
         let header: u8 = ctx.load(packet.transport as usize + 12).ok()?;
         // After the length of the message.
@@ -149,7 +112,7 @@ fn query(ctx: &SkBuffContext) -> Option<()> {
 
 /// Hands a question over; `at` is where in the packet it begins.
 #[inline(always)]
-fn tell_question(ctx: &SkBuffContext, socket: Socket, packet: &Packet, at: u32) -> Option<()> {
+fn tell_question(ctx: &SkBuffContext, socket: Asking, packet: &Packet, at: u32) -> Option<()> {
     let held = maps::hold()?;
     let len = held.scratch.launder(ctx.len().wrapping_sub(at));
     // What is longer is no question that anybody asks.
@@ -184,7 +147,7 @@ fn may_tell(instance: u32, kind: Kind) -> bool {
 
 /// A record about a message with a resolver.
 #[inline(always)]
-fn begin<'a>(scratch: &'a mut Scratch, socket: Socket, packet: &Packet, kind: Kind) -> Record<'a> {
+fn begin<'a>(scratch: &'a mut Scratch, socket: Asking, packet: &Packet, kind: Kind) -> Record<'a> {
     let mut record = Record::of_nobody(scratch, Hook::Dns, socket.instance as u16, socket.epoch);
     let event = record.event();
     (event.detail, event.tgid) = (kind.detail(), socket.tgid);
@@ -209,8 +172,8 @@ fn dns_answer(ctx: SkBuffContext) -> i32 {
 #[inline(always)]
 fn answer(ctx: &SkBuffContext) -> Option<()> {
     let socket = noted(ctx)?;
-    let packet = Packet::read(ctx, (12, 8))?;
-    if load16(ctx, packet.transport)? != dns::PORT {
+    let packet = Packet::read(ctx, SENDER)?;
+    if packet.port(ctx)? != dns::PORT {
         return None;
     }
     let key = ResolverKey { address: packet.address, epoch: socket.epoch, instance: socket.instance };
@@ -226,7 +189,7 @@ fn answer(ctx: &SkBuffContext) -> Option<()> {
 }
 
 #[inline(always)]
-fn datagram(ctx: &SkBuffContext, socket: Socket, packet: &Packet) -> Option<()> {
+fn datagram(ctx: &SkBuffContext, socket: Asking, packet: &Packet) -> Option<()> {
     let at = packet.transport + UDP_HEADER;
     let key = QueryKey { socket: socket.cookie, id: load16(ctx, at)?.into(), pad: 0 };
     // SAFETY: only whether it is there is asked.
@@ -256,7 +219,7 @@ fn fill(ctx: &SkBuffContext, at: u32, work: &mut Message, have: u32) -> Option<u
 
 /// A piece of a stream: messages, each after its length in two bytes.
 #[inline(always)]
-fn segment(ctx: &SkBuffContext, socket: Socket, packet: &Packet) -> Option<()> {
+fn segment(ctx: &SkBuffContext, socket: Asking, packet: &Packet) -> Option<()> {
     let sequence = ctx.load(packet.transport as usize + 4).ok().map(u32::from_be_bytes)?;
     let header: u8 = ctx.load(packet.transport as usize + 12).ok()?;
     let flags: u8 = ctx.load(packet.transport as usize + 13).ok()?;
@@ -323,7 +286,7 @@ fn bounded<const MOST: u32>(len: u32) -> u32 {
 
 /// Hands a message over: userspace knows names by them, also those that no rule is about.
 #[inline(always)]
-fn tell(work: &Message, base: u32, len: u32, socket: Socket, packet: &Packet) {
+fn tell(work: &Message, base: u32, len: u32, socket: Asking, packet: &Packet) {
     if len < HEADER || !may_tell(socket.instance, Kind::Answer) {
         return;
     }

@@ -5,7 +5,7 @@
 //! listener, and datagrams to a socket whose port was asked for. Answers to what the instance has sent are neither.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_sk_fullsock},
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns},
     macros::{cgroup_skb, cgroup_sock_addr},
     programs::{SkBuffContext, SockAddrContext},
 };
@@ -15,28 +15,17 @@ use monitor_common::{
     inbound::{Owner, PeerKey, PeerTold, TELL_AGAIN_NS},
     policy::{Direction, NetKey},
     scope::TaskLabel,
-    socket::{AF_INET, AF_INET6, TCP, UDP},
+    socket::{TCP, UDP},
     verdict::Sensor,
 };
 
+use super::packet::{self, DROP, PASS, Packet, SENDER, Socket};
 use crate::{
     emit::Record,
     facts::{actor::Actor, offset, pointer, task, word},
     lookups::Maps,
     maps::{self, OWNERS, PEERS, TASKS},
 };
-
-const PASS: i32 = 1;
-const DROP: i32 = 0;
-
-/// `ETH_P_IP` and `ETH_P_IPV6` of `include/uapi/linux/if_ether.h`.
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
-
-/// Where the sender's address is in a packet (RFC 791, RFC 8200).
-const IPV4_SOURCE: usize = 12;
-const IPV6_SOURCE: usize = 8;
-const IPV6_HEADER: usize = 40;
 
 /// `TCP_LISTEN` of `include/net/tcp_states.h`, which is what `struct bpf_sock` has as well.
 const LISTENS: u32 = 10;
@@ -96,63 +85,29 @@ fn inbound_packet(ctx: SkBuffContext) -> i32 {
     judge(&ctx).unwrap_or(PASS)
 }
 
-/// What is known of the socket that a packet has reached.
-struct Reached {
-    port: u16,
-    protocol: u8,
-}
-
-/// The socket, when it is one that strangers may reach: a listener, or one for datagrams.
+/// The socket that a packet has reached, when it is one that strangers may reach: a listener, or one for datagrams.
 #[inline(always)]
-fn reached(ctx: &SkBuffContext) -> Option<Reached> {
-    // SAFETY: the context is the kernel's; the verifier wants to see the null checks and each field read by itself.
-    unsafe {
-        let sk = core::ptr::read_volatile(&raw const (*ctx.skb.skb).__bindgen_anon_2.sk);
-        if sk.is_null() {
-            return None;
-        }
-        let sk = bpf_sk_fullsock(sk);
-        if sk.is_null() {
-            return None;
-        }
-        let protocol = core::ptr::read_volatile(&raw const (*sk).protocol) as u8;
-        let open = match protocol {
-            TCP => core::ptr::read_volatile(&raw const (*sk).state) == LISTENS,
-            UDP => true,
-            _ => false,
-        };
-        let port = core::ptr::read_volatile(&raw const (*sk).src_port) as u16;
-        open.then_some(Reached { port, protocol })
-    }
-}
-
-/// The sender's address and port.
-#[inline(always)]
-fn sender(ctx: &SkBuffContext) -> Option<Endpoint> {
-    // SAFETY: as above.
-    let protocol = u16::from_be(unsafe { core::ptr::read_volatile(&raw const (*ctx.skb.skb).protocol) } as u16);
-    let (address, family, ports) = match protocol {
-        IPV4 => {
-            let first: u8 = ctx.load(0).ok()?;
-            (decide::map_v4(ctx.load(IPV4_SOURCE).ok()?), AF_INET, usize::from(first & 0xf) * 4)
-        }
-        IPV6 => (ctx.load(IPV6_SOURCE).ok()?, AF_INET6, IPV6_HEADER),
-        _ => return None,
+fn reached(ctx: &SkBuffContext) -> Option<Socket> {
+    let socket = Socket::of(ctx)?;
+    let open = match socket.protocol() {
+        TCP => socket.state() == LISTENS,
+        UDP => true,
+        _ => false,
     };
-    // Only told, not judged: with extension headers in between it is another number.
-    let port = u16::from_be(ctx.load(ports).unwrap_or(0));
-    Some(Endpoint { address, port, local_port: 0, family, protocol: 0, pad: 0 })
+    open.then_some(socket)
 }
 
 #[inline(always)]
 fn judge(ctx: &SkBuffContext) -> Option<i32> {
-    let Reached { port, protocol } = reached(ctx)?;
-    // SAFETY: the helper takes the context of these programs.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
+    let socket = reached(ctx)?;
     // SAFETY: written once, when the socket is bound.
-    let owner = unsafe { OWNERS.get(cookie) }?;
+    let owner = unsafe { OWNERS.get(packet::cookie(ctx)) }?;
+    let (port, protocol) = (socket.own_port(), socket.protocol());
     let actor = Actor::of(&owner.label, Sensor::Cgroup)?;
-    let peer = Endpoint { local_port: port, protocol, ..sender(ctx)? };
+    let sender = Packet::read(ctx, SENDER)?;
+    // The peer's port is only told, not judged: with extension headers in between it is another number.
+    let (address, family, theirs) = (sender.address, sender.family, sender.port(ctx).unwrap_or(0));
+    let peer = Endpoint { address, port: theirs, local_port: port, family, protocol, pad: 0 };
     let key = NetKey {
         epoch: actor.subject.epoch,
         instance: actor.subject.slot,

@@ -10,6 +10,7 @@ mod inbound;
 mod io_uring;
 mod mmap;
 mod open;
+mod packet;
 mod path;
 mod privilege;
 mod process;

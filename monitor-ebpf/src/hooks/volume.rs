@@ -4,39 +4,30 @@
 //! after one look. These programs are attached when a policy sets a bound, and not before.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_sk_fullsock},
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_boot_ns},
     macros::{cgroup_skb, cgroup_sock_addr},
     programs::{SkBuffContext, SockAddrContext},
 };
-use monitor_common::verdict::Sensor;
 use monitor_common::{
-    Verdict, decide,
+    Verdict,
+    decide::{self, Decision},
     event::{Endpoint, Hook},
+    inbound::Owner,
     policy::{Direction, NetKey},
-    socket::{AF_INET, AF_INET6},
+    verdict::Sensor,
     volume::{Limit, LimitKey, PassedKey, Volume, VolumeKey},
 };
 
-use super::inbound;
+use super::{
+    inbound,
+    packet::{self, DROP, PASS, Packet, RECEIVER, Socket},
+};
 use crate::{
     emit::Record,
     facts::{actor::Actor, add, task},
     lookups::Maps,
     maps::{self, LIMITS, NOEXIST, PASSED, SENDERS, TASKS, VOLUMES},
 };
-
-const PASS: i32 = 1;
-const DROP: i32 = 0;
-
-/// `ETH_P_IP` and `ETH_P_IPV6` of `include/uapi/linux/if_ether.h`.
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
-
-/// Where the receiver's address is in a packet (RFC 791, RFC 8200), and the receiver's port in TCP and UDP.
-const IPV4_DESTINATION: usize = 16;
-const IPV6_DESTINATION: usize = 24;
-const IPV6_HEADER: usize = 40;
-const DESTINATION_PORT: usize = 2;
 
 #[cgroup_sock_addr(connect4)]
 fn volume_connect4(ctx: SockAddrContext) -> i32 {
@@ -84,56 +75,21 @@ fn volume_packet(ctx: SkBuffContext) -> i32 {
     judge(&ctx).unwrap_or(PASS)
 }
 
-/// What is known of the socket that a packet leaves from.
-struct From {
-    protocol: u8,
-    /// The port that it is connected to, host byte order; 0 when it is not.
-    connected: u16,
-}
-
-#[inline(always)]
-fn from(ctx: &SkBuffContext) -> Option<From> {
-    // SAFETY: the context is the kernel's; the verifier wants to see the null checks and each field read by itself.
-    unsafe {
-        let sk = core::ptr::read_volatile(&raw const (*ctx.skb.skb).__bindgen_anon_2.sk);
-        if sk.is_null() {
-            return None;
-        }
-        let sk = bpf_sk_fullsock(sk);
-        if sk.is_null() {
-            return None;
-        }
-        let protocol = core::ptr::read_volatile(&raw const (*sk).protocol) as u8;
-        let connected = u16::from_be(core::ptr::read_volatile(&raw const (*sk).dst_port) as u16);
-        Some(From { protocol, connected })
-    }
-}
-
 /// Who a packet is for.
 #[inline(always)]
 fn receiver(ctx: &SkBuffContext) -> Option<Endpoint> {
-    let From { protocol, connected } = from(ctx)?;
-    // SAFETY: as above.
-    let kind = u16::from_be(unsafe { core::ptr::read_volatile(&raw const (*ctx.skb.skb).protocol) } as u16);
-    let (address, family, transport) = match kind {
-        IPV4 => {
-            let first: u8 = ctx.load(0).ok()?;
-            (decide::map_v4(ctx.load(IPV4_DESTINATION).ok()?), AF_INET, usize::from(first & 0xf) * 4)
-        }
-        IPV6 => (ctx.load(IPV6_DESTINATION).ok()?, AF_INET6, IPV6_HEADER),
-        _ => return None,
-    };
+    let (socket, packet) = (Socket::of(ctx)?, Packet::read(ctx, RECEIVER)?);
     // With extension headers in between it is another number: a socket that is connected knows better.
-    let port = if connected == 0 { u16::from_be(ctx.load(transport + DESTINATION_PORT).ok()?) } else { connected };
-    Some(Endpoint { address, port, local_port: 0, family, protocol, pad: 0 })
+    let connected = socket.connected_port();
+    let port = if connected == 0 { packet.port(ctx)? } else { connected };
+    let Packet { address, family, .. } = packet;
+    Some(Endpoint { address, port, local_port: 0, family, protocol: socket.protocol(), pad: 0 })
 }
 
 #[inline(always)]
 fn judge(ctx: &SkBuffContext) -> Option<i32> {
-    // SAFETY: the helper takes the context of these programs.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
     // SAFETY: written once, when the socket is noted.
-    let owner = unsafe { SENDERS.get(cookie) }?;
+    let owner = unsafe { SENDERS.get(packet::cookie(ctx)) }?;
     let actor = Actor::of(&owner.label, Sensor::Cgroup)?;
     let end = receiver(ctx)?;
     let (epoch, instance) = (actor.subject.epoch, actor.subject.slot);
@@ -163,11 +119,11 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
 #[inline(always)]
 fn tell(
     actor: &Actor,
-    owner: &monitor_common::inbound::Owner,
+    owner: &Owner,
     end: &Endpoint,
     limit: &Limit,
     sent: &Volume,
-    decision: &decide::Decision,
+    decision: &Decision,
     done: Verdict,
 ) {
     let Some(held) = maps::hold() else { return };
