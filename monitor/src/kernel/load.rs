@@ -1,4 +1,4 @@
-//! Loading the programs, attaching them, and keeping the policy in their maps.
+//! Loading the programs, attaching them, and what they are told of processes and sockets.
 
 use std::{
     collections::BTreeSet,
@@ -11,36 +11,32 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, ProgramArray, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, ProgramArray, RingBuf},
     programs::{ProgramError, ProgramInfo, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use monitor_common::{
-    dns::{NameKey, NameRulesKey, Rate, ResolverKey},
+    dns::Rate,
     event::{Counters, Hook},
     inbound::Owner,
     offsets::{Abi, Offsets},
-    policy::{
-        CONTROL_CGROUP, CONTROL_USERNS, ChildKey, Control, Identity, InodeId, InodeKey, Instance, MAX_INSTANCES,
-        MAX_WATCHES, Maintenance, NetKey, NetRules, Node, NodeKey, Pattern, PatternKey, Watch,
-    },
-    scope::{MAX_SELECTORS, Selector, TaskLabel},
+    policy::{CONTROL_CGROUP, CONTROL_USERNS, Control, Identity, InodeId, Maintenance},
+    scope::TaskLabel,
     security::{SecurityHook, Signatures},
     syscall::{HANDLERS_HALF, Handler, Syscall},
     verdict::Sensor,
-    volume::{Limit, LimitKey},
 };
 use rustix::fs::{Mode, OFlags};
 
 use super::{
     abi, btf,
     btf::Btf,
+    install::Watched,
     link::{Links, Target},
     pin::{self, Begun, PinError},
     security::{self, Served},
     table,
-    watches::Slots,
 };
-use crate::policy::{compile::Compiled, host::CanDeny};
+use crate::policy::host::CanDeny;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowwarden.bpf.o"));
 
@@ -99,7 +95,7 @@ pub enum KernelError {
     Pin(#[from] PinError),
 }
 
-type Result<T, E = KernelError> = std::result::Result<T, E>;
+pub(super) type Result<T, E = KernelError> = std::result::Result<T, E>;
 
 /// A hook that does not run here, and why.
 #[derive(Clone, Debug)]
@@ -173,23 +169,15 @@ const INBOUND: &[&str] = &["inbound_bind4", "inbound_bind6", "inbound_packet"];
 /// Programs that count what leaves.
 const VOLUME: &[&str] = &["volume_connect4", "volume_connect6", "volume_sendmsg4", "volume_sendmsg6", "volume_packet"];
 
-/// The paths that the kernel looks at.
-#[derive(Default)]
-struct Watched {
-    slots: Slots,
-    /// They have to stay open: that keeps what is pointed to in memory.
-    _files: Vec<File>,
-}
-
 /// The programs and maps in the kernel. Dropping it detaches everything.
 pub struct Kernel {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     links: Links,
     tasks: HashMap<MapData, u32, TaskLabel>,
     /// The programs are reachable by tail call only while this is open.
     handlers: ProgramArray<MapData>,
-    watched: Watched,
-    epoch: u32,
+    pub(super) watched: Watched,
+    pub(super) epoch: u32,
     flags: u32,
     /// The tracepoint that a request of `io_uring` comes by.
     uring: Option<&'static str>,
@@ -332,7 +320,7 @@ impl Kernel {
     }
 
     /// Writes the one word that makes a policy the policy.
-    fn control(&mut self, epoch: u32, selectors: u32) -> Result<()> {
+    pub(super) fn control(&mut self, epoch: u32, selectors: u32) -> Result<()> {
         let control = Control { epoch, selectors, flags: self.flags, guard: std::process::id() };
         let mut map: Array<_, Control> = open(&mut self.ebpf, "CONTROL")?;
         map.set(0, control, 0).map_err(|source| KernelError::Map { name: "CONTROL", source })
@@ -355,7 +343,7 @@ impl Kernel {
     }
 
     /// Opens a file, without any access to it, and asks the kernel what it is.
-    fn look(&mut self, path: &Path) -> Result<Option<(File, Identity)>> {
+    pub(super) fn look(&mut self, path: &Path) -> Result<Option<(File, Identity)>> {
         let file = match rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
@@ -368,26 +356,6 @@ impl Kernel {
         let map: Array<_, Identity> = open(&mut self.ebpf, "IDENTITY")?;
         let identity = map.get(&0, 0).map_err(|source| KernelError::Map { name: "IDENTITY", source })?;
         Ok((identity.id != InodeId::default()).then_some((file, identity)))
-    }
-
-    /// Points the kernel to the paths whose state it is to look at.
-    fn watch(&mut self, policy: &Compiled, epoch: u32) -> Result<Watched> {
-        let mut files = Vec::new();
-        let slots = self.watched.slots.next(&policy.watches);
-        for index in 0..MAX_WATCHES {
-            let mut watch = Watch::default();
-            if let Some((slot, node, path)) = slots.get(index, &policy.watches)
-                && let Some((file, identity)) = self.look(path)?
-            {
-                let Identity { dentry, inode, .. } = identity;
-                watch = Watch { dentry, inode, instance: u32::from(*slot), node: *node };
-                files.push(file);
-            }
-            let mut map: Array<_, Watch> = open(&mut self.ebpf, "WATCHES")?;
-            map.set(half_index(epoch, MAX_WATCHES, index), watch, 0)
-                .map_err(|source| KernelError::Map { name: "WATCHES", source })?;
-        }
-        Ok(Watched { slots, _files: files })
     }
 
     /// Attaches what decides who is in scope.
@@ -544,119 +512,6 @@ impl Kernel {
         self.epoch
     }
 
-    /// Puts a policy in force: all of it or none.
-    pub fn install(&mut self, policy: &Compiled) -> Result<()> {
-        let epoch = self.next_epoch();
-        let watched = match self.write(policy, epoch).and_then(|()| self.watch(policy, epoch)) {
-            Ok(watched) => watched,
-            Err(error) => {
-                // What was written belongs to an epoch that never came.
-                self.forget(epoch);
-                return Err(error);
-            }
-        };
-        self.control(epoch, u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX))?;
-        let old = std::mem::replace(&mut self.epoch, epoch);
-        self.watched = watched;
-        if old != 0 {
-            self.forget(old);
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, policy: &Compiled, epoch: u32) -> Result<()> {
-        let mut inodes: HashMap<_, InodeKey, u32> = open(&mut self.ebpf, "INODES")?;
-        for (key, node) in &policy.inodes {
-            inodes.insert(key, node, 0).map_err(|source| KernelError::Map { name: "INODES", source })?;
-        }
-        let mut children: HashMap<_, ChildKey, u32> = open(&mut self.ebpf, "CHILDREN")?;
-        for (key, node) in &policy.children {
-            children.insert(key, node, 0).map_err(|source| KernelError::Map { name: "CHILDREN", source })?;
-        }
-        let mut nodes: HashMap<_, NodeKey, Node> = open(&mut self.ebpf, "NODES")?;
-        for (key, node) in &policy.nodes {
-            nodes.insert(key, node, 0).map_err(|source| KernelError::Map { name: "NODES", source })?;
-        }
-        let mut patterns: LpmTrie<_, PatternKey, Pattern> = open(&mut self.ebpf, "PATTERNS")?;
-        for (key, bits, pattern) in &policy.patterns {
-            patterns
-                .insert(&Key::new(*bits, *key), pattern, 0)
-                .map_err(|source| KernelError::Map { name: "PATTERNS", source })?;
-        }
-        let mut nets: LpmTrie<_, NetKey, NetRules> = open(&mut self.ebpf, "NETS")?;
-        for (key, bits, rules) in &policy.nets {
-            nets.insert(&Key::new(*bits, *key), rules, 0)
-                .map_err(|source| KernelError::Map { name: "NETS", source })?;
-        }
-        let mut names: LpmTrie<_, NameKey, u64> = open(&mut self.ebpf, "NAMES")?;
-        for (key, bits, name) in &policy.names {
-            names
-                .insert(&Key::new(*bits, *key), name, 0)
-                .map_err(|source| KernelError::Map { name: "NAMES", source })?;
-        }
-        let mut name_rules: HashMap<_, NameRulesKey, NetRules> = open(&mut self.ebpf, "NAME_RULES")?;
-        for (key, rules) in &policy.name_rules {
-            name_rules.insert(key, rules, 0).map_err(|source| KernelError::Map { name: "NAME_RULES", source })?;
-        }
-        let mut limits: HashMap<_, LimitKey, Limit> = open(&mut self.ebpf, "LIMITS")?;
-        for (key, limit) in &policy.limits {
-            limits.insert(key, limit, 0).map_err(|source| KernelError::Map { name: "LIMITS", source })?;
-        }
-        let mut resolvers: HashMap<_, ResolverKey, u32> = open(&mut self.ebpf, "RESOLVERS")?;
-        for key in &policy.resolvers {
-            resolvers.insert(key, 1, 0).map_err(|source| KernelError::Map { name: "RESOLVERS", source })?;
-        }
-        let mut instances: Array<_, Instance> = open(&mut self.ebpf, "INSTANCES")?;
-        for slot in 0..MAX_INSTANCES {
-            let instance =
-                policy.instances.iter().find(|(used, _)| usize::from(*used) == slot).map(|&(_, instance)| instance);
-            instances
-                .set(half_index(epoch, MAX_INSTANCES, slot), instance.unwrap_or_default(), 0)
-                .map_err(|source| KernelError::Map { name: "INSTANCES", source })?;
-        }
-        let mut selectors: Array<_, Selector> = open(&mut self.ebpf, "SELECTORS")?;
-        for index in 0..MAX_SELECTORS {
-            let selector = policy.selectors.get(index).copied().unwrap_or_default();
-            selectors
-                .set(half_index(epoch, MAX_SELECTORS, index), selector, 0)
-                .map_err(|source| KernelError::Map { name: "SELECTORS", source })?;
-        }
-        Ok(())
-    }
-
-    /// Removes every entry of an epoch. An entry that stays behind is never looked at, so errors do no harm.
-    fn forget(&mut self, epoch: u32) {
-        fn clear<K: aya::Pod, V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str, of: impl Fn(&K) -> u32, epoch: u32) {
-            let Ok(mut map) = open::<HashMap<_, K, V>>(ebpf, name) else { return };
-            let old: Vec<K> = map.keys().flatten().filter(|key| of(key) == epoch).collect();
-            for key in old {
-                let _ = map.remove(&key);
-            }
-        }
-        fn clear_trie<K: aya::Pod, V: aya::Pod>(
-            ebpf: &mut Ebpf,
-            name: &'static str,
-            of: impl Fn(&K) -> u32,
-            epoch: u32,
-        ) {
-            let Ok(mut map) = open::<LpmTrie<_, K, V>>(ebpf, name) else { return };
-            let old: Vec<Key<K>> = map.keys().flatten().filter(|key| of(&key.data()) == epoch).collect();
-            for key in old {
-                let _ = map.remove(&key);
-            }
-        }
-        clear::<InodeKey, u32>(&mut self.ebpf, "INODES", |key| key.epoch, epoch);
-        clear::<ChildKey, u32>(&mut self.ebpf, "CHILDREN", |key| key.epoch, epoch);
-        clear::<NodeKey, Node>(&mut self.ebpf, "NODES", |key| key.epoch, epoch);
-        clear_trie::<PatternKey, Pattern>(&mut self.ebpf, "PATTERNS", |key| key.epoch, epoch);
-        clear_trie::<NetKey, NetRules>(&mut self.ebpf, "NETS", |key| key.epoch, epoch);
-        let [lowest, ..] = epoch.to_le_bytes();
-        clear_trie::<NameKey, u64>(&mut self.ebpf, "NAMES", |key| key.epoch.into(), lowest.into());
-        clear::<NameRulesKey, NetRules>(&mut self.ebpf, "NAME_RULES", |key| key.epoch, epoch);
-        clear::<LimitKey, Limit>(&mut self.ebpf, "LIMITS", |key| key.epoch, epoch);
-        clear::<ResolverKey, u32>(&mut self.ebpf, "RESOLVERS", |key| key.epoch, epoch);
-    }
-
     /// Marks a process as belonging to an instance.
     pub fn label(&mut self, tgid: u32, label: TaskLabel) -> Result<()> {
         self.tasks.insert(tgid, label, 0).map_err(|source| KernelError::Map { name: "TASKS", source })
@@ -706,12 +561,6 @@ impl Kernel {
         let values = map.get(&0, 0).map_err(|source| KernelError::Map { name: "COUNTERS", source })?;
         Ok(values.iter().copied().collect())
     }
-}
-
-/// Index in an array whose lower half is for even epochs and whose upper half is for odd ones.
-fn half_index(epoch: u32, half: usize, index: usize) -> u32 {
-    let from = if epoch.is_multiple_of(2) { 0 } else { half };
-    u32::try_from(from + index).unwrap_or(u32::MAX)
 }
 
 /// An error with all its causes, each told once.
@@ -772,7 +621,7 @@ fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut 
     program.try_into().map_err(|source| KernelError::Program { name, source })
 }
 
-fn open<'a, M>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<M>
+pub(super) fn open<'a, M>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<M>
 where
     M: TryFrom<&'a mut aya::maps::Map, Error = MapError>,
 {

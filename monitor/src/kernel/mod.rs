@@ -3,6 +3,7 @@
 pub mod abi;
 pub mod btf;
 pub mod inbound;
+mod install;
 mod link;
 pub mod load;
 pub mod pin;
