@@ -26,7 +26,7 @@ pub(crate) fn kernel(toolchain: &Toolchain) -> Result<()> {
         }
         Toolchain::Debian => "if the compiler is the cause, `cargo xtask setup` tells which one is used",
     })?;
-    let built = cargo::bpf_target().join("bpfel-unknown-none/release/flowwarden-bpf");
+    let built = cargo::bpf_target().join("bpfel-unknown-none/bpf/flowwarden-bpf");
     copy_if_changed(&built, &cargo::bpf_object())
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn kernel(toolchain: &Toolchain, subcommand: &str) -> Command {
     let mut cargo = plain("rustup");
     cargo
         .args(["run", toolchain.name(), "cargo", subcommand])
-        .args(["--package", "monitor-ebpf", "--release", "--target", "bpfel-unknown-none", "--target-dir"])
+        .args(["--package", "monitor-ebpf", "--profile", "bpf", "--target", "bpfel-unknown-none", "--target-dir"])
         .arg(bpf_target())
         .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
     match toolchain {
