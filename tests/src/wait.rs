@@ -10,6 +10,8 @@ use anyhow::{Result, bail};
 
 /// How long a thing may take that normally takes a second or two: generous, for machines that are emulated.
 pub const PATIENCE: Duration = Duration::from_mins(4);
+/// How long a thing may take that normally takes a moment: a machine may have other things to do.
+pub const SOON: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);

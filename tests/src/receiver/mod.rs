@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use crate::{http, needs, wait};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = wait::SOON;
 /// Where receivers listen: below what the kernel gives to connections.
 const OWN_PORTS: Range<u16> = 20_000..32_000;
 

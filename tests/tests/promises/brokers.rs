@@ -1,7 +1,7 @@
 //! Brokers and the journal of systemd: what they hold in the end is what the guard's journal holds, also when they are
 //! killed meanwhile.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
@@ -18,7 +18,7 @@ use flowwarden_tests::{
 };
 use serde_json::Value;
 
-use crate::sinks::{ARRIVAL, EVENTS, ids, policy, read, status};
+use crate::sinks::{EVENTS, ids, policy, read, status};
 
 /// A file with a password that only root can read.
 pub(crate) fn password(directory: &Path, password: &str) -> Result<String> {
@@ -74,16 +74,16 @@ fn an_mqtt_broker_is_killed_and_everybody_knows_whether_the_guard_is_there() -> 
     let states = |broker: &Mosquitto, state: &str| -> Vec<_> {
         topics.iter().map(|topic| count(broker, &format!("0 {topic}/state {state}"))).collect()
     };
-    wait::until("the guard to show", ARRIVAL, || Ok((states(&broker, "online") == [1, 1]).then_some(())))
+    wait::until("the guard to show", wait::SOON, || Ok((states(&broker, "online") == [1, 1]).then_some(())))
         .with_context(|| format!("{}\n{:#?}\n{}", guard.console().text(), broker.said(), broker.log()))?;
     let discovered =
         || -> Vec<_> { broker.said().into_iter().filter(|line| line.contains(" homeassistant/")).collect() };
-    wait::until("what Home Assistant is told", ARRIVAL, || Ok((discovered().len() == 2).then_some(())))
+    wait::until("what Home Assistant is told", wait::SOON, || Ok((discovered().len() == 2).then_some(())))
         .with_context(|| format!("{:#?}", discovered()))?;
     ensure!(discovered().iter().all(|line| line.contains("plant/five/")), "{:#?}", discovered());
 
     let all = |guard: &Guard, broker: &Mosquitto| -> Result<()> {
-        wait::until("every event", ARRIVAL, || {
+        wait::until("every event", wait::SOON, || {
             let wanted = alerts(guard)?;
             Ok(topics.iter().all(|topic| arrived(broker, topic).is_superset(&wanted)).then_some(()))
         })
@@ -93,7 +93,7 @@ fn an_mqtt_broker_is_killed_and_everybody_knows_whether_the_guard_is_there() -> 
     all(&guard, &broker)?;
     broker.kill()?;
     read(&scene, "during", EVENTS)?;
-    wait::until("the status to tell", ARRIVAL, || {
+    wait::until("the status to tell", wait::SOON, || {
         let status = status(&guard)?;
         Ok((status.matches("refused").count() == 2).then_some(()))
     })?;
@@ -101,18 +101,18 @@ fn an_mqtt_broker_is_killed_and_everybody_knows_whether_the_guard_is_there() -> 
     all(&guard, &broker)?;
     ensure!(alerts(&guard)?.len() >= 2 * EVENTS);
     // It is told again who is there.
-    wait::until("the guard to show again", ARRIVAL, || Ok((states(&broker, "online") == [2, 2]).then_some(())))
+    wait::until("the guard to show again", wait::SOON, || Ok((states(&broker, "online") == [2, 2]).then_some(())))
         .with_context(|| format!("{:?}", states(&broker, "online")))?;
 
     // A guard that dies cannot say so: its will does.
     guard.kill()?;
-    wait::until("the will", ARRIVAL, || Ok((states(&broker, "offline") == [1, 1]).then_some(())))?;
+    wait::until("the will", wait::SOON, || Ok((states(&broker, "offline") == [1, 1]).then_some(())))?;
     let guard = guard.start_again(&scene.cgroup, &[])?;
-    wait::until("the guard to show again", ARRIVAL, || Ok((states(&broker, "online") == [3, 3]).then_some(())))?;
+    wait::until("the guard to show again", wait::SOON, || Ok((states(&broker, "online") == [3, 3]).then_some(())))?;
     let text = fs::read_to_string(guard.policy_file())?;
     let console = guard.console().clone();
     let journal: Vec<_> = guard.stop()?.iter().map(|record| record.json().to_string()).collect();
-    wait::until("the farewell", ARRIVAL, || Ok((states(&broker, "offline") == [2, 2]).then_some(())))?;
+    wait::until("the farewell", wait::SOON, || Ok((states(&broker, "offline") == [2, 2]).then_some(())))?;
     let secret = mosquitto::PASSWORD;
     ensure!(!text.contains(secret) && !console.text().contains(secret) && !journal.concat().contains(secret));
     Ok(())
@@ -160,14 +160,14 @@ fn a_nats_stream_has_every_event_once_after_its_server_was_killed() -> Result<()
     let policy = policy(&scene, &["before", "during"])?.sink(&sink);
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     let told = |guard: &Guard, why: &str| {
-        wait::until(why, ARRIVAL, || Ok(status(guard)?.contains(why).then_some(())))
+        wait::until(why, wait::SOON, || Ok(status(guard)?.contains(why).then_some(())))
             .with_context(|| format!("{}\n{}", status(guard).unwrap_or_default(), server.log()))
     };
     read(&scene, "before", EVENTS)?;
     told(&guard, "no stream takes flowwarden.events")?;
     server.make_stream()?;
     let all = |guard: &Guard, server: &Nats| -> Result<()> {
-        wait::until("every event", ARRIVAL, || Ok((server.count()? >= alerts(guard)?.len() as u64).then_some(())))
+        wait::until("every event", wait::SOON, || Ok((server.count()? >= alerts(guard)?.len() as u64).then_some(())))
             .with_context(|| {
                 format!("{}\n{}\n{}", status(guard).unwrap_or_default(), guard.console().text(), server.log())
             })
@@ -175,7 +175,7 @@ fn a_nats_stream_has_every_event_once_after_its_server_was_killed() -> Result<()
     all(&guard, &server)?;
     server.kill()?;
     read(&scene, "during", EVENTS)?;
-    wait::until("the status to tell", ARRIVAL, || Ok(status(&guard)?.contains("refused").then_some(())))?;
+    wait::until("the status to tell", wait::SOON, || Ok(status(&guard)?.contains("refused").then_some(())))?;
     server.restart()?;
     all(&guard, &server)?;
     let wanted = alerts(&guard)?;
@@ -185,7 +185,7 @@ fn a_nats_stream_has_every_event_once_after_its_server_was_killed() -> Result<()
     guard.kill()?;
     fs::remove_file(cursor)?;
     let guard = guard.start_again(&scene.cgroup, &[])?;
-    wait::until("all of it once more", ARRIVAL, || {
+    wait::until("all of it once more", wait::SOON, || {
         Ok(status(&guard)?.contains(&format!("{} delivered", wanted.len())).then_some(()))
     })
     .with_context(|| status(&guard).unwrap_or_default())?;
@@ -206,7 +206,7 @@ fn journalctl_finds_events_by_fields_of_their_own() -> Result<()> {
     ));
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     read(&scene, "read-me", EVENTS)?;
-    let entries = wait::until("the entries", Duration::from_secs(20), || {
+    let entries = wait::until("the entries", wait::SOON, || {
         let entries = server.entries("FLOWWARDEN_RULE=read-me")?;
         Ok((entries.len() >= EVENTS).then_some(entries))
     })

@@ -1,6 +1,6 @@
 //! What becomes of settings.js and the flows is told as a diff without secrets, and raises no alarm.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use anyhow::{Result, ensure};
 use flowwarden_tests::{flows::Flow, guard::Guard, policy::Policy, record::Record, snapshot::Snapshot, wait};
@@ -8,8 +8,6 @@ use flowwarden_tests::{flows::Flow, guard::Guard, policy::Policy, record::Record
 use crate::SCENE;
 
 const SECRET: &str = "no-line-shows-this";
-/// A file is looked at once a second, and compared when it was quiet for one.
-const TOLD: Duration = Duration::from_secs(15);
 
 #[test]
 fn a_deploy_is_told_node_by_node_and_a_change_of_settings_line_by_line() -> Result<()> {
@@ -20,12 +18,12 @@ fn a_deploy_is_told_node_by_node_and_a_change_of_settings_line_by_line() -> Resu
         let policy = Policy::enforce(node_red).guard_settings();
         let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
         let seen = guard.directory().join("state/seen");
-        wait::until("a first look", TOLD, || Ok((fs::read_dir(&seen)?.count() == 2).then_some(())))?;
+        wait::until("a first look", wait::SOON, || Ok((fs::read_dir(&seen)?.count() == 2).then_some(())))?;
 
         let node_red = &scene.node_red;
         node_red.deploy(&Flow::function(&format!("const password = '{SECRET}'; return msg;"), &[]))?;
         let of = |kind: &'static str| move |record: &Record| record.pointer_text("/unmapped/change") == kind;
-        let deploy = guard.wait_for(TOLD, of("flows"))?;
+        let deploy = guard.wait_for(wait::SOON, of("flows"))?;
         ensure!(deploy.number("/unmapped/nodes/changed") == Some(1), "{deploy:#?}");
         ensure!(deploy.pointer_text("/unmapped/nodes_changed/0/type") == "function", "{deploy:#?}");
         ensure!(deploy.pointer_text("/unmapped/nodes_changed/0/properties/0") == "func", "{deploy:#?}");
@@ -33,7 +31,7 @@ fn a_deploy_is_told_node_by_node_and_a_change_of_settings_line_by_line() -> Resu
 
         let text = fs::read_to_string(node_red.settings())?;
         fs::write(node_red.settings(), format!("// credentialSecret: \"{SECRET}\"\n{text}"))?;
-        let change = guard.wait_for(TOLD, of("settings"))?;
+        let change = guard.wait_for(wait::SOON, of("settings"))?;
         ensure!(change.pointer_text("/file_diff").contains("\n+// credentialSecret: [secret "), "{change:#?}");
         ensure!(change.number("/severity_id") == Some(1), "{change:#?}");
         let console = guard.console().clone();

@@ -1,6 +1,6 @@
 //! What is given along works: the flow for Node-RED in a real Node-RED.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{flows::Flow, wait};
@@ -37,9 +37,7 @@ fn the_flow_shows_what_the_guard_sends_and_trusts_none_of_it() -> Result<()> {
         let answer = node_red.http("POST", "/flows", &flow)?;
         ensure!(answer.is_success(), "{answer:?}");
         let page = || node_red.http("GET", "/flowwarden", "");
-        wait::until("the page", Duration::from_secs(30), || {
-            Ok(page()?.body.contains("class=\"offline\"").then_some(()))
-        })?;
+        wait::until("the page", wait::SOON, || Ok(page()?.body.contains("class=\"offline\"").then_some(())))?;
         let event = json!({ "time": 1_790_000_000_000_i64, "message": "<script>alert(1)</script> tried",
             "unmapped": { "instance": "plant-a", "rule": "settings-js", "verdict": "kill" } });
         for (what, body) in [

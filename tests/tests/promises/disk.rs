@@ -6,11 +6,10 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use flowwarden_tests::{flows::js, guard::Guard, mounts, policy::Policy, scene::Scene};
+use flowwarden_tests::{flows::js, guard::Guard, mounts, policy::Policy, scene::Scene, wait};
 use rustix::mount::{MountFlags, mount};
 use tempfile::TempDir;
 
@@ -85,8 +84,7 @@ fn full_disk(scene: &Scene, directory: TempDir) -> Result<()> {
     let memory = guard.memory()?;
     ensure!(memory.now_kib < 50 << 10, "{memory:?}");
     fs::remove_file(&ballast)?;
-    let lost =
-        guard.wait_for(Duration::from_secs(20), |record| record.number("/unmapped/journal_lost_total").is_some())?;
+    let lost = guard.wait_for(wait::SOON, |record| record.number("/unmapped/journal_lost_total").is_some())?;
     ensure!(lost.number("/unmapped/journal_lost_total") > Some(0), "{lost:?}");
     ensure!(guard.console().text().contains("No space left"), "nobody was told:\n{}", guard.console().text());
 
@@ -97,9 +95,9 @@ fn full_disk(scene: &Scene, directory: TempDir) -> Result<()> {
     ensure!(!appends(scene)?, "a full disk let an attack through");
     // What was removed can only be told once there is room to tell it.
     fs::remove_file(&ballast)?;
-    guard.wait_for(Duration::from_secs(20), |record| record.number("/unmapped/removed/last_segment").is_some())?;
+    guard.wait_for(wait::SOON, |record| record.number("/unmapped/removed/last_segment").is_some())?;
     // With room again, everything is evidence again. What happened before may have been among the lost.
     ensure!(!appends(scene)?, "an attack was let through");
-    guard.wait_for(Duration::from_secs(20), |record| record.rule() == "settings-js")?;
+    guard.wait_for(wait::SOON, |record| record.rule() == "settings-js")?;
     guard.stop().map(drop)
 }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
     flows::Flow, guard::Guard, needs, netns::Network, node_red::Outcome, policy::Policy, receiver::dnsmasq::Dnsmasq,
-    record::Record, scene::Scene, sink::Sink,
+    record::Record, scene::Scene, sink::Sink, wait,
 };
 use serde_json::Value;
 
@@ -233,7 +233,7 @@ fn data_in_questions_is_one_alarm_by_domain_and_look_ups_are_none() -> Result<()
         await each(300, () => lookup(`${random()}.drop.evil.example`, 'TXT'));";
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     node(&scene, script)?;
-    guard.wait_for(Duration::from_secs(10), |record| record.rule() == "dns-tunnel" && record.is_alarm())?;
+    guard.wait_for(wait::SOON, |record| record.rule() == "dns-tunnel" && record.is_alarm())?;
     let console = guard.console().clone();
     let records = guard.stop()?;
     let told: Vec<_> = records.iter().filter(|record| record.is_alarm()).collect();
@@ -264,7 +264,7 @@ fn a_flood_of_questions_is_read_up_to_a_bound_and_the_rest_is_counted() -> Resul
         for (let number = 0; number < 5000; number++) await new Promise(done => socket.send(message, done));";
     let guard = Guard::start(Some(&policy(&scene, &["127.0.0.53"])), &scene.cgroup, &[])?;
     node(&scene, script)?;
-    let told = guard.wait_for(Duration::from_secs(10), |record| record.number("/unmapped/skipped").is_some())?;
+    let told = guard.wait_for(wait::SOON, |record| record.number("/unmapped/skipped").is_some())?;
     ensure!(told.pointer_text("/activity_name") == "Loss", "{told:#?}");
     guard.stop().map(drop)
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
-    flows::Flow, guard::Guard, netns::Network, node_red::Outcome, policy::Policy, record::Record, scene::Scene,
+    flows::Flow, guard::Guard, netns::Network, node_red::Outcome, policy::Policy, record::Record, scene::Scene, wait,
 };
 use rustix::net::{AddressFamily, SocketType, bind, connect as ask, socket, sockopt};
 
@@ -97,7 +97,7 @@ fn the_editor_is_reached_from_the_local_network_and_by_a_declared_proxy_only() -
     let answer = guard.reload(&policy.but("mode = \"enforce\"", "mode = \"observe\"")?)?;
     ensure!(reached(Network::FORBIDDEN), "refused without being asked to: {answer}");
     let observed = |record: &Record| record.rule() == RULE && record.has_flag("observed");
-    let record = guard.wait_for(Duration::from_secs(5), observed)?;
+    let record = guard.wait_for(wait::SOON, observed)?;
     ensure!(record.verdict() == "log" && peer(&record) == Some(Network::FORBIDDEN), "{record:#?}");
     let records = guard.stop()?;
     ensure!(records.iter().filter(|record| observed(record)).count() == 1, "{records:#?}");

@@ -66,7 +66,7 @@ fn in_a_flood_the_guard_still_listens() -> Result<()> {
     let script = format!("const fs = require('fs'); for (;;) fs.closeSync(fs.openSync({file:?}));");
     let mut flood = scene.node_red.confinement().spawn(Command::new("node").arg("-e").arg(script))?;
     let outcome = (|| {
-        guard.wait_for(Duration::from_secs(10), |record| record.rule() == "flood")?;
+        guard.wait_for(wait::SOON, |record| record.rule() == "flood")?;
         let said = guard.reload(&policy.clone().guard_settings())?;
         ensure!(said.contains("in force"), "{said}");
         guard.stop()

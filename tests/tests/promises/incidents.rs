@@ -1,9 +1,9 @@
 //! What belongs together is told once: a storm of equal events is one incident with the right count.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use flowwarden_tests::{flows::Flow, guard::Guard, policy::Policy, record::Record, scene::Scene};
+use flowwarden_tests::{flows::Flow, guard::Guard, policy::Policy, record::Record, scene::Scene, wait};
 
 use super::releases::{HASH, PASSWORD};
 
@@ -80,9 +80,8 @@ fn an_incident_names_who_deployed_last_as_a_hint_that_is_not_verified() -> Resul
     let policy = Policy::enforce(node_red).audit_log(&log).deny(&secret.display().to_string(), &["read"], "secret");
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     scene.node_red.play(&Flow::exec(&format!("cat '{}'", secret.display())))?;
-    let told = guard.wait_for(Duration::from_secs(10), |record| {
-        record.rule() == "secret" && record.number("/class_uid") == Some(2004)
-    })?;
+    let told =
+        guard.wait_for(wait::SOON, |record| record.rule() == "secret" && record.number("/class_uid") == Some(2004))?;
     let hint = &told.json()["unmapped"]["last_deploy"];
     ensure!(hint["user"] == "admin" && hint["event"] == "flows.set" && hint["verified"] == false, "{told:#?}");
     ensure!(hint["address"].as_str().is_some_and(|address| address.ends_with("127.0.0.1")), "{told:#?}");

@@ -12,7 +12,7 @@ use flowwarden_tests::{
 
 use crate::{
     brokers::{alerts, tls},
-    sinks::{ARRIVAL, EVENTS, policy, read, status},
+    sinks::{EVENTS, policy, read, status},
 };
 
 #[test]
@@ -28,18 +28,18 @@ fn a_topic_of_kafka_has_every_event_under_its_id_after_its_broker_was_killed() -
     let guard = Guard::start(Some(&policy(&scene, &["before", "during"])?.sink(&sink)), &scene.cgroup, &[])?;
     let say = |broker: &Kafka| format!("{}\n{}", status(&guard).unwrap_or_default(), broker.log());
     let told = |broker: &Kafka, why: &str| {
-        wait::until(why, ARRIVAL, || Ok(status(&guard)?.contains(why).then_some(()))).with_context(|| say(broker))
+        wait::until(why, wait::SOON, || Ok(status(&guard)?.contains(why).then_some(()))).with_context(|| say(broker))
     };
     // The records of a time, once all that are wanted are there.
     let all = |broker: &Kafka, wanted: &BTreeSet<String>| {
-        let found = wait::until("every event", ARRIVAL, || {
+        let found = wait::until("every event", wait::SOON, || {
             let records = broker.records()?;
             let keys: BTreeSet<_> = records.iter().map(|record| record.key.clone()).collect();
             Ok(keys.is_superset(wanted).then_some(records))
         });
         found.with_context(|| say(broker))
     };
-    let seen = |rule: &str| wait::until(rule, ARRIVAL, || Ok((alerts(&guard)?.len() >= EVENTS).then_some(())));
+    let seen = |rule: &str| wait::until(rule, wait::SOON, || Ok((alerts(&guard)?.len() >= EVENTS).then_some(())));
 
     read(&scene, "before", EVENTS)?;
     told(&broker, "there is no topic flowwarden")?;

@@ -4,7 +4,6 @@ use std::{
     fs,
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -173,7 +172,7 @@ fn learn_and_enforce(release: Release) -> Result<()> {
     node_red.log_in("admin", PASSWORD)?;
     let evil = node_red.home().path().join("evil");
     node_red.play(&Flow::exec(&format!("touch '{}'", evil.display())))?;
-    let met = guard.wait_for(Duration::from_secs(10), |record| record.is_alarm() && record.path().ends_with("evil"))?;
+    let met = guard.wait_for(wait::SOON, |record| record.is_alarm() && record.path().ends_with("evil"))?;
     ensure!(matches!(met.verdict(), "deny" | "log"), "{met:#?}");
     // And an event can be asked about.
     let number = met.json()["metadata"]["sequence"].to_string();

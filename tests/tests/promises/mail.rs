@@ -1,6 +1,6 @@
 //! Mail: a storm is one mail, what the server does not take now comes later, and what it never takes is put aside.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
@@ -16,7 +16,7 @@ use flowwarden_tests::{
 
 use crate::{
     brokers::{password, tls},
-    sinks::{ARRIVAL, EVENTS, policy, read, status, test_sink},
+    sinks::{EVENTS, policy, read, status, test_sink},
 };
 
 fn sink(server: &MailServer, how: &str, certificates: &Certificates, password: &str) -> String {
@@ -40,12 +40,12 @@ fn mail_is_about_incidents_and_none_is_lost_while_the_server_is_busy() -> Result
     let guard = Guard::start(Some(&policy(&scene, &names)?.sink(&keys)), &scene.cgroup, &[])?;
     let console = guard.console().clone();
     let told = |why: &str| {
-        wait::until(why, ARRIVAL, || Ok(status(&guard)?.contains(why).then_some(())))
+        wait::until(why, wait::SOON, || Ok(status(&guard)?.contains(why).then_some(())))
             .with_context(|| format!("{}\n{}", status(&guard).unwrap_or_default(), console.text()))
     };
     let comes = |server: &MailServer, rule: &str| {
         let wanted = format!("rule {rule} of instance plant-a");
-        wait::until(&wanted, ARRIVAL, || Ok(server.mails()?.into_iter().find(|mail| mail.contains(&wanted))))
+        wait::until(&wanted, wait::SOON, || Ok(server.mails()?.into_iter().find(|mail| mail.contains(&wanted))))
             .with_context(|| format!("{}\n{}\n{}", status(&guard).unwrap_or_default(), console.text(), server.log()))
     };
 
@@ -76,7 +76,7 @@ fn mail_is_about_incidents_and_none_is_lost_while_the_server_is_busy() -> Result
     ensure!(!dead.exists(), "{}", fs::read_to_string(&dead)?);
     server.answer(Some("554 5.6.0 not in these words"))?;
     read(&scene, "wrong", EVENTS)?;
-    wait::until("what is put aside", ARRIVAL, || {
+    wait::until("what is put aside", wait::SOON, || {
         Ok(fs::read_to_string(&dead).is_ok_and(|text| text.contains("\"rule\":\"wrong\"")).then_some(()))
     })?;
     server.answer(None)?;
@@ -120,7 +120,7 @@ fn a_mail_server_that_refuses_the_guard_or_is_somebody_else_says_so() -> Result<
     ensure!(server.mails()?.is_empty());
     let (good, said) = test(&ours, "tls", mail::PASSWORD, directory.path())?;
     ensure!(good, "{said}\n{}", server.log());
-    let mail = wait::until("the mail", Duration::from_secs(5), || Ok(server.mails()?.pop()))?;
+    let mail = wait::until("the mail", wait::SOON, || Ok(server.mails()?.pop()))?;
     ensure!(mail.contains("Test event"), "{mail}");
     Ok(())
 }

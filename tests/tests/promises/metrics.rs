@@ -5,15 +5,12 @@ use std::{
     io::Write as _,
     net::TcpListener,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{guard::Guard, http, needs, policy::Policy, scene::Scene, wait};
 
 const EVENTS: usize = 20;
-/// How long a figure may take to be told.
-const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// `promtool check metrics` says nothing about the page.
 fn check(page: &str) -> Result<()> {
@@ -39,7 +36,7 @@ fn prometheus_is_told_what_the_journal_holds() -> Result<()> {
         .with(&format!("[metrics]\nlisten = \"{address}\""));
     // An address that is in use is told, and the guard guards.
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
-    guard.console().wait_for(0, "[metrics]", ARRIVAL)?;
+    guard.console().wait_for(0, "[metrics]", wait::SOON)?;
     drop(taken);
     // Once the policy changes it is tried again.
     let mut without = policy.text().to_owned();
@@ -55,7 +52,7 @@ fn prometheus_is_told_what_the_journal_holds() -> Result<()> {
         ensure!(answer.is_success(), "{answer:?}");
         Ok(answer.body)
     };
-    let counted = wait::until("the figures", ARRIVAL, || {
+    let counted = wait::until("the figures", wait::SOON, || {
         let page = page()?;
         let figure = |name: &str| page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
         let events = figure("flowwarden_events_total{node_red=\"plant-a\",rule=\"read-me\",verdict=\"log\"}");

@@ -1,7 +1,7 @@
 //! No false alarms: what a real Node-RED does all day raises nothing under the policy that is built in, nor under the presets
 //! that close most; for the others and other releases see `releases`.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use anyhow::{Result, ensure};
 use flowwarden_tests::{
@@ -69,7 +69,7 @@ fn quiet_day_with(preset: &str) -> Result<()> {
     let outside = node_red.home().path().join("outside");
     node_red.play(&Flow::exec(&format!("touch '{}'", outside.display())))?;
     if preset == "strict" {
-        guard.wait_for(Duration::from_secs(10), |record| record.is_alert() && record.rule() == "default-exec")?;
+        guard.wait_for(wait::SOON, |record| record.is_alert() && record.rule() == "default-exec")?;
         ensure!(!outside.exists(), "a shell ran");
     }
     guard.stop().map(drop)
@@ -131,7 +131,7 @@ fn day(scene: &mut Scene, guard: Guard) -> Result<()> {
     guard.console().wait_for(0, MADE, wait::PATIENCE)?;
     let attack = Flow::file(&node_red.settings(), FileAction::Append, "EVIL");
     node_red.play(&attack)?;
-    guard.wait_for(Duration::from_secs(10), |record| record.is_alert() && record.path().ends_with("settings.js"))?;
+    guard.wait_for(wait::SOON, |record| record.is_alert() && record.path().ends_with("settings.js"))?;
     guard.stop().map(drop)
 }
 
@@ -142,6 +142,6 @@ fn built_in_policy_sees_a_key_that_is_read() -> Result<()> {
     let key = scene.node_red.home().file(".node-red/key.pem", "secret")?;
     let guard = Guard::start(None, &scene.cgroup, &[])?;
     scene.node_red.play(&Flow::file_in(&key))?;
-    guard.wait_for(Duration::from_secs(10), |record| record.is_alert() && record.path().ends_with("key.pem"))?;
+    guard.wait_for(wait::SOON, |record| record.is_alert() && record.path().ends_with("key.pem"))?;
     guard.stop().map(drop)
 }

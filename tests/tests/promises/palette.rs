@@ -1,6 +1,6 @@
 //! The fourth promise: packages change while an administrator has opened a window for that, and at no other time.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
@@ -33,7 +33,7 @@ fn refused(scene: &mut Scene, guard: &Guard, scripts: &Value, known: usize) -> R
     let answer = install(scene, scripts);
     ensure!(!answer.as_ref().is_ok_and(Response::is_success), "outside of a window: {answer:?}");
     ensure!(!is_installed(scene), "a package has been installed outside of a window");
-    guard.wait_for(Duration::from_secs(10), |record| record.is_alarm() && record.rule() == RULE)?;
+    guard.wait_for(wait::SOON, |record| record.is_alarm() && record.rule() == RULE)?;
     let all: Vec<_> = guard.journal()?.into_iter().filter(is_alarm).collect();
     let new = all.get(known..).unwrap_or_default();
     ensure!(!new.is_empty() && new.iter().all(|it| it.rule() == RULE), "{new:#?}");
@@ -46,7 +46,7 @@ fn refused(scene: &mut Scene, guard: &Guard, scripts: &Value, known: usize) -> R
 /// What `flowwarden maintenance report` says, once it says this.
 fn reported(guard: &Guard, what: &str) -> Result<String> {
     let ask = format!("report --journal {}", guard.journal_directory().display());
-    wait::until(what, Duration::from_secs(10), || {
+    wait::until(what, wait::SOON, || {
         let answer = guard.maintenance(&ask)?;
         Ok(answer.text.contains(what).then_some(answer.text))
     })

@@ -200,7 +200,7 @@ impl Plant {
         for end in &self.ends {
             node_red
                 .console()
-                .wait_for(mark, &format!("[debug:{end}]"), Duration::from_secs(30))
+                .wait_for(mark, &format!("[debug:{end}]"), wait::SOON)
                 .with_context(|| format!("{end}: {}", node_red.console().since(mark).join("\n")))?;
         }
         Ok(())
@@ -362,7 +362,7 @@ fn day(release: Release) -> Result<()> {
     let theft = Flow::exec(&format!("cat '{}'", node_red.home().user_dir().join("other.key").display()));
     node_red.home().file(".node-red/other.key", "secret")?;
     node_red.play(&theft)?;
-    guard.wait_for(Duration::from_secs(10), |record| {
+    guard.wait_for(wait::SOON, |record| {
         record.is_alarm() && record.rule() == "private-keys" && record.path().ends_with("other.key")
     })?;
     guard.stop().map(drop)

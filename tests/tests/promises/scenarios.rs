@@ -532,7 +532,7 @@ fn guarded(scene: &mut Scene, guard: &Guard, attack: &Attack) -> Result<()> {
     let (known, mark) = (guard.journal()?.len(), scene.node_red.console().mark());
     let outcome = make(scene, &attack.act);
     let last = attack.rules.last().context("an attack without a rule")?;
-    let _ = wait::until("its alert", Duration::from_secs(5), || {
+    let _ = wait::until("its alert", wait::SOON, || {
         let new = guard.journal()?.split_off(known);
         Ok(new.iter().any(|record| record.is_alert() && record.rule() == *last).then_some(()))
     });
@@ -616,7 +616,7 @@ fn every_attack_meets_its_rule_once() -> Result<()> {
         let outcome = make(&mut scene, &attack.act)?;
         let done = || Ok(is_done(&scene, &attack.harm, mark, before.as_ref()).then_some(()));
         let what = format!("what is to be prevented ({}, {}: {outcome})", attack.number, attack.what);
-        wait::until(&what, Duration::from_secs(3), done)?;
+        wait::until(&what, wait::SOON, done)?;
         if let Some(path) = &file {
             put_back(&scene, path, before.as_ref())?;
         }

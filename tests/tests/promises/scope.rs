@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -151,7 +150,7 @@ fn what_ran_before_the_guard_is_watched() -> Result<()> {
                     settings.restore()?;
                 }
                 Some(guard) => {
-                    guard.wait_for(Duration::from_secs(10), |record| record.rule() == RULE && record.verdict() == "kill")?;
+                    guard.wait_for(wait::SOON, |record| record.rule() == RULE && record.verdict() == "kill")?;
                     ensure!(settings.state()? == State::Intact, "the orphan wrote");
                     guard.stop()?;
                 }

@@ -1,9 +1,9 @@
 //! What is asked of the guard by signals.
 
-use std::{fs::File, io::Read as _, thread, time::Duration};
+use std::{fs::File, io::Read as _, thread};
 
 use anyhow::{Context as _, Result, anyhow};
-use flowwarden_tests::{guard::Guard, policy::Policy, scene::Scene};
+use flowwarden_tests::{guard::Guard, policy::Policy, scene::Scene, wait};
 use rustix::{
     fs::{CWD, Mode, mkfifoat},
     process::{Pid, Signal, kill_process},
@@ -24,6 +24,6 @@ fn a_reload_that_is_asked_for_before_the_guard_is_ready_is_answered() -> Result<
     });
     let guard = Guard::start_in(directory, Some(&Policy::enforce(&scene.node_red)), &scene.cgroup, &[])?;
     ask.join().map_err(|_| anyhow!("nobody asked"))??;
-    guard.console().wait_for(0, "reload: the new policy is in force", Duration::from_secs(10))?;
+    guard.console().wait_for(0, "reload: the new policy is in force", wait::SOON)?;
     guard.stop().map(drop)
 }

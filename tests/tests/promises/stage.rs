@@ -103,7 +103,7 @@ impl Neighbour {
     }
 
     fn inside(scene: &Scene, cgroup: Arc<cgroup::Cgroup>) -> Result<Self> {
-        Self::spawn(scene, scene.node_red.confinement().uid, cgroup, Command::new("sleep").arg("60"))
+        Self::spawn(scene, scene.node_red.confinement().uid, cgroup, Command::new("sleep").arg("900"))
     }
 
     fn spawn(scene: &Scene, uid: u32, cgroup: Arc<cgroup::Cgroup>, command: &mut Command) -> Result<Self> {
