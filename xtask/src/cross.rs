@@ -1,6 +1,7 @@
-//! Rust's standard library for the architecture of a virtual machine.
+//! Building for the architecture of a virtual machine.
 //!
-//! For the machine's own architecture it is there. For another one there are two ways:
+//! For the machine's own architecture everything is built already, linked with the C library of this machine. For another
+//! one Rust's standard library is needed, and the programs are linked statically. There are two ways to the library:
 //!
 //! - **rustup**: `rustup target add`, to the toolchain that runs `xtask`;
 //! - **Debian**: the library from Debian's package for that architecture, unpacked beside the compiler that
@@ -8,6 +9,7 @@
 //!   installed.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -30,6 +32,8 @@ const LINKER: &str = "aarch64-linux-gnu-gcc";
 /// Where the standard library is.
 #[derive(Clone, Debug)]
 pub(crate) enum Std {
+    /// What this machine's programs are built with.
+    Own,
     /// In the toolchain that runs `xtask`.
     Rustup,
     /// Debian's, in this directory, for the toolchain `bpf`.
@@ -39,9 +43,10 @@ pub(crate) enum Std {
 impl Std {
     /// Finds the library for an architecture, and gets it when there is none.
     pub(crate) fn find(architecture: Architecture) -> Result<Self> {
-        if architecture == Architecture::Arm64 {
-            setup::apt_install(&LINKER_PACKAGES)?;
+        if architecture == Architecture::OWN {
+            return Ok(Self::Own);
         }
+        setup::apt_install(&LINKER_PACKAGES)?;
         if has_std(&mut rustc(), architecture) {
             return Ok(Self::Rustup);
         }
@@ -73,15 +78,21 @@ impl Std {
     /// In words.
     pub(crate) fn describe(&self) -> &'static str {
         match self {
+            Self::Own => "this machine's",
             Self::Rustup => "from rustup",
             Self::Debian(_) => "from Debian's package, unpacked, for the toolchain `bpf`",
         }
     }
 
-    /// `cargo` that builds statically linked programs with it.
+    /// `cargo` that builds programs with it.
     pub(crate) fn cargo(&self, subcommand: &str, architecture: Architecture) -> Command {
         let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
         let mut cargo = match self {
+            Self::Own => {
+                let mut cargo = cargo::user(subcommand);
+                cargo.arg("--release");
+                return cargo;
+            }
             Self::Rustup => cargo::user(subcommand),
             Self::Debian(sysroot) => {
                 flags.push(format!("--sysroot={}", sysroot.join("usr").display()));
@@ -95,20 +106,36 @@ impl Std {
         };
         cargo.args(["--release", "--target", architecture.target()]);
         cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
-        // They run once, and most of the time here would be the linker's.
-        cargo.env("CARGO_PROFILE_RELEASE_LTO", "off");
-        if architecture == Architecture::Arm64 {
-            cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
-        }
+        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
         cargo
     }
 
-    /// Where [`Self::cargo`] puts what it builds.
-    pub(crate) fn target_directory(&self) -> PathBuf {
+    /// Where [`Self::cargo`] leaves the programs.
+    pub(crate) fn built(&self, architecture: Architecture) -> PathBuf {
         match self {
-            Self::Rustup => needs::target(),
+            Self::Own => needs::target().join("release"),
+            _ => self.target_directory().join(architecture.target()).join("release"),
+        }
+    }
+
+    fn target_directory(&self) -> PathBuf {
+        match self {
+            Self::Own | Self::Rustup => needs::target(),
             Self::Debian(_) => needs::target().join("debian"),
         }
+    }
+
+    /// The libraries that programs built with it look for when they start, by their paths.
+    pub(crate) fn libraries(&self, programs: &[&PathBuf]) -> Result<BTreeSet<PathBuf>> {
+        let mut libraries = BTreeSet::new();
+        if matches!(self, Self::Own) {
+            for program in programs {
+                let list = shell::ask(cargo::plain("ldd").arg(program));
+                let list = list.with_context(|| format!("`ldd {}` names no libraries", program.display()))?;
+                libraries.extend(list.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from));
+            }
+        }
+        Ok(libraries)
     }
 }
 

@@ -23,6 +23,8 @@ const DISK: &str = "/dev/vda";
 const ROOT: &str = "/disk";
 /// What is taken along to the disk.
 const PROGRAMS: [&str; 3] = ["tests", "actor", "flowwarden"];
+/// Where the libraries are that programs may be linked with. A disk that has its own keeps them.
+const LIBRARIES: [&str; 2] = ["lib", "lib64"];
 
 const MOUNTS: &[(&str, &str)] = &[
     ("proc", "/proc"),
@@ -101,10 +103,26 @@ fn move_to_disk() -> io::Result<()> {
     for program in PROGRAMS {
         fs::copy(Path::new("/").join(program), Path::new(ROOT).join(program))?;
     }
+    for directory in LIBRARIES {
+        copy_missing(&Path::new("/").join(directory), &Path::new(ROOT).join(directory))?;
+    }
     std::env::set_current_dir(ROOT)?;
     mount_move(".", "/")?;
     rustix::process::chroot(".")?;
     std::env::set_current_dir("/")
+}
+
+/// Copies a directory with everything in it, if it is there and there is no such yet.
+fn copy_missing(from: &Path, to: &Path) -> io::Result<()> {
+    if !fs::exists(from)? || fs::exists(to)? {
+        return Ok(());
+    }
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)?.flatten() {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() { copy_missing(&from, &to)? } else { fs::copy(&from, &to).map(drop)? }
+    }
+    Ok(())
 }
 
 /// Sets `lo` up.

@@ -5,13 +5,16 @@ use std::fmt;
 /// A processor's architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Architecture {
-    /// 64-bit x86: the machine at hand.
+    /// 64-bit x86.
     Amd64,
     /// 64-bit ARM.
     Arm64,
 }
 
 impl Architecture {
+    /// That of the machine at hand.
+    pub(crate) const OWN: Self = if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::Amd64 };
+
     /// Debian's name.
     pub(crate) fn debian(self) -> &'static str {
         match self {

@@ -1,5 +1,7 @@
 //! An initramfs: a cpio archive of the "newc" kind (Documentation/driver-api/early-userspace/buffer-format.rst).
 
+use std::path::Path;
+
 const DIRECTORY: u32 = 0o040_755;
 const FILE: u32 = 0o100_755;
 const DEVICE: u32 = 0o020_600;
@@ -20,6 +22,16 @@ impl Archive {
     /// Adds a file that anybody may read and execute.
     pub(crate) fn file(&mut self, name: &str, content: &[u8]) {
         self.entry(name, FILE, (0, 0), content);
+    }
+
+    /// Adds a file by an absolute path, and the directories above it. One that is there already stays as it is.
+    pub(crate) fn file_with_directories(&mut self, path: &Path, content: &[u8]) {
+        let name = |path: &Path| path.display().to_string().trim_start_matches('/').to_owned();
+        let above: Vec<_> = path.ancestors().skip(1).map(name).filter(|name| !name.is_empty()).collect();
+        for directory in above.iter().rev() {
+            self.directory(directory);
+        }
+        self.file(&name(path), content);
     }
 
     /// Adds a character device.

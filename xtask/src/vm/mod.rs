@@ -1,6 +1,6 @@
 //! `cargo xtask vm`: the tests inside other kernels, under QEMU.
 //!
-//! A machine has an initramfs (an init, the tests as one static program, the guard, and the program that plays the attacks)
+//! A machine has an initramfs (an init, the tests as one program, the guard, and the program that plays the attacks)
 //! and a disk, which is empty or has a Node-RED on it. One boot runs all tests.
 
 pub(crate) mod apt;
@@ -334,6 +334,9 @@ impl Prepared<'_> {
         archive.file("tests", self.programs.tests(self.job.tests));
         archive.file("actor", &self.programs.actor);
         archive.file("flowwarden", &self.programs.guard);
+        for (path, content) in &self.programs.libraries {
+            archive.file_with_directories(path, content);
+        }
         if self.disk.is_some() {
             for (name, content) in modules::read(&self.unpacked)? {
                 archive.file(&format!("modules/{name}"), &content);

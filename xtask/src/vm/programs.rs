@@ -1,4 +1,4 @@
-//! The programs that go into a machine, statically linked.
+//! The programs that go into a machine, with the libraries that they are linked with.
 
 use std::{
     fs,
@@ -18,6 +18,8 @@ pub(super) struct Programs {
     tests: Vec<(Tests, Vec<u8>)>,
     pub(super) actor: Vec<u8>,
     pub(super) guard: Vec<u8>,
+    /// By their paths.
+    pub(super) libraries: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl Programs {
@@ -38,18 +40,22 @@ impl Programs {
         shell::run(&mut cargo("test", &test))?;
         let list = shell::ask(cargo("test", &test).arg("--message-format=json").stderr(Stdio::null()));
         let list = list.unwrap_or_default();
+        let built = std.built(architecture);
+        let [init, actor, guard] = ["vm-init", "actor", "flowwarden"].map(|name| built.join(name));
         let tests = wanted.iter().map(|&tests| {
             let program = executable(&list, tests.name());
-            Ok((tests, read(&program.with_context(|| format!("cargo does not name the program `{}`", tests.name()))?)?))
+            Ok((tests, program.with_context(|| format!("cargo does not name the program `{}`", tests.name()))?))
         });
         let tests = tests.collect::<Result<Vec<_>>>()?;
-        let built = std.target_directory().join(architecture.target()).join("release");
+        let programs: Vec<_> = [&init, &actor, &guard].into_iter().chain(tests.iter().map(|(_, path)| path)).collect();
+        let libraries = std.libraries(&programs)?.into_iter().map(|path| Ok((path.clone(), read(&path)?)));
         Ok(Self {
             architecture,
-            init: read(&built.join("vm-init"))?,
-            tests,
-            actor: read(&built.join("actor"))?,
-            guard: read(&built.join("flowwarden"))?,
+            libraries: libraries.collect::<Result<_>>()?,
+            init: read(&init)?,
+            tests: tests.iter().map(|(tests, path)| Ok((*tests, read(path)?))).collect::<Result<_>>()?,
+            actor: read(&actor)?,
+            guard: read(&guard)?,
         })
     }
 
