@@ -39,7 +39,7 @@ pub fn target() -> PathBuf {
 
 /// The `flowwarden` program: `FLOWWARDEN_BIN`, or what `cargo xtask build` made.
 pub fn flowwarden() -> Result<PathBuf> {
-    let built = || target().join("release/flowwarden");
+    let built = || target().join("guard/flowwarden");
     let file = env::var_os("FLOWWARDEN_BIN").map_or_else(built, PathBuf::from);
     if file.is_file() {
         return Ok(file);

@@ -81,10 +81,7 @@ pub(crate) fn run() -> Result<()> {
 
 /// What the benchmarks tell on this machine.
 fn here() -> Result<String> {
-    let mut bench = cargo::user("test");
-    bench.args(["--release", "--package", "flowwarden-tests", "--test", "bench", "--"]);
-    bench.args(["--nocapture", "--test-threads=1"]).env("FLOWWARDEN_BIN", cargo::flowwarden());
-    output(&mut bench)
+    output(cargo::harness("bench").arg("--nocapture"))
 }
 
 fn output(command: &mut Command) -> Result<String> {

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
+use flowwarden_tests::needs;
 
 use crate::{cargo, setup, setup::Toolchain, shell};
 
@@ -14,7 +15,13 @@ pub(crate) fn run() -> Result<()> {
 /// Builds everything with `toolchain` for the kernel crate.
 pub(crate) fn build(toolchain: &Toolchain) -> Result<()> {
     kernel(toolchain)?;
-    shell::run(cargo::user("build").args(["--release", "--package", "monitor"]))
+    guard()
+}
+
+/// Builds the `flowwarden` program around an eBPF object that is there.
+pub(crate) fn guard() -> Result<()> {
+    shell::run(cargo::user("build").args(["--release", "--package", "monitor"]))?;
+    copy_if_changed(&needs::target().join("release/flowwarden"), &cargo::flowwarden())
 }
 
 /// Builds the eBPF object and puts it where `monitor` embeds it from.
@@ -30,11 +37,18 @@ pub(crate) fn kernel(toolchain: &Toolchain) -> Result<()> {
     copy_if_changed(&built, &cargo::bpf_object())
 }
 
-/// Leaves `to` alone when nothing has changed, so that `monitor` is not built again for a new time stamp.
+/// Leaves `to` alone when nothing has changed, so that `monitor` is not built again for a new time stamp; and replaces it
+/// as a whole, since it may be running.
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
-    let object = fs::read(from).with_context(|| format!("the build left no {}", from.display()))?;
-    if fs::read(to).is_ok_and(|old| old == object) {
+    let built = fs::read(from).with_context(|| format!("the build left no {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == built) {
         return Ok(());
     }
-    fs::write(to, object).with_context(|| format!("{} cannot be written", to.display()))
+    let partial = to.with_extension("partial");
+    let place = |()| {
+        fs::copy(from, &partial)?;
+        fs::rename(&partial, to)
+    };
+    let made = to.parent().map_or(Ok(()), fs::create_dir_all);
+    made.and_then(place).with_context(|| format!("{} cannot be written", to.display()))
 }

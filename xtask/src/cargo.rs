@@ -26,9 +26,27 @@ pub(crate) fn bpf_object() -> PathBuf {
     bpf_target().join("flowwarden.bpf.o")
 }
 
-/// The finished `flowwarden` program.
+/// The finished `flowwarden` program, built as users build it. What cargo builds for the tests of `monitor` has features that
+/// only the dependencies of tests ask for.
 pub(crate) fn flowwarden() -> PathBuf {
-    needs::target().join("release/flowwarden")
+    needs::target().join("guard/flowwarden")
+}
+
+/// All user crates: whoever builds some of them builds what they share again, with other features.
+pub(crate) const CRATES: [&str; 3] = ["--workspace", "--exclude", "monitor-ebpf"];
+
+/// `cargo` over all user crates, in the one profile that everything is built in.
+pub(crate) fn all(subcommand: &str) -> Command {
+    let mut cargo = user(subcommand);
+    cargo.arg("--release").args(CRATES);
+    cargo
+}
+
+/// `cargo test` of one of the harness's programs against the finished `flowwarden`; what follows goes to the program.
+pub(crate) fn harness(name: &str) -> Command {
+    let mut cargo = all("test");
+    cargo.args(["--test", name, "--", "--test-threads=1"]).env("FLOWWARDEN_BIN", flowwarden());
+    cargo
 }
 
 /// `cargo` for userspace, in the toolchain that runs `xtask`, with the eBPF object that `monitor` embeds.

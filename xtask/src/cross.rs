@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result};
 use flowwarden_tests::needs;
 
 use crate::{
-    cargo, setup, shell,
+    build, cargo, setup, shell,
     vm::{apt, architecture::Architecture},
 };
 
@@ -84,16 +84,27 @@ impl Std {
         }
     }
 
-    /// `cargo` that builds programs with it.
-    pub(crate) fn cargo(&self, subcommand: &str, architecture: Architecture) -> Command {
+    /// Builds the guard; answers where it is.
+    pub(crate) fn guard(&self, architecture: Architecture) -> Result<PathBuf> {
+        if matches!(self, Self::Own) {
+            build::guard()?;
+            return Ok(cargo::flowwarden());
+        }
+        shell::run(self.cargo("build", architecture).args(["--package", "monitor"]))?;
+        Ok(self.built(architecture).join("flowwarden"))
+    }
+
+    /// `cargo` that builds the tests that it is given, and the programs that they start, and runs nothing.
+    pub(crate) fn tests(&self, architecture: Architecture) -> Command {
+        let mut cargo = self.cargo("test", architecture);
+        cargo.args(cargo::CRATES).arg("--no-run");
+        cargo
+    }
+
+    fn cargo(&self, subcommand: &str, architecture: Architecture) -> Command {
         let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
         let mut cargo = match self {
-            Self::Own => {
-                let mut cargo = cargo::user(subcommand);
-                cargo.arg("--release");
-                return cargo;
-            }
-            Self::Rustup => cargo::user(subcommand),
+            Self::Own | Self::Rustup => cargo::user(subcommand),
             Self::Debian(sysroot) => {
                 flags.push(format!("--sysroot={}", sysroot.join("usr").display()));
                 let mut cargo = cargo::plain("rustup");
@@ -104,13 +115,16 @@ impl Std {
                 cargo
             }
         };
-        cargo.args(["--release", "--target", architecture.target()]);
-        cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
-        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
+        cargo.arg("--release");
+        if !matches!(self, Self::Own) {
+            cargo.args(["--target", architecture.target()]);
+            cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+            cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
+        }
         cargo
     }
 
-    /// Where [`Self::cargo`] leaves the programs.
+    /// Where cargo leaves the programs of [`Self::tests`].
     pub(crate) fn built(&self, architecture: Architecture) -> PathBuf {
         match self {
             Self::Own => needs::target().join("release"),

@@ -1,9 +1,6 @@
 //! `cargo xtask test`: every check and every test, in the order in which a mistake is found soonest.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -56,11 +53,11 @@ impl Step {
             Self::Build => build::build(toolchain),
             Self::Clippy => clippy(),
             Self::ClippyKernel => shell::run(cargo::kernel(toolchain, "clippy").args(["--", "--deny=warnings"])),
-            Self::Doc => shell::run(user("doc").arg("--no-deps").env("RUSTDOCFLAGS", "--deny=warnings")),
-            Self::Unit => unit(filter),
-            Self::Kernel => integration("kernel", filter),
+            Self::Doc => shell::run(cargo::all("doc").arg("--no-deps").env("RUSTDOCFLAGS", "--deny=warnings")),
+            Self::Unit => shell::run(cargo::all("test").arg("--").args(filter)),
+            Self::Kernel => shell::run(cargo::harness("kernel").args(filter)),
             Self::Vm => vm::matrix(filter),
-            Self::Promises => integration("promises", filter),
+            Self::Promises => shell::run(cargo::harness("promises").args(filter)),
         }
     }
 }
@@ -112,28 +109,10 @@ pub(crate) fn deny() -> Result<()> {
     shell::run(cargo::plain("cargo").args(["deny", "check"]))
 }
 
-/// A cargo command over all user crates, in the one profile that everything is built in.
-fn user(subcommand: &str) -> Command {
-    let mut cargo = cargo::user(subcommand);
-    cargo.args(["--release", "--workspace", "--exclude", "monitor-ebpf"]);
-    cargo
-}
-
 /// Everything, and the guard without its optional sinks.
 fn clippy() -> Result<()> {
-    shell::run(user("clippy").args(["--all-targets", "--", "--deny=warnings"]))?;
+    shell::run(cargo::all("clippy").args(["--all-targets", "--", "--deny=warnings"]))?;
     let mut lean = cargo::user("clippy");
     lean.args(["--release", "--package", "monitor", "--no-default-features", "--all-targets", "--", "--deny=warnings"]);
     shell::run(&mut lean).context("without default features")
-}
-
-fn unit(filter: &[String]) -> Result<()> {
-    shell::run(user("test").args(["--exclude", "flowwarden-tests", "--"]).args(filter))?;
-    shell::run(cargo::user("test").args(["--release", "--package", "flowwarden-tests", "--lib", "--"]).args(filter))
-}
-
-fn integration(name: &str, filter: &[String]) -> Result<()> {
-    let mut test = cargo::user("test");
-    test.args(["--release", "--package", "flowwarden-tests", "--test", name, "--", "--test-threads=1"]);
-    shell::run(test.args(filter).env("FLOWWARDEN_BIN", cargo::flowwarden()))
 }

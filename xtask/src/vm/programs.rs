@@ -26,22 +26,15 @@ impl Programs {
     /// Builds them, with `wanted` among the tests.
     pub(super) fn build(architecture: Architecture, wanted: &[Tests]) -> Result<Self> {
         let std = Std::find(architecture)?;
-        let cargo = |subcommand: &str, arguments: &[&str]| {
-            let mut cargo = std.cargo(subcommand, architecture);
-            cargo.args(arguments);
+        let guard = std.guard(architecture)?;
+        let test = || {
+            let mut cargo = std.tests(architecture);
+            cargo.args(wanted.iter().flat_map(|tests| ["--test", tests.name()]));
             cargo
         };
-        shell::run(&mut cargo("build", &["--package", "monitor"]))?;
-        shell::run(&mut cargo("build", &["--package", "flowwarden-tests", "--bins"]))?;
-        let test: Vec<_> = ["--package", "flowwarden-tests", "--no-run"]
-            .into_iter()
-            .chain(wanted.iter().flat_map(|tests| ["--test", tests.name()]))
-            .collect();
-        shell::run(&mut cargo("test", &test))?;
-        let list = shell::ask(cargo("test", &test).arg("--message-format=json").stderr(Stdio::null()));
-        let list = list.unwrap_or_default();
-        let built = std.built(architecture);
-        let [init, actor, guard] = ["vm-init", "actor", "flowwarden"].map(|name| built.join(name));
+        shell::run(&mut test())?;
+        let list = shell::ask(test().arg("--message-format=json").stderr(Stdio::null())).unwrap_or_default();
+        let [init, actor] = ["vm-init", "actor"].map(|name| std.built(architecture).join(name));
         let tests = wanted.iter().map(|&tests| {
             let program = executable(&list, tests.name());
             Ok((tests, program.with_context(|| format!("cargo does not name the program `{}`", tests.name()))?))
