@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::fs::FileExt as _,
     path::Path,
     process::{Command, Stdio},
@@ -37,7 +38,7 @@ fn appends(scene: &Scene) -> Result<bool> {
     Ok(scene.node_red.confinement().spawn(&mut command)?.wait()?.success())
 }
 
-/// Fills a disk until `free` bytes are left.
+/// Fills a disk until `free` bytes are left, or fewer: the guard writes meanwhile.
 fn fill(ballast: &Path, free: u64) -> Result<()> {
     let file = fs::File::create(ballast)?;
     let stat = rustix::fs::statvfs(ballast)?;
@@ -45,7 +46,10 @@ fn fill(ballast: &Path, free: u64) -> Result<()> {
     let block = vec![1; 1 << 16];
     let mut written = 0;
     while written < bytes {
-        file.write_all_at(&block, written).context("the ballast does not fit")?;
+        match file.write_all_at(&block, written) {
+            Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+            done => done.context("the ballast cannot be written")?,
+        }
         written += block.len() as u64;
     }
     Ok(())
