@@ -143,7 +143,9 @@ fn net(end: &'static str, ports: Ports) -> Vec<NetLine> {
         if items.len() <= 2 {
             let who = items.iter().map(|(address, _)| address.as_str()).collect::<Vec<_>>().join(", ");
             let mut all = Seen::default();
-            addresses.values().for_each(|seen| all.join(seen));
+            for seen in addresses.values() {
+                all.join(seen);
+            }
             items = vec![(who, format!("{about}{}", all.comment()))];
         }
         NetLine { keys, end, items }

@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, slice};
 
 use serde_json::{Value, json};
 
@@ -218,9 +218,9 @@ fn projects_are_taken_as_a_whole_without_the_hooks_that_git_runs_by_itself() {
     let hook = file(4, &of(".git/hooks/post-commit"), &["write"]);
     let (_, draft) = learnt_from(&base(&[found()]), &work, false);
     assert!(stopped(&draft.text, &work).is_empty(), "{}", draft.text);
-    assert_eq!(stopped(&draft.text, &[hook.clone()]), [4], "{}", draft.text);
+    assert_eq!(stopped(&draft.text, slice::from_ref(&hook)), [4], "{}", draft.text);
     // Not even who writes one all day, unless somebody insists.
-    let day = [&work[..], &[hook.clone()]].concat();
+    let day = [&work[..], slice::from_ref(&hook)].concat();
     for (critical, numbers) in [(false, &[4][..]), (true, &[])] {
         let (learnt, draft) = learnt_from(&base(&[found()]), &day, critical);
         assert_eq!(stopped(&draft.text, &day), numbers, "{}", draft.text);
