@@ -2,18 +2,13 @@
 
 use std::{
     fs,
-    io::Write as _,
-    os::unix::net::UnixStream,
+    io::{self, Write},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Command,
-    thread,
+    process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, anyhow};
-use rustix::{
-    process::{Gid, Uid},
-    thread::{set_thread_res_gid, set_thread_res_uid},
-};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -52,17 +47,11 @@ impl Journald {
     }
 
     /// What a unit of this user has as its standard output: each line is an entry.
-    pub fn stream(&self, uid: u32) -> Result<UnixStream> {
-        let socket = self.runtime().join("stdout");
-        // Whose entries they are is whoever connects; the user is the thread's, and ends with it.
-        let connect = || -> Result<UnixStream> {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
-            set_thread_res_gid(gid, gid, gid)?;
-            set_thread_res_uid(uid, uid, uid)?;
-            Ok(UnixStream::connect(socket)?)
-        };
-        let connected = thread::scope(|scope| scope.spawn(connect).join());
-        let mut stream = connected.map_err(|_| anyhow!("the thread panicked"))??;
+    pub fn stream(&self, uid: u32) -> Result<Stream> {
+        // Whose entries they are is the process that has connected.
+        let mut command = Command::new(needs::program("socat", "socat")?);
+        command.arg("-u").arg("-").arg(format!("UNIX-CONNECT:{}", self.runtime().join("stdout").display()));
+        let mut stream = Stream(command.uid(uid).gid(uid).stdin(Stdio::piped()).spawn()?);
         // Identifier, unit, priority, whether a line may begin with one, and three places where else it may go.
         stream.write_all(b"node-red\n\n6\n0\n0\n0\n0\n")?;
         Ok(stream)
@@ -77,6 +66,28 @@ impl Journald {
         let mut command = Command::new(needs::program("journalctl", "systemd")?);
         let text = needs::run(command.args(["--namespace", &self.name, "--output=json", "--all", field]))?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+}
+
+/// Lines for a journald.
+#[derive(Debug)]
+pub struct Stream(Child);
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.stdin.as_mut().ok_or(io::ErrorKind::BrokenPipe)?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // What is written is read before it sees the end.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 

@@ -29,7 +29,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{
     negative::{keep_context, ordinary},
     releases::{Broker, PASSWORD, Plant, make_key, no_alarms, palette, set_up, work},
-    scenarios::{Attack, Bystanders, attacks, lay_out, on_the_guard, play, stage},
+    scenarios::{Attack, Bystanders, Played, attacks, lay_out, on_the_guard, play, stage},
 };
 
 #[test]
@@ -66,7 +66,7 @@ fn what_is_learnt_from_a_plain_instance_fits_on_a_page_and_names_what_was_asked_
     let lines = own.lines().filter(|line| !line.is_empty()).count();
     println!("{lines} lines: {own}");
     ensure!(lines < 60, "{lines} lines: {own}");
-    ensure!(own.contains("to = [\"web.plant.example\"] #"), "{own}");
+    ensure!(own.contains("to = [\"web.plant.example\"] }, #"), "{own}");
     ensure!(!own.contains(&Network::ALLOWED.to_string()), "{own}");
     Ok(())
 }
@@ -125,18 +125,20 @@ fn is_met(scene: &mut Scene, guard: &Guard, attack: &Attack) -> Result<()> {
     let rules = rules(attack);
     let played = play(scene, guard, attack, rules)?;
     let spoken: BTreeSet<_> = played.alerts.iter().map(Record::rule).collect();
+    let Played { outcome, alerts, done } = &played;
     let what = format!("{}, {}: {spoken:?}", attack.number, attack.what);
-    println!("{what}; {:?}", played.outcome);
-    let met: Vec<_> = played.alerts.iter().filter(|alert| rules.contains(&alert.rule())).collect();
-    ensure!(met.iter().any(|alert| matches!(alert.wanted(), "deny" | "kill")), "{what}: {played:#?}");
+    println!("{what}");
+    let what = format!("{what}; {outcome:?}; {alerts:#?}");
+    let met: Vec<_> = alerts.iter().filter(|alert| rules.contains(&alert.rule())).collect();
+    ensure!(met.iter().any(|alert| matches!(alert.wanted(), "deny" | "kill")), "not met: {what}");
     let told = met.iter().all(|alert| !alert.pointer_text("/metadata/correlation_uid").is_empty());
-    ensure!(told, "{what}: no incident: {played:#?}");
+    ensure!(told, "no incident: {what}");
     // A default kills nobody where the kernel cannot deny: it is about whatever was forgotten.
     let stopped = rules.iter().any(|rule| played.is_stopped_by(rule));
-    let only_logged =
-        met.iter().all(|alert| alert.rule().starts_with("default-") && !["lsm", "cgroup"].contains(&alert.sensor()));
-    ensure!(stopped || only_logged, "{what}: {played:#?}");
-    ensure!(!stopped || !played.done || played.is_late(), "{what}: it was done: {played:#?}");
+    let by_default =
+        |alert: &Record| alert.rule().starts_with("default-") && !["lsm", "cgroup"].contains(&alert.sensor());
+    ensure!(stopped || met.iter().all(|alert| by_default(alert)), "not stopped: {what}");
+    ensure!(!stopped || !done || played.is_late(), "it was done: {what}");
     Ok(())
 }
 
