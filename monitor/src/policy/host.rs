@@ -18,7 +18,8 @@ use crate::instance::{account::Accounts, root::Root};
 use super::{
     Fault,
     model::{Action, At, InstancePolicy, Names, Policy, Select},
-    name,
+    name::{self, DnsName},
+    peers::Table,
 };
 
 /// The machine, as far as a policy is concerned.
@@ -43,6 +44,10 @@ pub trait Host {
     fn can_deny(&self) -> CanDeny;
     /// Where this machine looks names up.
     fn resolvers(&self) -> Vec<IpAddr> {
+        Vec::new()
+    }
+    /// Addresses of a host that an ingress rule names, as far as they are known.
+    fn addresses(&self, _name: &DnsName) -> Vec<IpAddr> {
         Vec::new()
     }
 }
@@ -91,6 +96,8 @@ pub struct System {
     pub cgroup_mount: PathBuf,
     /// What can be refused. Before the sensors run: traffic, as on most kernels.
     pub can_deny: CanDeny,
+    /// Addresses of the hosts that ingress rules name: what [`Peers`](super::peers::Peers) has found out.
+    pub peers: Table,
 }
 
 impl System {
@@ -110,6 +117,7 @@ impl System {
         Self {
             cgroup_mount: cgroup_mount().unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")),
             can_deny: CanDeny { network: true, inbound: true, ..CanDeny::default() },
+            peers: Table::new(),
         }
     }
 }
@@ -134,6 +142,10 @@ pub fn cgroup_mount() -> Option<PathBuf> {
 impl Host for System {
     fn resolvers(&self) -> Vec<IpAddr> {
         name::resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+    }
+
+    fn addresses(&self, name: &DnsName) -> Vec<IpAddr> {
+        self.peers.get(name).into_iter().flatten().copied().collect()
     }
 
     fn uid(&self, user: &str) -> Option<u32> {

@@ -23,6 +23,7 @@ mod metrics;
 mod names;
 mod negative;
 mod palette;
+mod peers;
 mod presets;
 mod processes;
 mod race;

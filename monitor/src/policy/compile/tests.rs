@@ -10,7 +10,13 @@ use monitor_common::{
 use proptest::prelude::*;
 
 use super::{net::masked, *};
-use crate::policy::{host::CanDeny, model::Select, parse::parse};
+use crate::policy::{
+    host::{CanDeny, System},
+    model::{Prefix, Select},
+    name::DnsName,
+    parse::parse,
+    peers::Table,
+};
 
 /// The map entries in ordinary maps.
 pub(in crate::policy) struct Tables {
@@ -476,6 +482,31 @@ fn of_two_names_of_one_file_the_stricter_rule_holds() {
             let decision = decide::file(&tables, &tables.subject(), &mut view, Access::WRITE, &mut Work::NEW.clone());
             assert_eq!(decision.verdict, Verdict::Kill, "{path}");
         }
+    }
+}
+
+#[test]
+fn a_host_that_connects_ranks_as_its_addresses_do_and_matches_nothing_until_they_are_known() {
+    let rules = "[[instance.ingress]]\nfrom = [\"private\"]\nverdict = \"log\"\n\
+        [[instance.ingress]]\nfrom = [\"any\"]\nverdict = \"deny\"\n\
+        [[instance.ingress]]\nfrom = [\"proxy.lan\", \"new.lan\"]\nports = [1880]\nverdict = \"allow\"\n";
+    let known = [("proxy.lan", &["10.0.0.7", "2001:db8::7"][..]), ("other.lan", &["10.0.0.9"])];
+    let table = |(name, addresses): (&str, &[&str])| {
+        (DnsName::parse(name).unwrap(), addresses.iter().map(|address| address.parse().unwrap()).collect())
+    };
+    for (peers, allowed) in [(Table::new(), false), (known.map(table).into(), true)] {
+        let host = System { peers, ..System::new() };
+        let tables = Tables::new(try_compile("{ uid = 9 }", rules, &[("a", 0)], &host).unwrap());
+        let verdict = |address: &str, port| {
+            let Prefix { address, .. } = address.parse::<IpAddr>().unwrap().into();
+            let key = NetKey { epoch: EPOCH, instance: 0, direction: 1, address };
+            decide::net(&tables, &tables.subject(), &key, port, 6).verdict
+        };
+        for (address, otherwise) in [("10.0.0.7", Verdict::Log), ("2001:db8::7", Verdict::Deny)] {
+            assert_eq!(verdict(address, 1880), if allowed { Verdict::Allow } else { otherwise }, "{address}");
+            assert_eq!(verdict(address, 80), otherwise, "{address}");
+        }
+        assert_eq!(verdict("10.0.0.9", 1880), Verdict::Log, "another's address");
     }
 }
 
