@@ -251,6 +251,7 @@ impl Agent {
         let takeover = Takeover::begin(older, &agent.state)?;
         agent.kernel.begin_after(takeover.epoch);
         agent.names.slots.clone_from(&takeover.names.slots);
+        takeover.teach(&mut agent.kernel);
         let (_, mut hands) = agent.windows();
         agent.windows = Windows::take_over(&takeover, &mut hands)?;
         agent.apply(policy)?;
@@ -263,6 +264,7 @@ impl Agent {
         agent.kernel.attach_syscalls()?;
         // What was compiled before the programs ran may be old by now.
         agent.refresh()?;
+        takeover.teach(&mut agent.kernel);
         if let Some(begun) = begun {
             agent.kernel.pin(&begun)?;
             begun.keep();

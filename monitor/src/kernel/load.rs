@@ -34,8 +34,9 @@ use rustix::fs::{Mode, OFlags};
 use super::{
     abi, btf,
     btf::Btf,
+    inherit,
     link::{Links, Target},
-    pin::{self, Begun, PinError},
+    pin::{self, Begun, Generation, PinError},
     security::{self, Served},
     table,
     watches::Slots,
@@ -224,7 +225,7 @@ impl Kernel {
         let mut links = Links::default();
         load(&mut ebpf, &mut links, "identify")?;
         if let Some(directory) = pins.map(Begun::maps) {
-            for &name in pin::MAPS {
+            for &name in pin::MAPS.iter().chain(&inherit::MAPS) {
                 let map = ebpf.map(name).ok_or(KernelError::Absent(name))?;
                 map.pin(directory.join(name))
                     .map_err(|source| PinError::Refused { path: directory.clone(), source })?;
@@ -500,6 +501,11 @@ impl Kernel {
         self.epoch = self.epoch.max(epoch);
     }
 
+    /// Lets the programs know what those of an earlier run have learnt, and may have learnt since the last time.
+    pub fn inherit(&mut self, earlier: &Generation) -> Result<()> {
+        inherit::carry(&mut self.ebpf, earlier)
+    }
+
     /// Notes a hook that does not run, for the record.
     pub fn degrade(&mut self, hook: &str, why: String) {
         self.degraded.push(Degraded { hook: hook.to_owned(), why });
@@ -772,7 +778,7 @@ fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut 
     program.try_into().map_err(|source| KernelError::Program { name, source })
 }
 
-fn open<'a, M>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<M>
+pub(super) fn open<'a, M>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<M>
 where
     M: TryFrom<&'a mut aya::maps::Map, Error = MapError>,
 {

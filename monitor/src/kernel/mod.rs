@@ -3,6 +3,7 @@
 pub mod abi;
 pub mod btf;
 pub mod inbound;
+mod inherit;
 mod link;
 pub mod load;
 pub mod pin;

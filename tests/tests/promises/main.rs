@@ -24,6 +24,7 @@ mod names;
 mod negative;
 mod palette;
 mod peers;
+mod pinned;
 mod presets;
 mod processes;
 mod race;
