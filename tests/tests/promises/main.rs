@@ -6,6 +6,7 @@
 mod audit;
 mod brokers;
 mod changes;
+mod containers;
 mod contrib;
 mod deployments;
 mod disk;

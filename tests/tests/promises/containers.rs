@@ -1,0 +1,60 @@
+//! Node-RED in a real container of Podman: it is found, and its files are guarded wherever it sees them.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use flowwarden_tests::{
+    flows::{FileAction, Flow},
+    guard::Guard,
+    node_red::{NodeRed, Outcome},
+    podman::{Podman, USER_DIR},
+    policy::Policy,
+    scene::Scene,
+    snapshot::{Snapshot, State},
+};
+use serde_json::json;
+
+const RULE: &str = "settings-js";
+
+#[test]
+fn a_container_is_found_with_its_name_and_directory_and_its_settings_are_guarded() -> Result<()> {
+    let scene = Scene::empty()?;
+    let podman = Podman::new(&scene.cgroup)?;
+    let mut node_red = NodeRed::contained(scene.node_red.confinement().clone(), podman)?;
+    node_red.start()?;
+    let (id, name) = (node_red.container()?.id()?, node_red.container()?.name().to_owned());
+    let found = node_red.container()?.discover()?;
+    let uid = node_red.confinement().uid;
+    for (fact, expected) in [
+        ("kind", json!("podman")),
+        ("name", json!(name)),
+        ("container", json!(id)),
+        ("user-dir", json!(USER_DIR)),
+        ("host-user-dir", json!(node_red.home().user_dir())),
+        ("uid", json!(uid)),
+    ] {
+        ensure!(found[fact] == expected, "{fact} is not {expected}: {found:#}");
+    }
+
+    let mut settings = Snapshot::take(&node_red.settings())?;
+    let attack = Flow::file(&Path::new(USER_DIR).join("settings.js"), FileAction::Append, "EVIL");
+    let outcome = node_red.play(&attack)?;
+    let state = settings.state()?;
+    ensure!(matches!(outcome, Outcome::Answered(_)) && state == State::Changed, "{outcome:?}, {state:?}");
+    settings.restore()?;
+
+    let policy = Policy::preset("home", &node_red)?;
+    let selector = format!("container = \"{}\"", &id[..12]);
+    ensure!(policy.text().contains(&selector), "it is not selected by {selector}:\n{}", policy.text());
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let outcome = node_red.play(&attack)?;
+    let state = settings.state()?;
+    ensure!(!matches!(outcome, Outcome::Answered(_)) && state == State::Intact, "{outcome:?}, {state:?}");
+    let records = guard.stop()?;
+    let met: Vec<_> = records.iter().filter(|record| record.is_alert()).collect();
+    ensure!(!met.is_empty() && met.iter().all(|record| record.rule() == RULE), "{met:#?}");
+    let inside = Path::new(USER_DIR).join("settings.js");
+    ensure!(met.iter().all(|record| Path::new(record.path()) == inside), "{met:#?}");
+    ensure!(met.iter().all(|record| record.json()["unmapped"]["container"] == *id), "{met:#?}");
+    Ok(())
+}
