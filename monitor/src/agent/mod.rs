@@ -45,6 +45,7 @@ use crate::{
         inbound,
         load::{Kernel, KernelError, chain},
         pin::{PinError, Pins},
+        procs::Procs,
         scan,
     },
     maintenance::{Asked, Listener},
@@ -165,6 +166,8 @@ pub struct Agent {
     selectors: Vec<Selector>,
     /// The hosts that ingress rules name.
     peers: Peers,
+    /// The proc file systems that instances see.
+    procs: Procs,
     /// Where this machine looks names up, as it was when the policy was compiled.
     resolvers: Vec<IpAddr>,
     reported_lost: u64,
@@ -239,6 +242,7 @@ impl Agent {
             settling: Settling::default(),
             selectors: Vec::new(),
             peers,
+            procs: Procs::default(),
             resolvers: Vec::new(),
             reported_lost: 0,
             reported_unjudged: 0,
@@ -402,6 +406,8 @@ impl Agent {
             self.peers.hurry(now);
         }
         changed |= self.peers.table() != self.host.peers;
+        let procs = self.procs.look(self.kernel.labels());
+        changed |= procs != self.host.procs;
         for Watched { path, id, waits } in &self.watched {
             let found = self.kernel.identify(path)?;
             changed |= found != *id || (*waits && self.settling.is_made(path, Ages::of(path), now));
@@ -421,7 +427,11 @@ impl Agent {
                 return Ok(());
             }
         }
-        self.apply(self.policy.clone())?;
+        let before = std::mem::replace(&mut self.host.procs, procs);
+        if let Err(error) = self.apply(self.policy.clone()) {
+            self.host.procs = before;
+            return Err(error);
+        }
         self.label_running()
     }
 

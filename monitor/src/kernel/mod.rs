@@ -7,6 +7,7 @@ mod inherit;
 mod link;
 pub mod load;
 pub mod pin;
+pub mod procs;
 pub mod scan;
 pub mod security;
 pub mod table;

@@ -1,9 +1,10 @@
 //! Node-RED in a real container of Podman: it is found, and its files are guarded wherever it sees them.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use flowwarden_tests::{
+    confine::Confinement,
     flows::{FileAction, Flow},
     guard::Guard,
     node_red::{NodeRed, Outcome},
@@ -15,6 +16,11 @@ use flowwarden_tests::{
 use serde_json::json;
 
 const RULE: &str = "settings-js";
+/// How long a record may take.
+const RECORD: Duration = Duration::from_secs(5);
+
+/// What the container's first process knows, and Node-RED does not.
+const SECRET: &str = "database-password-4711";
 
 #[test]
 fn a_container_is_found_with_its_name_and_directory_and_its_settings_are_guarded() -> Result<()> {
@@ -57,4 +63,29 @@ fn a_container_is_found_with_its_name_and_directory_and_its_settings_are_guarded
     ensure!(met.iter().all(|record| Path::new(record.path()) == inside), "{met:#?}");
     ensure!(met.iter().all(|record| record.json()["unmapped"]["container"] == *id), "{met:#?}");
     Ok(())
+}
+
+#[test]
+fn the_environment_of_a_containers_first_process_is_closed_to_root_in_it() -> Result<()> {
+    const ENVIRON: &str = "process-environments";
+    let scene = Scene::empty()?;
+    // As scripts of images do that take passwords from the environment: what they start has them no more.
+    let podman = Podman::new(&scene.cgroup)?.with(&["--env", &format!("SECRET={SECRET}")]);
+    let podman = podman.under(&["/bin/sh", "-c", "unset SECRET; \"$@\"; exit", "entrypoint"]);
+    let root = Confinement { uid: 0, ..scene.node_red.confinement().clone() };
+    let mut node_red = NodeRed::contained(root, podman)?;
+    node_red.start()?;
+    let attack = Flow::file_in(Path::new("/proc/1/environ"));
+    let outcome = node_red.play(&attack)?;
+    ensure!(outcome.text().contains(SECRET), "it is not to be had without a guard: {outcome:?}");
+    let own = node_red.play(&Flow::function("msg.payload = String(env.get('SECRET')); return msg;", &[]))?;
+    ensure!(!own.text().contains(SECRET), "Node-RED has it itself: {own:?}");
+
+    let policy = Policy::preset("standard", &node_red)?;
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let outcome = node_red.play(&attack)?;
+    ensure!(!outcome.text().contains(SECRET) && !matches!(outcome, Outcome::Answered(_)), "{outcome:?}");
+    let told = guard.wait_for(RECORD, |record| record.is_alert())?;
+    ensure!(told.rule() == ENVIRON && told.path() == "/proc/1/environ", "{told:#?}");
+    guard.stop().map(drop)
 }

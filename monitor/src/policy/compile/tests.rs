@@ -511,6 +511,37 @@ fn a_host_that_connects_ranks_as_its_addresses_do_and_matches_nothing_until_they
 }
 
 #[test]
+fn rules_about_proc_hold_in_the_proc_of_a_container_but_not_those_about_the_guards_own_process() {
+    const OTHER: u32 = 47;
+    let text = rule("\"/proc/**/*environ\", \"/proc/sys/kernel/core_pattern\"", "\"read\"", "deny");
+    let mut policy = policy_of(&text);
+    let mut own = policy.instances[0].files[0].clone();
+    (own.path, own.names, own.at_once) = ("/proc/4711".into(), Names::Below, true);
+    policy.instances[0].files.push(own);
+    let host = System { procs: BTreeMap::from([(0, BTreeSet::from([OTHER]))]), ..System::new() };
+    let slots = BTreeMap::from([("a".to_owned(), 0)]);
+    let compiled = compile(&policy, EPOCH, &slots, &host, &mut |path| Some(seen(path))).unwrap();
+    let tables = Tables::new(compiled);
+    // Nothing else that the container's names lead through is known.
+    let inside = |path: &str| {
+        let (proc, mut view) = (id_of(Path::new("/proc")), View::new(Path::new(path)));
+        for id in &mut view.ids {
+            *id =
+                if *id == proc { InodeId { ino: 1, dev: OTHER, generation: 0 } } else { InodeId { dev: OTHER, ..*id } };
+        }
+        decide::file(&tables, &tables.subject(), &mut view, Access::READ, &mut Work::NEW.clone()).verdict
+    };
+    for path in ["/proc/1/environ", "/proc/4711/environ", "/proc/sys/kernel/core_pattern"] {
+        assert_eq!((inside(path), file(&tables, path, Access::READ).0), (Verdict::Deny, Verdict::Deny), "{path}");
+    }
+    assert_eq!(
+        (inside("/proc/4711/maps"), file(&tables, "/proc/4711/maps", Access::READ).0),
+        (Verdict::Allow, Verdict::Deny)
+    );
+    assert_eq!(inside("/proc/1/maps"), Verdict::Allow);
+}
+
+#[test]
 fn every_instance_needs_a_slot_of_its_own() {
     assert!(try_compile("{ uid = 9 }", "", &[("a", 63)], &Everything).is_ok());
     assert!(try_compile("{ uid = 9 }", "", &[], &Everything).is_err());
