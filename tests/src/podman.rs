@@ -96,7 +96,7 @@ impl Podman {
         command.arg("/usr/bin/node").arg(format!("{NODE_RED}/node_modules/node-red/red.js"));
         command.args(["--userDir", USER_DIR, "--port", &port.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.inside(|| command.spawn().with_context(|| format!("{command:?} cannot be started")))
+        inside(|| command.spawn().with_context(|| format!("{command:?} cannot be started")))
     }
 
     /// Its id.
@@ -113,7 +113,7 @@ impl Podman {
     pub fn discover(&self) -> Result<Value> {
         let id = self.id()?;
         let library = self.path("lib");
-        let output = self.inside(|| {
+        let output = inside(|| {
             mount_bind(&library, "/var/lib").context("/var/lib cannot be another for one thread")?;
             Ok(Command::new(needs::flowwarden()?).args(["discover", "--json"]).output()?)
         })?;
@@ -127,7 +127,7 @@ impl Podman {
     fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.command()?;
         command.args(arguments);
-        self.inside(|| needs::run(&mut command))
+        inside(|| needs::run(&mut command))
     }
 
     fn remove(&self) {
@@ -148,22 +148,21 @@ impl Podman {
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
-
-    /// Runs `work` on a thread for which cgroup v2 is where container engines look for it.
-    fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let inside = || {
-            mounts::part()?;
-            mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MountFlags::empty(), None)
-                .context("cgroup2 cannot be mounted")?;
-            work()
-        };
-        thread::scope(|scope| scope.spawn(inside).join())
-            .map_err(|_| anyhow!("a thread with its own mounts panicked"))?
-    }
 }
 
 impl Drop for Podman {
     fn drop(&mut self) {
         self.remove();
     }
+}
+
+/// Runs `work` on a thread for which cgroup v2 is where container engines look for it.
+fn inside<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let inside = || {
+        mounts::part()?;
+        mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MountFlags::empty(), None)
+            .context("cgroup2 cannot be mounted")?;
+        work()
+    };
+    thread::scope(|scope| scope.spawn(inside).join()).map_err(|_| anyhow!("a thread with its own mounts panicked"))?
 }

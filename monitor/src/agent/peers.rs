@@ -27,7 +27,7 @@ type Kept = BTreeMap<String, BTreeSet<IpAddr>>;
 pub(super) fn open(state: &State) -> Result<Peers, AgentError> {
     let kept: Kept = state.read(KEPT)?.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let known = kept.into_iter().filter_map(|(name, addresses)| Some((DnsName::parse(&name).ok()?, addresses)));
-    Ok(Peers::new(known.collect(), Instant::now()))
+    Ok(Peers::new(&known.collect(), Instant::now()))
 }
 
 fn keep(state: &State, table: &Table) -> Result<(), AgentError> {

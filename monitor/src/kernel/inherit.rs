@@ -27,7 +27,7 @@ pub(super) fn carry(ebpf: &mut Ebpf, earlier: &Generation) -> Result<(), KernelE
     // Sockets and questions come first: from then on both kinds of programs learn from their answers.
     each::<u64, Noted>(ebpf, earlier, "SOCKETS", newer)?;
     each::<QueryKey, u64>(ebpf, earlier, "QUERIES", newer)?;
-    each::<BoundKey, Bound>(ebpf, earlier, "BOUND", |old, new| Some(named(old, new.unwrap_or_default())))?;
+    each::<BoundKey, Bound>(ebpf, earlier, "BOUND", |old, new| Some(named(old, new.copied().unwrap_or_default())))?;
     each::<u64, Owner>(ebpf, earlier, "SENDERS", newer)?;
     each::<VolumeKey, Volume>(ebpf, earlier, "VOLUMES", more)?;
     each::<PassedKey, u32>(ebpf, earlier, "PASSED", newer)
@@ -39,7 +39,7 @@ fn each<K: Pod, V: Pod>(
     ebpf: &mut Ebpf,
     earlier: &Generation,
     name: &'static str,
-    merge: impl Fn(V, Option<V>) -> Option<V>,
+    merge: impl Fn(V, Option<&V>) -> Option<V>,
 ) -> Result<(), KernelError> {
     let failed = |source| KernelError::Map { name, source };
     let old: HashMap<_, K, V> = earlier.map(name).and_then(HashMap::try_from).map_err(failed)?;
@@ -51,7 +51,7 @@ fn each<K: Pod, V: Pod>(
             Err(MapError::KeyNotFound) => None,
             Err(error) => return Err(failed(error)),
         };
-        if let Some(value) = merge(value, known) {
+        if let Some(value) = merge(value, known.as_ref()) {
             new.insert(key, value, 0).map_err(failed)?;
         }
     }
@@ -59,13 +59,13 @@ fn each<K: Pod, V: Pod>(
 }
 
 /// What the new programs know stands.
-fn newer<V>(old: V, new: Option<V>) -> Option<V> {
+fn newer<V>(old: V, new: Option<&V>) -> Option<V> {
     new.is_none().then_some(old)
 }
 
 /// Whoever has counted since longer ago has counted all that the other has.
-fn more(old: Volume, new: Option<Volume>) -> Option<Volume> {
-    let knows_all = |new: Volume| old.since_ns <= new.since_ns && old.bytes > new.bytes;
+fn more(old: Volume, new: Option<&Volume>) -> Option<Volume> {
+    let knows_all = |new: &Volume| old.since_ns <= new.since_ns && old.bytes > new.bytes;
     new.is_none_or(knows_all).then_some(old)
 }
 
@@ -89,18 +89,20 @@ mod tests {
     fn the_longer_count_stands_and_one_that_has_begun_anew_is_left_alone() {
         let volume = |since_ns, bytes| Volume { since_ns, bytes };
         assert_eq!(more(volume(5, 100), None), Some(volume(5, 100)));
-        assert_eq!(more(volume(5, 100), Some(volume(5, 60))), Some(volume(5, 100)));
-        assert_eq!(more(volume(5, 100), Some(volume(8, 60))), Some(volume(5, 100)), "both count the same packets");
-        assert_eq!(more(volume(5, 60), Some(volume(5, 100))), None);
-        assert_eq!(more(volume(9, 100), Some(volume(8, 60))), None, "a span of its own");
-        assert_eq!((newer(1, None), newer(1, Some(2))), (Some(1), None));
+        assert_eq!(more(volume(5, 100), Some(&volume(5, 60))), Some(volume(5, 100)));
+        assert_eq!(more(volume(5, 100), Some(&volume(8, 60))), Some(volume(5, 100)), "both count the same packets");
+        assert_eq!(more(volume(5, 60), Some(&volume(5, 100))), None);
+        assert_eq!(more(volume(9, 100), Some(&volume(8, 60))), None, "a span of its own");
+        assert_eq!((newer(1, None), newer(1, Some(&2))), (Some(1), None));
     }
 
     #[test]
     fn a_name_counts_for_as_long_as_either_says() {
         let bound = |names: &[(u64, u64)]| {
             let mut bound = Bound::default();
-            names.iter().for_each(|&(name, until)| bound.add(name, until));
+            for &(name, until) in names {
+                bound.add(name, until);
+            }
             bound
         };
         let names = |bound: Bound| {

@@ -16,6 +16,10 @@ use crate::policy::device;
 
 /// Most processes that are looked at in one turn.
 const TURN: usize = 512;
+/// Most mount namespaces whose tables are read in one turn.
+const NAMESPACES: usize = 256;
+/// Most other proc file systems of one instance: whoever mounts them without end fills no table of the kernel's.
+const MOST: usize = 64;
 
 /// The numbers of other proc file systems, by the slot of the instance that sees them.
 pub type Seen = BTreeMap<u16, BTreeSet<u32>>;
@@ -40,11 +44,13 @@ impl Procs {
         let found = labels.into_iter().filter_map(|(tgid, label)| Some(((label.instance, namespace(tgid)?), tgid)));
         self.members.extend(found);
         self.members.retain(|(_, known), tgid| namespace(*tgid).as_ref() == Some(known));
-        let mut seen = Seen::new();
-        for (&(slot, _), &tgid) in &self.members {
-            let others = others(&mounts(&tgid.to_string()), &mounts("self"));
-            if !others.is_empty() {
-                seen.entry(slot).or_default().extend(others);
+        let (mut seen, own) = (Seen::new(), mounts("self"));
+        for (&(slot, _), &tgid) in self.members.iter().take(NAMESPACES) {
+            for other in others(&mounts(&tgid.to_string()), &own) {
+                let known: &mut BTreeSet<_> = seen.entry(slot).or_default();
+                if known.len() < MOST {
+                    known.insert(other);
+                }
             }
         }
         seen

@@ -26,7 +26,7 @@ fn number(place: &Path) -> Option<u32> {
     encoded(fs::read_to_string(place.join("dev")).ok()?.trim())
 }
 
-/// Where file systems of this kind are mounted by a table of mounts (proc_pid_mountinfo(5)), with their numbers.
+/// Where file systems of this kind are mounted by a table of mounts (`proc_pid_mountinfo(5)`), with their numbers.
 pub fn mounted<'a>(mounts: &'a str, kind: &str) -> impl Iterator<Item = (&'a str, u32)> {
     mounts.lines().filter_map(move |line| {
         let (mount, file_system) = line.split_once(" - ")?;

@@ -81,7 +81,7 @@ pub enum Told {
 /// The names that a policy's ingress rules have.
 #[derive(Debug)]
 pub struct Peers {
-    peers: BTreeMap<DnsName, Peer>,
+    all: BTreeMap<DnsName, Peer>,
     answers: Receiver<Answer>,
     sender: Sender<Answer>,
 }
@@ -89,20 +89,20 @@ pub struct Peers {
 impl Peers {
     /// Knows what an earlier run has known.
     #[must_use]
-    pub fn new(known: Table, now: Instant) -> Self {
+    pub fn new(known: &Table, now: Instant) -> Self {
         let (sender, answers) = channel();
-        let mut peers = Self { peers: BTreeMap::new(), answers, sender };
-        peers.keep(&known, now);
+        let mut peers = Self { all: BTreeMap::new(), answers, sender };
+        peers.keep(known, now);
         peers
     }
 
     /// Goes by these addresses, whatever answers have said.
     pub fn keep(&mut self, known: &Table, now: Instant) {
-        for peer in self.peers.values_mut() {
+        for peer in self.all.values_mut() {
             peer.addresses.clear();
         }
         for (name, addresses) in known {
-            let peer = self.peers.entry(name.clone()).or_insert_with(|| Peer::due(now));
+            let peer = self.all.entry(name.clone()).or_insert_with(|| Peer::due(now));
             peer.addresses = addresses.iter().map(|&address| (address, now)).collect();
         }
     }
@@ -110,15 +110,15 @@ impl Peers {
     /// Follows the names of this policy and no others.
     pub fn follow(&mut self, policy: &Policy, now: Instant) {
         let names: BTreeSet<_> = names(policy).cloned().collect();
-        self.peers.retain(|name, _| names.contains(name));
+        self.all.retain(|name, _| names.contains(name));
         for name in names {
-            self.peers.entry(name).or_insert_with(|| Peer::due(now));
+            self.all.entry(name).or_insert_with(|| Peer::due(now));
         }
     }
 
     /// Looks all of them up at the next turn.
     pub fn hurry(&mut self, now: Instant) {
-        for peer in self.peers.values_mut() {
+        for peer in self.all.values_mut() {
             peer.due = now;
         }
     }
@@ -129,7 +129,7 @@ impl Peers {
         while let Ok(answer) = self.answers.try_recv() {
             told.extend(self.take(answer, now));
         }
-        for (name, peer) in &mut self.peers {
+        for (name, peer) in &mut self.all {
             if peer.asked.is_some_and(|asked| now.saturating_duration_since(asked) >= DEADLINE) {
                 told.extend(peer.fail(name, &format!("no answer for {} s", DEADLINE.as_secs())));
             }
@@ -148,15 +148,14 @@ impl Peers {
     /// What is known.
     #[must_use]
     pub fn table(&self) -> Table {
-        let known = self.peers.iter().filter(|(_, peer)| !peer.addresses.is_empty());
+        let known = self.all.iter().filter(|(_, peer)| !peer.addresses.is_empty());
         known.map(|(name, peer)| (name.clone(), peer.known())).collect()
     }
 
     /// The names whose look-up begins now, as many as may be under way.
     fn next(&mut self, now: Instant) -> Vec<DnsName> {
-        let under_way = self.peers.values().filter(|peer| peer.asked.is_some()).count();
-        let mut due: Vec<_> =
-            self.peers.iter_mut().filter(|(_, peer)| peer.asked.is_none() && peer.due <= now).collect();
+        let under_way = self.all.values().filter(|peer| peer.asked.is_some()).count();
+        let mut due: Vec<_> = self.all.iter_mut().filter(|(_, peer)| peer.asked.is_none() && peer.due <= now).collect();
         // Who has waited longest is first: names that nobody answers for do not keep others back.
         due.sort_by_key(|(_, peer)| peer.due);
         due.truncate(AT_ONCE.saturating_sub(under_way));
@@ -170,7 +169,7 @@ impl Peers {
 
     fn take(&mut self, Answer { name, found }: Answer, now: Instant) -> Option<Told> {
         // One that no rule names any more is nobody's.
-        let peer = self.peers.get_mut(&name)?;
+        let peer = self.all.get_mut(&name)?;
         peer.asked = None;
         peer.due = now + RETRY;
         let found = match found {
@@ -212,14 +211,14 @@ impl Peer {
 #[must_use]
 pub fn look_up_all(policy: &Policy, within: Duration) -> (Table, Vec<Told>) {
     let begun = Instant::now();
-    let mut peers = Peers::new(Table::new(), begun);
+    let mut peers = Peers::new(&Table::new(), begun);
     peers.follow(policy, begun);
     let mut told = Vec::new();
     loop {
         told.extend(peers.turn(Instant::now()));
         let open = |peer: &Peer| !peer.failing && peer.addresses.is_empty();
         let left = within.saturating_sub(begun.elapsed());
-        if left.is_zero() || !peers.peers.values().any(open) {
+        if left.is_zero() || !peers.all.values().any(open) {
             return (peers.table(), told);
         }
         match peers.answers.recv_timeout(left) {
@@ -269,7 +268,7 @@ mod tests {
     }
 
     fn following(names: &[&str], now: Instant) -> Peers {
-        let mut peers = Peers::new(Table::new(), now);
+        let mut peers = Peers::new(&Table::new(), now);
         peers.follow(&policy(names), now);
         peers
     }
@@ -325,7 +324,7 @@ mod tests {
         assert_eq!(peers.next(begun), [name(PROXY)]);
         assert_eq!(peers.next(begun + 100 * AGAIN), [], "not twice at once");
         peers.take(found(PROXY, &["192.0.2.7"]), begun);
-        assert_eq!(peers.next(begun + AGAIN - RETRY / 2), []);
+        assert_eq!(peers.next(begun + AGAIN / 2), []);
         assert_eq!(peers.next(begun + AGAIN), [name(PROXY)]);
         peers.take(failed(PROXY), begun + AGAIN);
         assert_eq!(peers.next(begun + AGAIN + RETRY), [name(PROXY)]);
@@ -359,7 +358,7 @@ mod tests {
     fn what_was_known_is_known_at_once_and_forgotten_with_its_rule() {
         let begun = Instant::now();
         let known = Table::from([(name(PROXY), addresses(&["192.0.2.7"])), (name("old.example"), addresses(&["::1"]))]);
-        let mut peers = Peers::new(known, begun);
+        let mut peers = Peers::new(&known, begun);
         peers.follow(&policy(&[PROXY, "new.example"]), begun);
         assert_eq!(peers.table(), Table::from([(name(PROXY), addresses(&["192.0.2.7"]))]));
         assert_eq!(peers.next(begun), [name("new.example"), name(PROXY)], "and asked for anew");

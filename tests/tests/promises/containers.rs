@@ -10,6 +10,7 @@ use flowwarden_tests::{
     node_red::{NodeRed, Outcome},
     podman::{Podman, USER_DIR},
     policy::Policy,
+    record::Record,
     scene::Scene,
     snapshot::{Snapshot, State},
 };
@@ -62,6 +63,18 @@ fn a_container_is_found_with_its_name_and_directory_and_its_settings_are_guarded
     let inside = Path::new(USER_DIR).join("settings.js");
     ensure!(met.iter().all(|record| Path::new(record.path()) == inside), "{met:#?}");
     ensure!(met.iter().all(|record| record.json()["unmapped"]["container"] == *id), "{met:#?}");
+
+    // One that does not run is known by what Podman has written down.
+    let found = node_red.container()?.discover()?;
+    for (fact, expected) in [
+        ("pid", json!(null)),
+        ("kind", json!("podman")),
+        ("name", json!(name)),
+        ("user-dir", json!(node_red.home().user_dir())),
+        ("uid", json!(uid)),
+    ] {
+        ensure!(found[fact] == expected, "{fact} is not {expected}: {found:#}");
+    }
     Ok(())
 }
 
@@ -85,7 +98,7 @@ fn the_environment_of_a_containers_first_process_is_closed_to_root_in_it() -> Re
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     let outcome = node_red.play(&attack)?;
     ensure!(!outcome.text().contains(SECRET) && !matches!(outcome, Outcome::Answered(_)), "{outcome:?}");
-    let told = guard.wait_for(RECORD, |record| record.is_alert())?;
+    let told = guard.wait_for(RECORD, Record::is_alert)?;
     ensure!(told.rule() == ENVIRON && told.path() == "/proc/1/environ", "{told:#?}");
     guard.stop().map(drop)
 }

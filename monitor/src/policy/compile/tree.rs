@@ -58,7 +58,7 @@ fn speaks(rules: &RuleSet) -> bool {
     rules.iter().any(Rule::is_set)
 }
 
-/// The number of the root of every proc file system, `PROC_ROOT_INO` of include/linux/proc_fs.h.
+/// The number of the root of every proc file system, `PROC_ROOT_INO` of `include/linux/proc_fs.h`.
 const PROC_ROOT: u64 = 1;
 
 /// Patterns of one kind under one node as rules name them: the bytes as they are compared.
