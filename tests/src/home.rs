@@ -84,6 +84,7 @@ pub(crate) fn remove_where(is_ours: impl Fn(&str) -> bool) {
     }
 }
 
-fn place() -> PathBuf {
+/// Where homes are made, and what else is to lie on a disk.
+pub(crate) fn place() -> PathBuf {
     env::var_os("FLOWWARDEN_TMP").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }

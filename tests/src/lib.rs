@@ -26,6 +26,7 @@ pub mod netns;
 pub mod node_red;
 pub mod own;
 pub mod package;
+pub mod podman;
 pub mod policy;
 pub mod receiver;
 pub mod record;

@@ -19,7 +19,9 @@ use crate::{
     console::Console,
     flows::{self, Flow},
     home::Home,
-    http, needs, wait,
+    http, needs,
+    podman::Podman,
+    wait,
 };
 
 /// A release of Node-RED, and the Node.js that runs it.
@@ -157,6 +159,8 @@ impl Outcome {
 #[derive(Debug)]
 pub struct NodeRed {
     confinement: Confinement,
+    /// It runs in this container, as the user of its confinement.
+    container: Option<Podman>,
     home: Home,
     port: u16,
     node: PathBuf,
@@ -184,6 +188,7 @@ impl NodeRed {
         Ok(Self {
             home: Home::new(confinement.uid)?,
             confinement,
+            container: None,
             port: PORT.fetch_add(1, Ordering::Relaxed),
             node,
             red_js: install(release.node_red)?,
@@ -193,20 +198,31 @@ impl NodeRed {
         })
     }
 
+    /// One in a container, which is made when it starts.
+    pub fn contained(confinement: Confinement, container: Podman) -> Result<Self> {
+        let mut node_red = Self::new(confinement)?;
+        node_red.container = Some(container);
+        Ok(node_red)
+    }
+
+    /// Its container.
+    pub fn container(&self) -> Result<&Podman> {
+        self.container.as_ref().context("this Node-RED is in no container")
+    }
+
     /// Starts the process and waits until it serves the editor and its flows run.
     pub fn start(&mut self) -> Result<()> {
         if self.alive()? {
             return Ok(());
         }
         let mark = self.console.mark();
-        let mut command = Command::new(&self.node);
-        command.arg(&self.red_js).arg("-u").arg(self.home.user_dir()).arg("-p").arg(self.port.to_string());
-        // npm and what it runs find the same node.
-        let own = self.node.parent().map(Path::display).map(|own| format!("{own}:")).unwrap_or_default();
-        let path = format!("{own}/usr/local/bin:/usr/bin:/bin");
-        command.env_clear().env("PATH", path).env("HOME", self.home.path());
-        command.current_dir(self.home.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = self.confinement.spawn(&mut command)?;
+        let mut child = match &self.container {
+            Some(container) => {
+                let Confinement { uid, network, .. } = &self.confinement;
+                container.start(*uid, &network.home, &self.home.user_dir(), &self.red_js, self.port)?
+            }
+            None => self.spawn()?,
+        };
         self.console.follow(&mut child);
         self.child = Some(child);
         wait::until("Node-RED's start", wait::PATIENCE, || {
@@ -216,6 +232,17 @@ impl NodeRed {
             let started = self.console.find(mark, |line| line.ends_with("Started flows")).is_some();
             Ok((started && self.http("GET", "/", "").is_ok_and(|answer| answer.status == 200)).then_some(()))
         })
+    }
+
+    fn spawn(&self) -> Result<Child> {
+        let mut command = Command::new(&self.node);
+        command.arg(&self.red_js).arg("-u").arg(self.home.user_dir()).arg("-p").arg(self.port.to_string());
+        // npm and what it runs find the same node.
+        let own = self.node.parent().map(Path::display).map(|own| format!("{own}:")).unwrap_or_default();
+        let path = format!("{own}/usr/local/bin:/usr/bin:/bin");
+        command.env_clear().env("PATH", path).env("HOME", self.home.path());
+        command.current_dir(self.home.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.confinement.spawn(&mut command)
     }
 
     /// Asks the process to end, and waits for it.

@@ -32,8 +32,24 @@ use crate::{
 };
 
 impl Agent {
-    /// Compiles a policy and puts it in force, all or nothing.
+    /// Compiles a policy, with the hosts that it names at the addresses that are known by now, and puts it in force, all or
+    /// nothing.
     pub(super) fn apply(&mut self, policy: Policy) -> Result<(), AgentError> {
+        let before = std::mem::replace(&mut self.host.peers, self.peers.table());
+        let applied = self.put_in_force(policy);
+        let now = Instant::now();
+        if applied.is_ok() {
+            self.peers.follow(&self.policy, now);
+            self.host.peers = self.peers.table();
+        } else {
+            // What cannot be put in force is not tried again each second.
+            self.peers.keep(&before, now);
+            self.host.peers = before;
+        }
+        applied
+    }
+
+    fn put_in_force(&mut self, policy: Policy) -> Result<(), AgentError> {
         let mut guarded = policy.clone();
         self.own.protect(&mut guarded);
         let slots = slots(&self.names.slots, &policy);
@@ -161,6 +177,7 @@ impl Agent {
         match outcome {
             Ok(()) => {
                 self.label_running()?;
+                self.peers.hurry(Instant::now());
                 if self.policy.sinks != sinks {
                     self.sinks.exchange(&self.policy.sinks);
                 }

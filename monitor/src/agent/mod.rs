@@ -1,6 +1,7 @@
 //! The agent: brings the kernel side up, keeps the policy true to the file system, and carries records to the journal.
 
 mod apply;
+mod peers;
 mod pid_file;
 mod respond;
 mod say;
@@ -45,6 +46,7 @@ use crate::{
         inbound,
         load::{Kernel, KernelError, chain},
         pin::{PinError, Pins},
+        procs::Procs,
         scan,
     },
     maintenance::{Asked, Listener},
@@ -56,6 +58,7 @@ use crate::{
         host::{Host as _, System},
         model::{KillScope, Policy},
         own::Own,
+        peers::Peers,
         preset::Found,
         settle::{Ages, Settling},
     },
@@ -192,6 +195,10 @@ pub struct Agent {
     watched: Vec<Watched>,
     settling: Settling,
     selectors: Vec<Selector>,
+    /// The hosts that ingress rules name.
+    peers: Peers,
+    /// The proc file systems that instances see.
+    procs: Procs,
     /// Where this machine looks names up, as it was when the policy was compiled.
     resolvers: Vec<IpAddr>,
     reported_lost: u64,
@@ -221,6 +228,10 @@ impl Agent {
         let mut found = Vec::new();
         let policy = read_policy(&options, &host, &mut found)?;
         let state = State::open(&options.state)?;
+        // Answers come while the programs are loaded.
+        let mut peers = peers::open(&state)?;
+        peers.follow(&policy, Instant::now());
+        let told = peers.turn(Instant::now());
         let pins = options.pin.as_deref().map(Pins::open).transpose()?;
         let journal = Journal::open(&options.journal, policy.journal)?;
         let older = pins.as_ref().map_or_else(|| Ok(Vec::new()), Pins::generations)?;
@@ -265,6 +276,8 @@ impl Agent {
             watched: Vec::new(),
             settling: Settling::default(),
             selectors: Vec::new(),
+            peers,
+            procs: Procs::default(),
             resolvers: Vec::new(),
             reported_lost: 0,
             reported_unjudged: 0,
@@ -272,10 +285,12 @@ impl Agent {
             colour,
             found,
         };
+        agent.tell_peers(&told);
         // After what may fail for a reason of its own: earlier programs go on unless these are in place.
         let takeover = Takeover::begin(older, &agent.state)?;
         agent.kernel.begin_after(takeover.epoch);
         agent.names.slots.clone_from(&takeover.names.slots);
+        takeover.teach(&mut agent.kernel);
         let (_, mut hands) = agent.windows();
         agent.windows = Windows::take_over(&takeover, &mut hands)?;
         agent.apply(policy)?;
@@ -288,6 +303,7 @@ impl Agent {
         agent.kernel.attach_syscalls()?;
         // What was compiled before the programs ran may be old by now.
         agent.refresh()?;
+        takeover.teach(&mut agent.kernel);
         agent.pid_file = agent.options.pid_file.as_deref().map(PidFile::write).transpose()?;
         if let Some(begun) = begun {
             agent.kernel.pin(&begun)?;
@@ -399,8 +415,17 @@ impl Agent {
         Ok(sockets.into_iter().try_for_each(|(cookie, owner)| self.kernel.own_socket(cookie, owner))?)
     }
 
-    /// Recompiles when a file that rules rest on was replaced, came or went, or a cgroup did.
+    /// Looks at what the policy rests on, and puts it in force anew where that has changed.
     fn refresh(&mut self) -> Result<(), AgentError> {
+        let told = self.peers.turn(Instant::now());
+        let renewed = self.renew();
+        self.tell_peers(&told);
+        renewed
+    }
+
+    /// Recompiles when a file that rules rest on was replaced, came or went, or a cgroup did, or a host that they name has
+    /// another address.
+    fn renew(&mut self) -> Result<(), AgentError> {
         if self.options.config.is_none() && adopt(&mut self.found, &self.host) {
             let mut policy = embedded(&self.found)?;
             policy.enforce = self.options.enforce.unwrap_or(policy.enforce);
@@ -413,6 +438,12 @@ impl Agent {
             return Ok(());
         }
         let (mut changed, now) = (self.host.resolvers() != self.resolvers, Instant::now());
+        if changed {
+            self.peers.hurry(now);
+        }
+        changed |= self.peers.table() != self.host.peers;
+        let procs = self.procs.look(self.kernel.labels());
+        changed |= procs != self.host.procs;
         for Watched { path, id, waits } in &self.watched {
             let found = self.kernel.identify(path)?;
             changed |= found != *id || (*waits && self.settling.is_made(path, Ages::of(path), now));
@@ -432,7 +463,11 @@ impl Agent {
                 return Ok(());
             }
         }
-        self.apply(self.policy.clone())?;
+        let before = std::mem::replace(&mut self.host.procs, procs);
+        if let Err(error) = self.apply(self.policy.clone()) {
+            self.host.procs = before;
+            return Err(error);
+        }
         self.label_running()
     }
 

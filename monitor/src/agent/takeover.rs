@@ -8,7 +8,10 @@ use serde_json::{Map, json};
 use super::{AgentError, say};
 use crate::{
     journal::ocsf::Stage,
-    kernel::pin::Generation,
+    kernel::{
+        load::{Kernel, chain},
+        pin::Generation,
+    },
     pipeline::{Pipeline, names::NameTable},
     state::State,
 };
@@ -55,6 +58,16 @@ impl Takeover {
     /// Who is in scope for them: a process that has left its uid is known by nothing else.
     pub(super) fn labels(&self) -> Vec<(u32, TaskLabel)> {
         self.generations.iter().filter_map(|generation| generation.labels().ok()).flatten().collect()
+    }
+
+    /// Lets the new programs know what the older ones have learnt, and may have learnt since the last time.
+    pub(super) fn teach(&self, kernel: &mut Kernel) {
+        for generation in &self.generations {
+            if let Err(error) = kernel.inherit(generation) {
+                let why = chain(&error);
+                eprintln!("flowwarden: names and counts of an earlier run are not taken over: {why}");
+            }
+        }
     }
 
     /// Until when a window that they have left is open; 0 for none.

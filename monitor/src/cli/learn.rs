@@ -22,7 +22,7 @@ use monitor::{
 use monitor_common::verdict::Sensor;
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::{explain::POLICY, init::write, journal::time, print};
+use super::{explain::POLICY, init::write, journal::time, print, with_peers};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -94,7 +94,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             watch(&present, directory.path(), length.unwrap_or_default(), arguments.cgroup_root.clone())?
         }
     };
-    let host = System::expected();
+    let host = with_peers(&present.policy);
     let faulty =
         |fault| PolicyError::Faulty { path: arguments.policy.clone().unwrap_or_default(), faults: vec![fault] };
     let learnt = learn::learn(&present.policy, &host, &journal, arguments.since, arguments.include_critical);
@@ -195,7 +195,7 @@ fn nothing(learnt: &Learnt) -> String {
 /// Tries the draft on what it was learnt from.
 fn left(draft: &Draft, journal: &Path, since: Option<SystemTime>) -> anyhow::Result<String> {
     let policy = parse::parse(&draft.text).map_err(|faults| anyhow!("what was learnt is no policy: {faults:?}"))?;
-    let mut judge = Judge::new(&policy, &System::expected()).map_err(|fault| anyhow!("what was learnt: {fault}"))?;
+    let mut judge = Judge::new(&policy, &with_peers(&policy)).map_err(|fault| anyhow!("what was learnt: {fault}"))?;
     let report = simulate(&mut judge, journal, since)?;
     let mut text = String::new();
     for row in &report.stopped {

@@ -22,10 +22,20 @@ mod sink;
 use std::{
     io::{self, Write as _},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
-use monitor::{agent::AgentError, policy::PolicyError};
+use monitor::{
+    agent::AgentError,
+    journal::terminal::plain,
+    policy::{
+        PolicyError,
+        host::System,
+        model::Policy,
+        peers::{self, Told},
+    },
+};
 
 /// Watches and restrains Node-RED from outside.
 #[derive(Debug, Parser)]
@@ -115,6 +125,21 @@ fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// How long whoever tries a policy waits for the addresses of the hosts that it names.
+const LOOKING_UP: Duration = Duration::from_secs(10);
+
+/// This machine, with the hosts that ingress rules name at the addresses that they have now.
+fn with_peers(policy: &Policy) -> System {
+    let (peers, told) = peers::look_up_all(policy, LOOKING_UP);
+    for told in told {
+        if let Told::Failed { name, why, .. } = told {
+            let why = plain(why.as_bytes());
+            eprintln!("flowwarden: warning: {name} cannot be looked up ({why}): it stands for no address");
+        }
+    }
+    System { peers, ..System::expected() }
 }
 
 /// Text that cannot command a terminal: names of files and settings are other people's.

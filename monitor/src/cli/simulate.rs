@@ -14,7 +14,10 @@ use monitor::{
     policy::{self, PolicyError, host::System},
 };
 
-use super::journal::{DIRECTORY, time};
+use super::{
+    journal::{DIRECTORY, time},
+    with_peers,
+};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -33,9 +36,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let host = System::expected();
-    let (policy, _) = policy::read(&arguments.policy, &host)?;
-    let mut judge = Judge::new(&policy, &host)
+    let (policy, _) = policy::read(&arguments.policy, &System::expected())?;
+    let mut judge = Judge::new(&policy, &with_peers(&policy))
         .map_err(|fault| PolicyError::Faulty { path: arguments.policy.clone(), faults: vec![fault] })?;
     if !arguments.journal.is_dir() {
         return Err(anyhow!(

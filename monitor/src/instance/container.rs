@@ -66,14 +66,58 @@ impl Stored {
 /// All containers that look like Node-RED, running or not; none where the engines' directories cannot be read.
 pub(crate) fn stored(root: &Root) -> Vec<Stored> {
     let docker = Path::new("/var/lib/docker/containers");
-    let podman = Path::new("/var/lib/containers/storage/overlay-containers");
+    let storage = Path::new("/var/lib/containers/storage");
     let list = |directory: &Path| root.list(directory, MOST).unwrap_or_default();
     let of_docker =
         list(docker).into_iter().filter_map(|id| from_docker(root, &docker.join(id).join("config.v2.json")));
-    let of_podman = list(podman)
-        .into_iter()
-        .filter_map(|id| from_podman(root, &podman.join(&id).join("userdata/config.json"), &id));
+    // One directory for each way of keeping layers: overlay-containers, vfs-containers.
+    let podman = list(storage).into_iter().filter(|name| name.ends_with("-containers"));
+    let of_podman = podman.flat_map(|name| {
+        let podman = storage.join(name);
+        let listed = listed(root, &podman.join("containers.json"));
+        let ids = list(&podman).into_iter();
+        let stored: Vec<_> = ids
+            .filter_map(|id| {
+                let file = podman.join(&id).join("userdata/config.json");
+                from_podman(root, &file, &id, listed.get(&id))
+            })
+            .collect();
+        stored
+    });
     of_docker.chain(of_podman).collect()
+}
+
+/// What the list of a storage says of a container, which its own description does not.
+#[derive(Debug, Default)]
+struct Listed {
+    name: Option<String>,
+    image: String,
+}
+
+/// The containers that a storage lists, by their ids.
+fn listed(root: &Root, file: &Path) -> BTreeMap<String, Listed> {
+    #[derive(Deserialize)]
+    struct Container {
+        id: String,
+        #[serde(default)]
+        names: Vec<String>,
+        /// JSON again.
+        #[serde(default)]
+        metadata: String,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Metadata {
+        #[serde(default)]
+        image_name: String,
+    }
+    let containers: Vec<Container> =
+        root.read(file, LIMIT).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let listed = containers.into_iter().map(|Container { id, names, metadata }| {
+        let Metadata { image_name } = serde_json::from_str(&metadata).unwrap_or_default();
+        (id, Listed { name: names.into_iter().next(), image: image_name })
+    });
+    listed.collect()
 }
 
 fn from_docker(root: &Root, file: &Path) -> Option<Stored> {
@@ -124,7 +168,7 @@ fn from_docker(root: &Root, file: &Path) -> Option<Stored> {
     stored.is_node_red(&config.image).then_some(stored)
 }
 
-fn from_podman(root: &Root, file: &Path, id: &str) -> Option<Stored> {
+fn from_podman(root: &Root, file: &Path, id: &str, listed: Option<&Listed>) -> Option<Stored> {
     #[derive(Deserialize)]
     struct Container {
         process: Process,
@@ -132,8 +176,6 @@ fn from_podman(root: &Root, file: &Path, id: &str) -> Option<Stored> {
         mounts: Vec<Mount>,
         #[serde(default)]
         hostname: String,
-        #[serde(default)]
-        annotations: BTreeMap<String, String>,
     }
     #[derive(Deserialize)]
     struct Process {
@@ -158,18 +200,17 @@ fn from_podman(root: &Root, file: &Path, id: &str) -> Option<Stored> {
         source: PathBuf,
     }
     let container: Container = serde_json::from_slice(&root.read(file, LIMIT).ok()?).ok()?;
-    let image = container.annotations.get("io.podman.annotations.image").cloned().unwrap_or_default();
     let stored = Stored {
         kind: Kind::Podman,
         id: id.to_owned(),
-        name: container.hostname,
+        name: listed.and_then(|listed| listed.name.clone()).unwrap_or(container.hostname),
         command: container.process.args,
         environment: environment(&container.process.env),
         uid: Some(container.process.user.uid),
         working_directory: Some(container.process.cwd).filter(|path| path.is_absolute()),
         mounts: container.mounts.into_iter().map(|mount| (mount.destination, mount.source)).collect(),
     };
-    stored.is_node_red(&image).then_some(stored)
+    stored.is_node_red(listed.map_or("", |listed| &listed.image)).then_some(stored)
 }
 
 /// Home Assistant calls the containers of its add-ons like this.
@@ -230,12 +271,19 @@ mod tests {
                          "user": { "uid": 1000 } },
             "mounts": [{ "destination": "/data", "type": "bind", "source": "/home/a/data" }],
         });
-        put("var/lib/containers/storage/overlay-containers/abc/userdata/config.json", &podman.to_string());
+        let storage = "var/lib/containers/storage/overlay-containers";
+        put(&format!("{storage}/abc/userdata/config.json"), &podman.to_string());
+        let named = json!({ "process": { "args": ["./entrypoint.sh"] }, "hostname": "the-hosts" });
+        put(&format!("{storage}/def/userdata/config.json"), &named.to_string());
+        let metadata = json!({ "image-name": "docker.io/nodered/node-red:4" }).to_string();
+        let list = json!([{ "id": "def", "names": ["plant"], "metadata": metadata }]);
+        put(&format!("{storage}/containers.json"), &list.to_string());
         let found = stored(&Root::at(directory.path()).unwrap());
         assert_eq!(
             found.iter().map(|one| (one.kind, one.id.as_str())).collect::<Vec<_>>(),
-            [(Kind::Docker, ID), (Kind::Podman, "abc")]
+            [(Kind::Docker, ID), (Kind::Podman, "abc"), (Kind::Podman, "def")]
         );
+        assert_eq!(found[2].name, "plant", "what it is called, and not its host");
         assert_eq!(found[0].on_host(Path::new("/data/settings.js")).unwrap(), Path::new("/srv/nodered/settings.js"));
         assert_eq!(found[0].on_host(Path::new("/etc/passwd")), None);
         assert_eq!((found[0].name.as_str(), found[0].uid, found[1].uid), ("my-nodered", None, Some(1000)));

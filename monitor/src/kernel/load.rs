@@ -30,9 +30,10 @@ use rustix::fs::{Mode, OFlags};
 use super::{
     abi, btf,
     btf::Btf,
+    inherit,
     install::Watched,
     link::{Links, Target},
-    pin::{self, Begun, PinError},
+    pin::{self, Begun, Generation, PinError},
     security::{self, Served},
     table,
 };
@@ -212,7 +213,7 @@ impl Kernel {
         let mut links = Links::default();
         load(&mut ebpf, &mut links, "identify")?;
         if let Some(directory) = pins.map(Begun::maps) {
-            for &name in pin::MAPS {
+            for &name in pin::MAPS.iter().chain(&inherit::MAPS) {
                 let map = ebpf.map(name).ok_or(KernelError::Absent(name))?;
                 map.pin(directory.join(name))
                     .map_err(|source| PinError::Refused { path: directory.clone(), source })?;
@@ -466,6 +467,11 @@ impl Kernel {
     /// Lets epochs begin after one that an earlier run has used.
     pub fn begin_after(&mut self, epoch: u32) {
         self.epoch = self.epoch.max(epoch);
+    }
+
+    /// Lets the programs know what those of an earlier run have learnt, and may have learnt since the last time.
+    pub fn inherit(&mut self, earlier: &Generation) -> Result<()> {
+        inherit::carry(&mut self.ebpf, earlier)
     }
 
     /// Notes a hook that does not run, for the record.

@@ -3,10 +3,12 @@
 pub mod abi;
 pub mod btf;
 pub mod inbound;
+mod inherit;
 mod install;
 mod link;
 pub mod load;
 pub mod pin;
+pub mod procs;
 pub mod scan;
 pub mod security;
 pub mod table;

@@ -22,7 +22,8 @@ use rustix::fs::{FlockOperation, flock, statfs};
 /// Where pins are kept unless another place is named.
 pub const DIRECTORY: &str = "/sys/fs/bpf/flowwarden";
 
-/// The maps that the next run has to find. Those that only programs use live as long as these.
+/// The maps that the next run has to find, beside those with what was [learnt](super::inherit). Those that only programs use
+/// live as long as these.
 pub(super) const MAPS: &[&str] = &["CONTROL", "COUNTERS", "EVENTS", "HANDLERS", "TASKS", "TOLD", "WINDOWS"];
 
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
@@ -162,7 +163,7 @@ pub struct Generation {
 }
 
 impl Generation {
-    fn map(&self, name: &str) -> std::result::Result<Map, MapError> {
+    pub(super) fn map(&self, name: &str) -> std::result::Result<Map, MapError> {
         Map::from_map_data(MapData::from_pin(self.path.join("map").join(name))?)
     }
 

@@ -175,7 +175,7 @@ pub fn compile(
         }
         let mut own = tree.emit(&mut compiled, epoch, slot, &mut next_node, host, identify);
         last.append(&mut own);
-        compiled.nets(instance, epoch, slot)?;
+        compiled.nets(instance, epoch, slot, host)?;
         compiled.resolvers(instance, epoch, slot, host);
         compiled.instances.push((slot, instance_of(instance, policy.enforce)));
         compiled.selectors(instance, slot, host)?;

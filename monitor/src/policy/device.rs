@@ -26,6 +26,17 @@ fn number(place: &Path) -> Option<u32> {
     encoded(fs::read_to_string(place.join("dev")).ok()?.trim())
 }
 
+/// Where file systems of this kind are mounted by a table of mounts (`proc_pid_mountinfo(5)`), with their numbers.
+pub fn mounted<'a>(mounts: &'a str, kind: &str) -> impl Iterator<Item = (&'a str, u32)> {
+    mounts.lines().filter_map(move |line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ').skip(2);
+        let number = fields.next().and_then(encoded)?;
+        let point = fields.nth(1)?;
+        (file_system.split(' ').next() == Some(kind)).then_some((point, number))
+    })
+}
+
 /// `major:minor` in the kernel's encoding.
 fn encoded(text: &str) -> Option<u32> {
     let (major, minor) = text.split_once(':')?;

@@ -13,12 +13,16 @@ use monitor_common::{
     policy::{Class, Direction},
 };
 
-use crate::instance::{account::Accounts, root::Root};
+use crate::{
+    instance::{account::Accounts, root::Root},
+    kernel::procs,
+};
 
 use super::{
     Fault,
     model::{Action, At, InstancePolicy, Names, Policy, Select},
-    name,
+    name::{self, DnsName},
+    peers::Table,
 };
 
 /// The machine, as far as a policy is concerned.
@@ -43,6 +47,14 @@ pub trait Host {
     fn can_deny(&self) -> CanDeny;
     /// Where this machine looks names up.
     fn resolvers(&self) -> Vec<IpAddr> {
+        Vec::new()
+    }
+    /// Numbers of the proc file systems that the instance with this slot sees beside this machine's own.
+    fn procs(&self, _slot: u16) -> Vec<u32> {
+        Vec::new()
+    }
+    /// Addresses of a host that an ingress rule names, as far as they are known.
+    fn addresses(&self, _name: &DnsName) -> Vec<IpAddr> {
         Vec::new()
     }
 }
@@ -91,6 +103,10 @@ pub struct System {
     pub cgroup_mount: PathBuf,
     /// What can be refused. Before the sensors run: traffic, as on most kernels.
     pub can_deny: CanDeny,
+    /// Addresses of the hosts that ingress rules name: what [`Peers`](super::peers::Peers) has found out.
+    pub peers: Table,
+    /// The proc file systems that instances see, by slot.
+    pub procs: procs::Seen,
 }
 
 impl System {
@@ -110,6 +126,8 @@ impl System {
         Self {
             cgroup_mount: cgroup_mount().unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")),
             can_deny: CanDeny { network: true, inbound: true, ..CanDeny::default() },
+            peers: Table::new(),
+            procs: procs::Seen::new(),
         }
     }
 }
@@ -134,6 +152,14 @@ pub fn cgroup_mount() -> Option<PathBuf> {
 impl Host for System {
     fn resolvers(&self) -> Vec<IpAddr> {
         name::resolvers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+    }
+
+    fn procs(&self, slot: u16) -> Vec<u32> {
+        self.procs.get(&slot).into_iter().flatten().copied().collect()
+    }
+
+    fn addresses(&self, name: &DnsName) -> Vec<IpAddr> {
+        self.peers.get(name).into_iter().flatten().copied().collect()
     }
 
     fn uid(&self, user: &str) -> Option<u32> {

@@ -12,6 +12,7 @@ pub mod model;
 pub mod name;
 pub mod own;
 pub mod parse;
+pub mod peers;
 pub mod preset;
 pub mod settle;
 

@@ -7,6 +7,7 @@ use std::{
 
 use monitor_common::{
     Access, Verdict,
+    decide::map_v4,
     policy::{Class, Direction, Maintenance},
 };
 
@@ -215,6 +216,17 @@ pub struct Prefix {
     pub bits: u8,
 }
 
+impl From<IpAddr> for Prefix {
+    /// That address alone.
+    fn from(address: IpAddr) -> Self {
+        let address = match address {
+            IpAddr::V4(address) => map_v4(address.octets()),
+            IpAddr::V6(address) => address.octets(),
+        };
+        Self { address, bits: 128 }
+    }
+}
+
 /// A rule for addresses and names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetRule {
@@ -222,7 +234,7 @@ pub struct NetRule {
     pub direction: Direction,
     /// The addresses.
     pub prefixes: Vec<Prefix>,
-    /// The names; for outgoing traffic only.
+    /// The names; for incoming traffic whole ones only, whose addresses [`peers`](super::peers) finds.
     pub names: Vec<DnsName>,
     /// First and last port; all ports when there is none.
     pub ports: Vec<(u16, u16)>,

@@ -69,6 +69,12 @@ impl DnsName {
         Ok(Self { name, below })
     }
 
+    /// Whether it stands for all names below one.
+    #[must_use]
+    pub fn is_wild(&self) -> bool {
+        self.below
+    }
+
     /// Those that mean this one too, the nearest first.
     pub fn around(&self) -> impl Iterator<Item = Self> + '_ {
         let dots = self.name.match_indices('.').map(|(dot, _)| dot + 1);

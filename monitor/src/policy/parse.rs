@@ -28,6 +28,7 @@ use super::{
     },
     name::DnsName,
     own,
+    peers::{self, MAX_PEERS},
 };
 
 /// Deepest path that a rule can name, in components.
@@ -216,6 +217,10 @@ impl<'a> Reader<'a> {
         let rules: usize = policy.instances.iter().map(|instance| instance.files.len() + instance.nets.len()).sum();
         if rules > usize::from(u16::MAX) {
             self.fault(0, format!("{rules} rules, one for each path; at most {} fit in one policy", u16::MAX));
+        }
+        let peers = peers::names(&policy).collect::<BTreeSet<_>>().len();
+        if peers > MAX_PEERS {
+            self.fault(0, format!("{peers} names in `from`; at most {MAX_PEERS} in one policy are looked up"));
         }
         self.finish(&table);
         policy
@@ -705,8 +710,14 @@ impl<'a> Reader<'a> {
         if let Some(value) = self.required(&mut table, end) {
             for (text, at) in self.strings(value, &format!("`{end}`")) {
                 if let Some(name) = self.party(text, at, &mut prefixes) {
-                    if matches!(direction, Direction::Ingress) {
-                        self.fault(at, format!("\"{text}\": who connects is known by address only; write addresses"));
+                    if direction == Direction::Ingress && name.is_wild() {
+                        self.fault(
+                            at,
+                            format!(
+                                "\"{text}\": who connects shows an address, and nobody can tell all names below one; \
+                                 name each host, or write its addresses"
+                            ),
+                        );
                     }
                     names.push(name);
                 }
@@ -748,7 +759,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         if let Ok(address) = text.parse::<IpAddr>() {
-            prefixes.push(prefix(IpNet::from(address)));
+            prefixes.push(address.into());
             return None;
         }
         let hint = suggest(text, GROUPS.iter().map(|&(name, _)| name));
@@ -998,6 +1009,7 @@ mod tests {
             ),
             ("[[instance.egress]]\nto = [\"10.0.0.1/8\"]\nverdict = \"deny\"\n", "did you mean \"10.0.0.0/8\""),
             ("[[instance.egress]]\nto = [\"10.0.0.300\"]\nverdict = \"deny\"\n", "no address either"),
+            ("[[instance.ingress]]\nfrom = [\"*.plant.example\"]\nverdict = \"allow\"\n", "name each host"),
             ("[[instance.egress]]\nto = [\"any\"]\nports = [\"9-1\"]\nverdict = \"deny\"\n", "a port is"),
             ("[[instance.egress]]\nto = [\"any\"]\nprotocol = \"icmp\"\nverdict = \"deny\"\n", "`protocol` is"),
             ("[[instance.egress]]\nto = [\"any\"]\n", "`verdict` is missing"),
@@ -1148,6 +1160,12 @@ mod tests {
         assert!(
             parse(&format!("version = 1\n{many}")).unwrap_err().iter().any(|fault| fault.what.contains("65 instances"))
         );
+        let from = |count: usize| {
+            let names: Vec<_> = (0..count).map(|number| format!("h{number}.lan")).collect();
+            format!("{HEAD}[[instance.ingress]]\nfrom = {names:?}\nverdict = \"allow\"\n")
+        };
+        assert!(parse(&from(MAX_PEERS)).is_ok());
+        assert!(parse(&from(MAX_PEERS + 1)).unwrap_err()[0].what.contains("257 names in `from`"));
         let long = "n".repeat(NAME_LEN);
         assert!(parse(&HEAD.replace("\"a\"", &format!("{long:?}"))).is_err());
         assert!(parse(&HEAD.replace("\"a\"", &format!("{:?}", &long[1..]))).is_ok());

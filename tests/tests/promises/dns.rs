@@ -28,7 +28,7 @@ fn host(number: u8) -> IpAddr {
 }
 
 /// Where the C library of this machine looks names up.
-fn system_resolver() -> IpAddr {
+pub(super) fn system_resolver() -> IpAddr {
     let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let named = text.lines().find_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok());
     named.unwrap_or(Ipv4Addr::LOCALHOST.into())

@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketType, bind, connect as ask, socket, socko
 const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// Where Node-RED is, seen from somebody in the world.
-fn home(seen_from: IpAddr) -> IpAddr {
+pub(super) fn home(seen_from: IpAddr) -> IpAddr {
     match seen_from {
         IpAddr::V4(world) => {
             let [a, b, c, _] = world.octets();
@@ -45,7 +45,8 @@ fn connect(network: &Network, from: IpAddr, port: u16) -> Result<TcpStream> {
     })
 }
 
-fn reaches(network: &Network, from: IpAddr, port: u16) -> bool {
+/// Whether somebody at an address in the world gets a connection to a port of Node-RED.
+pub(super) fn reaches(network: &Network, from: IpAddr, port: u16) -> bool {
     connect(network, from, port).is_ok()
 }
 
@@ -105,7 +106,7 @@ fn the_editor_is_reached_from_the_local_network_and_by_a_declared_proxy_only() -
 }
 
 /// A server for both families, and one for datagrams, in a Function node.
-fn servers(port: u16) -> Flow {
+pub(super) fn servers(port: u16) -> Flow {
     let code = format!(
         "const socket = dgram.createSocket('udp4');
          socket.on('message', text => node.warn('datagram ' + text));

@@ -6,6 +6,7 @@
 mod audit;
 mod brokers;
 mod changes;
+mod containers;
 mod contrib;
 mod deployments;
 mod disk;
@@ -23,6 +24,8 @@ mod metrics;
 mod names;
 mod negative;
 mod palette;
+mod peers;
+mod pinned;
 mod presets;
 mod processes;
 mod race;

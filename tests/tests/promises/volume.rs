@@ -13,7 +13,7 @@ const RULE: &str = "uploads";
 const MIB: usize = 1 << 20;
 
 /// A Function node that sends so many bytes over one connection.
-fn upload(to: SocketAddr, bytes: usize) -> Flow {
+pub(super) fn upload(to: SocketAddr, bytes: usize) -> Flow {
     let code = format!(
         "const socket = net.connect({{ host: '{}', port: {} }}, () => socket.end(Buffer.alloc({bytes})));
          socket.resume();

@@ -102,7 +102,8 @@ fn protects(page: &mut Page, found: &Found<'_>) {
         page.line(&format!("about: {} of {path}{healed}", access.join(", ")));
     }
     if let Some(rule) = found.net {
-        let who: Vec<_> = rule.prefixes.iter().map(ToString::to_string).collect();
+        let names = rule.names.iter().map(ToString::to_string);
+        let who: Vec<_> = names.chain(rule.prefixes.iter().map(ToString::to_string)).collect();
         let ports: Vec<_> = rule
             .ports
             .iter()

@@ -25,6 +25,11 @@ path = "node_modules/**"
 access = ["write"]
 verdict = "deny"
 maintenance = "palette"
+[[instance.ingress]]
+id = "proxy"
+from = ["10.1.0.0/16", "proxy.lan"]
+ports = [1880]
+verdict = "allow"
 "#;
 
 fn source() -> Source {
@@ -140,6 +145,13 @@ fn a_rule_is_told_with_whom_it_has_met() {
         assert!(find(directory.path(), id).unwrap().found.is_some(), "{id}");
     }
     assert!(find(directory.path(), "9").unwrap().found.is_none());
+}
+
+#[test]
+fn a_rule_about_traffic_is_told_with_its_names_and_addresses() {
+    let nobody = met(tempfile::tempdir().unwrap().path(), "proxy").unwrap();
+    let text = rule("proxy", Some(&source()), &nobody.found).unwrap();
+    assert!(text.contains("about: connections from proxy.lan, 10.1.0.0/16, port 1880"), "{text}");
 }
 
 #[test]

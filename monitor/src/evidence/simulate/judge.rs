@@ -24,6 +24,7 @@ use crate::{
         compile::{Compiled, RuleInfo, Seen, compile},
         host::Host,
         model::{Policy, Select},
+        name::DnsName,
         own,
         settle::{GONE, GRACE, MADE, YOUNG},
     },
@@ -161,6 +162,9 @@ impl Host for Paper<'_> {
     }
     fn devices(&self, _: u32) -> Vec<u32> {
         Vec::new()
+    }
+    fn addresses(&self, name: &DnsName) -> Vec<IpAddr> {
+        self.0.addresses(name)
     }
     fn can_deny(&self) -> crate::policy::host::CanDeny {
         self.0.can_deny()

@@ -7,7 +7,6 @@ use std::{
 };
 
 use monitor_common::{
-    decide::map_v4,
     dns::{NameRulesKey, ResolverKey},
     policy::{Class, Direction, MAX_NET_RULES, NET_HEAD_BITS, NetKey, NetRule, NetRules, Rule},
 };
@@ -23,7 +22,13 @@ use crate::policy::{
 
 impl Compiled {
     /// Takes up the rules of an instance.
-    pub(super) fn nets(&mut self, instance: &InstancePolicy, epoch: u32, slot: u16) -> Result<(), Fault> {
+    pub(super) fn nets(
+        &mut self,
+        instance: &InstancePolicy,
+        epoch: u32,
+        slot: u16,
+        host: &dyn Host,
+    ) -> Result<(), Fault> {
         let mut by_prefix: BTreeMap<(u16, Prefix), Vec<NetRule>> = BTreeMap::new();
         let mut by_name: BTreeMap<&DnsName, Vec<NetRule>> = BTreeMap::new();
         for rule in &instance.nets {
@@ -44,11 +49,15 @@ impl Compiled {
                     rule: rule_of(&rule.action, index),
                 })
             };
-            for &prefix in &rule.prefixes {
+            // Nobody but the machine's resolver tells who connects; what the instance connects to, the answers that it gets.
+            let (asked, looked_up): (Vec<_>, Vec<_>) =
+                rule.names.iter().partition(|_| rule.direction == Direction::Egress);
+            let peers = looked_up.into_iter().flat_map(|name| host.addresses(name)).map(Prefix::from);
+            for prefix in rule.prefixes.iter().copied().chain(peers) {
                 let single = u8::from(prefix.bits == 128);
                 by_prefix.entry((rule.direction as u16, prefix)).or_default().extend(rules(single));
             }
-            for name in &rule.names {
+            for name in asked {
                 by_name.entry(name).or_default().extend(rules(0));
             }
         }
@@ -82,10 +91,7 @@ impl Compiled {
             }
         }
         self.resolvers.extend(addresses.into_iter().map(|address| {
-            let address = match address {
-                IpAddr::V4(address) => map_v4(address.octets()),
-                IpAddr::V6(address) => address.octets(),
-            };
+            let Prefix { address, .. } = address.into();
             ResolverKey { address, epoch, instance: slot.into() }
         }));
     }

@@ -10,7 +10,13 @@ use monitor_common::{
 use proptest::prelude::*;
 
 use super::{net::masked, *};
-use crate::policy::{host::CanDeny, model::Select, parse::parse};
+use crate::policy::{
+    host::{CanDeny, System},
+    model::{Prefix, Select},
+    name::DnsName,
+    parse::parse,
+    peers::Table,
+};
 
 /// The map entries in ordinary maps.
 pub(in crate::policy) struct Tables {
@@ -477,6 +483,62 @@ fn of_two_names_of_one_file_the_stricter_rule_holds() {
             assert_eq!(decision.verdict, Verdict::Kill, "{path}");
         }
     }
+}
+
+#[test]
+fn a_host_that_connects_ranks_as_its_addresses_do_and_matches_nothing_until_they_are_known() {
+    let rules = "[[instance.ingress]]\nfrom = [\"private\"]\nverdict = \"log\"\n\
+        [[instance.ingress]]\nfrom = [\"any\"]\nverdict = \"deny\"\n\
+        [[instance.ingress]]\nfrom = [\"proxy.lan\", \"new.lan\"]\nports = [1880]\nverdict = \"allow\"\n";
+    let known = [("proxy.lan", &["10.0.0.7", "2001:db8::7"][..]), ("other.lan", &["10.0.0.9"])];
+    let table = |(name, addresses): (&str, &[&str])| {
+        (DnsName::parse(name).unwrap(), addresses.iter().map(|address| address.parse().unwrap()).collect())
+    };
+    for (peers, allowed) in [(Table::new(), false), (known.map(table).into(), true)] {
+        let host = System { peers, ..System::new() };
+        let tables = Tables::new(try_compile("{ uid = 9 }", rules, &[("a", 0)], &host).unwrap());
+        let verdict = |address: &str, port| {
+            let Prefix { address, .. } = address.parse::<IpAddr>().unwrap().into();
+            let key = NetKey { epoch: EPOCH, instance: 0, direction: 1, address };
+            decide::net(&tables, &tables.subject(), &key, port, 6).verdict
+        };
+        for (address, otherwise) in [("10.0.0.7", Verdict::Log), ("2001:db8::7", Verdict::Deny)] {
+            assert_eq!(verdict(address, 1880), if allowed { Verdict::Allow } else { otherwise }, "{address}");
+            assert_eq!(verdict(address, 80), otherwise, "{address}");
+        }
+        assert_eq!(verdict("10.0.0.9", 1880), Verdict::Log, "another's address");
+    }
+}
+
+#[test]
+fn rules_about_proc_hold_in_the_proc_of_a_container_but_not_those_about_the_guards_own_process() {
+    const OTHER: u32 = 47;
+    let text = rule("\"/proc/**/*environ\", \"/proc/sys/kernel/core_pattern\"", "\"read\"", "deny");
+    let mut policy = policy_of(&text);
+    let mut own = policy.instances[0].files[0].clone();
+    (own.path, own.names, own.at_once) = ("/proc/4711".into(), Names::Below, true);
+    policy.instances[0].files.push(own);
+    let host = System { procs: BTreeMap::from([(0, BTreeSet::from([OTHER]))]), ..System::new() };
+    let slots = BTreeMap::from([("a".to_owned(), 0)]);
+    let compiled = compile(&policy, EPOCH, &slots, &host, &mut |path| Some(seen(path))).unwrap();
+    let tables = Tables::new(compiled);
+    // Nothing else that the container's names lead through is known.
+    let inside = |path: &str| {
+        let (proc, mut view) = (id_of(Path::new("/proc")), View::new(Path::new(path)));
+        for id in &mut view.ids {
+            *id =
+                if *id == proc { InodeId { ino: 1, dev: OTHER, generation: 0 } } else { InodeId { dev: OTHER, ..*id } };
+        }
+        decide::file(&tables, &tables.subject(), &mut view, Access::READ, &mut Work::NEW.clone()).verdict
+    };
+    for path in ["/proc/1/environ", "/proc/4711/environ", "/proc/sys/kernel/core_pattern"] {
+        assert_eq!((inside(path), file(&tables, path, Access::READ).0), (Verdict::Deny, Verdict::Deny), "{path}");
+    }
+    assert_eq!(
+        (inside("/proc/4711/maps"), file(&tables, "/proc/4711/maps", Access::READ).0),
+        (Verdict::Allow, Verdict::Deny)
+    );
+    assert_eq!(inside("/proc/1/maps"), Verdict::Allow);
 }
 
 #[test]

@@ -58,6 +58,9 @@ fn speaks(rules: &RuleSet) -> bool {
     rules.iter().any(Rule::is_set)
 }
 
+/// The number of the root of every proc file system, `PROC_ROOT_INO` of `include/linux/proc_fs.h`.
+const PROC_ROOT: u64 = 1;
+
 /// Patterns of one kind under one node as rules name them: the bytes as they are compared.
 type Patterns = BTreeMap<Vec<u8>, RuleSet>;
 
@@ -317,6 +320,37 @@ impl Tree {
         devices
     }
 
+    /// Has the rules about `/proc` hold in the other proc file systems that the instance sees, by a node of this number, if
+    /// there are any. Answers with the branch that it is like.
+    fn other_procs(
+        &self,
+        compiled: &mut Compiled,
+        (epoch, slot): (u32, u16),
+        (first, node): (u32, u32),
+        host: &dyn Host,
+    ) -> Option<usize> {
+        let others = host.procs(slot);
+        let proc = self.branches.iter().position(|branch| branch.path == Path::new("/proc"))?;
+        if others.is_empty() {
+            return None;
+        }
+        let Branch { children, patterns, .. } = &self.branches[proc];
+        // There the guard has another number than here, and the number that it has here is somebody else's.
+        for (name, &child) in children.iter().filter(|&(_, &child)| !self.branches[child].at_once) {
+            if let Some(name) = Name::new(name) {
+                let child = first + u32::try_from(child).unwrap_or(u32::MAX);
+                compiled.children.push((ChildKey { epoch, node, name }, child));
+            }
+        }
+        for (kind, patterns) in patterns[..2].iter().enumerate() {
+            compiled.patterns(epoch, node, kind, &with_shorter(patterns));
+        }
+        let root = |dev| InodeId { ino: PROC_ROOT, dev, generation: 0 };
+        let key = |dev| InodeKey { id: root(dev), epoch, instance: u32::from(slot) };
+        compiled.inodes.extend(others.into_iter().map(|dev| (key(dev), node)));
+        Some(proc)
+    }
+
     /// Answers with the guard's own paths to be watched, which take what room the policy's leave.
     pub(super) fn emit(
         mut self,
@@ -433,6 +467,10 @@ impl Tree {
             }
             compiled.inodes.push((key, number(extra)));
             nodes.push(node);
+            extra += 1;
+        }
+        if let Some(proc) = self.other_procs(compiled, (epoch, slot), (first, number(extra)), host) {
+            nodes.push(nodes[proc]);
             extra += 1;
         }
         for (device, own) in self.devices(&found, host) {

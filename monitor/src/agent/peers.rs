@@ -1,0 +1,77 @@
+//! Hosts that ingress rules name: kept for the next run, and told when their addresses change.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Instant,
+};
+
+use serde_json::{Map, json};
+
+use super::{Agent, AgentError, say};
+use crate::{
+    journal::ocsf::Stage,
+    policy::{
+        name::DnsName,
+        peers::{Peers, Table, Told},
+    },
+    state::State,
+};
+
+/// Where their addresses are kept, in the state directory: a guard that starts before the network does knows them.
+const KEPT: &str = "peers.json";
+
+type Kept = BTreeMap<String, BTreeSet<IpAddr>>;
+
+/// Those that an earlier run has known.
+pub(super) fn open(state: &State) -> Result<Peers, AgentError> {
+    let kept: Kept = state.read(KEPT)?.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let known = kept.into_iter().filter_map(|(name, addresses)| Some((DnsName::parse(&name).ok()?, addresses)));
+    Ok(Peers::new(&known.collect(), Instant::now()))
+}
+
+fn keep(state: &State, table: &Table) -> Result<(), AgentError> {
+    let kept: Kept = table.iter().map(|(name, addresses)| (name.to_string(), addresses.clone())).collect();
+    Ok(state.write(KEPT, &serde_json::to_vec(&kept).unwrap_or_default())?)
+}
+
+impl Agent {
+    /// Says and records what became of look-ups, and keeps the addresses that are in force.
+    pub(super) fn tell_peers(&self, all: &[Told]) {
+        for told in all {
+            let (stage, message, details) = words(told);
+            say(&message);
+            self.pipeline.lifecycle(stage, &message, &Map::from_iter(details));
+        }
+        let changed = all.iter().any(|told| matches!(told, Told::Changed { .. }));
+        if changed && let Err(error) = keep(&self.state, &self.host.peers) {
+            eprintln!("flowwarden: {error}");
+        }
+    }
+}
+
+fn words(told: &Told) -> (Stage, String, Vec<(String, serde_json::Value)>) {
+    match told {
+        Told::Changed { name, before, now } => {
+            let was = if before.is_empty() { String::new() } else { format!(", until now {}", list(before)) };
+            let message = format!("{name} in ingress rules is {}{was}", list(now));
+            let details = [("name", json!(name.to_string())), ("addresses", json!(now)), ("before", json!(before))];
+            (Stage::Reload, message, details.map(|(key, value)| (key.to_owned(), value)).into())
+        }
+        Told::Failed { name, why, kept } => {
+            let then = if kept.is_empty() {
+                "it stands for no address until it can be".to_owned()
+            } else {
+                format!("it stays {}", list(kept))
+            };
+            let message = format!("{name} in ingress rules cannot be looked up: {why}; {then}");
+            let details = [("name", json!(name.to_string())), ("addresses", json!(kept)), ("error", json!(why))];
+            (Stage::Error, message, details.map(|(key, value)| (key.to_owned(), value)).into())
+        }
+    }
+}
+
+fn list(addresses: &BTreeSet<IpAddr>) -> String {
+    let shown: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    shown.join(", ")
+}
