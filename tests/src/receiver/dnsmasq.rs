@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, net::IpAddr, process::Command};
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::{PATIENCE, Program};
+use super::{PATIENCE, server::Program};
 use crate::{needs, netns::NetNs, wait};
 
 /// dnsmasq at port 53 of some addresses in a namespace.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{PATIENCE, Program};
+use super::{PATIENCE, server::Program};
 use crate::{needs, wait};
 
 const PROGRAM: &str = "/lib/systemd/systemd-journald";
