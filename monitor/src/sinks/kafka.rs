@@ -151,24 +151,20 @@ fn record(message: &Message) -> Record {
 /// Whether it is the records' fault.
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
 fn refusal(error: Error) -> Refusal {
-    match &error {
-        Error::ServerError { protocol_error, error_message, .. } => {
-            let why = format!("{protocol_error:?} {}", error_message.as_deref().unwrap_or_default());
-            let why = format!("the broker answers {}", why.trim_end());
-            match protocol_error {
-                ProtocolError::MessageTooLarge | ProtocolError::RecordListTooLarge | ProtocolError::InvalidRecord => {
-                    Refusal::Never(why)
-                }
-                _ => Refusal::Later(why),
-            }
+    let Error::ServerError { protocol_error, error_message, .. } = &error else {
+        let why = error.to_string();
+        return Refusal::Later(match why.split_once(NO_LOGIN) {
+            Some((_, why)) => format!("the login is refused: {why}"),
+            None => why,
+        });
+    };
+    let why = format!("{protocol_error:?} {}", error_message.as_deref().unwrap_or_default());
+    let why = format!("the broker answers {}", why.trim_end());
+    match protocol_error {
+        ProtocolError::MessageTooLarge | ProtocolError::RecordListTooLarge | ProtocolError::InvalidRecord => {
+            Refusal::Never(why)
         }
-        _ => {
-            let why = error.to_string();
-            Refusal::Later(match why.split_once(NO_LOGIN) {
-                Some((_, why)) => format!("the login is refused: {why}"),
-                None => why,
-            })
-        }
+        _ => Refusal::Later(why),
     }
 }
 

@@ -236,7 +236,7 @@ fn deploy(flows: &Path, version: u32) -> Result<()> {
         }
         node
     });
-    Ok(fs::write(flows, Value::from_iter(nodes).to_string())?)
+    Ok(fs::write(flows, nodes.collect::<Value>().to_string())?)
 }
 
 #[test]

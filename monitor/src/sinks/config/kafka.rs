@@ -68,13 +68,10 @@ fn sasl(reader: &mut Reader<'_>, table: &mut Table<'_, '_>, is_plain: bool) -> O
             return None;
         }
     };
-    match login {
-        Some(login) => Some(Some((mechanism, login))),
-        None => {
-            reader.fault(at, "`mechanism` goes with `user`, and `password-file` or `password-credential`");
-            None
-        }
+    if login.is_none() {
+        reader.fault(at, "`mechanism` goes with `user`, and `password-file` or `password-credential`");
     }
+    login.map(|login| Some((mechanism, login)))
 }
 
 #[cfg(test)]
