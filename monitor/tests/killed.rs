@@ -37,7 +37,7 @@ const KILLS: u32 = 100;
 /// Segments of some hundred lines; none is removed.
 const LIMITS: Limits = Limits { segment_bytes: 256 << 10, max_bytes: 1 << 30, max_age: None };
 /// Events are written in such bursts, with such pauses.
-const BURST: u64 = 12;
+const BURST: u64 = 4;
 const PAUSE: Duration = Duration::from_millis(5);
 /// One in so many events is of the rule that the sink is for which has a request for each.
 const RARE: u64 = 6;
