@@ -1,14 +1,16 @@
 //! Sinks whose receivers fail in every way that networks know: nothing is lost, and at most one batch comes twice.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
+mod receiver;
+
 use std::{
-    collections::BTreeMap,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    collections::{BTreeMap, BTreeSet},
+    io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
     path::Path,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU16, Ordering},
     },
     thread,
@@ -20,6 +22,7 @@ use monitor::{
     policy::parse::parse,
     sinks::{Sinks, cursor::Cursor},
 };
+use receiver::{Arrived, stub::Server, take};
 use serde_json::{Value, json};
 
 /// How many events there are before and after a fault, and during it: more than a batch.
@@ -142,96 +145,14 @@ fn reset(stream: &TcpStream) {
     assert_eq!(done, 0);
 }
 
-/// How often each event has arrived.
-type Arrived = Arc<Mutex<BTreeMap<String, usize>>>;
-
 /// A web server that takes events as the four kinds of sinks send them.
-fn server(arrived: &Arrived, way: &Way) -> SocketAddr {
-    let (arrived, way) = (Arc::clone(arrived), Arc::clone(way));
-    listen(move |path, body| match Fault::of(&way) {
+fn server(arrived: &Arrived, way: &Way) -> Server {
+    let (arrived, way) = (arrived.clone(), Arc::clone(way));
+    Server::start(move |request| match Fault::of(&way) {
         Fault::TooMany => (429, String::new()),
         Fault::Unavailable => (503, String::new()),
-        _ => (200, take(path, body, &arrived)),
+        _ => (200, take(request, &arrived)),
     })
-}
-
-/// A web server that answers by path and body.
-fn listen(answer: impl Fn(&str, &[u8]) -> (u16, String) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let answer = Arc::new(answer);
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (stream, answer) = (stream.unwrap(), Arc::clone(&answer));
-            thread::spawn(move || serve(&mut BufReader::new(stream), &*answer));
-        }
-    });
-    address
-}
-
-fn serve(stream: &mut BufReader<TcpStream>, answer: &impl Fn(&str, &[u8]) -> (u16, String)) -> Option<()> {
-    loop {
-        let (mut path, mut length, mut line) = (String::new(), 0, String::new());
-        while stream.read_line(&mut line).ok()? > 0 && line.trim_end() != "" {
-            if let Some(rest) = line.strip_prefix("POST ") {
-                rest.split(' ').next()?.clone_into(&mut path);
-            }
-            if let Some(rest) = line.to_lowercase().strip_prefix("content-length: ") {
-                length = rest.trim().parse().ok()?;
-            }
-            line.clear();
-        }
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).ok()?;
-        let (status, said) = answer(&path, &body);
-        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", said.len());
-        stream.get_mut().write_all(format!("{head}{said}").as_bytes()).ok()?;
-    }
-}
-
-/// Takes what is in a request, and answers as its kind of receiver does.
-fn take(path: &str, body: &[u8], arrived: &Arrived) -> String {
-    let mut arrived = arrived.lock().unwrap();
-    let mut count = |id: &Value| -> usize {
-        let count = arrived.entry(id.as_str().unwrap().to_owned()).or_default();
-        *count += 1;
-        *count
-    };
-    let values = serde_json::Deserializer::from_slice(body).into_iter::<Value>().map(Result::unwrap);
-    if path.ends_with("/_bulk") {
-        let ids: Vec<_> = values.filter_map(|line| line.pointer("/create/_id").cloned()).collect();
-        let items: Vec<_> = ids
-            .iter()
-            .map(|id| {
-                let status = if count(id) == 1 { 201 } else { 409 };
-                json!({ "create": { "_id": id, "status": status } })
-            })
-            .collect();
-        return json!({ "items": items }).to_string();
-    }
-    match path {
-        "/services/collector/event" => {
-            for event in values {
-                count(&event["event"]["metadata"]["uid"]);
-            }
-            json!({ "code": 0, "ackId": 1 }).to_string()
-        }
-        "/v1/logs" => {
-            let body: Value = serde_json::from_slice(body).unwrap();
-            let records = body.pointer("/resourceLogs/0/scopeLogs/0/logRecords").unwrap().as_array().unwrap();
-            for record in records {
-                count(&record["attributes"][0]["value"]["stringValue"]);
-            }
-            "{}".to_owned()
-        }
-        "/hook" => {
-            for event in values {
-                count(&event["metadata"]["uid"]);
-            }
-            String::new()
-        }
-        _ => json!({ "acks": { "1": true } }).to_string(),
-    }
 }
 
 fn append(journal: &Journal, count: u64) {
@@ -265,7 +186,7 @@ fn survives(fault: Fault) {
     let mut receivers = Vec::new();
     for (name, path, most, share) in SINKS {
         let arrived = Arrived::default();
-        let address = proxy(server(&arrived, &way), &way);
+        let address = proxy(server(&arrived, &way).address(), &way);
         let token =
             if name == "splunk" { format!("token-file = \"{}\"\n", token.path().display()) } else { String::new() };
         let rule = if share > 1 { "rule = \"rare\"\n" } else { "" };
@@ -294,7 +215,7 @@ fn survives(fault: Fault) {
     let arrive = |count: u64| {
         for (name, _, share, arrived) in &receivers {
             wait(name, || {
-                let found = arrived.lock().unwrap().len() as u64;
+                let found = arrived.len() as u64;
                 if found >= count / share { Ok(()) } else { Err(format!("{found} of {count}: {:?}", cursor(name))) }
             });
         }
@@ -315,13 +236,18 @@ fn survives(fault: Fault) {
     arrive(MANY + 2 * FEW);
     drop(sinks);
     for (name, most, share, arrived) in &receivers {
-        let arrived = arrived.lock().unwrap();
         assert_eq!(arrived.len() as u64, (MANY + 2 * FEW) / share, "{name}");
-        let twice = arrived.values().filter(|&&count| count > 1).count();
+        let (mut seen, mut twice) = (BTreeSet::new(), BTreeSet::new());
+        for id in arrived.since(0).concat() {
+            if !seen.insert(id.clone()) {
+                twice.insert(id);
+            }
+        }
+        let twice = twice.len();
         assert!(twice <= *most, "{name}: {twice} events came twice");
         assert_eq!(cursor(name).unwrap().dead, 0, "{name}: events were put aside");
         if fault == Fault::Unanswered {
-            assert!(twice > 0, "{name}: no answer was lost");
+            assert!(twice > 0, "{name}: no answer was lost in {} requests", arrived.requests());
         }
     }
     writer.close().unwrap();
@@ -401,17 +327,14 @@ fn of_a_bulk_that_fails_in_parts_only_those_parts_go_again_and_what_is_wrong_is_
     const ALL: u64 = 700;
     let directory = tempfile::tempdir().unwrap();
     let journal = directory.path().join("journal");
-    let index = Arc::new(Mutex::new(Index::default()));
-    let shared = Arc::clone(&index);
-    let server = listen(move |_, body| (200, shared.lock().unwrap().bulk(body)));
-    let address = proxy(server, &Way::default());
+    let (server, index) = Server::with(Index::default(), |index, request| (200, index.bulk(&request.body)));
     let mut writer = Journal::open(&journal, Limits::default()).unwrap();
     for number in 1..=ALL {
         // The severity is what ECS keeps of the number.
         let event = json!({ "severity_id": number, "class_uid": 1001, "unmapped": { "verdict": "log", "rule": "r" } });
         writer.append(event, Durability::Grouped);
     }
-    let sink = format!("type = \"elastic\"\nurl = \"http://{address}\"\nown-events = false\nfrom = \"beginning\"");
+    let sink = format!("type = \"elastic\"\nurl = \"{}\"\nown-events = false\nfrom = \"beginning\"", server.url(""));
     let text = policy(&format!("name = \"elastic\"\n{sink}"));
     let sinks = Sinks::start(&parse(&text).unwrap().sinks, writer.spool());
     let poison: Vec<_> = (1..=ALL).filter(|number| is_poison(*number)).collect();
@@ -429,6 +352,29 @@ fn of_a_bulk_that_fails_in_parts_only_those_parts_go_again_and_what_is_wrong_is_
     assert_eq!(numbers, poison);
     assert!(dead.iter().all(|line| line["why"].as_str().unwrap().contains("400 document_parsing_exception")));
     drop(index);
+    writer.close().unwrap();
+}
+
+/// Nothing is left to be done then, and the status says so.
+#[test]
+fn a_sink_for_which_nothing_comes_is_not_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = directory.path().join("journal");
+    let mut writer = Journal::open(&journal, Limits::default()).unwrap();
+    let file = directory.path().join("out.json");
+    let sink = format!(
+        "name = \"file\"\ntype = \"file\"\npath = \"{}\"\nrule = \"other\"\nown-events = false",
+        file.display()
+    );
+    let sinks = Sinks::start(&parse(&policy(&sink)).unwrap().sinks, writer.spool());
+    wait("the sink to begin", || Cursor::load(&journal, "file").unwrap().map(drop).ok_or_else(String::new));
+    append(&writer, FEW);
+    wait("the cursor", || {
+        let cursor = Cursor::load(&journal, "file").unwrap().unwrap();
+        if cursor.sequence == FEW { Ok(()) } else { Err(format!("{cursor:?}")) }
+    });
+    assert!(!file.exists());
+    drop(sinks);
     writer.close().unwrap();
 }
 

@@ -220,17 +220,22 @@ impl Guard {
         memory().context("the guard has ended, so it holds no memory")
     }
 
-    /// Stops it, and gives back what it has written. An exit code other than 0 is an error, and so is a line that is no
-    /// valid OCSF, or a journal that is not whole.
+    /// Stops it, and gives back what it has written; an error as of [`Self::end`].
     pub fn stop(mut self) -> Result<Vec<Record>> {
-        self.end()?;
+        self.end()
+    }
+
+    /// Stops it, gives back what it has written, and leaves its files to be read. An exit code other than 0 is an error, and
+    /// so is a line that is no valid OCSF, ECS or CEF, or a journal that is not whole.
+    pub fn end(&mut self) -> Result<Vec<Record>> {
+        self.terminate()?;
         let records = journal::records(&self.journal_directory())?;
         journal::check(&self.journal_directory(), &records)?;
         Ok(records)
     }
 
-    /// Stops it, and leaves the journal to be read; an exit code other than 0 is an error.
-    pub fn end(&mut self) -> Result<()> {
+    /// Stops it; an exit code other than 0 is an error. For figures alone: nobody looks at the journal.
+    pub fn terminate(&mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
         let status = wait::until("the guard's end", wait::PATIENCE, || Ok(self.child.try_wait()?))?;
         if !status.success() {

@@ -9,6 +9,7 @@
 //! [`record::Record`] is a line of the guard's journal.
 
 pub mod bpffs;
+pub mod cef;
 pub mod cgroup;
 pub mod cli;
 pub mod confine;

@@ -16,6 +16,12 @@ pub fn root() -> Result<()> {
     bail!("the tests against a real Node-RED run as root: type `sudo -E cargo xtask test`")
 }
 
+/// Whether this is a machine that `cargo xtask vm` has booted: it has the guard and the tests, and no other program.
+#[must_use]
+pub fn is_bare() -> bool {
+    env::var_os("FLOWWARDEN_EXPECT").is_some()
+}
+
 /// Where `program` is; `package` has it.
 pub fn program(program: &str, package: &str) -> Result<PathBuf> {
     let directories = env::var_os("PATH").unwrap_or_default();

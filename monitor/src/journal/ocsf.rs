@@ -413,7 +413,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::{
-        journal::console,
+        journal::{console, format},
         pipeline::{
             decode::{decode, tests::bytes},
             enrich::{Enricher, Names, RuleName},
@@ -438,6 +438,7 @@ pub(super) mod tests {
         jsonschema::validator_for(&serde_json::from_str(&text).unwrap()).unwrap()
     }
 
+    /// Fails when an event is not as OCSF has it, or becomes what is no ECS or CEF.
     pub(in crate::journal) fn valid(event: &Value) {
         let mut event = event.clone();
         event["metadata"]["sequence"] = 1.into();
@@ -448,6 +449,7 @@ pub(super) mod tests {
         assert!(errors.is_empty(), "{errors:#?}\n{event:#}");
         assert_eq!(event["type_uid"].as_u64(), Some(class * 100 + event["activity_id"].as_u64().unwrap()));
         assert_eq!(event["category_uid"].as_u64(), Some(class / 1000));
+        format::tests::valid(&event);
     }
 
     fn rendered(hook: Hook, verdict: Verdict, path: &[u8], text: &[u8]) -> Value {

@@ -125,17 +125,13 @@ impl Receiver for Elastic {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeMap,
-        sync::{Arc, Mutex},
-    };
+    use std::collections::BTreeMap;
 
     use super::{super::stub, *};
-    use crate::sinks::config::{Secret, Web};
+    use crate::sinks::config::Secret;
 
-    fn sink(address: std::net::SocketAddr, access: Option<Access>) -> Elastic {
-        let web = Web { url: format!("http://{address}").as_str().into(), ca: None, own: None };
-        Elastic::new(ElasticTarget { web, index: "logs-flowwarden-default".into(), access })
+    fn sink(server: &stub::Server, access: Option<Access>) -> Elastic {
+        Elastic::new(ElasticTarget { web: server.url("").into(), index: "logs-flowwarden-default".into(), access })
     }
 
     fn message(number: usize) -> Message {
@@ -189,13 +185,11 @@ mod tests {
 
     #[test]
     fn a_batch_of_which_some_fail_is_there_once_in_the_end_and_only_the_wrong_event_is_missing() {
-        let index = Arc::new(Mutex::new(Index { busy: Some(1), longest: 4, ..Index::default() }));
-        let shared = Arc::clone(&index);
-        let server = stub::Server::start(move |request| bulk(&mut shared.lock().unwrap(), request));
-        let mut sink = sink(server.address(), None);
+        let (server, index) = stub::Server::with(Index { busy: Some(1), longest: 4, ..Index::default() }, bulk);
+        let mut sink = sink(&server, None);
         let batch: Vec<_> = (0..6).map(message).collect();
         let failure = sink.deliver(&batch).unwrap_err();
-        let why = format!("http://{} answers 429 some_exception: for a reason", server.address());
+        let why = format!("{} answers 429 some_exception: for a reason", server.url(""));
         assert_eq!(failure, Failure::Later { taken: 1, why });
         index.lock().unwrap().busy = None;
         let failure = sink.deliver(&batch[1..]).unwrap_err();
@@ -214,7 +208,7 @@ mod tests {
             (200, json!({ "items": [] }).to_string())
         });
         let access = Access::Key(Secret::File(key.path().into()));
-        let failure = sink(server.address(), Some(access)).deliver(&[message(0)]).unwrap_err();
+        let failure = sink(&server, Some(access)).deliver(&[message(0)]).unwrap_err();
         assert!(matches!(&failure, Failure::Later { taken: 0, why } if why.contains("0 of 1")), "{failure:?}");
     }
 }

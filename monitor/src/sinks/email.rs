@@ -4,28 +4,21 @@
 //! A server that refuses the mail itself for good (5xx after its last byte) does so for something in it; what it refuses
 //! before that (the login, the sender, a recipient) is no event's fault, and is tried again.
 
-use std::{fmt::Write as _, fs, path::Path, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use lettre::{
     Message as Mail,
     message::header::{ContentType, HeaderName, HeaderValue},
-    transport::smtp::{
-        authentication::{Credentials, DEFAULT_MECHANISMS},
-        client::{Certificate, CertificateStore, Identity, SmtpConnection, TlsParameters},
-        commands,
-        extension::ClientId,
-    },
 };
 use serde_json::Value;
 
 use super::{
     Failure, Message, Receiver,
-    config::{EmailTarget, EmailTransport, TlsFiles},
-    connection::{PATIENCE, host},
+    config::EmailTarget,
     hostname,
     http::{Refusal, halves},
     secret,
-    tls::certificates,
+    smtp::Session,
 };
 use crate::journal::finding::FINDING;
 
@@ -50,47 +43,35 @@ impl Email {
         let later = |what: &str, error: &dyn std::fmt::Display| Refusal::Later(format!("{place}: {what}{error}"));
         let mail =
             self.write(batch).map_err(|error| Refusal::Never(format!("{place}: no mail can be made: {error}")))?;
-        let mut connection = self.connect().map_err(|why| later("", &why))?;
-        let envelope = mail.envelope();
-        let from = commands::Mail::new(envelope.from().cloned(), Vec::new());
-        connection.command(from).map_err(|error| later("the sender is refused: ", &chain(&error)))?;
-        for to in envelope.to() {
-            let rcpt = commands::Rcpt::new(to.clone(), Vec::new());
-            connection.command(rcpt).map_err(|error| later(&format!("{to} is refused: "), &chain(&error)))?;
+        let mut session = self.open().map_err(|why| later("", &why))?;
+        let sender = mail.envelope().from().map(ToString::to_string).unwrap_or_default();
+        let from = session.command(&format!("MAIL FROM:<{sender}>"));
+        from.map_err(|error| later("the sender is refused: ", &error))?;
+        for to in mail.envelope().to() {
+            let taken = session.command(&format!("RCPT TO:<{to}>"));
+            taken.map_err(|error| later(&format!("{to} is refused: "), &error))?;
         }
-        connection.command(commands::Data).map_err(|error| later("", &chain(&error)))?;
-        connection.set_timeout(Some(JUDGEMENT)).map_err(|error| later("", &error))?;
-        connection.message(&mail.formatted()).map_err(|error| {
-            if error.is_permanent() {
-                return Refusal::Never(format!("{place}: the mail is refused: {}", chain(&error)));
+        session.command("DATA").map_err(|error| later("", &error))?;
+        session.message(&mail.formatted(), JUDGEMENT).map_err(|error| {
+            if error.is_for_good() {
+                return Refusal::Never(format!("{place}: the mail is refused: {error}"));
             }
-            later("the mail is not taken: ", &chain(&error))
+            later("the mail is not taken: ", &error)
         })?;
         // It has the mail; how it takes leave is its own matter.
-        let _ = connection.quit();
+        let _ = session.command("QUIT");
         Ok(())
     }
 
-    /// Goes as far as a server may ask who we are.
-    fn connect(&self) -> Result<SmtpConnection, String> {
+    /// Goes as far as the server knows who we are.
+    fn open(&self) -> Result<Session, String> {
         let EmailTarget { server, transport, login, .. } = &self.target;
-        let us = ClientId::Domain(hostname());
-        let files = match transport {
-            EmailTransport::Tls(files) | EmailTransport::StartTls(files) => Some(tls(host(server), files)?),
-            EmailTransport::Tcp => None,
-        };
-        let at_once = files.as_ref().filter(|_| matches!(transport, EmailTransport::Tls(_)));
-        let connection = SmtpConnection::connect(server.as_str(), Some(PATIENCE), &us, at_once, None);
-        let mut connection = connection.map_err(|error| chain(&error))?;
-        if let (EmailTransport::StartTls(_), Some(files)) = (transport, &files) {
-            connection.starttls(files, &us).map_err(|error| chain(&error))?;
-        }
+        let mut session = Session::open(server, transport, &hostname()).map_err(|error| error.to_string())?;
         if let Some(login) = login {
-            let credentials = Credentials::new(login.user.clone(), secret(&login.password)?);
-            let answer = connection.auth(DEFAULT_MECHANISMS, &credentials);
-            answer.map_err(|error| format!("the login is refused: {}", chain(&error)))?;
+            let password = secret(&login.password)?;
+            session.login(&login.user, &password).map_err(|error| format!("the login is refused: {error}"))?;
         }
-        Ok(connection)
+        Ok(session)
     }
 
     fn write(&self, batch: &[Message]) -> Result<Mail, lettre::error::Error> {
@@ -119,37 +100,6 @@ impl Receiver for Email {
     fn pause(&self) -> Duration {
         self.target.pause
     }
-}
-
-/// Certificates and keys are read again for each mail, so that new ones need no restart.
-fn tls(host: &str, files: &TlsFiles) -> Result<TlsParameters, String> {
-    let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
-    let wrong = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    let roots = Certificate::from_pem(&read(&files.ca)?).map_err(|error| wrong(&files.ca, &error))?;
-    let parameters = TlsParameters::builder(host.to_owned()).certificate_store(CertificateStore::None);
-    let mut parameters = parameters.add_root_certificate(roots);
-    if let Some((certificate, key)) = &files.own {
-        // The library takes the certificate as it goes over the wire, whatever its function is called, and one alone.
-        let chain = certificates(certificate).map_err(|error| error.to_string())?;
-        let own = Identity::from_pem(chain.first().map_or(&[], |first| first.as_ref()), &read(key)?);
-        parameters = parameters.identify_with(own.map_err(|error| wrong(certificate, &error))?);
-    }
-    parameters.build().map_err(|error| chain(&error))
-}
-
-/// An error with what lies behind it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        // Some say themselves what lies behind them.
-        if !text.contains(&more) {
-            let _ = write!(text, ": {more}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 fn uid(message: &Message) -> &str {
@@ -222,6 +172,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::sinks::config::EmailTransport;
 
     fn incident(number: u64, disposition: &str) -> Message {
         let event = json!({ "class_uid": FINDING, "message": "incident begins: x", "disposition": disposition,

@@ -177,7 +177,17 @@ fn certificates(path: &Path) -> io::Result<Vec<Certificate<'static>>> {
 mod tests {
     use serde_json::Value;
 
-    use super::*;
+    use super::{super::stub::Server, *};
+
+    #[test]
+    fn requests_go_by_one_connection() {
+        let server = Server::start(|request| (200, request.path.clone()));
+        let mut http = Http::new(server.url("/base").into());
+        for _ in 0..3 {
+            assert_eq!(http.post("/x", &[], b"y").unwrap().text, "/base/x");
+            assert_eq!(server.connections(), 1);
+        }
+    }
 
     #[test]
     fn what_is_refused_for_good_is_found_and_what_lies_before_it_is_taken() {

@@ -11,7 +11,7 @@ use rskafka::{
     BackoffConfig,
     chrono::DateTime,
     client::{
-        Client, ClientBuilder,
+        Client, ClientBuilder, Credentials, SaslConfig,
         error::{Error, ProtocolError},
         partition::{Compression, PartitionClient, UnknownTopicHandling},
     },
@@ -21,10 +21,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{
     Failure, Message, Receiver,
-    config::KafkaTarget,
+    config::{KafkaTarget, Mechanism},
     hostname,
     http::{Refusal, halves},
-    tls,
+    secret, tls,
 };
 
 /// Most records in a request.
@@ -33,6 +33,8 @@ const MOST: usize = 500;
 const LONGEST: usize = 64 << 20;
 /// How long a request may take, with everything that has to be asked before it.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What the client says of a login that fails, among what it has wrapped around it.
+const NO_LOGIN: &str = "Sasl handshake failed: ";
 /// How long the client tries again by itself, before the sink does.
 const TRIES: BackoffConfig = BackoffConfig {
     init_backoff: Duration::from_millis(100),
@@ -104,6 +106,15 @@ async fn partition(target: &KafkaTarget) -> Result<PartitionClient, Refusal> {
     if let Some(files) = &target.tls {
         builder = builder.tls_config(tls::config(files).map_err(failed)?);
     }
+    if let Some((mechanism, login)) = &target.login {
+        let password = secret(&login.password).map_err(Refusal::Later)?;
+        let credentials = Credentials::new(login.user.clone(), password);
+        builder = builder.sasl_config(match mechanism {
+            Mechanism::Plain => SaslConfig::Plain(credentials),
+            Mechanism::ScramSha256 => SaslConfig::ScramSha256(credentials),
+            Mechanism::ScramSha512 => SaslConfig::ScramSha512(credentials),
+        });
+    }
     let client: Client = builder.build().await.map_err(refusal)?;
     let topic = &target.topic;
     let topics = client.list_topics().await.map_err(refusal)?;
@@ -140,18 +151,20 @@ fn record(message: &Message) -> Record {
 /// Whether it is the records' fault.
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
 fn refusal(error: Error) -> Refusal {
-    match &error {
-        Error::ServerError { protocol_error, error_message, .. } => {
-            let why = format!("{protocol_error:?} {}", error_message.as_deref().unwrap_or_default());
-            let why = format!("the broker answers {}", why.trim_end());
-            match protocol_error {
-                ProtocolError::MessageTooLarge | ProtocolError::RecordListTooLarge | ProtocolError::InvalidRecord => {
-                    Refusal::Never(why)
-                }
-                _ => Refusal::Later(why),
-            }
+    let Error::ServerError { protocol_error, error_message, .. } = &error else {
+        let why = error.to_string();
+        return Refusal::Later(match why.split_once(NO_LOGIN) {
+            Some((_, why)) => format!("the login is refused: {why}"),
+            None => why,
+        });
+    };
+    let why = format!("{protocol_error:?} {}", error_message.as_deref().unwrap_or_default());
+    let why = format!("the broker answers {}", why.trim_end());
+    match protocol_error {
+        ProtocolError::MessageTooLarge | ProtocolError::RecordListTooLarge | ProtocolError::InvalidRecord => {
+            Refusal::Never(why)
         }
-        _ => Refusal::Later(error.to_string()),
+        _ => Refusal::Later(why),
     }
 }
 

@@ -19,6 +19,8 @@ mod kafka;
 mod mqtt;
 mod nats;
 mod otlp;
+#[cfg(feature = "email")]
+mod smtp;
 mod splunk;
 #[cfg(test)]
 mod stub;

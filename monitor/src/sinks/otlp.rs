@@ -105,10 +105,7 @@ fn record(message: &Message) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::{super::stub, *};
-    use crate::sinks::config::Web;
 
     fn message(number: usize) -> Message {
         let event = json!({ "time": 5, "severity_id": 5, "message": format!("m{number}"), "device": { "hostname": "h" },
@@ -117,7 +114,7 @@ mod tests {
     }
 
     /// A collector that takes what `OpenTelemetry`'s protocol buffers would take, by their JSON mapping.
-    fn export(taken: &Mutex<Vec<String>>, request: &stub::Request) -> (u16, String) {
+    fn export(taken: &mut Vec<String>, request: &stub::Request) -> (u16, String) {
         assert_eq!((request.path.as_str(), request.header("content-type")), ("/v1/logs", Some("application/json")));
         let body: Value = serde_json::from_slice(&request.body).unwrap();
         let only = |value: &Value, keys: &[&str]| {
@@ -138,7 +135,7 @@ mod tests {
             assert_eq!((&record["timeUnixNano"], &record["severityNumber"]), (&json!("5000000"), &json!(21)));
             assert!(record["attributes"].as_array().unwrap().contains(&attribute("flowwarden.rule", "r")));
             let said = record["body"]["stringValue"].as_str().unwrap();
-            if said == "m2" { rejected += 1 } else { taken.lock().unwrap().push(said.to_owned()) }
+            if said == "m2" { rejected += 1 } else { taken.push(said.to_owned()) }
         }
         if rejected == 0 {
             return (200, "{}".to_owned());
@@ -149,11 +146,8 @@ mod tests {
 
     #[test]
     fn records_are_as_the_protocol_has_them_and_one_that_is_rejected_is_found() {
-        let taken = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&taken);
-        let server = stub::Server::start(move |request| export(&shared, request));
-        let web = Web { url: format!("http://{}/v1/logs", server.address()).as_str().into(), ca: None, own: None };
-        let mut sink = Otlp::new(OtlpTarget { web, token: None });
+        let (server, taken) = stub::Server::with(Vec::new(), export);
+        let mut sink = Otlp::new(OtlpTarget { web: server.url("/v1/logs").into(), token: None });
         let batch: Vec<_> = (0..4).map(message).collect();
         let failure = sink.deliver(&batch).unwrap_err();
         assert!(matches!(&failure, Failure::Never { taken: 2, why } if why.contains("rejects 1 of 1")), "{failure:?}");

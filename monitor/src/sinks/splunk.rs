@@ -164,16 +164,14 @@ impl Receiver for Splunk {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::{super::stub, *};
-    use crate::sinks::config::{Secret, Web};
+    use crate::sinks::config::Secret;
 
     const TOKEN: &str = "B5A79AAD-D822-46CC-80D1-819F80D7BFB0";
 
-    fn sink(address: std::net::SocketAddr, token: &std::path::Path, acknowledge: bool) -> Splunk {
-        let web = Web { url: format!("http://{address}/").as_str().into(), ca: None, own: None };
-        Splunk::new(SplunkTarget { web, token: Secret::File(token.into()), index: Some("ot".into()), acknowledge })
+    fn sink(server: &stub::Server, token: &std::path::Path, acknowledge: bool) -> Splunk {
+        let (web, token) = (server.url("/").into(), Secret::File(token.into()));
+        Splunk::new(SplunkTarget { web, token, index: Some("ot".into()), acknowledge })
     }
 
     fn message(number: usize) -> Message {
@@ -225,10 +223,8 @@ mod tests {
     #[test]
     fn an_event_is_taken_when_an_indexer_says_so_and_a_wrong_one_is_found() {
         let token = stub::secret(TOKEN);
-        let collector = Arc::new(Mutex::new(Collector::default()));
-        let shared = Arc::clone(&collector);
-        let server = stub::Server::start(move |request| answer(&mut shared.lock().unwrap(), request));
-        let mut sink = sink(server.address(), token.path(), true);
+        let (server, collector) = stub::Server::with(Collector::default(), answer);
+        let mut sink = sink(&server, token.path(), true);
         let batch: Vec<_> = (0..3).map(message).collect();
         sink.deliver(&batch).unwrap();
         assert_eq!(collector.lock().unwrap().asked, 3);
@@ -244,10 +240,8 @@ mod tests {
     #[test]
     fn what_waits_for_an_indexer_is_asked_for_again_and_not_sent_again() {
         let token = stub::secret(TOKEN);
-        let collector = Arc::new(Mutex::new(Collector::default()));
-        let shared = Arc::clone(&collector);
-        let server = stub::Server::start(move |request| answer(&mut shared.lock().unwrap(), request));
-        let mut sink = sink(server.address(), token.path(), true);
+        let (server, collector) = stub::Server::with(Collector::default(), answer);
+        let mut sink = sink(&server, token.path(), true);
         sink.turn = Duration::ZERO;
         let batch = [message(0), message(1)];
         for _ in 0..2 {
@@ -264,17 +258,16 @@ mod tests {
     #[test]
     fn a_token_without_acknowledgement_and_a_wrong_one_are_told_with_the_mend() {
         let token = stub::secret(TOKEN);
-        let collector = Arc::new(Mutex::new(Collector { no_ack: true, ..Collector::default() }));
-        let server = stub::Server::start(move |request| answer(&mut collector.lock().unwrap(), request));
+        let (server, _) = stub::Server::with(Collector { no_ack: true, ..Collector::default() }, answer);
         let batch = [message(0)];
-        let failure = sink(server.address(), token.path(), true).deliver(&batch).unwrap_err();
+        let failure = sink(&server, token.path(), true).deliver(&batch).unwrap_err();
         assert!(
             matches!(&failure, Failure::Later { taken: 0, why } if why.contains("acknowledge = false")),
             "{failure:?}"
         );
-        sink(server.address(), token.path(), false).deliver(&batch).unwrap();
+        sink(&server, token.path(), false).deliver(&batch).unwrap();
         let wrong = stub::secret("wrong");
-        let failure = sink(server.address(), wrong.path(), false).deliver(&batch).unwrap_err();
+        let failure = sink(&server, wrong.path(), false).deliver(&batch).unwrap_err();
         let Failure::Later { taken: 0, why } = failure else { panic!("{failure:?}") };
         assert!(why.contains("403") && why.contains("Invalid token") && !why.contains("wrong"), "{why}");
     }

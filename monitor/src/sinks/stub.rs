@@ -5,6 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
+    sync::{Arc, Mutex},
     thread,
 };
 
@@ -12,45 +13,78 @@ use tempfile::NamedTempFile;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
+pub(crate) struct Request {
     /// With the query.
-    pub(super) path: String,
+    pub(crate) path: String,
     headers: BTreeMap<String, String>,
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Request {
     /// A header by its name in small letters.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 }
 
-/// A server on loopback. Its thread ends with the test program.
-pub(super) struct Server(SocketAddr);
+/// A server on loopback. Its threads end with the test program.
+pub(crate) struct Server {
+    address: SocketAddr,
+    /// Each connection has a share.
+    open: Arc<()>,
+}
 
 impl Server {
     /// Answers every request with a status and a body.
-    pub(super) fn start(mut answer: impl FnMut(&Request) -> (u16, String) + Send + 'static) -> Self {
+    pub(crate) fn start(answer: impl FnMut(&Request) -> (u16, String) + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let (address, open, answer) = (listener.local_addr().unwrap(), Arc::new(()), Arc::new(Mutex::new(answer)));
+        let shares = Arc::clone(&open);
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let mut stream = BufReader::new(stream.unwrap());
-                while let Some(request) = read(&mut stream) {
-                    let (status, body) = answer(&request);
-                    let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
-                    if stream.get_mut().write_all(format!("{head}{body}").as_bytes()).is_err() {
-                        break;
-                    }
-                }
+                let (stream, share, answer) = (stream.unwrap(), Arc::clone(&shares), Arc::clone(&answer));
+                thread::spawn(move || {
+                    serve(&mut BufReader::new(stream), &answer);
+                    drop(share);
+                });
             }
         });
-        Self(address)
+        Self { address, open }
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
-        self.0
+    /// The same with something that changes from request to request, to be looked at from outside.
+    pub(crate) fn with<S: Send + 'static>(
+        state: S,
+        mut answer: impl FnMut(&mut S, &Request) -> (u16, String) + Send + 'static,
+    ) -> (Self, Arc<Mutex<S>>) {
+        let state = Arc::new(Mutex::new(state));
+        let shared = Arc::clone(&state);
+        (Self::start(move |request| answer(&mut shared.lock().unwrap(), request)), state)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where requests to a path go.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address())
+    }
+
+    /// How many connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        // One share is here, one with who accepts.
+        Arc::strong_count(&self.open) - 2
+    }
+}
+
+fn serve(stream: &mut BufReader<TcpStream>, answer: &Mutex<impl FnMut(&Request) -> (u16, String)>) {
+    while let Some(request) = read(stream) {
+        let (status, body) = (*answer.lock().unwrap())(&request);
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
+        if stream.get_mut().write_all(format!("{head}{body}").as_bytes()).is_err() {
+            return;
+        }
     }
 }
 
@@ -76,7 +110,7 @@ fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
 }
 
 /// A file with a secret that nobody else can read.
-pub(super) fn secret(text: &str) -> NamedTempFile {
+pub(crate) fn secret(text: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     writeln!(file, "{text}").unwrap();
     file.as_file().set_permissions(std::fs::Permissions::from_mode(0o600)).unwrap();

@@ -47,7 +47,7 @@ pub(super) fn connect(
 }
 
 /// The certificates of a file, one at least.
-pub(super) fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let read = CertificateDer::pem_file_iter(path).map_err(|error| in_file(path, error))?;
     let found: Result<Vec<_>, _> = read.collect();
     let found = found.map_err(|error| in_file(path, error))?;

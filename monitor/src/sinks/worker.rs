@@ -46,6 +46,8 @@ pub(super) struct Worker<'a> {
     stopped: Option<Instant>,
     needed: Needed,
     cursor: Cursor,
+    /// How far the cursor on the disk is, and since when.
+    stored: Position,
     stored_at: Instant,
     failures: u32,
     /// When the next event may go, where there is a rate.
@@ -87,6 +89,7 @@ impl<'a> Worker<'a> {
             stop,
             stopped: None,
             needed,
+            stored: cursor.position,
             cursor,
             stored_at: Instant::now(),
             failures: 0,
@@ -218,9 +221,9 @@ impl<'a> Worker<'a> {
         // What came after the last one of them is not for this sink.
         if batch.end.0 > self.cursor.position {
             self.move_to(batch.end);
-            if self.stored_at.elapsed() >= MOVE {
-                self.store();
-            }
+        }
+        if self.cursor.position > self.stored && self.stored_at.elapsed() >= MOVE {
+            self.store();
         }
     }
 
@@ -233,6 +236,7 @@ impl<'a> Worker<'a> {
         self.stored_at = Instant::now();
         // On a full disk the old cursor stays: some events go twice, and none is lost.
         if self.cursor.store(&self.spool.path, &self.config.name).is_ok() {
+            self.stored = self.cursor.position;
             self.needed.set(self.cursor.position.segment);
         }
     }

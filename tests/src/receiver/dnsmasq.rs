@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, net::IpAddr, process::Command};
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::{PATIENCE, Program};
+use super::server::Program;
 use crate::{needs, netns::NetNs, wait};
 
 /// dnsmasq at some addresses in a namespace.
@@ -68,7 +68,7 @@ impl Dnsmasq {
         let log = path("log");
         namespace.run(|| program.start(&mut command, &log))?;
         let ready = || Ok(fs::read_to_string(&log)?.contains("read ").then_some(()));
-        wait::until("dnsmasq", PATIENCE, ready)?;
+        wait::until("dnsmasq", wait::SOON, ready)?;
         Ok(Self { _directory: directory, _program: program })
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{PATIENCE, Program};
+use super::server::Program;
 use crate::{needs, wait};
 
 const PROGRAM: &str = "/lib/systemd/systemd-journald";
@@ -36,7 +36,7 @@ impl Journald {
             .program
             .start(command.arg(&server.name), &server.directory.path().join("log"))
             .with_context(|| format!("{PROGRAM} is missing: type `apt-get install systemd`"))?;
-        wait::until("journald", PATIENCE, || Ok(server.socket().exists().then_some(())))?;
+        wait::until("journald", wait::SOON, || Ok(server.socket().exists().then_some(())))?;
         Ok(server)
     }
 

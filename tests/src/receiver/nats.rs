@@ -3,17 +3,19 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use data_encoding::BASE64;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use super::{Certificates, PATIENCE, Program, Transport, free_port, listens};
-use crate::needs;
+use super::{
+    Certificates,
+    server::{Server, Transport},
+};
+use crate::{needs, wait};
 
 /// Who may connect.
 pub const USER: &str = "guard";
@@ -24,30 +26,30 @@ const STREAM: &str = "FLOWWARDEN";
 /// A server whose stream takes `flowwarden.>`. It speaks TLS with those who want it.
 #[derive(Debug)]
 pub struct Nats {
-    directory: TempDir,
-    port: u16,
-    program: Program,
+    /// What runs.
+    pub server: Server,
 }
 
 impl Nats {
     /// Starts it without a stream.
     pub fn start(certificates: &Certificates) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let port = free_port(Transport::Tcp)?;
-        let certificate = |name: &str| certificates.path(name).display().to_string();
-        let config = format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\" }}\n\
-             authorization {{ user: \"{USER}\", password: \"{PASSWORD}\" }}\nallow_non_tls: true\n\
-             tls {{ ca_file: \"{}\", cert_file: \"{}\", key_file: \"{}\", verify: true }}\n",
-            directory.path().join("store").display(),
-            certificate("ca.pem"),
-            certificate("server.pem"),
-            certificate("server.key"),
-        );
-        fs::write(directory.path().join("nats.conf"), config)?;
-        let mut server = Self { directory, port, program: Program::default() };
-        server.restart()?;
-        Ok(server)
+        let server = Server::start("nats-server", Transport::Tcp, |directory, address| {
+            let config = format!(
+                "listen: \"{address}\"\njetstream {{ store_dir: \"{}\" }}\n\
+                 authorization {{ user: \"{USER}\", password: \"{PASSWORD}\" }}\nallow_non_tls: true\n\
+                 tls {{ ca_file: \"{}\", cert_file: \"{}\", key_file: \"{}\", verify: true }}\n",
+                directory.join("store").display(),
+                certificates.text("ca.pem"),
+                certificates.text("server.pem"),
+                certificates.text("server.key"),
+            );
+            let file = directory.join("nats.conf");
+            fs::write(&file, config)?;
+            let mut command = Command::new(needs::program("nats-server", "nats-server")?);
+            command.arg("-c").arg(file);
+            Ok(command)
+        })?;
+        Ok(Self { server })
     }
 
     /// Makes the stream.
@@ -58,25 +60,6 @@ impl Nats {
         Ok(())
     }
 
-    /// Starts it again at the same port.
-    pub fn restart(&mut self) -> Result<()> {
-        let mut command = Command::new(needs::program("nats-server", "nats-server")?);
-        command.arg("-c").arg(self.directory.path().join("nats.conf"));
-        self.program.start(&mut command, &self.directory.path().join("log"))?;
-        listens(self.address(), "nats-server")
-    }
-
-    /// Ends it as a crash does.
-    pub fn kill(&mut self) -> Result<()> {
-        self.program.kill()
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
-    }
-
     /// How many messages the stream holds.
     pub fn count(&self) -> Result<u64> {
         let info = self.ask(&format!("$JS.API.STREAM.INFO.{STREAM}"), &json!({}))?;
@@ -85,7 +68,7 @@ impl Nats {
 
     /// The messages that the stream holds.
     pub fn messages(&self) -> Result<Vec<Value>> {
-        let mut client = Client::new(self.address())?;
+        let mut client = Client::new(self.server.address())?;
         (1..=self.count()?)
             .map(|number| {
                 let answer = client.ask(&format!("$JS.API.STREAM.MSG.GET.{STREAM}"), &json!({ "seq": number }))?;
@@ -97,13 +80,7 @@ impl Nats {
     }
 
     fn ask(&self, subject: &str, question: &Value) -> Result<Value> {
-        Client::new(self.address())?.ask(subject, question)
-    }
-
-    /// What it says about itself.
-    #[must_use]
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+        Client::new(self.server.address())?.ask(subject, question)
     }
 }
 
@@ -117,7 +94,7 @@ struct Client {
 impl Client {
     fn new(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(wait::SOON))?;
         let inbox = format!("_INBOX.test.{}", stream.local_addr()?.port());
         let mut client = Self { stream: BufReader::new(stream), inbox };
         client.line()?;

@@ -61,7 +61,7 @@ fn ten_thousand_writers() -> Result<()> {
         let figures = figures(&stand_in, "figures")?;
         let figure = |key: &str| figures.get(key).copied().unwrap_or_default();
         let intact = stand_in.is_intact();
-        guard.end()?;
+        guard.terminate()?;
         println!(
             "race: {sensor} | {} | {} | {} | {}",
             figure("refused"),

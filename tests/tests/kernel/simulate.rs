@@ -67,14 +67,13 @@ fn a_policy_over_its_own_journal_decides_as_the_kernel_did() -> Result<()> {
         for what in HARMLESS {
             stage.stand_in.does(&stage.words(what, Some(&guard))?)?;
         }
-        guard.end()?;
+        let records = guard.end()?;
         let (file, journal) =
             (guard.policy_file().display().to_string(), guard.journal_directory().display().to_string());
         let answer = cli::flowwarden(&["simulate", "--policy", &file, "--journal", &journal, "--json"])?;
         ensure!(answer.code == Some(0), "{answer:?}");
         let report: Value = serde_json::from_str(&answer.text)?;
 
-        let records = guard.journal()?;
         let operations: Vec<_> =
             records.iter().filter(|it| !it.hook().is_empty() && it.hook() != "write_totals").collect();
         ensure!(operations.len() > 100, "next to nothing is in the journal: {}", operations.len());

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Pa
 use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
     guard::Guard,
+    policy::Policy,
     receiver::{
         Certificates,
         journald::Journald,
@@ -60,7 +61,7 @@ fn an_mqtt_broker_is_killed_and_everybody_knows_whether_the_guard_is_there() -> 
     let policy = policy(&scene, &["before", "during"])?
         .sink(&format!(
             "name = \"five\"\ntype = \"mqtt\"\nserver = \"{}\"\n{}\n{login}\ntopic = \"plant/five\"\ndiscovery = \"homeassistant\"",
-            broker.tls(),
+            broker.server.address(),
             tls(&certificates)
         ))
         .sink(&format!(
@@ -75,7 +76,7 @@ fn an_mqtt_broker_is_killed_and_everybody_knows_whether_the_guard_is_there() -> 
         topics.iter().map(|topic| count(broker, &format!("0 {topic}/state {state}"))).collect()
     };
     wait::until("the guard to show", wait::SOON, || Ok((states(&broker, "online") == [1, 1]).then_some(())))
-        .with_context(|| format!("{}\n{:#?}\n{}", guard.console().text(), broker.said(), broker.log()))?;
+        .with_context(|| format!("{}\n{:#?}\n{}", guard.console().text(), broker.said(), broker.server.log()))?;
     let discovered =
         || -> Vec<_> { broker.said().into_iter().filter(|line| line.contains(" homeassistant/")).collect() };
     wait::until("what Home Assistant is told", wait::SOON, || Ok((discovered().len() == 2).then_some(())))
@@ -87,11 +88,13 @@ fn an_mqtt_broker_is_killed_and_everybody_knows_whether_the_guard_is_there() -> 
             let wanted = alerts(guard)?;
             Ok(topics.iter().all(|topic| arrived(broker, topic).is_superset(&wanted)).then_some(()))
         })
-        .with_context(|| format!("{}\n{}\n{}", status(guard).unwrap_or_default(), guard.console().text(), broker.log()))
+        .with_context(|| {
+            format!("{}\n{}\n{}", status(guard).unwrap_or_default(), guard.console().text(), broker.server.log())
+        })
     };
     read(&scene, "before", EVENTS)?;
     all(&guard, &broker)?;
-    broker.kill()?;
+    broker.server.kill()?;
     read(&scene, "during", EVENTS)?;
     wait::until("the status to tell", wait::SOON, || {
         let status = status(&guard)?;
@@ -129,7 +132,7 @@ fn a_broker_that_refuses_the_guard_says_why() -> Result<()> {
         ("3.1.1", "transport = \"tcp\"".to_owned()),
         ("5", format!("ca = \"{}\"", certificates.path("ca.pem").display())),
     ] {
-        let server = if transport.contains("tcp") { broker.plain() } else { broker.tls() };
+        let server = if transport.contains("tcp") { broker.plain() } else { broker.server.address() };
         let text = format!(
             "version = 1\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 64123 }}]\nuser-dir = \"/tmp\"\n[[sink]]\n\
              name = \"siem\"\ntype = \"mqtt\"\nserver = \"{server}\"\nversion = \"{version}\"\n{transport}\n\
@@ -148,12 +151,12 @@ fn a_broker_that_refuses_the_guard_says_why() -> Result<()> {
 fn a_nats_stream_has_every_event_once_after_its_server_was_killed() -> Result<()> {
     let scene = Scene::empty()?;
     let (certificates, directory) = (Certificates::new()?, tempfile::tempdir()?);
-    let mut server = Nats::start(&certificates)?;
+    let mut receiver = Nats::start(&certificates)?;
     let password = password(directory.path(), nats::PASSWORD)?;
     let sink = format!(
         "name = \"fleet\"\ntype = \"nats\"\nserver = \"{}\"\n{}\nuser = \"{}\"\npassword-file = \"{password}\"\n\
          own-events = false\nevents = \"single\"\nfrom = \"beginning\"",
-        server.address(),
+        receiver.server.address(),
         tls(&certificates),
         nats::USER
     );
@@ -161,23 +164,23 @@ fn a_nats_stream_has_every_event_once_after_its_server_was_killed() -> Result<()
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     let told = |guard: &Guard, why: &str| {
         wait::until(why, wait::SOON, || Ok(status(guard)?.contains(why).then_some(())))
-            .with_context(|| format!("{}\n{}", status(guard).unwrap_or_default(), server.log()))
+            .with_context(|| format!("{}\n{}", status(guard).unwrap_or_default(), receiver.server.log()))
     };
     read(&scene, "before", EVENTS)?;
     told(&guard, "no stream takes flowwarden.events")?;
-    server.make_stream()?;
-    let all = |guard: &Guard, server: &Nats| -> Result<()> {
-        wait::until("every event", wait::SOON, || Ok((server.count()? >= alerts(guard)?.len() as u64).then_some(())))
+    receiver.make_stream()?;
+    let all = |guard: &Guard, receiver: &Nats| -> Result<()> {
+        wait::until("every event", wait::SOON, || Ok((receiver.count()? >= alerts(guard)?.len() as u64).then_some(())))
             .with_context(|| {
-                format!("{}\n{}\n{}", status(guard).unwrap_or_default(), guard.console().text(), server.log())
+                format!("{}\n{}\n{}", status(guard).unwrap_or_default(), guard.console().text(), receiver.server.log())
             })
     };
-    all(&guard, &server)?;
-    server.kill()?;
+    all(&guard, &receiver)?;
+    receiver.server.kill()?;
     read(&scene, "during", EVENTS)?;
     wait::until("the status to tell", wait::SOON, || Ok(status(&guard)?.contains("refused").then_some(())))?;
-    server.restart()?;
-    all(&guard, &server)?;
+    receiver.server.restart()?;
+    all(&guard, &receiver)?;
     let wanted = alerts(&guard)?;
     // All of it once more: the stream knows what it has.
     let cursor = guard.journal_directory().join("sinks/fleet.cursor");
@@ -189,7 +192,7 @@ fn a_nats_stream_has_every_event_once_after_its_server_was_killed() -> Result<()
         Ok(status(&guard)?.contains(&format!("{} delivered", wanted.len())).then_some(()))
     })
     .with_context(|| status(&guard).unwrap_or_default())?;
-    let found: Vec<_> = server.messages()?;
+    let found: Vec<_> = receiver.messages()?;
     let unique: BTreeSet<_> =
         found.iter().filter_map(|event| Some(event.pointer("/metadata/uid")?.as_str()?.to_owned())).collect();
     ensure!(found.len() == wanted.len() && unique == wanted, "{} of {} events", found.len(), wanted.len());
@@ -199,15 +202,15 @@ fn a_nats_stream_has_every_event_once_after_its_server_was_killed() -> Result<()
 #[test]
 fn journalctl_finds_events_by_fields_of_their_own() -> Result<()> {
     let scene = Scene::empty()?;
-    let server = Journald::start()?;
+    let receiver = Journald::start()?;
     let policy = policy(&scene, &["read-me"])?.sink(&format!(
         "name = \"here\"\ntype = \"journald\"\nevents = \"single\"\nsocket = \"{}\"",
-        server.socket().display()
+        receiver.socket().display()
     ));
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     read(&scene, "read-me", EVENTS)?;
     let entries = wait::until("the entries", wait::SOON, || {
-        let entries = server.entries("FLOWWARDEN_RULE=read-me")?;
+        let entries = receiver.entries("FLOWWARDEN_RULE=read-me")?;
         Ok((entries.len() >= EVENTS).then_some(entries))
     })
     .with_context(|| format!("{}\n{}", status(&guard).unwrap_or_default(), guard.console().text()))?;
@@ -219,5 +222,44 @@ fn journalctl_finds_events_by_fields_of_their_own() -> Result<()> {
     let event: Value = serde_json::from_str(entry["FLOWWARDEN_EVENT"].as_str().context("no event")?)?;
     ensure!(entry["MESSAGE"] == event["message"] && entry["PRIORITY"] == "5", "{entry:#}");
     ensure!(entry["_TRANSPORT"] == "journal" && entry["FLOWWARDEN_VERDICT"] == "log", "{entry:#}");
+    guard.stop().map(drop)
+}
+
+/// A deploy that says much about 50 nodes: more than a datagram holds.
+fn deploy(flows: &Path, version: u32) -> Result<()> {
+    // Of 16 properties the names are told, up to 80 letters of each; these have four bytes.
+    let properties: Vec<_> = (10..26).map(|number| format!("{}{number}", "\u{1d11e}".repeat(78))).collect();
+    let nodes = (0..50).map(|number| {
+        let mut node = serde_json::json!({ "id": format!("node-{number}"), "type": "function" });
+        for property in &properties {
+            node[property] = version.into();
+        }
+        node
+    });
+    Ok(fs::write(flows, nodes.collect::<Value>().to_string())?)
+}
+
+#[test]
+fn an_event_that_no_datagram_holds_reaches_journald_whole() -> Result<()> {
+    let scene = Scene::empty()?;
+    let receiver = Journald::start()?;
+    let flows = scene.node_red.home().user_dir().join("flows.json");
+    deploy(&flows, 1)?;
+    let sink = "name = \"here\"\ntype = \"journald\"\nformat = \"jsonl\"";
+    let policy =
+        Policy::enforce(&scene.node_red).sink(&format!("{sink}\nsocket = \"{}\"", receiver.socket().display()));
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let seen = guard.directory().join("state/seen");
+    wait::until("a first look", wait::SOON, || Ok((fs::read_dir(&seen)?.count() == 1).then_some(())))?;
+    deploy(&flows, 2)?;
+    let change = guard.wait_for(wait::SOON, |record| record.pointer_text("/unmapped/change") == "flows")?;
+    let largest: usize = fs::read_to_string("/proc/sys/net/core/wmem_default")?.trim().parse()?;
+    let length = change.json().to_string().len();
+    ensure!(length > largest, "{length} bytes fit into a datagram of {largest}");
+    let field = format!("FLOWWARDEN_UID={}", change.pointer_text("/metadata/uid"));
+    let entry = wait::until("the entry", wait::SOON, || Ok(receiver.entries(&field)?.pop()))
+        .with_context(|| format!("{}\n{}", status(&guard).unwrap_or_default(), guard.console().text()))?;
+    let event: Value = serde_json::from_str(entry["FLOWWARDEN_EVENT"].as_str().context("no event")?)?;
+    ensure!(event == *change.json(), "{event:#}\n{change:#?}");
     guard.stop().map(drop)
 }

@@ -82,8 +82,7 @@ fn an_instance_that_restarts_again_and_again_is_met_each_time_and_nothing_piles_
     let (first, last) = (first.unwrap_or_default(), guard.memory()?.now_kib);
     ensure!(last <= first + ROOM_KIB, "from {first} KiB to {last} KiB");
     ensure!(settings.state()? == State::Intact, "{:?}", settings.state()?);
-    guard.end()?;
-    let records = flowwarden_tests::journal::records(&guard.journal_directory())?;
+    let records = guard.end()?;
     let met: Vec<_> = records.iter().filter(|record| record.rule() == RULE && record.verdict() == "kill").collect();
     ensure!(met.len() == RESTARTS, "{} of {RESTARTS}: {met:#?}", met.len());
     // Whatever went wrong, or was lost, would be told.

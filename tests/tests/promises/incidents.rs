@@ -134,7 +134,7 @@ fn an_incident_names_who_deployed_last_from_the_journal_and_journalctl_lives_no_
         // What another user says counts for nothing.
         let line = r#"[audit] {"event":"flows.set","user":{"username":"mallory"},"timestamp":1}"#;
         writeln!(journald.stream(0)?, "{line}")?;
-        wait::until("the entry", Duration::from_secs(10), || {
+        wait::until("the entry", wait::SOON, || {
             let all = journald.entries("_UID=0")?;
             Ok(all.iter().any(|entry| entry["MESSAGE"] == line).then_some(()))
         })?;
@@ -146,11 +146,11 @@ fn an_incident_names_who_deployed_last_from_the_journal_and_journalctl_lives_no_
     let [first] = followers(&guard)?[..] else { bail!("not one: {:?}", followers(&guard)?) };
     ensure!(runs(first), "{first} is no journalctl");
     kill_process(Pid::from_raw(first.try_into()?).context("no pid")?, Signal::KILL)?;
-    let second = wait::until("another journalctl", Duration::from_secs(10), || {
+    let second = wait::until("another journalctl", wait::SOON, || {
         Ok(followers(&guard)?.into_iter().find(|&pid| pid != first && runs(pid)))
     })?;
     guard.kill()?;
-    wait::until("its end", Duration::from_secs(10), || Ok((!runs(second)).then_some(())))?;
+    wait::until("its end", wait::SOON, || Ok((!runs(second)).then_some(())))?;
 
     // One that ends as it should leaves none either.
     let guard = guard.start_again(&scene.cgroup, &[])?;

@@ -18,6 +18,7 @@ mod hooks;
 mod incidents;
 mod kafka;
 mod keys;
+mod killed;
 mod learning;
 mod mail;
 mod metrics;

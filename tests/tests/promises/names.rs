@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use flowwarden_tests::{flows::js, guard::Guard, needs, policy::Policy, scene::Scene};
+use flowwarden_tests::{cef, flows::js, guard::Guard, needs, policy::Policy, scene::Scene};
 use serde_json::Value;
 
 /// What a terminal, a parser or a table could stumble over.
@@ -33,18 +33,6 @@ fn lines<'a>(what: &str, text: &'a [u8]) -> Result<Vec<&'a str>> {
         ensure!(!line.chars().any(is_hidden), "{what}: {line:?}");
     }
     Ok(text.lines().collect())
-}
-
-/// Lines of CEF as liblognorm reads them.
-fn parse_cef(text: &str) -> Result<Vec<Value>> {
-    let directory = tempfile::tempdir()?;
-    let (rules, input) = (directory.path().join("rules"), directory.path().join("input"));
-    fs::write(&rules, "version=2\nrule=:%f:cef%\n")?;
-    fs::write(&input, text)?;
-    let mut command = Command::new(needs::program("lognormalizer", "liblognorm-utils")?);
-    let output = command.arg("-r").arg(rules).args(["-e", "json"]).stdin(fs::File::open(input)?).output()?;
-    let said = String::from_utf8(output.stdout)?;
-    said.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 #[test]
@@ -87,12 +75,11 @@ fn no_name_breaks_a_line_a_table_or_a_terminal() -> Result<()> {
         let found = lines(format, &text)?;
         let found: Vec<_> = found.into_iter().filter(|line| line.contains("names")).collect();
         ensure!(found.len() == names.len(), "{format}: {} lines for {} files: {found:#?}", found.len(), names.len());
-        let text = found.join("\n") + "\n";
         let pointer = if format == "cef" { "/f/Extensions/filePath" } else { "/file/path" };
         let events = if format == "cef" {
-            parse_cef(&text)?
+            cef::parse(found.iter().copied())?
         } else {
-            text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?
+            found.iter().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?
         };
         ensure!(events.len() == names.len(), "{format}: {} of {} lines are understood", events.len(), names.len());
         let mut told: Vec<_> = events

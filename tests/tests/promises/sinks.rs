@@ -90,7 +90,7 @@ fn a_file_has_every_event_once() -> Result<()> {
 fn outage(transport: Transport) -> Result<()> {
     let scene = Scene::empty()?;
     let certificates = Certificates::new()?;
-    let mut server = Rsyslog::start(transport, &certificates)?;
+    let mut receiver = Rsyslog::start(transport, &certificates)?;
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("events.json");
     let path = |name| certificates.path(name).display().to_string();
@@ -104,14 +104,14 @@ fn outage(transport: Transport) -> Result<()> {
         _ => "transport = \"tcp\"".to_owned(),
     };
     let policy = policy(&scene, &["before", "during", "after"])?
-        .sink(&format!("name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\n{how}", server.address()))
+        .sink(&format!("name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\n{how}", receiver.server.address()))
         .sink(&format!("name = \"agent\"\ntype = \"file\"\npath = \"{}\"", file.display()));
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
 
     read(&scene, "before", EVENTS)?;
-    wait::until("the first events", wait::SOON, || Ok((server.received().len() > 10).then_some(())))
-        .with_context(|| format!("{}\n{}", guard.console().text(), server.log()))?;
-    server.kill()?;
+    wait::until("the first events", wait::SOON, || Ok((receiver.received().len() > 10).then_some(())))
+        .with_context(|| format!("{}\n{}", guard.console().text(), receiver.server.log()))?;
+    receiver.server.kill()?;
     read(&scene, "during", EVENTS)?;
     // The other sink does not wait for the dead one, which is dead until it is started again.
     wait::until("the file", wait::SOON, || {
@@ -124,7 +124,7 @@ fn outage(transport: Transport) -> Result<()> {
         Ok((fails && status.contains("agent: 0 events")).then_some(()))
     })
     .with_context(|| status(&guard).unwrap_or_default())?;
-    server.restart()?;
+    receiver.server.restart()?;
     read(&scene, "after", EVENTS)?;
 
     let journaled = |guard: &Guard| -> Result<BTreeSet<String>> {
@@ -133,7 +133,7 @@ fn outage(transport: Transport) -> Result<()> {
     };
     let missing = |guard: &Guard| -> Result<Vec<String>> {
         let wanted = journaled(guard)?;
-        let lines = server.received();
+        let lines = receiver.received();
         let got = arrived(lines.iter().filter_map(|line| line.split_once('{').map(|(head, _)| &line[head.len()..])))?;
         Ok(wanted.into_iter().filter(|id| !got.contains_key(id)).collect())
     };
@@ -141,7 +141,7 @@ fn outage(transport: Transport) -> Result<()> {
     let all = wait::until("every event", 3 * wait::SOON, || Ok(missing(&guard)?.is_empty().then_some(())));
     all.with_context(|| {
         let (missing, status) = (missing(&guard).map_or(0, |all| all.len()), status(&guard).unwrap_or_default());
-        format!("missing: {missing}\n{status}\n{}\n{}", guard.console().text(), server.log())
+        format!("missing: {missing}\n{status}\n{}\n{}", guard.console().text(), receiver.server.log())
     })?;
     let records = guard.stop()?;
     for rule in ["before", "during", "after"] {
@@ -149,7 +149,7 @@ fn outage(transport: Transport) -> Result<()> {
         ensure!(count >= EVENTS, "{count} of {rule}");
     }
     // Facility 13 (log audit), severity 5 (notice) for what was logged.
-    ensure!(server.received().iter().any(|line| line.starts_with("109 ") && line.contains(" flowwarden open ")));
+    ensure!(receiver.received().iter().any(|line| line.starts_with("109 ") && line.contains(" flowwarden open ")));
     Ok(())
 }
 
@@ -172,20 +172,20 @@ fn a_syslog_server_over_tls_is_killed_and_nothing_is_lost() -> Result<()> {
 #[test]
 fn datagrams_reach_a_syslog_server() -> Result<()> {
     let scene = Scene::empty()?;
-    let server = Rsyslog::start(Transport::Udp, &Certificates::new()?)?;
+    let receiver = Rsyslog::start(Transport::Udp, &Certificates::new()?)?;
     let policy = policy(&scene, &["read-me"])?.sink(&format!(
         "name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\ntransport = \"udp\"\nformat = \"cef\"",
-        server.address()
+        receiver.server.address()
     ));
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     read(&scene, "read-me", 3)?;
     wait::until("the datagrams", wait::SOON, || {
-        let lines = server.received();
+        let lines = receiver.received();
         Ok((lines.iter().filter(|line| line.contains("CEF:0|Flowwarden|") && line.contains("cs2=read-me")).count()
             >= 3)
             .then_some(()))
     })
-    .with_context(|| format!("{:#?}", server.received()))?;
+    .with_context(|| format!("{:#?}", receiver.received()))?;
     guard.stop().map(drop)
 }
 
@@ -201,14 +201,14 @@ pub(crate) fn test_sink(policy: &Path) -> Result<(bool, String)> {
 #[test]
 fn a_server_that_cannot_prove_who_it_is_gets_nothing() -> Result<()> {
     let (ours, theirs) = (Certificates::new()?, Certificates::new()?);
-    let server = Rsyslog::start(Transport::Tls, &theirs)?;
+    let receiver = Rsyslog::start(Transport::Tls, &theirs)?;
     let directory = tempfile::Builder::new().prefix("fwguard-").tempdir()?;
     let file = directory.path().join("policy.toml");
     let text = |certificates: &Certificates| {
         format!(
             "version = 1\n[[instance]]\nname = \"a\"\nselect = [{{ uid = 64123 }}]\nuser-dir = \"/tmp\"\n[[sink]]\n\
              name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n",
-            server.address(),
+            receiver.server.address(),
             certificates.path("ca.pem").display(),
             certificates.path("client.pem").display(),
             certificates.path("client.key").display()
@@ -216,12 +216,12 @@ fn a_server_that_cannot_prove_who_it_is_gets_nothing() -> Result<()> {
     };
     fs::write(&file, text(&ours))?;
     let (good, said) = test_sink(&file)?;
-    ensure!(!good && said.contains("certificate") && server.received().is_empty(), "{said}");
+    ensure!(!good && said.contains("certificate") && receiver.received().is_empty(), "{said}");
     fs::write(&file, text(&theirs))?;
     let (good, said) = test_sink(&file)?;
-    ensure!(good && said.contains("was taken"), "{said}\n{}", server.log());
+    ensure!(good && said.contains("was taken"), "{said}\n{}", receiver.server.log());
     wait::until("the test event", wait::SOON, || {
-        Ok(server.received().iter().any(|line| line.contains("Test event")).then_some(()))
+        Ok(receiver.received().iter().any(|line| line.contains("Test event")).then_some(()))
     })
 }
 
@@ -229,26 +229,26 @@ fn a_server_that_cannot_prove_who_it_is_gets_nothing() -> Result<()> {
 #[test]
 fn alertmanager_is_killed_and_has_every_alert_in_the_end() -> Result<()> {
     let scene = Scene::empty()?;
-    let mut server = Alertmanager::start()?;
+    let mut receiver = Alertmanager::start()?;
     let policy = policy(&scene, &["before", "during"])?.sink(&format!(
         "name = \"alerts\"\ntype = \"webhook\"\nurl = \"http://{}/api/v2/alerts\"\nbody = \"alertmanager\"\nown-events = false",
-        server.address()
+        receiver.server.address()
     ));
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
-    let has = |server: &Alertmanager, rule: &str| -> Result<Option<Value>> {
-        let alerts = server.alerts()?;
+    let has = |receiver: &Alertmanager, rule: &str| -> Result<Option<Value>> {
+        let alerts = receiver.alerts()?;
         Ok(alerts.into_iter().find(|alert| alert.pointer("/labels/rule").is_some_and(|found| found == rule)))
     };
     read(&scene, "before", 3)?;
     let alert =
-        wait::until("an alert", wait::SOON, || has(&server, "before")).with_context(|| guard.console().text())?;
+        wait::until("an alert", wait::SOON, || has(&receiver, "before")).with_context(|| guard.console().text())?;
     ensure!(alert.pointer("/labels/alertname").is_some_and(|name| name == "Flowwarden open"), "{alert:#}");
     ensure!(alert.pointer("/labels/node_red").is_some_and(|name| name == "plant-a"), "{alert:#}");
-    server.kill()?;
+    receiver.server.kill()?;
     read(&scene, "during", 3)?;
     guard.wait_for(wait::SOON, |record| record.rule() == "during")?;
-    server.restart()?;
-    wait::until("the alert of the outage", wait::SOON, || has(&server, "during"))
+    receiver.server.restart()?;
+    wait::until("the alert of the outage", wait::SOON, || has(&receiver, "during"))
         .with_context(|| guard.console().text())?;
     guard.stop().map(drop)
 }

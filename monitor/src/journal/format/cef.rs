@@ -119,7 +119,7 @@ impl Extension {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
@@ -127,7 +127,7 @@ mod tests {
     use super::{super::tests::hostile, *};
 
     /// Reads CEF as its specification says, with nothing of the writer.
-    fn parse(line: &str) -> (Vec<String>, BTreeMap<String, String>) {
+    pub(in super::super) fn parse(line: &str) -> (Vec<String>, BTreeMap<String, String>) {
         let mut fields = vec![String::new()];
         let mut chars = line.chars();
         while fields.len() < 8 {

@@ -168,7 +168,7 @@ fn prune(value: &mut Value) {
 
 #[cfg(test)]
 #[path = "../../../tests/ecs/mod.rs"]
-mod published;
+pub(super) mod published;
 
 #[cfg(test)]
 mod tests {

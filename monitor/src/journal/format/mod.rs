@@ -95,6 +95,24 @@ pub(super) mod tests {
         })
     }
 
+    /// Fails when an event is exported as something that is not ECS, or that CEF's specification reads otherwise.
+    pub(in crate::journal) fn valid(event: &Value) {
+        let document = ecs::render(event);
+        assert_eq!(ecs::published::faults(&document), Vec::<String>::new(), "{document:#}");
+        let line = cef::render(event);
+        let (header, pairs) = cef::tests::parse(&line);
+        assert_eq!((header.len(), header[4].as_str()), (7, event["type_uid"].to_string().as_str()), "{line}");
+        for (key, pointer) in [
+            ("externalId", "/metadata/uid"),
+            ("msg", "/message"),
+            ("act", "/unmapped/verdict"),
+            ("cs1", "/unmapped/instance"),
+            ("cs2", "/unmapped/rule"),
+        ] {
+            assert_eq!(pairs.get(key).map(String::as_str), text(event, pointer), "{key} in {line}");
+        }
+    }
+
     #[test]
     fn ocsf_is_the_event_without_its_place_in_the_chain() {
         let event = hostile("x");

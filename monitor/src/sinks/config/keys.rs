@@ -61,6 +61,13 @@ pub struct Web {
     pub own: Option<(PathBuf, PathBuf)>,
 }
 
+#[cfg(test)]
+impl From<String> for Web {
+    fn from(url: String) -> Self {
+        Self { url: Url(url), ca: None, own: None }
+    }
+}
+
 /// Where a secret is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Secret {

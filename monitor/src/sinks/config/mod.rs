@@ -18,7 +18,7 @@ use super::filter::{Filter, Grouping, Severity};
 #[cfg(feature = "email")]
 pub use email::{EmailTarget, EmailTransport};
 #[cfg(feature = "kafka")]
-pub use kafka::KafkaTarget;
+pub use kafka::{KafkaTarget, Mechanism};
 use keys::number;
 pub use keys::{Login, Secret, TlsFiles, Url, Web};
 pub use target::{

@@ -1,0 +1,115 @@
+//! A guard is killed while it delivers to real receivers: each has every event, and of each kill a batch at most comes again.
+
+use std::{
+    collections::BTreeSet,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use flowwarden_tests::{
+    flows::js,
+    guard::Guard,
+    receiver::{
+        Certificates, Rsyslog, Transport,
+        journald::Journald,
+        kafka::{Entrance, Kafka},
+        mosquitto::{self, Mosquitto},
+        nats::{self, Nats},
+    },
+    scene::Scene,
+};
+use serde_json::Value;
+
+use crate::{
+    brokers::{alerts, password, tls},
+    sinks::{policy, status},
+};
+
+const KILLS: u64 = 5;
+
+fn uid(event: &Value) -> Option<String> {
+    Some(event.pointer("/metadata/uid")?.as_str()?.to_owned())
+}
+
+fn uids<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<String> {
+    texts.filter_map(|text| uid(&serde_json::from_str(text).ok()?)).collect()
+}
+
+#[test]
+fn a_guard_that_is_killed_says_a_batch_twice_at_most_to_whoever_listens() -> Result<()> {
+    let scene = Scene::empty()?;
+    let (certificates, directory) = (Certificates::new()?, tempfile::tempdir()?);
+    let (mqtt, nats) = (Mosquitto::start(&certificates)?, Nats::start(&certificates)?);
+    let kafka = Kafka::start(&certificates, Entrance::Certificate)?;
+    let (syslog, journald) = (Rsyslog::start(Transport::Tls, &certificates)?, Journald::start()?);
+    nats.make_stream()?;
+    kafka.make_topic(1)?;
+    let secret = password(directory.path(), mosquitto::PASSWORD)?;
+    ensure!(mosquitto::PASSWORD == nats::PASSWORD && mosquitto::USER == nats::USER, "one login is enough");
+    let login = format!("user = \"{}\"\npassword-file = \"{secret}\"\n", mosquitto::USER);
+    let mqtt_keys = format!("server = \"{}\"\n{login}topic = \"plant\"", mqtt.server.address());
+    let mut policy = policy(&scene, &["read-me"])?;
+    for (kind, keys) in [
+        ("mqtt", mqtt_keys),
+        ("nats", format!("server = \"{}\"\n{login}", nats.server.address())),
+        ("kafka", format!("server = \"{}\"", kafka.address())),
+        ("syslog", format!("server = \"{}\"", syslog.server.address())),
+        ("journald", format!("socket = \"{}\"", journald.socket().display())),
+    ] {
+        let tls = if kind == "journald" { String::new() } else { tls(&certificates) };
+        policy = policy.sink(&format!(
+            "name = \"{kind}\"\ntype = \"{kind}\"\nevents = \"single\"\nown-events = false\nfrom = \"beginning\"\n{tls}\n{keys}"
+        ));
+    }
+    // What has come to each by now, and how much of it may come again after a kill.
+    let arrived = |kind: &str| -> Result<(Vec<String>, u64)> {
+        Ok(match kind {
+            "mqtt" => {
+                let said = mqtt.said();
+                (uids(said.iter().filter_map(|line| line.strip_prefix("0 plant/events "))), 200)
+            }
+            // The stream drops what it has.
+            "nats" => (nats.messages()?.iter().filter_map(uid).collect(), 0),
+            "kafka" => (kafka.records()?.into_iter().map(|record| record.key).collect(), 500),
+            "syslog" => {
+                let lines = syslog.received();
+                (uids(lines.iter().filter_map(|line| line.get(line.find('{')?..))), 100)
+            }
+            _ => {
+                let entries = journald.entries("FLOWWARDEN_RULE=read-me")?;
+                (entries.iter().filter_map(|it| Some(it["FLOWWARDEN_UID"].as_str()?.to_owned())).collect(), 100)
+            }
+        })
+    };
+
+    let file = scene.node_red.home().user_dir().join("read-me");
+    let script = format!("const fs = require('fs'); setInterval(() => fs.closeSync(fs.openSync({})), 5);", js(&file));
+    let mut reader = scene.node_red.confinement().spawn(Command::new("node").arg("-e").arg(script))?;
+    let mut guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    for kill in 0..KILLS {
+        thread::sleep(Duration::from_millis(500 + kill * 373));
+        guard = guard.start_again(&scene.cgroup, &[])?;
+    }
+    reader.kill()?;
+    reader.wait()?;
+    for kind in ["mqtt", "nats", "kafka", "syslog", "journald"] {
+        let start = Instant::now();
+        let wanted = alerts(&guard)?;
+        ensure!(wanted.len() > 300, "only {} events", wanted.len());
+        let (found, batch) = loop {
+            let (found, batch) = arrived(kind)?;
+            if wanted.iter().collect::<BTreeSet<_>>().is_subset(&found.iter().collect()) {
+                break (found, batch);
+            }
+            let say = || format!("{}\n{}", status(&guard).unwrap_or_default(), guard.console().text());
+            ensure!(start.elapsed() < wait::SOON, "{kind}: {} of {} events\n{}", found.len(), wanted.len(), say());
+            thread::sleep(Duration::from_millis(200));
+        };
+        let again = found.len() - found.iter().collect::<BTreeSet<_>>().len();
+        println!("{kind}: {again} of {} came again", wanted.len());
+        ensure!(again as u64 <= KILLS * batch, "{kind}: {again} events came again after {KILLS} kills");
+    }
+    guard.stop().map(drop)
+}
