@@ -42,6 +42,9 @@ pub(crate) fn all(subcommand: &str) -> Command {
     cargo
 }
 
+/// The harness's programs, which cargo passes over unless they are named.
+pub(crate) const HARNESS: [&str; 4] = ["bench", "kernel", "node_red", "promises"];
+
 /// `cargo test` of one of the harness's programs against the finished `flowwarden`; what follows goes to the program.
 pub(crate) fn harness(name: &str) -> Command {
     let mut cargo = all("test");

@@ -112,6 +112,8 @@ pub(crate) fn deny() -> Result<()> {
 /// Everything, and the guard without its optional sinks.
 fn clippy() -> Result<()> {
     shell::run(cargo::all("clippy").args(["--all-targets", "--", "--deny=warnings"]))?;
+    let harness = cargo::HARNESS.iter().flat_map(|name| ["--test", name]);
+    shell::run(cargo::all("clippy").args(harness).args(["--", "--deny=warnings"]))?;
     let mut lean = cargo::user("clippy");
     lean.args(["--release", "--package", "monitor", "--no-default-features", "--all-targets", "--", "--deny=warnings"]);
     shell::run(&mut lean).context("without default features")

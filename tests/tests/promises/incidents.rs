@@ -1,6 +1,6 @@
 //! What belongs together is told once: a storm of equal events is one incident with the right count.
 
-use std::{fs, io::Write as _, process::Command};
+use std::{fs, io::Write as _, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use flowwarden_tests::{

@@ -19,6 +19,7 @@ use flowwarden_tests::{
         nats::{self, Nats},
     },
     scene::Scene,
+    wait,
 };
 use serde_json::Value;
 
