@@ -83,7 +83,7 @@ impl Deploy {
 pub enum Source {
     /// A file; absolute.
     File(PathBuf),
-    /// Entries of the journal of systemd: [`matches`].
+    /// Entries of the journal of systemd: [`matches()`].
     Journal(Vec<String>),
 }
 
