@@ -233,6 +233,13 @@ fn written(journal: &Path) -> BTreeMap<u64, Vec<u8>> {
     segments.into_iter().map(read).collect()
 }
 
+/// Fails when a line that was there is not where it was.
+fn keeps(before: &BTreeMap<u64, Vec<u8>>, now: &BTreeMap<u64, Vec<u8>>) {
+    for (segment, text) in before {
+        assert!(now.get(segment).is_some_and(|now| now.starts_with(text)), "lines of segment {segment} are gone");
+    }
+}
+
 /// What has come to a sink by the last kill.
 #[derive(Default)]
 struct Seen {
@@ -293,7 +300,7 @@ fn a_guard_that_is_killed_loses_nothing_and_says_a_batch_twice_at_most() {
     ];
     fs::write(path.join("policy.toml"), policy(&sinks)).unwrap();
     let mut seen: Vec<_> = sinks.iter().map(|_| Seen::default()).collect();
-    let mut before = BTreeMap::<u64, Vec<u8>>::new();
+    let mut before = BTreeMap::new();
     for number in 0..KILLS {
         let delay = Duration::from_micros(u64::from(number * 7919 % 60_000));
         let requests: Vec<_> = sinks.iter().map(|sink| sink.arrived.requests()).collect();
@@ -306,10 +313,7 @@ fn a_guard_that_is_killed_loses_nothing_and_says_a_batch_twice_at_most() {
         };
         kill(path, delay, (number % 10 > 0).then_some(ready));
         let now = written(&journal);
-        for (segment, text) in &before {
-            let kept = now.get(segment).is_some_and(|now: &Vec<u8>| now.starts_with(text));
-            assert!(kept, "kill {number}: lines of segment {segment} are gone");
-        }
+        keeps(&before, &now);
         before = now;
         for (sink, seen) in sinks.iter().zip(&mut seen) {
             (sink.settle)();
@@ -326,6 +330,7 @@ fn a_guard_that_is_killed_loses_nothing_and_says_a_batch_twice_at_most() {
     for sink in &sinks {
         let wanted = if sink.name == "webhook" { &rare } else { &all };
         wait(sink.name, || {
+            // A file has to be looked at.
             if sink.name == "file" {
                 (sink.settle)();
             }
@@ -335,6 +340,7 @@ fn a_guard_that_is_killed_loses_nothing_and_says_a_batch_twice_at_most() {
     }
     drop(running);
     writer.close().unwrap();
+    keeps(&before, &written(&journal));
     let report = verify(&journal, &Request::default()).unwrap();
     assert_eq!(report.worst(), None, "{:#?}", report.faults);
 }
