@@ -1,9 +1,8 @@
 //! What a process prints, line by line, while it runs.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{BufRead as _, BufReader, Read, Write as _},
-    path::Path,
+    fmt,
+    io::{BufRead as _, BufReader, Read, Write},
     process::Child,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -14,12 +13,22 @@ use anyhow::Result;
 
 use crate::wait;
 
+/// Somewhere else that the lines go to.
+#[derive(Default)]
+struct Copy(Option<Box<dyn Write + Send>>);
+
+impl fmt::Debug for Copy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Copy").field(&self.0.is_some()).finish()
+    }
+}
+
 /// The lines of a process's standard output and error, in order of arrival. Clones see the same lines.
 #[derive(Clone, Debug, Default)]
 pub struct Console {
     lines: Arc<Mutex<Vec<String>>>,
-    /// A file that gets the same.
-    copy: Arc<Mutex<Option<File>>>,
+    /// What gets the same.
+    copy: Arc<Mutex<Copy>>,
 }
 
 impl Console {
@@ -38,7 +47,7 @@ impl Console {
         let console = self.clone();
         thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
-                if let Some(copy) = &mut *console.copy.lock().unwrap_or_else(PoisonError::into_inner) {
+                if let Some(copy) = &mut console.copy.lock().unwrap_or_else(PoisonError::into_inner).0 {
                     // A test that misses it says so.
                     let _ = copy.write_all(&[&line[..], b"\n"].concat());
                 }
@@ -47,11 +56,10 @@ impl Console {
         });
     }
 
-    /// Writes what comes from now on to a file too, as systemd does with `StandardOutput=append:`.
-    pub fn copy_to(&self, path: &Path) -> Result<()> {
-        let file = OpenOptions::new().append(true).create(true).open(path)?;
-        *self.copy.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
-        Ok(())
+    /// Writes what comes from now on to something else too, as systemd does with `StandardOutput=`: a file that is opened to
+    /// be appended to, a stream of journald's.
+    pub fn copy_to(&self, to: impl Write + Send + 'static) {
+        self.copy.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(Box::new(to));
     }
 
     fn lines(&self) -> MutexGuard<'_, Vec<String>> {

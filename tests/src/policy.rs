@@ -49,9 +49,13 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
 
     /// What `flowwarden init` writes for one of the instances that run, in `enforce` mode, and for no other.
     pub fn preset(preset: &str, node_red: &NodeRed) -> Result<Self> {
+        Self::only(&cli::init(preset, &["--enforce"])?, &node_red.home().user_dir())
+    }
+
+    /// What a policy for a machine says about the instance with this user directory, and about no other.
+    pub fn only(all: &str, user_dir: &Path) -> Result<Self> {
         const HEADER: &str = "\n[[instance]]\n";
-        let all = cli::init(preset, &["--enforce"])?;
-        let directory = format!("user-dir = \"{}\"", node_red.home().user_dir().display());
+        let directory = format!("user-dir = \"{}\"", user_dir.display());
         let (head, instances) = all.split_once(HEADER).context("a policy without instances")?;
         let own = instances.split(HEADER).find(|text| text.contains(&directory));
         let own = own.with_context(|| format!("no instance has {directory}:\n{all}"))?;
@@ -133,10 +137,10 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         self
     }
 
-    /// What Node-RED prints goes to this file.
+    /// What Node-RED prints goes to this file, or to the `journal`.
     #[must_use]
-    pub fn audit_log(mut self, path: &Path) -> Self {
-        self.text = self.text.replace("default = { ", &format!("audit-log = \"{}\"\ndefault = {{ ", path.display()));
+    pub fn audit_log(mut self, place: &str) -> Self {
+        self.text = self.text.replace("default = { ", &format!("audit-log = \"{place}\"\ndefault = {{ "));
         self
     }
 

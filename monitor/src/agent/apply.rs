@@ -15,6 +15,7 @@ use super::{
     takeover,
 };
 use crate::{
+    change::editor::Source,
     heal::Healed,
     instance,
     journal::ocsf::Stage,
@@ -55,7 +56,7 @@ impl Agent {
         }
         self.names.add(self.kernel.epoch(), &compiled);
         self.names.assign(slots, &policy);
-        let logs = policy.instances.iter().filter_map(|it| Some((it.name.as_str(), it.audit_log.as_deref()?)));
+        let logs = policy.instances.iter().filter_map(|it| Some((it.name.as_str(), Source::of(it, &self.host)?)));
         self.pipeline.editors().watch(logs);
         let rule = |index: u16| compiled.rules.get(usize::from(index).checked_sub(1)?);
         let healed = compiled.healed.iter().filter_map(|(index, path)| {

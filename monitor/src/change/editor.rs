@@ -1,18 +1,24 @@
 //! Who deployed last, as Node-RED's own log says: a hint for whoever reads an incident, and no evidence.
 //!
-//! With `logging.console.audit` on, Node-RED prints a line for each request to its admin API. Where that goes to a file, the
-//! policy can name it (`audit-log`). Any flow can print such a line too, so nothing rests on it.
+//! With `logging.console.audit` on, Node-RED prints a line for each request to its admin API. The policy can name where that
+//! goes (`audit-log`): a file, or the journal of systemd. Any flow can print such a line too, so nothing rests on it.
 
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
-    io::{Read as _, Seek as _, SeekFrom},
+    io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
+
+use super::follow::{Follower, matches};
+use crate::policy::{
+    host::Host,
+    model::{AuditLog, InstancePolicy},
+};
 
 /// Most bytes that are read at once: of more, the last ones.
 const MAX_READ: u64 = 64 << 10;
@@ -54,7 +60,7 @@ impl Deploy {
     }
 
     /// Reads a line of the log; `None` for every other one.
-    fn read(line: &str) -> Option<Self> {
+    pub(super) fn read(line: &str) -> Option<Self> {
         let (_, json) = line.split_once(MARK)?;
         // What colours the line may come after it.
         let line: Value = serde_json::Deserializer::from_str(json).into_iter().next()?.ok()?;
@@ -74,25 +80,64 @@ impl Deploy {
 
 /// Where a log comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Source {
+pub enum Source {
+    /// A file; absolute.
     File(PathBuf),
+    /// Entries of the journal of systemd: [`matches`].
+    Journal(Vec<String>),
 }
 
-/// A log, and how far it has been read.
+impl Source {
+    /// Where the log of an instance is; `None` when its policy does not say.
+    #[must_use]
+    pub fn of(instance: &InstancePolicy, host: &dyn Host) -> Option<Self> {
+        Some(match instance.audit_log.as_ref()? {
+            AuditLog::File(path) => Self::File(path.clone()),
+            AuditLog::Journal => Self::Journal(matches(&instance.select, host)),
+        })
+    }
+}
+
+/// A log that is read.
 #[derive(Debug)]
-struct Log {
-    source: Source,
+enum Log {
+    File(Reader),
+    Journal(Follower),
+}
+
+impl Log {
+    fn open(source: &Source) -> io::Result<Self> {
+        Ok(match source {
+            Source::File(path) => Self::File(Reader { path: path.clone(), place: (0, 0), at: 0, last: None }),
+            Source::Journal(matches) => Self::Journal(Follower::start(matches)?),
+        })
+    }
+
+    fn last(&mut self) -> Option<Deploy> {
+        match self {
+            Self::File(reader) => {
+                reader.look();
+                reader.last.clone()
+            }
+            Self::Journal(follower) => follower.last(),
+        }
+    }
+}
+
+/// A file, and how far it has been read.
+#[derive(Debug)]
+struct Reader {
+    path: PathBuf,
     /// Device and number of the file.
     place: (u64, u64),
     at: u64,
     last: Option<Deploy>,
 }
 
-impl Log {
+impl Reader {
     /// Reads what is new. What cannot be read is no reason to keep an incident back.
     fn look(&mut self) {
-        let Source::File(path) = &self.source;
-        let Ok((mut file, place, len)) = open(path) else { return };
+        let Ok((mut file, place, len)) = open(&self.path) else { return };
         if self.place != place || len < self.at {
             (self.place, self.at) = (place, 0);
         }
@@ -113,37 +158,36 @@ impl Log {
 }
 
 /// The file may be anybody's: only a regular one is read, and nobody is waited for.
-fn open(path: &Path) -> std::io::Result<(File, (u64, u64), u64)> {
+fn open(path: &Path) -> io::Result<(File, (u64, u64), u64)> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
     let meta = file.metadata()?;
     if !meta.is_file() {
-        return Err(std::io::ErrorKind::InvalidInput.into());
+        return Err(io::ErrorKind::InvalidInput.into());
     }
     Ok((file, (meta.dev(), meta.ino()), meta.len()))
 }
 
 /// The logs of all instances.
 #[derive(Debug, Default)]
-pub struct Editors(BTreeMap<String, Log>);
+pub struct Editors(BTreeMap<String, (Source, Log)>);
 
 impl Editors {
-    /// Reads these logs from now on, by name of the instance.
-    pub fn watch<'a>(&mut self, logs: impl Iterator<Item = (&'a str, &'a Path)>) {
+    /// Reads these logs from now on, by name of the instance. One that is read already goes on.
+    pub fn watch<'a>(&mut self, logs: impl Iterator<Item = (&'a str, Source)>) {
         let mut old = std::mem::take(&mut self.0);
-        for (instance, path) in logs {
-            let source = Source::File(path.to_owned());
-            let known = old.remove(instance).filter(|log| log.source == source);
-            let new = Log { source, place: (0, 0), at: 0, last: None };
-            self.0.insert(instance.to_owned(), known.unwrap_or(new));
+        for (instance, source) in logs {
+            let known = old.remove(instance).filter(|(known, _)| *known == source).map(|(_, log)| Ok(log));
+            match known.unwrap_or_else(|| Log::open(&source)) {
+                Ok(log) => drop(self.0.insert(instance.to_owned(), (source, log))),
+                Err(error) => eprintln!("flowwarden: who deploys at {instance} is not known: {error}"),
+            }
         }
     }
 
-    /// Who deployed last. Reads the log: to be asked when there is something to tell.
-    pub fn last(&mut self, instance: &str) -> Option<&Deploy> {
-        let log = self.0.get_mut(instance)?;
-        log.look();
-        log.last.as_ref()
+    /// Who deployed last, as far as that is known. A file is read now: to be asked when there is something to tell.
+    pub fn last(&mut self, instance: &str) -> Option<Deploy> {
+        self.0.get_mut(instance)?.1.last()
     }
 }
 
@@ -168,7 +212,7 @@ mod tests {
     fn scene() -> Scene {
         let directory = tempfile::tempdir().unwrap();
         let mut editors = Editors::default();
-        editors.watch([("a", directory.path().join("log").as_path())].into_iter());
+        editors.watch([("a", Source::File(directory.path().join("log")))].into_iter());
         Scene { directory, editors }
     }
 
@@ -179,7 +223,7 @@ mod tests {
         }
 
         fn user(&mut self) -> Option<String> {
-            self.editors.last("a")?.user.clone()
+            self.editors.last("a")?.user
         }
     }
 

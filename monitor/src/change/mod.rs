@@ -7,6 +7,7 @@ pub mod decision;
 pub mod diff;
 pub mod editor;
 pub mod flows;
+pub mod follow;
 pub mod mask;
 pub mod window;
 

@@ -135,7 +135,7 @@ impl Pipeline {
             self.journal.append(line, durability);
         }
         let deploy = noted.phase.and_then(|_| self.editors.last(&enriched.instance));
-        let incident = noted.phase.map(|phase| tell(&self.journal, phase, noted.incident, deploy, durability));
+        let incident = noted.phase.map(|phase| tell(&self.journal, phase, noted.incident, deploy.as_ref(), durability));
         if incident.is_some() {
             self.incidents.told(&uid);
         }
@@ -159,7 +159,7 @@ impl Pipeline {
     fn tell_all(&mut self, told: &[(Phase, Incident)]) -> Vec<Said> {
         let Self { journal, editors, .. } = self;
         let tell = |(phase, incident): &(Phase, Incident)| {
-            tell(journal, *phase, incident, editors.last(&incident.instance), Durability::Grouped)
+            tell(journal, *phase, incident, editors.last(&incident.instance).as_ref(), Durability::Grouped)
         };
         told.iter().map(tell).collect()
     }

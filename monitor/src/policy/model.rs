@@ -54,10 +54,19 @@ pub struct InstancePolicy {
     pub nets: Vec<NetRule>,
     /// Where names are looked up; those of this machine when there are none.
     pub resolvers: Vec<IpAddr>,
-    /// A file that Node-RED's console goes to; absolute.
-    pub audit_log: Option<PathBuf>,
+    /// Where Node-RED's console goes, when that is known.
+    pub audit_log: Option<AuditLog>,
     /// Where it stands.
     pub at: At,
+}
+
+/// Where the console of a Node-RED goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditLog {
+    /// A file; absolute.
+    File(PathBuf),
+    /// The journal of systemd.
+    Journal,
 }
 
 /// What is done about a class of operations where no rule speaks.
@@ -130,6 +139,13 @@ impl Select {
     #[must_use]
     pub fn by_user_alone(&self) -> bool {
         !self.exec && self.unit.is_none() && self.container.is_none() && self.cgroup.is_none()
+    }
+
+    /// Entries of systemd's journal say something of what is named.
+    #[must_use]
+    pub fn is_in_entries(&self) -> bool {
+        let Self { user, uid, unit, container, cgroup, exec: _, at: _ } = self;
+        user.is_some() || uid.is_some() || unit.is_some() || container.is_some() || cgroup.is_some()
     }
 }
 

@@ -23,7 +23,9 @@ use crate::{journal, metrics, pipeline::tunnel, sinks};
 
 use super::{
     Fault, limit,
-    model::{Action, At, ClassDefault, FileRule, InstancePolicy, KillScope, Names, NetRule, Policy, Prefix, Select},
+    model::{
+        Action, At, AuditLog, ClassDefault, FileRule, InstancePolicy, KillScope, Names, NetRule, Policy, Prefix, Select,
+    },
     name::DnsName,
     own,
 };
@@ -242,6 +244,7 @@ impl<'a> Reader<'a> {
         let select: Vec<_> =
             self.tables(select_at, "select").into_iter().filter_map(|(select, at)| self.select(select, at)).collect();
         let defaults = self.defaults(table.take("default"));
+        let audit_log = table.take("audit-log").and_then(|value| self.audit_log(value, &select));
         let mut instance = InstancePolicy {
             name: name.unwrap_or_default(),
             select,
@@ -250,7 +253,7 @@ impl<'a> Reader<'a> {
             files: Vec::new(),
             nets: Vec::new(),
             resolvers: table.take("resolvers").map(|value| self.resolvers(value)).unwrap_or_default(),
-            audit_log: table.take("audit-log").and_then(|value| self.audit_log(value)),
+            audit_log,
             at: self.at(at),
         };
         let mut ids = self.given_ids(table.keys);
@@ -761,13 +764,23 @@ impl<'a> Reader<'a> {
         DnsName::parse(text).map_err(|why| self.fault(at, why)).ok()
     }
 
-    fn audit_log(&mut self, value: &Value<'_>) -> Option<PathBuf> {
+    fn audit_log(&mut self, value: &Value<'_>, select: &[Select]) -> Option<AuditLog> {
         let text = self.string(value, "`audit-log`")?;
+        let at = value.span().start;
+        if text == "journal" {
+            if !select.is_empty() && !select.iter().any(Select::is_in_entries) {
+                self.fault(
+                    at,
+                    "nothing in `select` says which entries of the journal are the instance's: name a unit, user, uid, container or cgroup",
+                );
+            }
+            return Some(AuditLog::Journal);
+        }
         if !Path::new(text).is_absolute() {
-            self.fault(value.span().start, format!("`audit-log` must be absolute; \"{text}\" is not"));
+            self.fault(at, format!("`audit-log` must be \"journal\" or an absolute path; \"{text}\" is neither"));
             return None;
         }
-        self.plain_path(Path::new(text), value.span().start)
+        self.plain_path(Path::new(text), at).map(AuditLog::File)
     }
 
     fn resolvers(&mut self, value: &Value<'_>) -> Vec<IpAddr> {
@@ -933,6 +946,18 @@ mod tests {
             found,
             [Fault { line: 9, column: 3, what: "unknown key \"acess\"; did you mean \"access\"?".into() }]
         );
+    }
+
+    #[test]
+    fn the_log_of_the_console_is_a_file_or_the_journal_where_entries_can_be_told_apart() {
+        let of =
+            |log: &str| parse(&format!("{HEAD}audit-log = \"{log}\"\n")).map(|mut it| it.instances.remove(0).audit_log);
+        assert_eq!(of("journal"), Ok(Some(AuditLog::Journal)));
+        assert_eq!(of("/var/log/nodered.log"), Ok(Some(AuditLog::File("/var/log/nodered.log".into()))));
+        assert!(of("journald").unwrap_err()[0].what.contains("must be \"journal\" or an absolute path"));
+        let all = HEAD.replace("{ uid = 1001 }", "{ exec = \"node-red\" }");
+        let found = parse(&format!("{all}audit-log = \"journal\"\n")).unwrap_err();
+        assert!(found[0].line == 7 && found[0].what.contains("name a unit, user, uid"), "{found:?}");
     }
 
     #[test]

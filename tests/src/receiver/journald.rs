@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::{self, Write},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result};
@@ -44,6 +46,17 @@ impl Journald {
         self.runtime().join("socket")
     }
 
+    /// What a unit of this user has as its standard output: each line is an entry.
+    pub fn stream(&self, uid: u32) -> Result<Stream> {
+        // Whose entries they are is the process that has connected.
+        let mut command = Command::new(needs::program("socat", "socat")?);
+        command.arg("-u").arg("-").arg(format!("UNIX-CONNECT:{}", self.runtime().join("stdout").display()));
+        let mut stream = Stream(command.uid(uid).gid(uid).stdin(Stdio::piped()).spawn()?);
+        // Identifier, unit, priority, whether a line may begin with one, and three places where else it may go.
+        stream.write_all(b"node-red\n\n6\n0\n0\n0\n0\n")?;
+        Ok(stream)
+    }
+
     fn runtime(&self) -> PathBuf {
         PathBuf::from(format!("/run/systemd/journal.{}", self.name))
     }
@@ -53,6 +66,28 @@ impl Journald {
         let mut command = Command::new(needs::program("journalctl", "systemd")?);
         let text = needs::run(command.args(["--namespace", &self.name, "--output=json", "--all", field]))?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+}
+
+/// Lines for a journald.
+#[derive(Debug)]
+pub struct Stream(Child);
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.stdin.as_mut().ok_or(io::ErrorKind::BrokenPipe)?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // What is written is read before it sees the end.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 

@@ -1,9 +1,18 @@
 //! What belongs together is told once: a storm of equal events is one incident with the right count.
 
-use std::{fs, process::Command};
+use std::{fs, io::Write as _, process::Command, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
-use flowwarden_tests::{flows::Flow, guard::Guard, policy::Policy, record::Record, scene::Scene, wait};
+use anyhow::{Context as _, Result, bail, ensure};
+use flowwarden_tests::{
+    flows::{Flow, INJECT},
+    guard::Guard,
+    policy::Policy,
+    receiver::journald::Journald,
+    record::Record,
+    scene::Scene,
+    wait,
+};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::releases::{HASH, PASSWORD};
 
@@ -60,31 +69,93 @@ fn a_storm_is_one_incident_with_the_right_count_and_two_rules_are_two() -> Resul
     Ok(())
 }
 
-#[test]
-fn an_incident_names_who_deployed_last_as_a_hint_that_is_not_verified() -> Result<()> {
-    let mut scene = Scene::empty()?;
-    let place = Guard::new_directory()?;
-    let log = place.path().join("node-red.log");
-    let node_red = &mut scene.node_red;
-    // As systemd does with `StandardOutput=append:`.
-    node_red.console().copy_to(&log)?;
+/// A Node-RED that tells on its console who asks for what.
+fn audited() -> Result<Scene> {
+    let scene = Scene::empty()?;
     let users = format!("[{{ username: 'admin', password: '{HASH}', permissions: '*' }}]");
     let settings = format!(
         "module.exports = {{ adminAuth: {{ type: 'credentials', users: {users} }},
              logging: {{ console: {{ level: 'info', metrics: false, audit: true }} }} }};\n"
     );
-    node_red.home().file(".node-red/settings.js", &settings)?;
+    scene.node_red.home().file(".node-red/settings.js", &settings)?;
+    Ok(scene)
+}
+
+/// That an incident says, as a hint, that the admin has deployed, where the console goes to `log`, whatever happens `then`.
+fn hints_at_the_admin(scene: &mut Scene, log: &str, then: impl FnOnce() -> Result<()>) -> Result<Guard> {
+    let node_red = &mut scene.node_red;
     let secret = node_red.home().file("secret.txt", "x")?;
     node_red.start()?;
     node_red.log_in("admin", PASSWORD)?;
-    let policy = Policy::enforce(node_red).audit_log(&log).deny(&secret.display().to_string(), &["read"], "secret");
+    let policy = Policy::enforce(node_red).audit_log(log).deny(&secret.display().to_string(), &["read"], "secret");
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
-    scene.node_red.play(&Flow::exec(&format!("cat '{}'", secret.display())))?;
+    scene.node_red.deploy(&Flow::exec(&format!("cat '{}'", secret.display())))?;
+    then()?;
+    scene.node_red.inject(INJECT)?;
     let told =
         guard.wait_for(wait::SOON, |record| record.rule() == "secret" && record.number("/class_uid") == Some(2004))?;
     let hint = &told.json()["unmapped"]["last_deploy"];
     ensure!(hint["user"] == "admin" && hint["event"] == "flows.set" && hint["verified"] == false, "{told:#?}");
     ensure!(hint["address"].as_str().is_some_and(|address| address.ends_with("127.0.0.1")), "{told:#?}");
     ensure!(told.pointer_text("/remediation/desc").contains("not verified"), "{told:#?}");
-    guard.stop().map(drop)
+    Ok(guard)
+}
+
+#[test]
+fn an_incident_names_who_deployed_last_as_a_hint_that_is_not_verified() -> Result<()> {
+    let mut scene = audited()?;
+    let place = Guard::new_directory()?;
+    let log = place.path().join("node-red.log");
+    // As systemd does with `StandardOutput=append:`.
+    scene.node_red.console().copy_to(fs::File::options().append(true).create(true).open(&log)?);
+    hints_at_the_admin(&mut scene, &log.display().to_string(), || Ok(()))?.stop().map(drop)
+}
+
+/// What of `journalctl` a guard has started.
+fn followers(guard: &Guard) -> Result<Vec<u32>> {
+    let children = fs::read_dir(format!("/proc/{}/task", guard.pid()))?.flatten().map(|task| {
+        // A thread may end meanwhile.
+        fs::read_to_string(task.path().join("children")).unwrap_or_default()
+    });
+    children.collect::<Vec<_>>().join(" ").split_whitespace().map(|pid| Ok(pid.parse()?)).collect()
+}
+
+fn runs(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.contains("(journalctl)") && !status.contains(") Z ")
+}
+
+#[test]
+fn an_incident_names_who_deployed_last_from_the_journal_and_journalctl_lives_no_longer_than_the_guard() -> Result<()> {
+    let mut scene = audited()?;
+    let journald = Journald::start()?;
+    scene.node_red.console().copy_to(journald.stream(scene.node_red.confinement().uid)?);
+    let mut guard = hints_at_the_admin(&mut scene, "journal", || {
+        // What another user says counts for nothing.
+        let line = r#"[audit] {"event":"flows.set","user":{"username":"mallory"},"timestamp":1}"#;
+        writeln!(journald.stream(0)?, "{line}")?;
+        wait::until("the entry", wait::SOON, || {
+            let all = journald.entries("_UID=0")?;
+            Ok(all.iter().any(|entry| entry["MESSAGE"] == line).then_some(()))
+        })?;
+        // Whoever follows is a moment behind.
+        wait::pause(Duration::from_secs(1))
+    })?;
+
+    // One that ends is started again, and a guard that dies takes it along.
+    let [first] = followers(&guard)?[..] else { bail!("not one: {:?}", followers(&guard)?) };
+    ensure!(runs(first), "{first} is no journalctl");
+    kill_process(Pid::from_raw(first.try_into()?).context("no pid")?, Signal::KILL)?;
+    let second = wait::until("another journalctl", wait::SOON, || {
+        Ok(followers(&guard)?.into_iter().find(|&pid| pid != first && runs(pid)))
+    })?;
+    guard.kill()?;
+    wait::until("its end", wait::SOON, || Ok((!runs(second)).then_some(())))?;
+
+    // One that ends as it should leaves none either.
+    let guard = guard.start_again(&scene.cgroup, &[])?;
+    let [third] = followers(&guard)?[..] else { bail!("not one: {:?}", followers(&guard)?) };
+    guard.stop()?;
+    ensure!(!runs(third), "{third} is left");
+    Ok(())
 }
