@@ -12,6 +12,29 @@ const CHANGES: Access = Access::WRITE
     .union(Access::LINK)
     .union(Access::ATTR);
 
+/// What git runs by itself in a clone when it finds a program with this name among its hooks (githooks(5)).
+pub const HOOKS: [&str; 12] = [
+    "pre-commit",
+    "pre-merge-commit",
+    "post-commit",
+    "commit-msg",
+    "post-checkout",
+    "post-merge",
+    "post-rewrite",
+    "pre-rebase",
+    "pre-push",
+    "pre-auto-gc",
+    "post-index-change",
+    "reference-transaction",
+];
+
+/// Whether git runs what is at a path by itself.
+#[must_use]
+pub fn is_hook(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    path.contains("/.git/hooks/") && HOOKS.contains(&name)
+}
+
 fn has(access: Access, any: Access) -> bool {
     access.bits() & any.bits() != 0
 }
@@ -26,6 +49,9 @@ pub fn file(path: &str, access: Access, user_dir: &Path) -> Option<&'static str>
     let below = |places: &[&str]| places.iter().any(|it| place.starts_with(it));
     if changes && matches!(inside, Some("settings.js" | "environment")) {
         return Some("settings.js and environment decide what Node-RED is: change them in a maintenance window");
+    }
+    if changes && is_hook(path) {
+        return Some("git runs it by itself at the next commit, pull or checkout");
     }
     // What npm and git bring along is public.
     let brought = inside.is_some_and(|inside| {
@@ -127,6 +153,9 @@ mod tests {
             ("/h/.node-red/projects/.sshkeys/__default_plant", Access::READ, false),
             ("/h/.node-red/flows.json", Access::WRITE, false),
             ("/h/.node-red/projects/.sshkeys/__default_plant", Access::CREATE, false),
+            ("/h/.node-red/projects/plant/.git/hooks/post-checkout", Access::CREATE, true),
+            ("/h/.node-red/projects/plant/.git/hooks/post-checkout", Access::READ, false),
+            ("/h/.node-red/projects/plant/.git/hooks/post-checkout.sample", Access::CREATE, false),
             ("/h/.ssh/id_ed25519", Access::READ, true),
             ("/h/.ssh/authorized_keys", Access::WRITE, true),
             ("/h/.ssh", Access::READ, false),

@@ -8,6 +8,7 @@ use flowwarden_tests::{
     cli,
     flows::{FileAction, Flow},
     guard::{Guard, MADE},
+    node_red::NodeRed,
     policy::Policy,
     record::Record,
     scene::Scene,
@@ -75,22 +76,17 @@ fn quiet_day_with(preset: &str) -> Result<()> {
     guard.stop().map(drop)
 }
 
-fn day(scene: &mut Scene, guard: Guard) -> Result<()> {
-    let node_red = &mut scene.node_red;
-
-    // The first start, in an empty userDir, makes settings.js.
-    node_red.start()?;
-    node_red.stop()?;
-
-    // The administrator turns on a context that is kept on disk, and flushed every second.
+/// The administrator turns on a context that is kept on disk, and flushed every second.
+pub(super) fn keep_context(node_red: &NodeRed) -> Result<()> {
     let settings = fs::read_to_string(node_red.settings())?;
     let context = "contextStorage: { default: { module: 'localfilesystem', config: { flushInterval: 1 } } },";
-    fs::write(
-        node_red.settings(),
-        settings.replacen("module.exports = {", &format!("module.exports = {{\n{context}"), 1),
-    )?;
+    let settings = settings.replacen("module.exports = {", &format!("module.exports = {{\n{context}"), 1);
+    Ok(fs::write(node_red.settings(), settings)?)
+}
 
-    node_red.start()?;
+/// What a Node-RED without anything special does on a day: deploys, a context that is kept, the library, the user's settings,
+/// a file, a program, another start.
+pub(super) fn ordinary(node_red: &mut NodeRed) -> Result<()> {
     let count =
         "const n = (flow.get('n') || 0) + 1; flow.set('n', n); global.set('n', n); msg.payload = n; return msg;";
     for deploy in 1..=2 {
@@ -116,7 +112,19 @@ fn day(scene: &mut Scene, guard: Guard) -> Result<()> {
     node_red.play(&Flow::file(&data.join("log.txt"), FileAction::Append, "measured"))?;
     node_red.play(&Flow::exec("date"))?;
     node_red.stop()?;
+    node_red.start()
+}
+
+fn day(scene: &mut Scene, guard: Guard) -> Result<()> {
+    let node_red = &mut scene.node_red;
+
+    // The first start, in an empty userDir, makes settings.js.
     node_red.start()?;
+    node_red.stop()?;
+
+    keep_context(node_red)?;
+    node_red.start()?;
+    ordinary(node_red)?;
 
     let so_far = guard.journal()?;
     let alarms: Vec<_> = so_far.iter().filter(|record| record.is_alarm()).collect();

@@ -61,11 +61,11 @@ enum Harm {
     Connects(UnixListener),
 }
 
-struct Attack {
-    number: u8,
-    what: &'static str,
+pub(super) struct Attack {
+    pub(super) number: u8,
+    pub(super) what: &'static str,
     /// Every rule that speaks, in the order of the alphabet.
-    rules: &'static [&'static str],
+    pub(super) rules: &'static [&'static str],
     /// Whether the last of them stops it: `deny` here stands for a kill too, where the sensor cannot deny.
     verdict: &'static str,
     act: Act,
@@ -86,13 +86,13 @@ fn rows_under(preset: &str) -> Vec<&'static str> {
 }
 
 /// Processes that are not the instance's, with a secret in their environment.
-struct Bystanders {
+pub(super) struct Bystanders {
     users: Neighbour,
     roots: Neighbour,
 }
 
 impl Bystanders {
-    fn new(scene: &Scene) -> Result<Self> {
+    pub(super) fn new(scene: &Scene) -> Result<Self> {
         let with_secret = |uid| Neighbour::with_secret(scene, uid, SECRET);
         Ok(Self { users: with_secret(scene.node_red.confinement().uid)?, roots: with_secret(0)? })
     }
@@ -158,14 +158,21 @@ fn exec(command: &str) -> Act {
 }
 
 /// A Node-RED with Projects, and with what is there to be stolen.
-fn stage() -> Result<Scene> {
+pub(super) fn stage() -> Result<Scene> {
     let mut scene = Scene::new()?;
-    scene.network.move_to_world(DOH)?;
     let settings = fs::read_to_string(scene.node_red.settings())?;
     let projects = settings.replacen("projects: {", "projects: { enabled: true, ignored: {} }, was: {", 1);
     ensure!(projects != settings, "the settings say nothing about Projects");
     scene.node_red.stop()?;
     fs::write(scene.node_red.settings(), projects.replace("enabled: true, ignored: {}", "enabled: true"))?;
+    lay_out(&scene)?;
+    scene.node_red.start()?;
+    Ok(scene)
+}
+
+/// Lays out what attacks are after.
+pub(super) fn lay_out(scene: &Scene) -> Result<()> {
+    scene.network.move_to_world(DOH)?;
     let home = scene.node_red.home();
     for directory in
         [".node-red/node_modules/kept", ".node-red/projects/plant/.git/hooks", ".ssh", ".config/systemd/user"]
@@ -181,8 +188,7 @@ fn stage() -> Result<Scene> {
     home.file(".bashrc", "# nothing\n")?;
     // Node-RED lets npm ask its registry, which is not in this network.
     home.file(".npmrc", "offline=true\naudit=false\nfund=false\n")?;
-    scene.node_red.start()?;
-    Ok(scene)
+    Ok(())
 }
 
 /// A copy of a program that runs as root for everybody, as sudo does.
@@ -272,7 +278,7 @@ fn uninstall(scene: &Scene, package_json: &[u8]) -> Result<()> {
 }
 
 #[expect(clippy::too_many_lines, reason = "a table")]
-fn attacks(scene: &Scene, bystanders: &Bystanders) -> Result<Vec<Attack>> {
+pub(super) fn attacks(scene: &Scene, bystanders: &Bystanders) -> Result<Vec<Attack>> {
     let node_red = &scene.node_red;
     let (home, uid) = (node_red.home(), node_red.confinement().uid);
     let (user_dir, path) = (home.user_dir(), |name: &str| home.path().join(name));
@@ -513,6 +519,18 @@ fn attacks(scene: &Scene, bystanders: &Bystanders) -> Result<Vec<Attack>> {
     Ok(all)
 }
 
+/// The guard itself: there is none to be attacked without one.
+pub(super) fn on_the_guard(scene: &Scene, guard: &Guard) -> Result<Attack> {
+    Ok(Attack {
+        number: 22,
+        what: "the guard's policy is removed, by sudo",
+        rules: &["default-privilege", "guard-files"],
+        verdict: "deny",
+        act: exec(&format!("'{}' '{}'", as_root(scene, "rm")?.display(), guard.policy_file().display())),
+        harm: Harm::Changes(guard.policy_file()),
+    })
+}
+
 /// An alert as a finding: a rule and what it is about.
 fn findings(records: &[Record]) -> BTreeSet<(String, String)> {
     let object = |record: &Record| match (record.path(), record.ip()) {
@@ -523,37 +541,65 @@ fn findings(records: &[Record]) -> BTreeSet<(String, String)> {
     records.iter().map(|record| (record.rule().to_owned(), object(record))).collect()
 }
 
-/// Plays one attack under guard.
-fn guarded(scene: &mut Scene, guard: &Guard, attack: &Attack) -> Result<()> {
-    let Attack { number, what, .. } = attack;
+/// What came of an attack under guard.
+#[derive(Debug)]
+pub(super) struct Played {
+    /// How it ended for Node-RED.
+    pub(super) outcome: Result<String>,
+    /// The alerts, in their order.
+    pub(super) alerts: Vec<Record>,
+    /// Whether it had its way.
+    pub(super) done: bool,
+}
+
+impl Played {
+    /// Whether a rule has stopped something.
+    pub(super) fn is_stopped_by(&self, rule: &str) -> bool {
+        self.alerts.iter().any(|alert| alert.rule() == rule && matches!(alert.verdict(), "deny" | "kill"))
+    }
+
+    /// Where the kernel cannot refuse, what was done at the same moment may be there, and the record says so.
+    pub(super) fn is_late(&self) -> bool {
+        self.alerts.iter().any(|alert| alert.has_flag("after") || alert.has_flag("damaged"))
+    }
+}
+
+/// Plays one attack under guard until one of these rules has spoken, and takes back what it has done. settings.js is left to
+/// the guard.
+pub(super) fn play(scene: &mut Scene, guard: &Guard, attack: &Attack, rules: &[&str]) -> Result<Played> {
     scene.node_red.start()?;
     let file = if let Harm::Changes(path) = &attack.harm { Some(path.clone()) } else { None };
     let before = file.as_deref().and_then(content);
     let (known, mark) = (guard.journal()?.len(), scene.node_red.console().mark());
     let outcome = make(scene, &attack.act);
-    let last = attack.rules.last().context("an attack without a rule")?;
     let _ = wait::until("its alert", wait::SOON, || {
         let new = guard.journal()?.split_off(known);
-        Ok(new.iter().any(|record| record.is_alert() && record.rule() == *last).then_some(()))
+        Ok(new.iter().any(|record| record.is_alert() && rules.contains(&record.rule())).then_some(()))
     });
     // What comes of it a moment later counts as well: a second alert, and what is put back.
     wait::pause(Duration::from_millis(700))?;
-    let new: Vec<_> = guard.journal()?.split_off(known).into_iter().filter(Record::is_alert).collect();
-    let rules: Vec<_> = new.iter().map(Record::rule).collect::<BTreeSet<_>>().into_iter().collect();
-    ensure!(rules == attack.rules, "{number}, {what}: {rules:?}; {outcome:?}; {new:#?}");
-    let found = findings(&new);
-    ensure!(found.len() == attack.rules.len(), "{number}, {what}: more than one incident: {found:?}");
-    let stopped = new.iter().any(|record| record.rule() == *last && matches!(record.verdict(), "deny" | "kill"));
-    ensure!(stopped == (attack.verdict == "deny"), "{number}, {what}: {new:#?}");
-    // Where the kernel cannot refuse, what was done at the same moment may be there, and the record says so.
-    let late = new.iter().any(|record| record.has_flag("after") || record.has_flag("damaged"));
+    let alerts = guard.journal()?.split_off(known).into_iter().filter(Record::is_alert).collect();
     let done = is_done(scene, &attack.harm, mark, before.as_ref());
-    ensure!(!stopped || late || !done, "{number}, {what}: it was done: {outcome:?}; {new:#?}");
-    if *last == "settings-js" {
-        ensure!(!done, "{number}, {what}: settings.js is not as it was: {new:#?}");
-    } else if let Some(path) = &file {
-        put_back(scene, path, before.as_ref())?;
+    if let Some(path) = file.filter(|path| *path != scene.node_red.settings()) {
+        put_back(scene, &path, before.as_ref())?;
     }
+    let _ = fs::remove_file(scene.node_red.home().path().join("alias.js2"));
+    Ok(Played { outcome, alerts, done })
+}
+
+/// Plays one attack under guard, which its rules meet, once and no others.
+fn guarded(scene: &mut Scene, guard: &Guard, attack: &Attack) -> Result<()> {
+    let Attack { number, what, .. } = attack;
+    let last = attack.rules.last().context("an attack without a rule")?;
+    let played = play(scene, guard, attack, &[last])?;
+    let rules: Vec<_> = played.alerts.iter().map(Record::rule).collect::<BTreeSet<_>>().into_iter().collect();
+    ensure!(rules == attack.rules, "{number}, {what}: {rules:?}; {played:#?}");
+    let found = findings(&played.alerts);
+    ensure!(found.len() == attack.rules.len(), "{number}, {what}: more than one incident: {found:?}");
+    let stopped = played.is_stopped_by(last);
+    ensure!(stopped == (attack.verdict == "deny"), "{number}, {what}: {played:#?}");
+    ensure!(!stopped || played.is_late() || !played.done, "{number}, {what}: it was done: {played:#?}");
+    ensure!(*last != "settings-js" || !played.done, "{number}, {what}: settings.js is not as it was: {played:#?}");
     Ok(())
 }
 
@@ -636,19 +682,10 @@ fn every_attack_meets_its_rule_once() -> Result<()> {
         if let Err(error) = guarded(&mut scene, &guard, attack) {
             wrong.push(format!("{error:#}"));
         }
-        let _ = fs::remove_file(scene.node_red.home().path().join("alias.js2"));
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 
-    // The guard itself: there is none to be attacked without one.
-    let last = Attack {
-        number: 22,
-        what: "the guard's policy is removed, by sudo",
-        rules: &["default-privilege", "guard-files"],
-        verdict: "deny",
-        act: exec(&format!("'{}' '{}'", as_root(&scene, "rm")?.display(), guard.policy_file().display())),
-        harm: Harm::Changes(guard.policy_file()),
-    };
+    let last = on_the_guard(&scene, &guard)?;
     guarded(&mut scene, &guard, &last)?;
     guard.stop().map(drop)
 }

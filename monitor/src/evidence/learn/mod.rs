@@ -5,6 +5,7 @@
 //! write, and the rules are put into the present policy's text.
 
 mod fact;
+mod net;
 mod pattern;
 mod write;
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use monitor_common::{Access, name::NAME_LEN, policy::PATTERN_LEN};
 
 use super::fact::Seen;
-use crate::evidence::idiom;
+use crate::evidence::{critical, idiom};
 
 /// So many names in one directory are written as `dir/*`.
 const MANY: usize = 6;
@@ -38,7 +38,9 @@ const NEVER_WHOLE: [&str; 17] = [
 
 /// The pattern for one path, as the policy names it: relative to the user directory where it is inside.
 pub(super) fn of(path: &str, access: Access, user_dir: &Path) -> String {
-    if access != Access::EXEC {
+    // No pattern is to cover a hook of git.
+    let by_itself = access != Access::READ && critical::is_hook(path);
+    if access != Access::EXEC && !by_itself {
         if let Some(idiom) = idiom::of_path(path, user_dir) {
             let directory = idiom.pattern.strip_suffix("/**");
             // `dir/**` is about what is below it.

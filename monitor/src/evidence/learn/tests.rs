@@ -1,4 +1,4 @@
-use std::fs;
+use std::{fs, slice};
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::{
     policy::{
         model::Select,
         parse::parse,
-        preset::{Found, Known},
+        preset::{self, Found, Known},
     },
 };
 
@@ -142,18 +142,37 @@ fn what_was_seen_is_allowed_and_everything_else_is_closed() {
     for said in [
         "\"*.$$$\", \"context/**\", \"flows*\"] # the user directory's: 5 times, event 3, by node",
         "\"/bin/bash\", # 1 times, event 9, by node; a shell",
-        "to = [\"10.0.0.7\", \"loopback\"] # 2 times, event 10, by node",
+        "    { ports = [1883], protocol = \"tcp\", verdict = \"allow\", to = [\"10.0.0.7\", \"loopback\"] }, # 2 times, event 10, by node",
     ] {
         assert!(draft.text.contains(said), "{said}:\n{}", draft.text);
     }
-    // Without flows that go anywhere a person can read it aloud.
-    let plain: Vec<_> = day()
-        .into_iter()
-        .filter(|event| ![7, 8, 10, 11].contains(&event["metadata"]["sequence"].as_u64().unwrap()))
-        .collect();
-    let (_, draft) = learnt_from(&base(&[found()]), &plain, false);
+    // A person can read it aloud.
     let lines = draft.text.lines().filter(|line| !line.is_empty()).count();
     assert!(lines < 60, "{lines}: {}", draft.text);
+}
+
+#[test]
+fn rules_for_addresses_are_a_line_each_and_go_to_where_such_rules_are() {
+    let connect = |number: u64, ip: &str| {
+        let about = json!({ "dst_endpoint": { "ip": ip, "port": 1883 }, "connection_info": { "protocol_num": 6 } });
+        event(number, "connect", &about, &json!({}))
+    };
+    let (_, first) = learnt_from(&base(&[found()]), &[connect(1, "10.0.0.7")], false);
+    let rules = |text: &str| parse(text).unwrap().instances.remove(0).nets.len();
+    assert_eq!(rules(&first.text), 2, "{}", first.text);
+    // What was learnt before is added to, a list of many too.
+    let more: Vec<_> = (1..5).map(|number| connect(number, &format!("10.0.1.{number}"))).collect();
+    let (_, second) = learnt_from(&first.text, &more, false);
+    assert!(second.text.contains("to = [\n        \"10.0.1.1\", # 1 times, event 1, by node\n"), "{}", second.text);
+    assert!(stopped(&second.text, &[&more[..], &[connect(9, "10.0.0.7")]].concat()).is_empty(), "{}", second.text);
+    assert_eq!(second.text.matches("egress = [").count(), 1, "{}", second.text);
+    assert_eq!(second.text.matches("learnt-closed").count(), 1, "{}", second.text);
+    assert!(second.diff.lines().all(|line| !line.starts_with('-') || line.starts_with("-default")), "{}", second.diff);
+    // Tables stay tables.
+    let table = "\n[[instance.egress]]\nto = [\"10.0.0.7\"]\nverdict = \"allow\"\n";
+    let (_, third) = learnt_from(&(base(&[found()]) + table), &more, false);
+    assert!(stopped(&third.text, &more).is_empty(), "{}", third.text);
+    assert_eq!(third.text.matches("[[instance.egress]]").count(), 2, "{}", third.text);
 }
 
 #[test]
@@ -164,7 +183,7 @@ fn an_address_that_was_asked_for_by_name_is_learnt_as_that_name() {
     };
     let day = [connect(1, "203.0.113.7", "mqtt.example.com"), connect(2, "203.0.113.8", "MQTT.example.com")];
     let (_, draft) = learnt_from(&base(&[found()]), &day, false);
-    assert!(draft.text.contains("to = [\"mqtt.example.com\"] # 2 times, event 1, by node"), "{}", draft.text);
+    assert!(draft.text.contains("to = [\"mqtt.example.com\"] }, # 2 times, event 1, by node"), "{}", draft.text);
     let next = [connect(3, "203.0.113.9", "mqtt.example.com"), connect(4, "203.0.113.7", "evil.example")];
     assert_eq!(stopped(&draft.text, &next), [4], "{}", draft.text);
     // What is critical is so by any name, and this machine is this machine.
@@ -186,6 +205,29 @@ fn whoever_insists_learns_what_is_critical_but_never_what_rules_forbid() {
     assert!(refused.contains("the rule settings-js of the present policy forbids it"), "{refused}");
     assert!(refused.contains("the guard is nobody's who is watched"), "{refused}");
     assert!(draft.text.contains("# ptrace is allowed: 1 times, event 24"), "{}", draft.text);
+}
+
+#[test]
+fn projects_are_taken_as_a_whole_without_the_hooks_that_git_runs_by_itself() {
+    let of = |name: &str| format!("{UD}/projects/plant/{name}");
+    let work = [
+        file(1, &of("flows.json"), &["write"]),
+        file(2, &of(".git/index"), &["write"]),
+        file(3, &of(".git/hooks/pre-commit.sample"), &["write"]),
+    ];
+    let hook = file(4, &of(".git/hooks/post-commit"), &["write"]);
+    let (_, draft) = learnt_from(&base(&[found()]), &work, false);
+    assert!(stopped(&draft.text, &work).is_empty(), "{}", draft.text);
+    assert_eq!(stopped(&draft.text, slice::from_ref(&hook)), [4], "{}", draft.text);
+    // Not even who writes one all day, unless somebody insists.
+    let day = [&work[..], slice::from_ref(&hook)].concat();
+    for (critical, numbers) in [(false, &[4][..]), (true, &[])] {
+        let (learnt, draft) = learnt_from(&base(&[found()]), &day, critical);
+        assert_eq!(stopped(&draft.text, &day), numbers, "{}", draft.text);
+        assert_eq!(learnt.refused("plant-a").len(), numbers.len(), "{:?}", learnt.refused("plant-a"));
+    }
+    let home = preset::text(preset::Preset::Home, &[found()], false);
+    assert!(critical::HOOKS.iter().all(|name| home.contains(&format!("/**/*{name}\""))), "{home}");
 }
 
 #[test]

@@ -1,27 +1,24 @@
 //! What was learnt as the text of a policy: the present one with rules added and its defaults closed.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    net::IpAddr,
-    path::Path,
-};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use monitor_common::{Access, Verdict, policy::Class};
 
 use super::{
     Learnt,
-    fact::{End, Facts, Peer, Seen},
+    fact::{Facts, Seen},
+    net::{NetLine, egress, ingress},
 };
-use crate::policy::{
-    Fault,
-    model::{InstancePolicy, Policy},
-    parse::parse,
-    preset::{self, Found, Known},
+use crate::{
+    evidence::critical,
+    policy::{
+        Fault,
+        model::{InstancePolicy, Policy},
+        parse::parse,
+        preset::{self, Found, Known},
+    },
 };
 
-/// Most port ranges of one address that are written out; there is room for 16, other rules' included.
-const MAX_PORTS: usize = 10;
 /// Everything that is done with a file that is kept: it is made anew and moved over the old one.
 const KEEPING: Access = Access::READ
     .union(Access::WRITE)
@@ -77,9 +74,11 @@ user-dir = {user_dir}
 id = "settings-js"
 why = "most of Node-RED's security is configured in settings.js"
 paths = ["settings.js", "environment"]
-access = ["write", "delete", "rename", "link", "attr"]
+access = ["write", "create", "delete", "rename", "link", "attr"]
 verdict = "deny"
+fallback = "kill"
 maintenance = "settings"
+heal = true
 
 [[instance.files]]
 id = "private-keys"
@@ -87,6 +86,7 @@ why = "keys are read by who declared them, and those of the host by nobody"
 paths = [{keys}]
 access = ["read", "write", "delete", "rename", "link"]
 verdict = "deny"
+fallback = "kill"
 
 [[instance.files]]
 id = "palette"
@@ -94,10 +94,10 @@ why = "packages are code: they change when an administrator opens a maintenance 
 paths = ["node_modules/**", "externalModules/**", "nodes/**", "package*"]
 access = ["write", "create", "delete", "rename", "link", "attr"]
 verdict = "deny"
+fallback = "kill"
 maintenance = "palette"
 
 [[instance.files]]
-id = "packages"
 paths = ["node_modules/**", "externalModules/**", "projects/**"]
 access = ["read"]
 verdict = "allow"
@@ -124,7 +124,7 @@ pub fn observing(text: &str, policy: &Policy) -> Result<String, WriteError> {
         .iter()
         .map(|instance| {
             let line = defaults(instance, |_, verdict| if verdict == Verdict::Allow { Verdict::Log } else { verdict });
-            vec![line]
+            Added { lines: vec![line], ..Added::default() }
         })
         .collect();
     blocks.put(&changes)?;
@@ -142,7 +142,7 @@ pub fn draft(text: &str, policy: &Policy, learnt: &Learnt) -> Result<Draft, Writ
         .iter()
         .map(|instance| {
             let facts = learnt.instances.get(&instance.name).unwrap_or(&none);
-            if facts.is_empty() { Vec::new() } else { rules(instance, facts) }
+            if facts.is_empty() { Added::default() } else { rules(instance, facts) }
         })
         .collect();
     let diff = blocks.put(&added)?;
@@ -209,6 +209,17 @@ fn header(line: &str) -> Option<&str> {
     name.split(']').next().map(str::trim)
 }
 
+/// What is added to the text of an instance.
+#[derive(Default)]
+struct Added {
+    /// Its defaults, which take the place of those that are there, and what goes with them.
+    lines: Vec<String>,
+    /// Rules for addresses by the name of their table: where there are no such tables yet they are written a line each.
+    nets: Vec<(&'static str, Vec<NetLine>)>,
+    /// Other tables.
+    tables: Vec<String>,
+}
+
 /// Where the instances of a policy stand in its text.
 struct Blocks {
     lines: Lines,
@@ -228,35 +239,59 @@ impl Blocks {
         Ok(Self { ranges: starts.iter().copied().zip(ends).collect(), lines: Lines(lines) })
     }
 
-    /// Puts lines into each instance, before its first table, the first of them in the place of its defaults. Answers with
-    /// the difference.
-    fn put(&mut self, added: &[Vec<String>]) -> Result<String, WriteError> {
+    /// Puts into each instance what is added to it, before its first table. Answers with the difference.
+    fn put(&mut self, added: &[Added]) -> Result<String, WriteError> {
         let mut diffs = Vec::new();
         // From the last one on, so that the others stay where they are.
         for (&(start, end), new) in self.ranges.iter().zip(added).rev() {
-            if new.is_empty() {
+            if new.lines.is_empty() {
                 continue;
             }
             let mut block: Vec<String> = self.lines.0[start..end].to_vec();
-            let removed = take_defaults(&mut block)?;
+            let mut diff = format!("@@ {} @@\n", block.get(1).map_or("", String::as_str));
+            for line in take_defaults(&mut block)? {
+                let _ = writeln!(diff, "-{line}");
+            }
+            let (mut lines, mut tables) = (new.lines.clone(), Vec::new());
+            for (table, rules) in &new.nets {
+                if block.iter().any(|line| header(line) == Some(&format!("instance.{table}"))) {
+                    tables.extend(rules.iter().flat_map(|rule| rule.table(table)));
+                    continue;
+                }
+                let rules: Vec<_> = rules.iter().flat_map(NetLine::inline).collect();
+                if let Some(end) = end_of_array(&block, table) {
+                    for line in &rules {
+                        let _ = writeln!(diff, "+{line}");
+                    }
+                    block.splice(end..end, rules);
+                } else if !rules.is_empty() {
+                    lines.push(format!("{table} = ["));
+                    lines.extend(rules);
+                    lines.push("]".to_owned());
+                }
+            }
+            lines.extend(new.tables.iter().cloned().chain(tables));
             let at = block.iter().skip(1).position(|line| header(line).is_some()).map_or(block.len(), |at| at + 1);
             // Comments and an empty line before a table are the table's.
             let is_key = |line: &String| !line.trim().is_empty() && !line.trim_start().starts_with('#');
             let at = block[..at].iter().rposition(is_key).map_or(at, |last| last + 1);
-            let mut diff = format!("@@ {} @@\n", block.get(1).map_or("", String::as_str));
-            for line in &removed {
-                let _ = writeln!(diff, "-{line}");
-            }
-            for line in new {
+            for line in &lines {
                 let _ = writeln!(diff, "+{line}");
             }
             diffs.push(diff);
-            block.splice(at..at, new.iter().cloned());
+            block.splice(at..at, lines);
             self.lines.0.splice(start..end, block);
         }
         diffs.reverse();
         Ok(diffs.concat())
     }
+}
+
+/// Where rules of a table end that are written a line each, as here.
+fn end_of_array(block: &[String], table: &str) -> Option<usize> {
+    let keys = block.iter().enumerate().skip(1).take_while(|(_, line)| header(line).is_none());
+    let mut inside = keys.skip_while(|(_, line)| line.trim_end() != format!("{table} = ["));
+    inside.find(|(_, line)| line.trim_end() == "]").map(|(at, _)| at)
 }
 
 /// Takes the defaults out of the lines of an instance.
@@ -309,12 +344,12 @@ fn defaults(instance: &InstancePolicy, of: impl Fn(Class, Verdict) -> Verdict) -
 }
 
 /// What is added to an instance: its defaults, and the rules.
-fn rules(instance: &InstancePolicy, facts: &Facts) -> Vec<String> {
-    let mut out = Vec::new();
+fn rules(instance: &InstancePolicy, facts: &Facts) -> Added {
+    let mut lines = Vec::new();
     for (class, seen) in facts.classes.values() {
-        out.push(format!("# {} is allowed: {}", Class::NAMES[*class as usize].0, seen.comment()));
+        lines.push(format!("# {} is allowed: {}", Class::NAMES[*class as usize].0, seen.comment()));
     }
-    out.push(defaults(instance, |class, old| {
+    lines.push(defaults(instance, |class, old| {
         let seen = facts.classes.contains_key(&(class as usize));
         match class {
             // The kernel asks this one alone whether a socket may listen; ports are closed by a rule.
@@ -324,6 +359,7 @@ fn rules(instance: &InstancePolicy, facts: &Facts) -> Vec<String> {
             _ => old.max(Verdict::Deny),
         }
     }));
+    let mut tables = Vec::new();
     let read: Vec<_> = facts.files.iter().filter(|(_, seen)| seen.access == Access::READ).collect();
     let linked: Vec<_> = facts.files.iter().filter(|(_, seen)| seen.access.contains(Access::LINK)).collect();
     let kept = |seen: &Seen| seen.access != Access::READ && !seen.access.contains(Access::LINK);
@@ -333,22 +369,35 @@ fn rules(instance: &InstancePolicy, facts: &Facts) -> Vec<String> {
             continue;
         }
         let names: Vec<_> = access.names().collect();
-        out.extend([String::new(), "[[instance.files]]".to_owned(), format!("access = {names:?}")]);
-        out.push("verdict = \"allow\"".to_owned());
-        list(&mut out, "paths", places(paths).into_iter());
+        tables.extend([String::new(), "[[instance.files]]".to_owned(), format!("access = {names:?}")]);
+        tables.push("verdict = \"allow\"".to_owned());
+        list(&mut tables, "paths", &places(paths));
     }
+    tables.extend(hooks(instance, facts));
     if !facts.programs.is_empty() {
-        out.extend([String::new(), "[[instance.exec]]".to_owned()]);
-        out.push("verdict = \"allow\"".to_owned());
-        list(
-            &mut out,
-            "paths",
-            facts.programs.iter().map(|(path, seen)| (quoted(path), format!("{}{}", seen.comment(), warning(path)))),
-        );
+        tables.extend([String::new(), "[[instance.exec]]".to_owned()]);
+        tables.push("verdict = \"allow\"".to_owned());
+        let programs = facts.programs.iter();
+        let programs = programs.map(|(path, seen)| (quoted(path), format!("{}{}", seen.comment(), warning(path))));
+        list(&mut tables, "paths", &programs.collect::<Vec<_>>());
     }
-    egress(&mut out, &facts.egress);
-    ingress(&mut out, instance, &facts.ingress);
-    out
+    let nets = vec![("egress", egress(&facts.egress)), ("ingress", ingress(instance, &facts.ingress))];
+    Added { lines, nets, tables }
+}
+
+/// Where git works in repositories they are taken as a whole, and its hooks are closed: what is written there runs by itself.
+fn hooks(instance: &InstancePolicy, facts: &Facts) -> Vec<String> {
+    const ID: &str = "git-hooks";
+    let works = facts.files.get("projects/**").is_some_and(|seen| seen.access != Access::READ);
+    if !works || instance.files.iter().any(|rule| rule.action.id == ID) {
+        return Vec::new();
+    }
+    let paths = critical::HOOKS.map(|name| format!("projects/**/*{name}"));
+    let rule = format!(
+        "\n[[instance.files]]\nid = \"{ID}\"\nwhy = \"git runs these by itself at the next commit, pull or checkout\"\n\
+         paths = {paths:?}\naccess = [\"write\", \"create\", \"rename\", \"link\"]\nverdict = \"deny\"\nfallback = \"kill\""
+    );
+    rule.lines().map(str::to_owned).collect()
 }
 
 /// What to say about a program that runs anything.
@@ -364,14 +413,13 @@ fn warning(path: &str) -> &'static str {
 }
 
 /// A list with a comment on each line; one that is short is a line.
-fn list(out: &mut Vec<String>, key: &str, items: impl Iterator<Item = (String, String)>) {
-    let items: Vec<_> = items.collect();
-    if let [(item, comment)] = &items[..] {
+pub(super) fn list(out: &mut Vec<String>, key: &str, items: &[(String, String)]) {
+    if let [(item, comment)] = items {
         out.push(format!("{key} = [{item}] # {comment}"));
         return;
     }
     out.push(format!("{key} = ["));
-    out.extend(items.into_iter().map(|(item, comment)| format!("    {item}, # {comment}")));
+    out.extend(items.iter().map(|(item, comment)| format!("    {item}, # {comment}")));
     out.push("]".to_owned());
 }
 
@@ -397,7 +445,8 @@ fn places(files: Vec<(&String, &Seen)>) -> Vec<(String, String)> {
     let mut grouped: BTreeMap<&str, (Vec<String>, Seen)> = BTreeMap::new();
     let mut single = Vec::new();
     let whole: Vec<_> = files.iter().filter_map(|(path, _)| path.strip_suffix("**")).map(str::to_owned).collect();
-    let is_covered = |path: &str| whole.iter().any(|it| path.starts_with(it.as_str()) && path != format!("{it}**"));
+    let is_below = |path: &str| whole.iter().any(|it| path.starts_with(it.as_str()) && path != format!("{it}**"));
+    let is_covered = |path: &str| is_below(path) && !critical::is_hook(path);
     for (path, seen) in files.into_iter().filter(|(path, _)| !is_covered(path)) {
         match place(path) {
             "" => single.push((quoted(path), seen.comment())),
@@ -413,96 +462,8 @@ fn places(files: Vec<(&String, &Seen)>) -> Vec<(String, String)> {
     grouped.chain(single).collect()
 }
 
-/// The id of the rule that closes all other ports; one that the instance does not have yet. What allows needs none: it is in no
-/// record.
-fn closing_id(instance: &InstancePolicy) -> String {
-    let mut ids =
-        instance.nets.iter().map(|rule| &rule.action.id).chain(instance.files.iter().map(|rule| &rule.action.id));
-    let free =
-        (1..).map(|number| if number == 1 { "learnt-closed".to_owned() } else { format!("learnt-closed-{number}") });
-    let taken: BTreeSet<_> = ids.by_ref().collect();
-    let id = free.into_iter().find(|id| !taken.contains(id)).unwrap_or_default();
-    format!("id = \"{id}\"")
-}
-
-/// Addresses by port and protocol, and from the other side.
-type Ports = BTreeMap<(u16, u8), Addresses>;
-/// Addresses as a policy names them.
-type Addresses = BTreeMap<String, Seen>;
-
-fn by_port(ends: &BTreeMap<End, Seen>, named: fn(IpAddr) -> String) -> Ports {
-    let mut ports = Ports::new();
-    for ((peer, port, protocol), seen) in ends {
-        let peer = match peer {
-            Peer::Name(name) => name.to_string(),
-            Peer::Address(address) => named(*address),
-        };
-        ports.entry((*port, *protocol)).or_default().entry(peer).or_default().join(seen);
-    }
-    ports
-}
-
-fn egress(out: &mut Vec<String>, ends: &BTreeMap<End, Seen>) {
-    let named = |address: IpAddr| if address.is_loopback() { "loopback".to_owned() } else { address.to_string() };
-    net(out, "egress", "to", by_port(ends, named));
-}
-
-fn ingress(out: &mut Vec<String>, instance: &InstancePolicy, ends: &BTreeMap<End, Seen>) {
-    let named = |address: IpAddr| {
-        let group = match address {
-            _ if address.is_loopback() => "loopback",
-            IpAddr::V4(v4) if v4.is_private() => "private",
-            IpAddr::V6(v6) if v6.is_unique_local() => "private",
-            IpAddr::V4(v4) if v4.is_link_local() => "link-local",
-            IpAddr::V6(v6) if v6.is_unicast_link_local() => "link-local",
-            _ => return address.to_string(),
-        };
-        group.to_owned()
-    };
-    net(out, "ingress", "from", by_port(ends, named));
-    out.extend([String::new(), "[[instance.ingress]]".to_owned(), closing_id(instance)]);
-    out.extend(["from = [\"any\"]".to_owned(), "verdict = \"deny\"".to_owned()]);
-}
-
-fn net(out: &mut Vec<String>, table: &str, key: &str, ports: Ports) {
-    // Ports with the same addresses are one rule.
-    let mut rules: BTreeMap<(Vec<String>, u8), (Vec<u16>, Addresses)> = BTreeMap::new();
-    for ((port, protocol), addresses) in ports {
-        let who: Vec<_> = addresses.keys().cloned().collect();
-        let (ports, seen) = rules.entry((who, protocol)).or_default();
-        ports.push(port);
-        for (address, more) in addresses {
-            seen.entry(address).or_default().join(&more);
-        }
-    }
-    for ((_, protocol), (ports, addresses)) in rules {
-        out.extend([String::new(), format!("[[instance.{table}]]")]);
-        if ports.len() <= MAX_PORTS {
-            out.push(format!("ports = {ports:?}"));
-        } else {
-            out.push(format!("# {} ports, more than a rule has room for: all of them are open", ports.len()));
-        }
-        match protocol {
-            6 => out.push("protocol = \"tcp\"".to_owned()),
-            17 => out.push("protocol = \"udp\"".to_owned()),
-            _ => {}
-        }
-        out.push("verdict = \"allow\"".to_owned());
-        if addresses.len() > 2 {
-            list(out, key, addresses.into_iter().map(|(address, seen)| (quoted(&address), seen.comment())));
-            continue;
-        }
-        let (mut who, mut all) = (Vec::new(), Seen::default());
-        for (address, seen) in addresses {
-            who.push(quoted(&address));
-            all.join(&seen);
-        }
-        out.push(format!("{key} = [{}] # {}", who.join(", "), all.comment()));
-    }
-}
-
 /// A TOML string; on one line, whatever is in it.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     preset::quoted(text)
 }
 
