@@ -59,6 +59,23 @@ impl NetNs {
         self.ip(&["address", "add", &address.to_string(), "dev", "lo"])
     }
 
+    /// Has what is sent to one port of an address arrive at another one, whose answers come from the first: what Docker does
+    /// in the network of a container with its resolver (moby, `libnetwork/resolver_unix.go`), for datagrams and connections.
+    pub fn redirect(&self, address: IpAddr, port: u16, to: u16) -> Result<()> {
+        let iptables = needs::program("iptables", "iptables")?;
+        for protocol in ["udp", "tcp"] {
+            for rule in [
+                format!("OUTPUT -d {address} -p {protocol} --dport {port} -j DNAT --to-destination {address}:{to}"),
+                format!("POSTROUTING -s {address} -d {address} -p {protocol} --sport {to} -j SNAT --to-source :{port}"),
+            ] {
+                let mut command = Command::new(&iptables);
+                command.args(["--wait", "-t", "nat", "-I"]).args(rule.split(' '));
+                self.run(|| needs::run(&mut command))?;
+            }
+        }
+        Ok(())
+    }
+
     fn ip(&self, arguments: &[&str]) -> Result<()> {
         ip(&[&["-n", self.name.as_str()], arguments].concat())
     }

@@ -38,7 +38,7 @@ const OLDEST_NODE: (u32, u32) = (18, 5);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl,
-    /// strace, rsyslog, Prometheus, Alertmanager, mosquitto, NATS, aiosmtpd, socat, pip, dnsmasq
+    /// strace, rsyslog, Prometheus, Alertmanager, mosquitto, NATS, aiosmtpd, socat, pip, dnsmasq, iptables
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also install what boots other kernels: QEMU, and what builds for arm64
@@ -171,6 +171,7 @@ pub(crate) fn receivers() -> Result<()> {
         ("mosquitto_sub", "mosquitto-clients"),
         ("nats-server", "nats-server"),
         ("dnsmasq", "dnsmasq-base"),
+        ("iptables", "iptables"),
         ("lognormalizer", "liblognorm-utils"),
         ("socat", "socat"),
         ("pip3", "python3-pip"),

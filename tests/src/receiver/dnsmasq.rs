@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::{PATIENCE, Program};
 use crate::{needs, netns::NetNs, wait};
 
-/// dnsmasq at port 53 of some addresses in a namespace.
+/// dnsmasq at some addresses in a namespace.
 #[derive(Debug)]
 pub struct Dnsmasq {
     _directory: TempDir,
@@ -16,10 +16,21 @@ pub struct Dnsmasq {
 }
 
 impl Dnsmasq {
-    /// Starts one that knows these names with their addresses, and aliases with what they stand for. What is not among them
+    /// Starts one at port 53 that knows these names with their addresses, and aliases with what they stand for. What is not among them
     /// does not exist. Answers may be kept for a second.
     pub fn start(
         namespace: &NetNs,
+        at: &[IpAddr],
+        hosts: &[(String, IpAddr)],
+        aliases: &[(&str, &str)],
+    ) -> Result<Self> {
+        Self::start_at(namespace, 53, at, hosts, aliases)
+    }
+
+    /// The same at another port.
+    pub fn start_at(
+        namespace: &NetNs,
+        port: u16,
         at: &[IpAddr],
         hosts: &[(String, IpAddr)],
         aliases: &[(&str, &str)],
@@ -49,6 +60,7 @@ impl Dnsmasq {
             "--local-ttl=1",
             "--local=/example/",
         ]);
+        command.arg(format!("--port={port}"));
         command.arg(format!("--addn-hosts={}", path("hosts").display()));
         command.args(at.iter().map(|address| format!("--listen-address={address}")));
         command.args(aliases.iter().map(|(alias, name)| format!("--cname={alias},{name}")));

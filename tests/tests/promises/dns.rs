@@ -1,8 +1,8 @@
 //! Rules with names: what a name gave is reached, and nothing else.
 
 use std::{
-    fs,
-    net::{IpAddr, Ipv4Addr, UdpSocket},
+    fs, io,
+    net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket},
     process::{Command, Stdio},
     sync::Arc,
     thread,
@@ -14,7 +14,7 @@ use flowwarden_tests::{
     flows::Flow, guard::Guard, needs, netns::Network, node_red::Outcome, policy::Policy, receiver::dnsmasq::Dnsmasq,
     record::Record, scene::Scene, sink::Sink, wait,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::SCENE;
 
@@ -120,7 +120,7 @@ fn ten_thousand_names_are_reached_and_no_address_that_was_not_asked_for() -> Res
         out.unasked = [];
         for (let number = 200; number < 255; number++) out.unasked.push(await reach(`203.0.113.${number}`));";
     let (out, _) = under_guard(&scene, &policy(&scene, &["127.0.0.53"]), script)?;
-    ensure!(out["refused"] == serde_json::json!([]), "{}", out["refused"]);
+    ensure!(out["refused"] == json!([]), "{}", out["refused"]);
     let unasked = out["unasked"].as_array().context("no list")?;
     ensure!(unasked.len() == 55 && unasked.iter().all(|came| came == "EPERM"), "{unasked:?}");
     Ok(())
@@ -158,6 +158,41 @@ fn aliases_round_robin_and_long_answers_count_and_names_that_only_look_alike_do_
     // It comes over TCP, since it is too long for a datagram.
     all("big", 190, "ok")?;
     Ok(())
+}
+
+#[test]
+#[ignore = "waits for more than five minutes: `cargo xtask test --only promises -- --ignored`"]
+fn an_address_is_a_names_for_its_ttl_and_five_minutes_more_and_what_stands_stands() -> Result<()> {
+    let scene = Scene::empty()?;
+    // Answers may be kept for a second.
+    let _resolver = resolver(&scene.network)?;
+    let listener = scene.network.world.run(|| Ok(TcpListener::bind((Network::ALLOWED, 0))?))?;
+    let port = listener.local_addr()?.port();
+    let echo = thread::spawn(move || -> Result<u64> {
+        let (mut stream, _) = listener.accept()?;
+        Ok(io::copy(&mut stream.try_clone()?, &mut stream)?)
+    });
+    let script = format!(
+        "const sleep = seconds => new Promise(done => setTimeout(done, seconds * 1000));
+        const [address] = await lookup('web.plant.example');
+        const socket = require('net').connect({port}, address);
+        socket.on('error', error => {{ out.broken = error.code; }});
+        const echo = text => new Promise(done => {{
+            socket.once('data', data => done(String(data))).once('error', error => done(error.code)).write(text);
+        }});
+        out.fresh = [await echo('one'), await reach(address)];
+        await sleep(295);
+        out.kept = [await echo('two'), await reach(address)];
+        await sleep(8);
+        out.over = [await echo('three'), await reach(address)];
+        await lookup('web.plant.example');
+        out.again = await reach(address);
+        socket.end();"
+    );
+    let (out, _) = under_guard(&scene, &policy(&scene, &["127.0.0.53"]), &script)?;
+    let expected = json!({ "fresh": ["one", "ok"], "kept": ["two", "ok"], "over": ["three", "EPERM"], "again": "ok" });
+    ensure!(out == expected, "{out}");
+    echo.join().map_err(|_| anyhow::anyhow!("the echo panicked"))?.map(drop)
 }
 
 /// Answers whoever asks with [`host`] 250, by any name.
@@ -300,19 +335,61 @@ fn whoever_serves_the_resolvers_port_to_forge_answers_is_met() -> Result<()> {
 
 #[test]
 fn dockers_resolver_counts_for_an_instance_in_a_container() -> Result<()> {
+    /// Where it really is; Docker takes one by lot.
+    const EMBEDDED: u16 = 20_053;
+    const OTHER: u16 = 20_054;
     let scene = Scene::empty()?;
     let docker = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
-    let hosts = [("h10.plant.example".to_owned(), host(10))];
-    let _resolver = Dnsmasq::start(&scene.network.home, &[docker], &hosts, &[])?;
-    let script = "
-        resolver.setServers(['127.0.0.11']);
+    let home = &scene.network.home;
+    home.redirect(docker, 53, EMBEDDED)?;
+    // dnsmasq serves connections only where an interface has the address.
+    home.add_address(docker)?;
+    let mut hosts = vec![("h10.plant.example".to_owned(), host(10))];
+    // Too much for a datagram.
+    hosts.extend((20..200).map(|number| ("big.plant.example".to_owned(), host(number))));
+    let _resolver = Dnsmasq::start_at(home, EMBEDDED, &[docker], &hosts, &[])?;
+    // The same socket hears strangers: one at the port of resolvers, one at the address of this one.
+    let script = format!(
+        "resolver.setServers(['127.0.0.11']);
         const found = await lookup('h10.plant.example');
-        out.came = Array.isArray(found) ? await reach(found[0]) : found;";
+        out.came = Array.isArray(found) ? await reach(found[0]) : found;
+        const all = await lookup('big.plant.example');
+        out.big = Array.isArray(all) ? [...new Set(await Promise.all(all.map(reach)))] : all;
+        const socket = dgram.createSocket('udp4');
+        out.heard = [];
+        const answers = new Promise(done => socket.on('message', (_, from) => {{
+            out.heard.push(from.address + ':' + from.port);
+            if (out.heard.length == 3) done();
+        }}));
+        const ask = (port, address) => new Promise(done => socket.send(question('forged.plant.example'), port, address, done));
+        await ask(53, '127.0.0.11');
+        await ask(53, '{STRANGER}');
+        await ask({OTHER}, '127.0.0.11');
+        await answers;
+        out.heard.sort();
+        out.forged = await reach('{}');",
+        host(250)
+    );
     let uid = scene.node_red.confinement().uid;
     let contained = policy(&scene, &[]).select(&format!("{{ uid = {uid} }}, {{ container = \"0123456789ab\" }}"));
-    for (policy, came) in [(policy(&scene, &[]), "EPERM"), (contained, "ok")] {
-        let (out, _) = under_guard(&scene, &policy, script)?;
-        ensure!(out["came"] == came, "{out} with\n{}", policy.text());
+    // A stranger that is declared is none: its answer does come in.
+    let trusting = policy(&scene, &["127.0.0.11", "127.0.0.77"]);
+    for (policy, came, forged) in
+        [(policy(&scene, &[]), "EPERM", "EPERM"), (contained, "ok", "EPERM"), (trusting, "ok", "ok")]
+    {
+        let mut forgers = Vec::new();
+        for at in [(STRANGER, 53), (docker, OTHER)] {
+            let socket = home.run(|| Ok(UdpSocket::bind(at)?))?;
+            socket.set_read_timeout(Some(Duration::from_secs(30)))?;
+            forgers.push(thread::spawn(move || forge(&socket)));
+        }
+        let (out, _) = under_guard(&scene, &policy, &script)?;
+        for forger in forgers {
+            forger.join().map_err(|_| anyhow::anyhow!("a forger panicked"))??;
+        }
+        ensure!(out["came"] == came && out["big"] == json!([came]), "{out} with\n{}", policy.text());
+        let heard = ["127.0.0.11:20054", "127.0.0.11:53", "127.0.0.77:53"];
+        ensure!(out["heard"] == json!(heard) && out["forged"] == forged, "{out} with\n{}", policy.text());
     }
     Ok(())
 }
