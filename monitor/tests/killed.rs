@@ -322,7 +322,8 @@ fn a_guard_that_is_killed_loses_nothing_and_says_a_batch_twice_at_most() {
     }
     let again: Vec<_> = sinks.iter().zip(&seen).map(|(sink, seen)| (sink.name, seen.requests, seen.again)).collect();
     println!("requests, and events that came again: {again:?}");
-    assert!(again.iter().all(|(_, _, again)| *again > 0), "no kill met a sink with something in its hands: {again:?}");
+    // Whether a kill meets a certain sink in the right moment is chance; that it meets none of them in all these is not.
+    assert!(again.iter().any(|(_, _, again)| *again > 0), "no kill met a sink with something in its hands: {again:?}");
 
     // The last one goes on to the end.
     let (mut writer, running) = open(path);
