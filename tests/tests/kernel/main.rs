@@ -4,6 +4,7 @@
 //! One guard serves all attacks: loading its programs is what takes long in an emulated machine.
 
 mod attacks;
+mod clock;
 mod limits;
 mod older;
 mod outlive;

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const SHORT: u64 = 8;
 
 /// settings.js, which a window for settings opens, and a file beside it, which none does.
-fn policy(stand_in: &StandIn) -> Policy {
+pub(super) fn policy(stand_in: &StandIn) -> Policy {
     stand_in.policy().deny("settings.js", &super::CHANGES, "settings-js").maintenance("settings").deny(
         "kept.js",
         &super::CHANGES,
@@ -23,7 +23,7 @@ fn policy(stand_in: &StandIn) -> Policy {
 }
 
 /// Whether the stand-in changes a file now. Puts it back.
-fn changes(stand_in: &StandIn, name: &str) -> Result<bool> {
+pub(super) fn changes(stand_in: &StandIn, name: &str) -> Result<bool> {
     let (_, status) = stand_in.does(&format!("append {name}"))?;
     stand_in.file("kept.js", b"kept", 0o644)?;
     stand_in.file("settings.js", flowwarden_tests::stand_in::SETTINGS, 0o644)?;
