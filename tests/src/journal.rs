@@ -120,9 +120,7 @@ impl Following {
 /// Fails when a line is not valid OCSF, or is exported as what is no ECS or CEF, or when the journal is not whole and signed
 /// to its end.
 pub fn check(directory: &Path, records: &[Record]) -> Result<()> {
-    for record in records {
-        valid(record)?;
-    }
+    first_of_each_kind(records).into_iter().try_for_each(|(_, record)| valid(record))?;
     let output = Command::new(needs::flowwarden()?).args(["journal", "verify", "--journal"]).arg(directory).output()?;
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "the journal is not whole ({}):\n{said}", output.status);
@@ -137,15 +135,19 @@ fn exported<'r>(directory: &Path, records: &'r [Record], format: &str) -> Result
     let text = needs::run(export.args(["journal", "export", "--format", format, "--journal"]).arg(directory))?;
     let lines: Vec<_> = text.lines().collect();
     ensure!(lines.len() == records.len(), "{} lines of {format} for {} events", lines.len(), records.len());
+    Ok(first_of_each_kind(records).into_iter().map(|(at, record)| (record, lines[at].to_owned())).collect())
+}
+
+/// Up to [`ENOUGH`] events of each kind, with their places.
+fn first_of_each_kind(records: &[Record]) -> Vec<(usize, &Record)> {
     let mut kinds = BTreeMap::new();
-    let mut is_new = |record: &Record| {
+    let mut is_wanted = |record: &Record| {
         let kind = [record.json()["type_uid"].to_string(), record.hook().to_owned(), record.verdict().to_owned()];
         let seen = kinds.entry(kind).or_insert(0);
         *seen += 1;
         *seen <= ENOUGH
     };
-    let chosen = records.iter().zip(lines).filter(|(record, _)| is_new(record));
-    Ok(chosen.map(|(record, line)| (record, line.to_owned())).collect())
+    records.iter().enumerate().filter(|(_, record)| is_wanted(record)).collect()
 }
 
 /// Fails when an event is exported as something that is not ECS.

@@ -28,7 +28,7 @@ use crate::{
     sinks::{policy, status},
 };
 
-const KILLS: u64 = 5;
+const KILLS: u64 = 3;
 
 fn uid(event: &Value) -> Option<String> {
     Some(event.pointer("/metadata/uid")?.as_str()?.to_owned())

@@ -47,6 +47,9 @@ pub(crate) struct Kernel {
     /// Whether the tests run on it that start the guard again and again. Each start takes an emulated processor ten
     /// seconds and more: they run on the oldest kernel, on one with LSM, and on one with kprobes.
     pub(crate) restarts: bool,
+    /// Whether `cargo xtask test` boots it, where the machine at hand has its architecture: one for each way to be seen, and
+    /// not those that may use the tracepoints only, which are tried without any machine.
+    pub(crate) fast: bool,
 }
 
 const fn amd64(name: &'static str, suite: &'static str, sensor: &'static str) -> Kernel {
@@ -76,23 +79,25 @@ const fn cloud(
         file_system: FileSystem::Ext4,
         node_red: false,
         restarts: false,
+        fast: true,
     }
 }
 
 /// All kernels. The suites move on: the version that ran is printed.
 pub(crate) const KERNELS: &[Kernel] = &[
-    Kernel { lsm: Some("lockdown,yama,apparmor,bpf"), ..amd64("5.10-lsm", "bullseye", "lsm") },
+    Kernel { lsm: Some("lockdown,yama,apparmor,bpf"), fast: false, ..amd64("5.10-lsm", "bullseye", "lsm") },
     Kernel { restarts: true, ..amd64("5.10", "bullseye", "fentry") },
     Kernel { node_red: true, restarts: true, ..amd64("6.1", "bookworm", "lsm") },
     Kernel { lsm: Some("lockdown,yama,apparmor"), ..amd64("6.1-no-bpf", "bookworm", "fentry") },
     // Requests of io_uring come by a tracepoint of another name than later.
-    Kernel { only: Some("tracepoint"), ..amd64("6.1-tracepoint", "bookworm", "tracepoint") },
+    Kernel { only: Some("tracepoint"), fast: false, ..amd64("6.1-tracepoint", "bookworm", "tracepoint") },
     // Files of btrfs have other numbers for `stat` than within the kernel, and may share what is in them.
     Kernel { file_system: FileSystem::Btrfs, ..amd64("6.12", "bookworm-backports", "lsm") },
     // What is left where BPF may trace nothing but system calls.
     Kernel {
         only: Some("tracepoint"),
         file_system: FileSystem::Btrfs,
+        fast: false,
         ..amd64("6.12-tracepoint", "bookworm-backports", "tracepoint")
     },
     amd64("newest", "trixie-backports", "lsm"),

@@ -141,12 +141,11 @@ const FAST_TESTS: [&str; 2] = ["every_attack", "an_older"];
 /// Tests that start the guard again and again, or for one thing each.
 const RESTARTING: [&str; 5] = ["clock::", "outlive::", "reloads::", "windows::", "young::"];
 
-/// What `cargo xtask test` boots: the kernels for this machine's own programs. To build them for another architecture
-/// would take longer than everything else; and the tracepoints alone are tried without any machine.
+/// What `cargo xtask test` boots: kernels for this machine's own programs. To build them for another architecture would
+/// take longer than everything else.
 fn fast() -> Vec<Job> {
-    let is_fast = |job: &Job| {
-        job.kernel.architecture == Architecture::OWN && job.kernel.only.is_none() && job.tests == Tests::Kernel
-    };
+    let is_fast =
+        |job: &Job| job.kernel.fast && job.kernel.architecture == Architecture::OWN && job.tests == Tests::Kernel;
     jobs().into_iter().filter(is_fast).collect()
 }
 
