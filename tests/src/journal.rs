@@ -25,7 +25,7 @@ const SCHEMAS: [(u64, &str); 6] = [
     (7002, include_str!("../../monitor/tests/ocsf/7002.json")),
 ];
 
-/// Of events of a kind so many are looked at in other formats: those of a flood are alike.
+/// Of events of a kind so many are looked at: those of a flood are alike.
 const ENOUGH: usize = 1000;
 
 /// Every finished line, from the oldest segment on.
