@@ -35,6 +35,21 @@ pub fn program(program: &str, package: &str) -> Result<PathBuf> {
         })
 }
 
+/// Where a package of Debian is unpacked that cannot be installed beside what the tests need otherwise.
+pub fn unpacked(package: &str) -> Result<PathBuf> {
+    let directory = unpacked_to(package);
+    if directory.is_dir() {
+        return Ok(directory);
+    }
+    bail!("{} is missing: type `cargo xtask setup --tests`, which unpacks {package} there", directory.display())
+}
+
+/// Where [`unpacked`] looks, and `cargo xtask setup` unpacks to.
+#[must_use]
+pub fn unpacked_to(package: &str) -> PathBuf {
+    target().join("unpacked").join(package)
+}
+
 /// The workspace's target directory, where the programs under test are.
 #[must_use]
 pub fn target() -> PathBuf {

@@ -189,16 +189,10 @@ fn is_whole(sysroot: &Path, architecture: Architecture) -> bool {
 
 fn unpack(sysroot: &Path, architecture: Architecture) -> Result<()> {
     let version = compiler_version().unwrap_or_default();
-    let partial = sysroot.with_file_name("std.partial");
-    let _ = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial)?;
     let suite = apt::Suite::own(&needs::target().join("vm/apt"), architecture)?;
-    suite.unpack(&[format!("{PACKAGE}={version}")], &partial).with_context(|| {
+    suite.unpack(&[format!("{PACKAGE}={version}")], sysroot).with_context(|| {
         format!(
             "Debian's archive has no {PACKAGE} {version} for {architecture} any more: type `apt-get upgrade rustc-web`"
         )
-    })?;
-    let _ = fs::remove_dir_all(sysroot);
-    fs::rename(&partial, sysroot)?;
-    Ok(())
+    })
 }

@@ -31,6 +31,8 @@ const COMPILER_PACKAGES: [&str; 6] =
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LINKER: &str = "bpf-linker";
 const LINKER_VERSION: &str = "0.13.0";
+/// syslog-ng's program and modules.
+const SYSLOG_NG: &str = "syslog-ng-core";
 /// Node-RED 4 runs from this Node.js on.
 const OLDEST_NODE: (u32, u32) = (18, 5);
 
@@ -38,7 +40,7 @@ const OLDEST_NODE: (u32, u32) = (18, 5);
 #[derive(Args)]
 pub(crate) struct Options {
     /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl,
-    /// strace, rsyslog, Prometheus, Alertmanager, mosquitto, NATS, aiosmtpd, socat, pip, dnsmasq, iptables, podman
+    /// strace, rsyslog, Prometheus, Alertmanager, mosquitto, NATS, aiosmtpd, socat, pip, dnsmasq, iptables, podman; unpack syslog-ng
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also install what boots other kernels: QEMU, and what builds for arm64
@@ -186,7 +188,23 @@ pub(crate) fn receivers() -> Result<()> {
     if !has_file("/usr/lib/python3", "aiosmtpd/smtp.py") {
         missing.push("python3-aiosmtpd");
     }
-    apt_install(&missing)
+    apt_install(&missing)?;
+    syslog_ng()
+}
+
+/// Unpacks syslog-ng with those of its libraries that a machine may not have. Debian has one syslog server at a time
+/// installed, and the tests talk to two.
+fn syslog_ng() -> Result<()> {
+    let place = needs::unpacked_to(SYSLOG_NG);
+    if place.is_dir() {
+        return Ok(());
+    }
+    let suite = apt::Suite::own(&needs::target().join("vm/apt"), Architecture::OWN)?;
+    let mut packages = suite.depends(SYSLOG_NG, &["libglib", "libivykis", "libjson-c", "libnet", "libpcre", "libwrap"]);
+    packages.push(SYSLOG_NG.to_owned());
+    suite
+        .unpack(&packages, &place)
+        .with_context(|| format!("{SYSLOG_NG} comes from Debian's archive: see that apt reaches it"))
 }
 
 /// Whether one of the directories in `top` has a file; Debian keeps libraries by architecture.

@@ -10,8 +10,10 @@ pub mod mosquitto;
 pub mod nats;
 mod rsyslog;
 mod server;
+mod syslog;
+mod syslog_ng;
 
 pub use alertmanager::Alertmanager;
 pub use certificates::Certificates;
-pub use rsyslog::Rsyslog;
 pub use server::{Server, Transport};
+pub use syslog::{Software, Syslog};

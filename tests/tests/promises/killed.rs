@@ -12,7 +12,7 @@ use flowwarden_tests::{
     flows::js,
     guard::Guard,
     receiver::{
-        Certificates, Rsyslog, Transport,
+        Certificates, Software, Syslog, Transport,
         journald::Journald,
         kafka::{Entrance, Kafka},
         mosquitto::{self, Mosquitto},
@@ -44,7 +44,7 @@ fn a_guard_that_is_killed_says_a_batch_twice_at_most_to_whoever_listens() -> Res
     let (certificates, directory) = (Certificates::new()?, tempfile::tempdir()?);
     let (mqtt, nats) = (Mosquitto::start(&certificates)?, Nats::start(&certificates)?);
     let kafka = Kafka::start(&certificates, Entrance::Certificate)?;
-    let (syslog, journald) = (Rsyslog::start(Transport::Tls, &certificates)?, Journald::start()?);
+    let (syslog, journald) = (Syslog::start(Software::Rsyslog, Transport::Tls, &certificates)?, Journald::start()?);
     nats.make_stream()?;
     kafka.make_topic(1)?;
     let secret = password(directory.path(), mosquitto::PASSWORD)?;

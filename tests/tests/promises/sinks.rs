@@ -13,7 +13,7 @@ use flowwarden_tests::{
     guard::Guard,
     needs,
     policy::Policy,
-    receiver::{Alertmanager, Certificates, Rsyslog, Transport},
+    receiver::{Alertmanager, Certificates, Software, Syslog, Transport},
     record::Record,
     scene::Scene,
     wait,
@@ -87,10 +87,10 @@ fn a_file_has_every_event_once() -> Result<()> {
 }
 
 /// A syslog server is killed in the middle: every event arrives in the end, and another sink goes on meanwhile.
-fn outage(transport: Transport) -> Result<()> {
+fn outage(software: Software, transport: Transport) -> Result<()> {
     let scene = Scene::empty()?;
     let certificates = Certificates::new()?;
-    let mut receiver = Rsyslog::start(transport, &certificates)?;
+    let mut receiver = Syslog::start(software, transport, &certificates)?;
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("events.json");
     let path = |name| certificates.path(name).display().to_string();
@@ -160,19 +160,38 @@ pub(crate) fn status(guard: &Guard) -> Result<String> {
 }
 
 #[test]
-fn a_syslog_server_over_tcp_is_killed_and_nothing_is_lost() -> Result<()> {
-    outage(Transport::Tcp)
+fn rsyslog_over_tcp_is_killed_and_nothing_is_lost() -> Result<()> {
+    outage(Software::Rsyslog, Transport::Tcp)
 }
 
 #[test]
-fn a_syslog_server_over_tls_is_killed_and_nothing_is_lost() -> Result<()> {
-    outage(Transport::Tls)
+fn rsyslog_over_tls_is_killed_and_nothing_is_lost() -> Result<()> {
+    outage(Software::Rsyslog, Transport::Tls)
 }
 
 #[test]
-fn datagrams_reach_a_syslog_server() -> Result<()> {
+fn syslog_ng_over_tcp_is_killed_and_nothing_is_lost() -> Result<()> {
+    outage(Software::SyslogNg, Transport::Tcp)
+}
+
+#[test]
+fn syslog_ng_over_tls_is_killed_and_nothing_is_lost() -> Result<()> {
+    outage(Software::SyslogNg, Transport::Tls)
+}
+
+#[test]
+fn datagrams_reach_rsyslog() -> Result<()> {
+    datagrams(Software::Rsyslog)
+}
+
+#[test]
+fn datagrams_reach_syslog_ng() -> Result<()> {
+    datagrams(Software::SyslogNg)
+}
+
+fn datagrams(software: Software) -> Result<()> {
     let scene = Scene::empty()?;
-    let receiver = Rsyslog::start(Transport::Udp, &Certificates::new()?)?;
+    let receiver = Syslog::start(software, Transport::Udp, &Certificates::new()?)?;
     let policy = policy(&scene, &["read-me"])?.sink(&format!(
         "name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\ntransport = \"udp\"\nformat = \"cef\"",
         receiver.server.address()
@@ -201,7 +220,7 @@ pub(crate) fn test_sink(policy: &Path) -> Result<(bool, String)> {
 #[test]
 fn a_server_that_cannot_prove_who_it_is_gets_nothing() -> Result<()> {
     let (ours, theirs) = (Certificates::new()?, Certificates::new()?);
-    let receiver = Rsyslog::start(Transport::Tls, &theirs)?;
+    let receiver = Syslog::start(Software::Rsyslog, Transport::Tls, &theirs)?;
     let directory = tempfile::Builder::new().prefix("fwguard-").tempdir()?;
     let file = directory.path().join("policy.toml");
     let text = |certificates: &Certificates| {

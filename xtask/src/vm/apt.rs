@@ -81,15 +81,20 @@ impl Suite {
         names.filter(wanted).map(str::to_owned).collect()
     }
 
-    /// Fetches packages and unpacks them into `to`.
+    /// Fetches packages and unpacks them; `to` has nothing else, and is there when it is whole.
     pub(crate) fn unpack(&self, packages: &[String], to: &Path) -> Result<()> {
+        let partial = to.parent().context("packages are unpacked nowhere")?.join("partial");
+        let _ = fs::remove_dir_all(&partial);
+        fs::create_dir_all(&partial)?;
         let archives = self.archives("archives")?;
         // apt fetches as a user of its own, who may not write here; it says so, and goes on as root.
         shell::run(self.apt("apt-get").args(["--quiet", "--quiet", "download"]).args(packages).current_dir(&archives))?;
-        extract(&archives, to)
+        extract(&archives, &partial)?;
+        let _ = fs::remove_dir_all(to);
+        Ok(fs::rename(&partial, to)?)
     }
 
-    /// The same with all that the packages depend on.
+    /// Fetches packages with all that they depend on, and unpacks them into `to`.
     pub(crate) fn unpack_with_all(&self, packages: &[String], to: &Path) -> Result<()> {
         let archives = self.archives("cache/archives")?;
         fs::create_dir_all(archives.join("partial"))?;
@@ -156,7 +161,7 @@ fn mirror() -> Result<String> {
             return Ok(found.to_owned());
         }
     }
-    bail!("no mirror of Debian's archive is named under /etc/apt: kernels can be fetched on Debian only")
+    bail!("no mirror of Debian's archive is named under /etc/apt: packages can be fetched on Debian only")
 }
 
 /// The archive's address in a line of either format, security updates aside.

@@ -273,12 +273,7 @@ fn fetch(kernel: &Kernel, place: &Path) -> Result<PathBuf> {
     // From 7.x on the image and the modules are packages of their own.
     let parts = ["linux-binary-", "linux-base-", "linux-modules-"];
     packages.extend(packages.clone().iter().flat_map(|package| suite.depends(package, &parts)));
-    let partial = place.join("kernels/partial");
-    let _ = fs::remove_dir_all(&partial);
-    fs::create_dir_all(&partial)?;
-    suite.unpack(&packages, &partial)?;
-    let _ = fs::remove_dir_all(&unpacked);
-    fs::rename(&partial, &unpacked)?;
+    suite.unpack(&packages, &unpacked)?;
     image(&unpacked).map(|_| unpacked)
 }
 
