@@ -160,7 +160,7 @@ fn open(to: &mut Vec<u8>, map: Map<String, Value>) {
 
 /// A value as one line of JSON that a terminal can be shown; without a line feed.
 #[must_use]
-pub(super) fn to_line(value: &Value) -> String {
+pub(crate) fn to_line(value: &Value) -> String {
     let mut line = Vec::with_capacity(LIKELY);
     write_json(&mut line, value);
     // It is made of texts and of ASCII.

@@ -19,6 +19,7 @@ mod kafka;
 mod mqtt;
 mod nats;
 mod otlp;
+mod shorten;
 #[cfg(feature = "email")]
 mod smtp;
 mod splunk;
@@ -95,6 +96,11 @@ enum Purpose {
 trait Receiver: Send {
     /// Most events that are handed over at once.
     fn most(&self) -> usize;
+
+    /// Longest text that it takes, in bytes, where there is a limit: what is longer is [shortened](shorten).
+    fn longest(&self) -> Option<usize> {
+        None
+    }
 
     /// Hands events over; returns when the receiver has said that it has them, as far as its protocol lets it say that.
     fn deliver(&mut self, batch: &[Message]) -> Result<(), Failure>;

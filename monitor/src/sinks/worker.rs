@@ -18,6 +18,7 @@ use super::{
     config::SinkConfig,
     cursor::{self, Cursor},
     now_ms, receiver,
+    shorten::shorten,
 };
 use crate::journal::{
     JournalError, Spool,
@@ -158,10 +159,16 @@ impl<'a> Worker<'a> {
                 break;
             }
             // A line that cannot be read is for `journal verify` to speak of.
-            let Ok(event) = serde_json::from_slice::<Value>(&line) else { continue };
+            let Ok(mut event) = serde_json::from_slice::<Value>(&line) else { continue };
             batch.end = (behind, event["metadata"]["sequence"].as_u64().unwrap_or(batch.end.1));
             if self.config.filter.takes(&event) {
-                let text = self.config.format.render(&line, &event);
+                let mut text = self.config.format.render(&line, &event);
+                if let Some(longest) = self.receiver.longest()
+                    && text.len() > longest
+                    && let Some(short) = shorten(&event, self.config.format, longest)
+                {
+                    (event, text) = short;
+                }
                 bytes += text.len();
                 batch.messages.push(Message { event, text });
                 batch.ends.push(batch.end);

@@ -208,6 +208,31 @@ fn datagrams(software: Software) -> Result<()> {
     guard.stop().map(drop)
 }
 
+/// syslog-ng ends a connection over an event that is too long for it. Whoever is watched can make events long.
+#[test]
+fn names_that_make_events_long_do_not_keep_others_from_a_syslog_server() -> Result<()> {
+    let scene = Scene::empty()?;
+    let receiver = Syslog::start(Software::SyslogNg, Transport::Tcp, &Certificates::new()?)?;
+    let policy = policy(&scene, &["read-me"])?.file("deep/**", &["write", "rename"], "log", "deep").sink(&format!(
+        "name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\ntransport = \"tcp\"",
+        receiver.server.address()
+    ));
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    // A program far below renames a file to somewhere farther below, and JSON needs six bytes for each character of the way.
+    let script = "cd \"$1\"; name=$(printf '\\001%.0s' $(seq 250)); more=$name/$name/$name; way=deep/$more/$more/$name; \
+         mkdir -p $way/$more; cd $way; cp /bin/mv ./m$name; echo > f$name; ./m$name f$name $more/file";
+    let mut rename = Command::new("sh");
+    rename.args(["-ec", script, "sh"]).arg(scene.node_red.home().user_dir());
+    let ended = scene.node_red.confinement().spawn(&mut rename)?.wait()?;
+    ensure!(ended.success(), "nothing was renamed: {ended}");
+    read(&scene, "read-me", 3)?;
+    let came = |what: &str| receiver.received().iter().any(|line| line.contains(what));
+    wait::until("the events after the long one", wait::SOON, || Ok(came("\"rule\":\"read-me\"").then_some(())))
+        .with_context(|| format!("{}\n{}", status(&guard).unwrap_or_default(), receiver.server.log()))?;
+    ensure!(came("\"is_truncated\":true"), "no event was too long");
+    guard.stop().map(drop)
+}
+
 /// `flowwarden sink test` says what came back.
 pub(crate) fn test_sink(policy: &Path) -> Result<(bool, String)> {
     let mut command = Command::new(needs::flowwarden()?);

@@ -38,7 +38,8 @@ const SILENT_END: Duration = Duration::from_millis(100);
 const SILENT: u32 = 2;
 /// Log audit.
 const FACILITY: u8 = 13;
-/// Largest datagram that is tried, in bytes.
+/// Longest event that is sent, in bytes: with its header it fits in a datagram, and in the 64 KiB that syslog-ng takes. That
+/// ends a connection over a longer one, as often as it comes.
 const LARGEST: usize = 65_000;
 
 /// A syslog server.
@@ -190,16 +191,16 @@ impl Receiver for Syslog {
         MOST
     }
 
+    fn longest(&self) -> Option<usize> {
+        Some(LARGEST)
+    }
+
     fn deliver(&mut self, batch: &[Message]) -> Result<(), Failure> {
-        if self.target.transport == Transport::Udp
-            && let Some(taken) = batch.iter().position(|message| message.text.len() > LARGEST)
-        {
-            return match taken {
-                0 => Err(Failure::Never { taken: 0, why: "the event does not fit in a datagram".to_owned() }),
-                _ => self
-                    .deliver(batch.get(..taken).unwrap_or_default())
-                    .and(Err(Failure::Never { taken, why: "the event does not fit in a datagram".to_owned() })),
-            };
+        if let Some(taken) = batch.iter().position(|message| message.text.len() > LARGEST) {
+            if taken > 0 {
+                self.deliver(batch.get(..taken).unwrap_or_default())?;
+            }
+            return Err(Failure::Never { taken, why: format!("the event has more than {LARGEST} bytes") });
         }
         self.send(batch).map_err(|error| self.broken(&error))
     }
