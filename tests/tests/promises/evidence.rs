@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
     flows::js,
     guard::{Guard, MADE},
-    needs, node_red,
+    journal, needs, node_red,
     policy::Policy,
     scene::Scene,
     wait,
@@ -62,18 +62,20 @@ fn in_a_flood_the_guard_still_listens() -> Result<()> {
     let file = scene.node_red.home().user_dir().join("flooded.txt");
     fs::write(&file, "water")?;
     let policy = Policy::enforce(&scene.node_red).file("flooded.txt", &["read"], "log", "flood");
-    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let mut guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     let script = format!("const fs = require('fs'); for (;;) fs.closeSync(fs.openSync({file:?}));");
     let mut flood = scene.node_red.confinement().spawn(Command::new("node").arg("-e").arg(script))?;
     let outcome = (|| {
         guard.wait_for(wait::SOON, |record| record.rule() == "flood")?;
-        let said = guard.reload(&policy.clone().guard_settings())?;
+        // About a file that is not there: none has to be waited for while the journal fills.
+        let said = guard.reload(&policy.clone().file("nothing.txt", &["read"], "log", "nothing"))?;
         ensure!(said.contains("in force"), "{said}");
-        guard.stop()
+        guard.terminate()
     })();
     flood.kill()?;
     flood.wait()?;
-    outcome.map(drop)
+    outcome?;
+    journal::check(&guard.journal_directory(), &guard.journal()?)
 }
 
 /// Appends to settings.js as the instance's user; true when that was let happen.
