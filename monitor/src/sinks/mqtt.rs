@@ -29,6 +29,9 @@ use super::{
 const MOST: usize = 200;
 /// Most of them that wait for their PUBACK.
 const WINDOW: usize = 20;
+/// Longest event for a broker of version 3.1.1, in bytes. One of version 5 says what it takes; an older one hangs up over a
+/// longer one, as often as it comes.
+const LARGEST: usize = 65_000;
 /// How often a connection shows that it stands, in seconds.
 const KEEP_ALIVE: u16 = 30;
 /// What the state topic says.
@@ -160,6 +163,10 @@ impl Mqtt {
 impl Receiver for Mqtt {
     fn most(&self) -> usize {
         MOST
+    }
+
+    fn longest(&self) -> Option<usize> {
+        (self.target.version == MqttVersion::V3).then_some(LARGEST)
     }
 
     fn deliver(&mut self, batch: &[Message]) -> Result<(), Failure> {

@@ -35,7 +35,7 @@ impl Mosquitto {
             let config = format!(
                 // Who listens misses nothing while it connects again.
                 "user root\npersistence true\npersistence_location {}/\nautosave_on_changes true\nautosave_interval 1\n\
-                 max_queued_messages 0\nper_listener_settings false\nallow_anonymous false\npassword_file {}\n\
+                 max_queued_messages 0\nmax_packet_size 70000\nper_listener_settings false\nallow_anonymous false\npassword_file {}\n\
                  listener {} 127.0.0.1\nlistener {} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\n\
                  require_certificate true\n",
                 directory.display(),

@@ -208,6 +208,18 @@ fn datagrams(software: Software) -> Result<()> {
     guard.stop().map(drop)
 }
 
+/// Does as the instance what makes an event of more than 70,000 bytes under a rule about `deep/**`.
+pub(crate) fn make_a_long_event(scene: &Scene) -> Result<()> {
+    // A program far below renames a file to somewhere farther below, and JSON needs six bytes for each character of the way.
+    let script = "cd \"$1\"; name=$(printf '\\001%.0s' $(seq 250)); more=$name/$name/$name; way=deep/$more/$more/$name; \
+         mkdir -p $way/$more; cd $way; cp /bin/mv ./m$name; echo > f$name; ./m$name f$name $more/file";
+    let mut rename = Command::new("sh");
+    rename.args(["-ec", script, "sh"]).arg(scene.node_red.home().user_dir());
+    let ended = scene.node_red.confinement().spawn(&mut rename)?.wait()?;
+    ensure!(ended.success(), "nothing was renamed: {ended}");
+    Ok(())
+}
+
 /// syslog-ng ends a connection over an event that is too long for it. Whoever is watched can make events long.
 #[test]
 fn names_that_make_events_long_do_not_keep_others_from_a_syslog_server() -> Result<()> {
@@ -218,13 +230,7 @@ fn names_that_make_events_long_do_not_keep_others_from_a_syslog_server() -> Resu
         receiver.server.address()
     ));
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
-    // A program far below renames a file to somewhere farther below, and JSON needs six bytes for each character of the way.
-    let script = "cd \"$1\"; name=$(printf '\\001%.0s' $(seq 250)); more=$name/$name/$name; way=deep/$more/$more/$name; \
-         mkdir -p $way/$more; cd $way; cp /bin/mv ./m$name; echo > f$name; ./m$name f$name $more/file";
-    let mut rename = Command::new("sh");
-    rename.args(["-ec", script, "sh"]).arg(scene.node_red.home().user_dir());
-    let ended = scene.node_red.confinement().spawn(&mut rename)?.wait()?;
-    ensure!(ended.success(), "nothing was renamed: {ended}");
+    make_a_long_event(&scene)?;
     read(&scene, "read-me", 3)?;
     let came = |what: &str| receiver.received().iter().any(|line| line.contains(what));
     wait::until("the events after the long one", wait::SOON, || Ok(came("\"rule\":\"read-me\"").then_some(())))
