@@ -13,7 +13,7 @@ use flowwarden_tests::{
     guard::Guard,
     needs,
     policy::Policy,
-    receiver::{Alertmanager, Certificates, Software, Syslog, Transport},
+    receiver::{Alertmanager, Certificates, Server, Software, Syslog, Transport},
     record::Record,
     scene::Scene,
     wait,
@@ -208,8 +208,16 @@ fn datagrams(software: Software) -> Result<()> {
     guard.stop().map(drop)
 }
 
-/// Does as the instance what makes an event of more than 70,000 bytes under a rule about `deep/**`.
-pub(crate) fn make_a_long_event(scene: &Scene) -> Result<()> {
+/// Whoever is watched can make an event of more than 70,000 bytes: what follows it arrives by this sink nevertheless, and of
+/// the event itself as much as fits.
+pub(crate) fn a_long_event_holds_nothing_up(
+    scene: &Scene,
+    sink: &str,
+    received: impl Fn() -> Vec<String>,
+    server: &Server,
+) -> Result<()> {
+    let policy = policy(scene, &["read-me"])?.file("deep/**", &["write", "rename"], "log", "deep").sink(sink);
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     // A program far below renames a file to somewhere farther below, and JSON needs six bytes for each character of the way.
     let script = "cd \"$1\"; name=$(printf '\\001%.0s' $(seq 250)); more=$name/$name/$name; way=deep/$more/$more/$name; \
          mkdir -p $way/$more; cd $way; cp /bin/mv ./m$name; echo > f$name; ./m$name f$name $more/file";
@@ -217,26 +225,22 @@ pub(crate) fn make_a_long_event(scene: &Scene) -> Result<()> {
     rename.args(["-ec", script, "sh"]).arg(scene.node_red.home().user_dir());
     let ended = scene.node_red.confinement().spawn(&mut rename)?.wait()?;
     ensure!(ended.success(), "nothing was renamed: {ended}");
-    Ok(())
+    read(scene, "read-me", 3)?;
+    let came = |what: &str| received().iter().any(|line| line.contains(what));
+    wait::until("the events after the long one", wait::SOON, || Ok(came("\"rule\":\"read-me\"").then_some(())))
+        .with_context(|| format!("{}\n{}", status(&guard).unwrap_or_default(), server.log()))?;
+    ensure!(came("\"is_truncated\":true"), "no event was too long");
+    guard.stop().map(drop)
 }
 
-/// syslog-ng ends a connection over an event that is too long for it. Whoever is watched can make events long.
+/// syslog-ng ends a connection over an event that is too long for it.
 #[test]
 fn names_that_make_events_long_do_not_keep_others_from_a_syslog_server() -> Result<()> {
     let scene = Scene::empty()?;
     let receiver = Syslog::start(Software::SyslogNg, Transport::Tcp, &Certificates::new()?)?;
-    let policy = policy(&scene, &["read-me"])?.file("deep/**", &["write", "rename"], "log", "deep").sink(&format!(
-        "name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\ntransport = \"tcp\"",
-        receiver.server.address()
-    ));
-    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
-    make_a_long_event(&scene)?;
-    read(&scene, "read-me", 3)?;
-    let came = |what: &str| receiver.received().iter().any(|line| line.contains(what));
-    wait::until("the events after the long one", wait::SOON, || Ok(came("\"rule\":\"read-me\"").then_some(())))
-        .with_context(|| format!("{}\n{}", status(&guard).unwrap_or_default(), receiver.server.log()))?;
-    ensure!(came("\"is_truncated\":true"), "no event was too long");
-    guard.stop().map(drop)
+    let sink =
+        format!("name = \"siem\"\ntype = \"syslog\"\nserver = \"{}\"\ntransport = \"tcp\"", receiver.server.address());
+    a_long_event_holds_nothing_up(&scene, &sink, || receiver.received(), &receiver.server)
 }
 
 /// `flowwarden sink test` says what came back.
