@@ -217,7 +217,10 @@ pub const FLAG_MAINTENANCE: u32 = 1 << 14;
 /// A process above the one that acted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout))]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
 pub struct Ancestor {
     /// Its tgid; 0 when there is none.
     pub tgid: u32,
@@ -228,7 +231,10 @@ pub struct Ancestor {
 /// The other end of a connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout))]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
 pub struct Endpoint {
     /// Network byte order; IPv4 as v4-mapped IPv6.
     pub address: [u8; 16],
@@ -247,7 +253,10 @@ pub struct Endpoint {
 /// Everything about one operation, from the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout))]
+#[cfg_attr(
+    feature = "user",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::IntoBytes, zerocopy::KnownLayout)
+)]
 pub struct Event {
     /// `CLOCK_BOOTTIME`, nanoseconds.
     pub time_ns: u64,

@@ -11,65 +11,83 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{rate, sample};
-use monitor::journal::{
-    Durability, Journal, Limits,
-    query::{Filter, Query},
-    segment,
-    verify::{Request, verify},
+use common::{Plant, rate};
+use monitor::{
+    journal::{
+        Journal, Limits,
+        chain::Body,
+        console,
+        ocsf::Activity,
+        query::{Filter, Query},
+        segment,
+        verify::{Request, verify},
+    },
+    pipeline::{Pipeline, decode::decode},
 };
+use monitor_common::Verdict;
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 /// Events that may be on their way to the disk, so that the queue takes them all.
-const ON_THE_WAY: u64 = 800;
+const ON_THE_WAY: u64 = 3000;
 
 fn main() {
     let place = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let place = place.map_or_else(std::env::temp_dir, PathBuf::from);
     let directory = tempfile::tempdir_in(place).unwrap();
-    let bytes = sample(0).to_string().len();
-    println!("an event has about {bytes} bytes");
+    let here = |name: &str| directory.path().join(name);
 
-    let start = Instant::now();
-    let count = 200_000;
-    let total: usize = (0..count).map(|number| sample(number).to_string().len()).sum();
-    rate("rendered and serialised, one thread", count, start.elapsed());
-    assert!(total > 0);
-
-    grouped(&directory.path().join("grouped"), 500_000);
-    single(&directory.path().join("single"), 5_000);
+    rendered(&here("cgroup-a"), 200_000);
+    // Every thread that is made from here on stays there, too.
+    let mut one = CpuSet::new();
+    one.set(sched_getcpu());
+    sched_setaffinity(None, &one).unwrap();
+    grouped(&here("grouped"), Plant::new(&here("cgroup-b")), 500_000);
+    single(&here("single"), Plant::new(&here("cgroup-c")), 5_000);
 }
 
-/// Lines in groups of 50 ms; then compressed, verified, read, and opened again.
-fn grouped(path: &Path, count: u64) {
+/// What an event costs before it is in the journal.
+fn rendered(cgroup: &Path, count: u64) {
+    let mut plant = Plant::new(cgroup);
+    let mut enricher = plant.enricher();
+    let mut enrich = |number| enricher.enrich(decode(&plant.record(number, Verdict::Log)).unwrap(), &plant);
+    let events: Vec<_> = (0..1000).map(&mut enrich).collect();
+    let start = Instant::now();
+    for event in events.iter().cycle().take(usize::try_from(count).unwrap()) {
+        let sentence = console::sentence(event);
+        std::hint::black_box(Body::from(&Activity::new(event, &sentence)));
+    }
+    rate("rendered and serialised", count, start.elapsed());
+}
+
+/// From the kernel's bytes to lines in groups of 50 ms; then compressed, verified, read, and opened again.
+fn grouped(path: &Path, mut plant: Plant, count: u64) {
     let limits = Limits { max_bytes: u64::MAX, ..Limits::default() };
-    let events: Vec<_> = (0..1000).map(sample).collect();
-    let copying = copying(&events, count);
-    let mut journal = Journal::open(path, limits).unwrap();
+    let records: Vec<_> = (0..1000).map(|number| plant.record(number, Verdict::Log)).collect();
+    let journal = Journal::open(path, limits).unwrap();
     let tail = journal.tail();
+    let mut pipeline = Pipeline::new(plant.enricher(), journal);
     let (start, before) = (Instant::now(), cpu_time());
-    for number in 0..count {
+    for (number, record) in (0..count).zip(records.iter().cycle()) {
         if number % 100 == 0 {
             while number.saturating_sub(tail.sequence()) > ON_THE_WAY {
                 let _ = tail.wait(tail.end(), Duration::from_millis(1));
             }
         }
-        let event = &events[usize::try_from(number % 1000).unwrap()];
-        journal.append(event.clone(), Durability::Grouped);
+        pipeline.record(record, &plant).unwrap();
     }
     while tail.sequence() < count {
         let _ = tail.wait(tail.end(), Duration::from_millis(1));
     }
     let (time, cpu) = (start.elapsed(), cpu_time().saturating_sub(before));
-    rate("durable, in groups", count, time);
-    rate("  for each second of processor time, all threads", count, cpu);
-    rate("  the same without copying the events for it", count, cpu.saturating_sub(copying));
+    rate("from the kernel's bytes to the disk, in groups, all threads on one core", count, time);
+    rate("  for each second of processor time", count, cpu);
 
     let start = Instant::now();
     while segment::list(path).unwrap().iter().filter(|found| !found.compressed).count() > 1 {
         thread::sleep(Duration::from_millis(10));
     }
     println!("{:>12.2} s more until all closed segments were compressed", start.elapsed().as_secs_f64());
-    journal.close().unwrap();
+    pipeline.close().unwrap();
     let segments = segment::list(path).unwrap();
     let closed: Vec<_> = segments.iter().filter(|found| found.compressed).collect();
     let bytes: u64 = closed.iter().map(|found| found.size_and_time().unwrap().0).sum();
@@ -94,27 +112,18 @@ fn grouped(path: &Path, count: u64) {
     println!("{:>12} of memory at most, the benchmark itself included", peak.trim());
 }
 
-/// Processor time for as many copies of events: the journal takes them and keeps none.
-fn copying(events: &[serde_json::Value], count: u64) -> Duration {
-    let mut time = Duration::ZERO;
-    for _ in 0..count / events.len() as u64 {
-        let before = cpu_time();
-        let copies = std::hint::black_box(events.to_vec());
-        time += cpu_time().saturating_sub(before);
-        drop(copies);
-    }
-    time
-}
-
 /// Each line on the disk before the next.
-fn single(path: &Path, count: u64) {
+fn single(path: &Path, mut plant: Plant, count: u64) {
     let journal = Journal::open(path, Limits::default()).unwrap();
     let tail = journal.tail();
+    let mut pipeline = Pipeline::new(plant.enricher(), journal);
     let start = Instant::now();
     for number in 0..count {
-        let seen = tail.end();
-        journal.append(sample(number), Durability::Now);
-        while tail.wait(seen, Duration::from_secs(1)) == seen {}
+        let seen = tail.sequence();
+        pipeline.record(&plant.record(number, Verdict::Deny), &plant).unwrap();
+        while tail.sequence() == seen {
+            let _ = tail.wait(tail.end(), Duration::from_secs(1));
+        }
     }
     rate("durable, one by one", count, start.elapsed());
 }

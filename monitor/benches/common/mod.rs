@@ -1,78 +1,94 @@
 //! What the benchmarks share.
+#![expect(clippy::unwrap_used, reason = "a program for developers")]
 
-use std::time::Duration;
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
-use monitor::{
-    journal::{console, ocsf},
-    pipeline::{
-        decode::Record,
-        enrich::{Enriched, Parent, Program},
-    },
-};
+use monitor::pipeline::enrich::{Enricher, Names, RuleName};
 use monitor_common::{
     Verdict,
-    event::{Event, Hook},
+    event::{Ancestor, Event, Hook},
     verdict::Sensor,
 };
+use zerocopy::IntoBytes as _;
 
 /// Prints how many events there were in a second.
 pub(crate) fn rate(what: &str, count: u64, time: Duration) {
     println!("{:>12.0} events/s {what}", f64::from(u32::try_from(count).unwrap()) / time.as_secs_f64());
 }
 
-/// An event like those of a Node-RED that is attacked: names, numbers and times differ.
-pub(crate) fn sample(number: u64) -> serde_json::Value {
-    let small = u32::try_from(number % 50_000).unwrap();
-    let event = Event {
-        tgid: 1000 + small,
-        tid: 1000 + small,
-        uid: 990,
-        euid: 990,
-        time_ns: 1_000_000_000 + number * 1_234_567,
-        sequence: number,
-        start_ns: 99_999 + number,
-        syscall: 257,
-        ino: 1_000_000 + number % 1013,
-        dev: 0xfe_0001,
-        mode: 0o100_644,
-        cgroup: 4711,
-        epoch: 3,
-        access: 2,
-        ..Event::ZERO
-    };
-    let node = Program {
-        path: b"/usr/bin/node".to_vec(),
-        argv: b"node-red\0--max-old-space-size=256\0/usr/lib/node_modules/node-red/red.js\0".to_vec(),
-    };
-    let record = Record {
-        event,
-        hook: Hook::Open,
-        sensor: Sensor::Lsm,
-        verdict: Verdict::Deny,
-        wanted: Verdict::Deny,
-        path: format!("/home/nodered/.node-red/projects/line-{}/settings-{}.js", number % 17, number % 1013)
-            .into_bytes(),
-        other: None,
-        text: Vec::new(),
-    };
-    let parent = Parent { tgid: 1, name: "systemd".into(), program: None };
-    let enriched = Enriched {
-        record,
-        instance: "plant-a".into(),
-        rule: "settings-js".into(),
-        sentence: "write, create, delete, rename, link or attr of settings.js: deny".into(),
-        techniques: vec!["T1565.001".into()],
-        maintenance: None,
-        time_ms: 1_790_000_000_000 + i64::try_from(number).unwrap(),
-        name: "node".into(),
-        program: Some(node),
-        parents: vec![parent],
-        user: Some("nodered".into()),
-        cgroup: Some("/system.slice/nodered.service".into()),
-        unit: Some("nodered.service".into()),
-        hostname: None,
-        tunnel: None,
-        container: None,
-    };
-    ocsf::render(&enriched, &console::sentence(&enriched))
+/// A Node-RED that is attacked, as the kernel tells of it.
+pub(crate) struct Plant {
+    cgroup: u64,
+    enricher: Option<Enricher>,
+}
+
+const NODE: u32 = 640;
+
+impl Plant {
+    /// `directory` becomes the mount of its cgroup.
+    pub(crate) fn new(directory: &Path) -> Self {
+        let cgroup = directory.join("system.slice/nodered.service");
+        fs::create_dir_all(&cgroup).unwrap();
+        Self { cgroup: fs::metadata(cgroup).unwrap().ino(), enricher: Some(Enricher::new(directory.to_owned())) }
+    }
+
+    /// Knows what runs there. To be taken once.
+    pub(crate) fn enricher(&mut self) -> Enricher {
+        let mut enricher = self.enricher.take().unwrap();
+        let argv = b"node-red\0--max-old-space-size=256\0/usr/lib/node_modules/node-red/red.js\0";
+        let exec = Event { hook: Hook::Exec as u8, sensor: Sensor::Tracepoint as u8, tgid: NODE, ..Event::ZERO };
+        let record = monitor::pipeline::decode::decode(&bytes(exec, b"node\0bin\0usr\0", argv)).unwrap();
+        enricher.observe(&record);
+        enricher
+    }
+
+    /// Somebody opens `settings.js` for writing; names, numbers and times differ.
+    pub(crate) fn record(&self, number: u64, verdict: Verdict) -> Vec<u8> {
+        let name = number % 1013;
+        let mut event = Event {
+            hook: Hook::Open as u8,
+            sensor: Sensor::Lsm as u8,
+            verdict: verdict as u8,
+            wanted: Verdict::Deny as u8,
+            rule: 1,
+            tgid: NODE,
+            tid: NODE + u32::try_from(number % 11).unwrap(),
+            uid: 65_534,
+            euid: 65_534,
+            time_ns: 1_000_000_000 + number * 1_234_567,
+            sequence: number,
+            start_ns: 99_999,
+            syscall: 257,
+            ino: 1_000_000 + name,
+            dev: 0xfe_0001,
+            mode: 0o100_644,
+            open_flags: 0x8_0001,
+            cgroup: self.cgroup,
+            epoch: 3,
+            access: 2,
+            ..Event::ZERO
+        };
+        event.ancestors[0] = Ancestor { tgid: 1, comm: *b"systemd\0\0\0\0\0\0\0\0\0" };
+        let path = format!("settings-{name}.js\0line-{}\0projects\0.node-red\0nodered\0home\0", number % 17);
+        bytes(event, path.as_bytes(), b"")
+    }
+}
+
+impl Names for Plant {
+    fn rule(&self, _: u32, _: u16) -> RuleName {
+        RuleName {
+            techniques: vec!["T1565.001".into()],
+            ..RuleName::new("settings-js", "write, create, delete, rename, link or attr of settings.js: deny")
+        }
+    }
+
+    fn instance(&self, _: u16) -> String {
+        "plant-a".to_owned()
+    }
+}
+
+fn bytes(mut event: Event, path: &[u8], text: &[u8]) -> Vec<u8> {
+    event.path_len = u16::try_from(path.len()).unwrap();
+    event.text_len = u16::try_from(text.len()).unwrap();
+    [event.as_bytes(), path, text].concat()
 }

@@ -99,14 +99,17 @@ mod tests {
     use std::time::Instant;
 
     use monitor_common::{Verdict, policy::Maintenance};
-    use serde_json::Value;
 
     use super::*;
-    use crate::incident::{Incidents, tests::event};
+    use crate::{
+        incident::{Incidents, tests::event},
+        journal::ocsf::Activity,
+    };
 
     fn of(rule: u16, verdict: Verdict, path: &str, change: impl FnOnce(&mut Incident)) -> String {
         let mut incidents = Incidents::default();
-        incidents.note(&event(rule, verdict, path, 443), "x", &Value::Null, Instant::now());
+        let event = event(rule, verdict, path, 443);
+        incidents.note(&event, &Activity::new(&event, "x"), Instant::now());
         let mut incident = incidents.close().remove(0).1;
         change(&mut incident);
         mend(&incident)

@@ -19,10 +19,14 @@ use monitor_common::{
     policy::{Class, Maintenance},
 };
 use ring::digest::{SHA256, digest};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
-    journal::{chain::Mark, ocsf::address, terminal::shown},
+    journal::{
+        chain::Mark,
+        ocsf::{Activity, address},
+        terminal::shown,
+    },
     pipeline::{decode::Record, enrich::Enriched},
 };
 
@@ -164,8 +168,8 @@ pub struct Incidents {
 }
 
 impl Incidents {
-    /// Counts an event. `sentence` says what happened, and `line` is how the journal has it.
-    pub fn note(&mut self, enriched: &Enriched, sentence: &str, line: &Value, now: Instant) -> Noted<'_> {
+    /// Counts an event, which the journal has as `activity`.
+    pub fn note(&mut self, enriched: &Enriched, activity: &Activity<'_>, now: Instant) -> Noted<'_> {
         let record = &enriched.record;
         let key = self.key(enriched);
         let many = key.rule == OVERFLOW;
@@ -188,9 +192,9 @@ impl Incidents {
             last_ms: enriched.time_ms,
             objects: BTreeSet::new(),
             more_objects: false,
-            example: sentence.to_owned(),
+            example: activity.message().to_owned(),
             mark: Mark::default(),
-            evidence: evidence(line),
+            evidence: activity.evidence(),
             seen: now,
             due: now + FIRST_UPDATE,
             wait: FIRST_UPDATE,
@@ -297,17 +301,6 @@ fn place(record: &Record) -> String {
     }
 }
 
-/// The parts of an event that say who it was and what was reached.
-fn evidence(line: &Value) -> Value {
-    let mut out = json!({ "process": line.pointer("/actor/process") });
-    for key in ["file", "dst_endpoint", "src_endpoint", "connection_info"] {
-        if let Some(part) = line.get(key) {
-            out[key] = part.clone();
-        }
-    }
-    out
-}
-
 /// The first half is the same for the same thing in every run.
 fn uid(key: &Key, first_ms: i64) -> Arc<str> {
     let Key { instance, rule, outcome, object } = key;
@@ -358,7 +351,7 @@ pub(crate) mod tests {
     }
 
     fn note(incidents: &mut Incidents, event: &Enriched, now: Instant) -> (String, Option<Phase>) {
-        let noted = incidents.note(event, "x", &Value::Null, now);
+        let noted = incidents.note(event, &Activity::new(event, "x"), now);
         (noted.incident.uid.to_string(), noted.phase)
     }
 

@@ -73,24 +73,33 @@ impl<'de> Deserialize<'de> for Hash {
 #[derive(Clone, Debug, Default)]
 pub struct Mark(Arc<OnceLock<String>>);
 
-/// An event on its way to the journal: everything of its line but the numbers that only the writer knows.
+/// An event as JSON, up to what only the writer knows of its line: its link, and its number.
 #[derive(Debug)]
-pub struct Entry {
-    body: Vec<u8>,
-    /// Where its id is noted.
-    noted: Option<Mark>,
-    /// Whose id it names, as `unmapped.example`.
-    named: Option<Mark>,
+pub struct Body {
+    json: Vec<u8>,
     /// Where the link goes, at the end of `unmapped`.
     link_at: usize,
-    /// How soon it has to be on the disk.
-    pub(super) urgent: bool,
 }
 
-impl Entry {
-    /// Serialises an event. `unmapped` and `metadata` are made when they are not there.
-    #[must_use]
-    pub fn new(event: Value, urgent: bool) -> Self {
+impl Body {
+    /// From three objects: the event without `unmapped` and `metadata`, and these two.
+    pub(super) fn new(event: &impl Serialize, unmapped: &impl Serialize, metadata: &impl Serialize) -> Self {
+        let mut json = Vec::with_capacity(LIKELY);
+        open(&mut json, event);
+        json.extend_from_slice(b"\"unmapped\":");
+        open(&mut json, unmapped);
+        let link_at = json.len();
+        json.extend_from_slice(b",\"metadata\":");
+        open(&mut json, metadata);
+        // It may wait in a queue with thousands of others.
+        json.shrink_to_fit();
+        Self { json, link_at }
+    }
+}
+
+impl From<Value> for Body {
+    /// `unmapped` and `metadata` are made when they are not there.
+    fn from(event: Value) -> Self {
         let mut event = match event {
             Value::Object(map) => map,
             other => Map::from_iter([("message".to_owned(), other)]),
@@ -100,16 +109,27 @@ impl Entry {
             _ => Map::new(),
         };
         let (unmapped, metadata) = (part("unmapped"), part("metadata"));
-        let mut body = Vec::with_capacity(LIKELY);
-        open(&mut body, event);
-        body.extend_from_slice(b"\"unmapped\":");
-        open(&mut body, unmapped);
-        let link_at = body.len();
-        body.extend_from_slice(b",\"metadata\":");
-        open(&mut body, metadata);
-        // It may wait in a queue with thousands of others.
-        body.shrink_to_fit();
-        Self { body, noted: None, named: None, link_at, urgent }
+        Self::new(&event, &unmapped, &metadata)
+    }
+}
+
+/// An event on its way to the journal.
+#[derive(Debug)]
+pub struct Entry {
+    body: Body,
+    /// Where its id is noted.
+    noted: Option<Mark>,
+    /// Whose id it names, as `unmapped.example`.
+    named: Option<Mark>,
+    /// How soon it has to be on the disk.
+    pub(super) urgent: bool,
+}
+
+impl Entry {
+    /// Which waits for others, or is `urgent`.
+    #[must_use]
+    pub fn new(event: impl Into<Body>, urgent: bool) -> Self {
+        Self { body: event.into(), noted: None, named: None, urgent }
     }
 
     /// Its id is noted for others.
@@ -127,12 +147,13 @@ impl Entry {
     /// How long its line will be at most, in bytes.
     #[must_use]
     pub fn line_len(&self) -> usize {
-        self.body.len() + if self.named.is_some() { 384 } else { 256 }
+        self.body.json.len() + if self.named.is_some() { 384 } else { 256 }
     }
 
     /// The line.
     pub(super) fn write(&self, out: &mut Vec<u8>, number: &Number<'_>) {
-        let (before, after) = self.body.split_at_checked(self.link_at).unwrap_or((&self.body, &[]));
+        let Body { json, link_at } = &self.body;
+        let (before, after) = json.split_at_checked(*link_at).unwrap_or((json, &[]));
         let Number { run, sequence, segment, prev } = number;
         out.extend_from_slice(before);
         if let Some(mark) = &self.noted {
@@ -149,9 +170,9 @@ impl Entry {
 }
 
 /// Writes an object up to its last member, with the comma behind it: there is more to come.
-fn open(to: &mut Vec<u8>, map: Map<String, Value>) {
+fn open(to: &mut Vec<u8>, object: &impl Serialize) {
     let start = to.len();
-    write_json(to, &Value::Object(map));
+    write_json(to, object);
     to.pop();
     if to.len() > start + 1 {
         to.push(b',');
@@ -168,7 +189,7 @@ pub(crate) fn to_line(value: &Value) -> String {
 }
 
 /// Writes JSON in which every character that a terminal may obey is an escape, so that `cat` and `tail -f` are safe.
-fn write_json(to: &mut Vec<u8>, value: &Value) {
+fn write_json(to: &mut Vec<u8>, value: &impl Serialize) {
     let start = to.len();
     // Memory refuses nothing, and every key is a text: it cannot fail.
     let _ = serde_json::to_writer(&mut *to, value);

@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use monitor_common::Verdict;
 use serde_json::{Value, json};
 
-use super::ocsf::{attack, device, metadata, now_ms};
+use super::ocsf::{Attack, device, metadata, now_ms};
 use crate::{
     change::editor::Deploy,
     incident::{Incident, OVERFLOW, Outcome, Phase, mend::mend},
@@ -87,7 +87,7 @@ pub fn finding(phase: Phase, incident: &Incident) -> Value {
         out["unmapped"]["maintenance"] = maintenance.name().into();
     }
     if !incident.techniques.is_empty() {
-        out["attacks"] = incident.techniques.iter().map(|technique| attack(technique)).collect();
+        out["attacks"] = json!(incident.techniques.iter().map(|uid| Attack::new(uid)).collect::<Vec<_>>());
     }
     out
 }
@@ -149,9 +149,9 @@ mod tests {
     fn told(phase: Phase, verdict: Verdict, path: &str, times: usize) -> Value {
         let (mut incidents, event) = (Incidents::default(), event(1, verdict, path, 443));
         let sentence = console::sentence(&event);
-        let line = ocsf::render(&event, &sentence);
+        let activity = ocsf::Activity::new(&event, &sentence);
         for _ in 0..times {
-            incidents.note(&event, &sentence, &line, Instant::now());
+            incidents.note(&event, &activity, Instant::now());
         }
         finding(phase, &incidents.close().remove(0).1)
     }

@@ -33,9 +33,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
-
-use chain::{Entry, Mark};
+use chain::{Body, Entry, Mark};
 use directory::Directory;
 use store::Store;
 use tail::Tail;
@@ -137,7 +135,7 @@ impl Journal {
     }
 
     /// Adds an event. Never waits: an event that finds the queue full is counted, and the journal tells of it.
-    pub fn append(&self, event: Value, durability: Durability) {
+    pub fn append(&self, event: impl Into<Body>, durability: Durability) {
         self.shared.queue.push(Entry::new(event, durability == Durability::Now));
     }
 
@@ -147,12 +145,12 @@ impl Journal {
     }
 
     /// The same for an event that others will name.
-    pub fn append_noted(&self, event: Value, durability: Durability, mark: Mark) {
+    pub fn append_noted(&self, event: impl Into<Body>, durability: Durability, mark: Mark) {
         self.shared.queue.push(Entry::new(event, durability == Durability::Now).noted(mark));
     }
 
     /// The same for an event that names another one, which was added before.
-    pub fn append_naming(&self, event: Value, durability: Durability, mark: Mark) {
+    pub fn append_naming(&self, event: impl Into<Body>, durability: Durability, mark: Mark) {
         self.shared.queue.push(Entry::new(event, durability == Durability::Now).naming(mark));
     }
 

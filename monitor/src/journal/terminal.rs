@@ -15,15 +15,16 @@ pub fn is_hidden(char: char) -> bool {
 /// Text with every hidden character as `\u{..}` and every byte that is no UTF-8 as `\x..`.
 #[must_use]
 pub fn plain(bytes: &[u8]) -> String {
-    let mut out = String::new();
+    let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
-        for char in chunk.valid().chars() {
-            if is_hidden(char) {
-                let _ = write!(out, "{}", char.escape_unicode());
-            } else {
-                out.push(char);
-            }
+        // In pieces: hardly a name has anything to hide, and a storm has many names.
+        let mut rest = chunk.valid();
+        while let Some((at, char)) = rest.char_indices().find(|&(_, char)| is_hidden(char)) {
+            out.push_str(&rest[..at]);
+            let _ = write!(out, "{}", char.escape_unicode());
+            rest = &rest[at + char.len_utf8()..];
         }
+        out.push_str(rest);
         for byte in chunk.invalid() {
             let _ = write!(out, "\\x{byte:02x}");
         }

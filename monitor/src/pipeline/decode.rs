@@ -149,6 +149,7 @@ fn join(directory: &[u8], text: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
+    use zerocopy::IntoBytes as _;
 
     use super::*;
 
@@ -156,11 +157,7 @@ pub(crate) mod tests {
     pub(crate) fn bytes(mut event: Event, path: &[u8], text: &[u8]) -> Vec<u8> {
         event.path_len = u16::try_from(path.len()).unwrap();
         event.text_len = u16::try_from(text.len()).unwrap();
-        // Field by field in the order of the struct would say the same at ten times the length.
-        let mut bytes = Vec::new();
-        // SAFETY: plain integers without padding, checked where the struct is declared.
-        let raw = unsafe { std::slice::from_raw_parts((&raw const event).cast::<u8>(), size_of::<Event>()) };
-        bytes.extend_from_slice(raw);
+        let mut bytes = event.as_bytes().to_owned();
         bytes.extend_from_slice(path);
         bytes.extend_from_slice(text);
         bytes

@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use monitor_common::{
@@ -74,6 +75,15 @@ pub struct Program {
     pub argv: Vec<u8>,
 }
 
+impl Program {
+    /// Of the arguments only so many are kept.
+    fn new(path: Vec<u8>, mut argv: Vec<u8>) -> Self {
+        argv.truncate(MAX_ARGV);
+        argv.shrink_to_fit();
+        Self { path, argv }
+    }
+}
+
 /// A process in the chain above the one that acted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parent {
@@ -82,7 +92,7 @@ pub struct Parent {
     /// Its program's name, or the command name when the program is not known.
     pub name: String,
     /// Its program.
-    pub program: Option<Program>,
+    pub program: Option<Arc<Program>>,
 }
 
 /// A record with everything that is known about it.
@@ -105,7 +115,7 @@ pub struct Enriched {
     /// The process's program's name.
     pub name: String,
     /// The process's program.
-    pub program: Option<Program>,
+    pub program: Option<Arc<Program>>,
     /// From the parent up.
     pub parents: Vec<Parent>,
     /// User name of the real uid.
@@ -135,7 +145,7 @@ fn default_of(record: &Record) -> RuleName {
 /// Remembers processes, users and cgroups. Bounded: what is oldest is forgotten first.
 #[derive(Debug)]
 pub struct Enricher {
-    programs: HashMap<u32, Program>,
+    programs: HashMap<u32, Arc<Program>>,
     order: VecDeque<u32>,
     lineage: Lineage,
     hostnames: Hostnames,
@@ -170,11 +180,10 @@ impl Enricher {
         let base = Path::new("/proc").join(tgid.to_string());
         let Ok(path) = fs::read_link(base.join("exe")) else { return };
         let argv = fs::read(base.join("cmdline")).unwrap_or_default();
-        self.remember(tgid, Program { path: path.into_os_string().into_encoded_bytes(), argv });
+        self.remember(tgid, Program::new(path.into_os_string().into_encoded_bytes(), argv).into());
     }
 
-    fn remember(&mut self, tgid: u32, mut program: Program) {
-        program.argv.truncate(MAX_ARGV);
+    fn remember(&mut self, tgid: u32, program: Arc<Program>) {
         if self.programs.insert(tgid, program).is_none() {
             self.order.push_back(tgid);
         }
@@ -192,7 +201,7 @@ impl Enricher {
         match record.hook {
             // What an LSM program tells was refused, and is not what the process runs.
             Hook::Exec if record.sensor == Sensor::Tracepoint => {
-                self.remember(tgid, Program { path: record.path.clone(), argv: record.text.clone() });
+                self.remember(tgid, Program::new(record.path.clone(), record.text.clone()).into());
             }
             Hook::Fork => {
                 let Ok(child) = u32::try_from(record.event.detail) else { return };
@@ -222,7 +231,7 @@ impl Enricher {
             .take_while(|ancestor| ancestor.tgid != 0)
             .map(|ancestor| {
                 let program = self.programs.get(&ancestor.tgid).cloned();
-                Parent { tgid: ancestor.tgid, name: name(program.as_ref(), &ancestor.comm), program }
+                Parent { tgid: ancestor.tgid, name: name(program.as_deref(), &ancestor.comm), program }
             })
             .collect();
         let program = self.programs.get(&event.tgid).cloned();
@@ -235,7 +244,7 @@ impl Enricher {
             techniques,
             maintenance,
             time_ms: wall_ms(event.time_ns, now(ClockId::Boottime), now(ClockId::Realtime)),
-            name: name(program.as_ref(), &event.comm),
+            name: name(program.as_deref(), &event.comm),
             program,
             parents,
             user: self.user(event.uid),

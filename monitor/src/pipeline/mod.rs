@@ -123,16 +123,16 @@ impl Pipeline {
     /// Journals what is to be journaled, and counts it in its incident.
     fn take(&mut self, enriched: Enriched) -> Told {
         let sentence = console::sentence(&enriched);
-        let mut line = ocsf::render(&enriched, &sentence);
+        let mut activity = ocsf::Activity::new(&enriched, &sentence);
         let urgent = enriched.record.verdict >= Verdict::Deny;
         let durability = if urgent { Durability::Now } else { Durability::Grouped };
-        let noted = self.incidents.note(&enriched, &sentence, &line, Instant::now());
+        let noted = self.incidents.note(&enriched, &activity, Instant::now());
         let (uid, nth) = (Arc::clone(&noted.incident.uid), noted.incident.count);
-        line["metadata"]["correlation_uid"] = (*uid).into();
+        activity.correlate(&uid);
         if nth == 1 {
-            self.journal.append_noted(line, durability, noted.incident.mark.clone());
+            self.journal.append_noted(&activity, durability, noted.incident.mark.clone());
         } else {
-            self.journal.append(line, durability);
+            self.journal.append(&activity, durability);
         }
         let deploy = noted.phase.and_then(|_| self.editors.last(&enriched.instance));
         let incident = noted.phase.map(|phase| tell(&self.journal, phase, noted.incident, deploy.as_ref(), durability));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use monitor_common::{dns::HEADER, event::Hook};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::decode::Record;
 
@@ -46,7 +46,7 @@ const MAX_NAMES: usize = 512;
 const MAX_NAME: usize = 255;
 
 /// A domain below which names carry data.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tunnel {
     /// The registered domain.
     pub domain: String,
@@ -55,12 +55,16 @@ pub struct Tunnel {
     /// How many different names are in the window,
     pub names: usize,
     /// how many of them are long and without sense,
+    #[serde(rename = "names_long")]
     pub long: usize,
     /// how many were asked for as records that hold data,
+    #[serde(rename = "names_data")]
     pub data: usize,
     /// and how many bytes they have, without the domain.
+    #[serde(rename = "names_bytes")]
     pub bytes: usize,
     /// The last one of them.
+    #[serde(rename = "name")]
     pub example: String,
 }
 
@@ -73,21 +77,6 @@ impl Tunnel {
             "ask for {names} different names below {domain} ({long} long and without sense, {data} for TXT or NULL records, \
              {bytes} bytes in all; the last one {example})"
         )
-    }
-
-    /// The same as fields of a record.
-    #[must_use]
-    pub fn fields(&self) -> [(&'static str, Value); 7] {
-        let Self { domain, questions, names, long, data, bytes, example } = self;
-        [
-            ("domain", json!(domain)),
-            ("questions", json!(questions)),
-            ("names", json!(names)),
-            ("names_long", json!(long)),
-            ("names_data", json!(data)),
-            ("names_bytes", json!(bytes)),
-            ("name", json!(example)),
-        ]
     }
 }
 
