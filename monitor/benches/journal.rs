@@ -6,6 +6,8 @@
 mod common;
 
 use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -42,6 +44,7 @@ fn main() {
     one.set(sched_getcpu());
     sched_setaffinity(None, &one).unwrap();
     grouped(&here("grouped"), Plant::new(&here("cgroup-b")), 500_000);
+    disk_alone(&here("disk"), 5_000);
     single(&here("single"), Plant::new(&here("cgroup-c")), 5_000);
 }
 
@@ -110,6 +113,18 @@ fn grouped(path: &Path, mut plant: Plant, count: u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     println!("{:>12} of memory at most, the benchmark itself included", peak.trim());
+}
+
+/// What the disk takes: as many bytes as a line has, each time on the disk before the next.
+fn disk_alone(path: &Path, count: u64) {
+    let file = File::create(path).unwrap();
+    let line = [b'x'; 1800];
+    let start = Instant::now();
+    for number in 0..count {
+        file.write_all_at(&line, number * 1800).unwrap();
+        file.sync_data().unwrap();
+    }
+    rate("one by one, the disk alone", count, start.elapsed());
 }
 
 /// Each line on the disk before the next.

@@ -1,5 +1,4 @@
 //! What the benchmarks share.
-#![expect(clippy::unwrap_used, reason = "a program for developers")]
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 

@@ -147,20 +147,8 @@ pub(crate) fn user_dirs(root: &Root, accounts: &Accounts) -> Vec<(u32, PathBuf)>
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-
-    fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
-        let directory = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = directory.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        let root = Root::at(directory.path()).unwrap();
-        (directory, root)
-    }
+    use crate::instance::root::tests::root;
 
     #[test]
     fn global_packages_and_those_of_nvm_are_found() {

@@ -146,20 +146,26 @@ impl Place {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
 
-    fn root() -> (tempfile::TempDir, Root) {
+    /// A root with these files, for as long as its directory is kept.
+    pub(in crate::instance) fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
         let directory = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
         let root = Root::at(directory.path()).unwrap();
         (directory, root)
     }
 
     #[test]
     fn a_link_never_leads_out_of_the_root() {
-        let (directory, root) = root();
+        let (directory, root) = root(&[]);
         fs::create_dir(directory.path().join("etc")).unwrap();
         fs::write(directory.path().join("etc/passwd"), "inside").unwrap();
         symlink("/etc/passwd", directory.path().join("absolute")).unwrap();
@@ -175,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_is_no_regular_file_is_not_opened() {
-        let (directory, root) = root();
+        let (directory, root) = root(&[]);
         rustix::fs::mkfifoat(rustix::fs::CWD, directory.path().join("fifo"), Mode::RUSR).unwrap();
         for path in ["/fifo", "/"] {
             assert_eq!(root.read(Path::new(path), 100).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{path}");
@@ -185,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_too_large_is_refused_whole() {
-        let (directory, root) = root();
+        let (directory, root) = root(&[]);
         fs::write(directory.path().join("file"), "12345").unwrap();
         assert_eq!(root.read(Path::new("/file"), 5).unwrap(), b"12345");
         assert_eq!(root.read(Path::new("/file"), 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);

@@ -263,17 +263,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-
-    fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
-        let directory = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = directory.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        let root = Root::at(directory.path()).unwrap();
-        (directory, root)
-    }
+    use crate::instance::root::tests::root;
 
     const PASSWD: (&str, &str) = ("etc/passwd", "root:x:0:0::/root:/bin/sh\npi:x:1000:1000::/home/pi:/bin/bash\n");
     /// The unit that the Raspberry Pi and Debian script installs.
