@@ -57,9 +57,10 @@ fn fields(detection: &Yaml<'_>, found: &mut BTreeSet<String>) {
 fn sigma_rules_are_whole_and_ask_for_fields_that_events_have() {
     const LEVELS: [&str; 5] = ["informational", "low", "medium", "high", "critical"];
     // Of OCSF; the schema itself vouches for these wherever a journal is checked.
-    const OCSF: [&str; 9] = [
+    const OCSF: [&str; 10] = [
         "class_uid",
         "activity_id",
+        "activity_name",
         "message",
         "file.name",
         "file.path",

@@ -32,6 +32,7 @@ pub mod policy;
 pub mod receiver;
 pub mod record;
 pub mod scene;
+pub mod sigma;
 pub mod sink;
 pub mod snapshot;
 pub mod stand_in;

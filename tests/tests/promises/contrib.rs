@@ -1,9 +1,11 @@
-//! What is given along works: the flow for Node-RED in a real Node-RED.
+//! What is given along works: the flow for Node-RED in a real Node-RED, the rules of Sigma on what a guard has journaled.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use flowwarden_tests::{flows::Flow, wait};
+use flowwarden_tests::{
+    flows::Flow, guard::Guard, netns::Network, policy::Policy, scene::Scene, sigma::Rule, sink::Sink, wait,
+};
 use serde_json::{Value, json};
 
 use crate::SCENE;
@@ -55,4 +57,62 @@ fn the_flow_shows_what_the_guard_sends_and_trusts_none_of_it() -> Result<()> {
         ensure!(!said.contains("<script") && !said.contains("constructor"), "{said}");
         Ok(())
     })
+}
+
+/// One attack for each rule: it picks what was journaled of that, and nothing of the others.
+#[test]
+fn each_rule_of_sigma_picks_what_it_is_about() -> Result<()> {
+    let scene = Scene::empty()?;
+    let home = scene.node_red.home();
+    let settings = home.file(".node-red/settings.js", "module.exports = {};\n")?;
+    let key = home.file("privkey.pem", "x")?;
+    let sink = Sink::tcp(&scene.network, Network::FORBIDDEN)?;
+    let policy = Policy::enforce(&scene.node_red)
+        .guard_settings()
+        .deny(&key.display().to_string(), &["read"], "key")
+        .deny_exec("/usr/bin/tac", "program")
+        .egress(&[Network::FORBIDDEN_NET], "deny", "egress");
+    let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+    let mut play = |script: String| -> Result<()> {
+        let mut shell = Command::new("bash");
+        scene.node_red.confinement().spawn(shell.arg("-c").arg(script))?.wait()?;
+        Ok(())
+    };
+    play(format!("echo '// evil' >> '{}'", settings.display()))?;
+    play(format!("cat '{}'", key.display()))?;
+    play("tac /dev/null; true".to_owned())?;
+    play(format!("true > /dev/tcp/{}/{}", sink.address().ip(), sink.address().port()))?;
+    guard.wait_for(wait::SOON, |record| record.rule() == "egress")?;
+    // Somebody adds to the journal.
+    let open = guard.journal_directory().join("journal-00000001.jsonl");
+    std::io::Write::write_all(&mut fs::File::options().append(true).open(open)?, b"{}\n")?;
+    play(format!("echo '// evil' >> '{}'", settings.display()))?;
+    guard.wait_for(wait::SOON, |record| !record.json()["unmapped"]["foreign"].is_null())?;
+    let records = guard.stop()?;
+
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/sigma");
+    let mut picked = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let rule = Rule::read(&path).with_context(|| path.display().to_string())?;
+        let mut found = Vec::new();
+        for record in &records {
+            if rule.picks(record.json())? {
+                found.push(record.rule().to_owned());
+            }
+        }
+        found.sort();
+        found.dedup();
+        picked.insert(path.file_stem().unwrap_or_default().display().to_string(), found);
+    }
+    let wanted = [
+        ("egress_denied", "egress"),
+        ("evidence_lost", ""),
+        ("private_key_read", "key"),
+        ("program_denied", "program"),
+        ("settings_changed", "settings-js"),
+    ];
+    let wanted: BTreeMap<_, _> = wanted.map(|(name, rule)| (name.to_owned(), vec![rule.to_owned()])).into();
+    ensure!(picked == wanted, "{picked:#?}");
+    Ok(())
 }
