@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -43,6 +43,28 @@ pub(crate) fn check(path: &Path, meta: &Metadata, forbidden: Forbidden) -> Resul
         return Err(Unsafe { why: why.to_owned(), mend: format!("chmod 0700 {}", path.display()) });
     }
     Ok(())
+}
+
+/// Opens a file for reading. Where there is something else nobody waits for it.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no regular file"));
+    }
+    Ok(file)
+}
+
+/// Reads a file of `most` bytes at most.
+pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("longer than the {most} bytes that it can have"),
+        ));
+    }
+    Ok(bytes)
 }
 
 /// Replaces a file as a whole: after a crash it is the old or the new one. Its mode is 0600.

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use monitor::journal::{
     checkpoint::Checkpoint,
-    format::Format,
+    format::{Format, rfc3339},
     key::PublicKey,
     query::{Filter, Query},
     terminal::{plain, shown},
@@ -167,8 +167,7 @@ fn stream(
 
 /// One line of the table. What events say is shown as text, whatever it is.
 fn row(out: &mut dyn Write, event: &Value, shorten: bool) -> io::Result<()> {
-    let millis = u64::try_from(event["time"].as_i64().unwrap_or_default()).unwrap_or_default();
-    let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis));
+    let time = rfc3339(event["time"].as_i64().unwrap_or_default());
     let verdict = event["unmapped"]["verdict"].as_str().or(event["activity_name"].as_str()).unwrap_or_default();
     let message = event["message"].as_str().unwrap_or_default();
     let message = if shorten { shown(message.as_bytes()) } else { plain(message.as_bytes()) };

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::bail;
@@ -10,6 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use monitor::{
     change::decision::{self, Kept},
     journal::{
+        format::rfc3339_seconds,
         query::{Filter, Query},
         terminal::plain,
     },
@@ -214,8 +215,7 @@ fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Resu
         return Ok(());
     }
     let own = |key: &str| plain(event["unmapped"][key].as_str().unwrap_or_default().as_bytes());
-    let millis = u64::try_from(event["time"].as_i64().unwrap_or_default()).unwrap_or_default();
-    let time = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis));
+    let time = rfc3339_seconds(event["time"].as_i64().unwrap_or_default());
     println!("{time}  {}", plain(event["message"].as_str().unwrap_or_default().as_bytes()));
     println!("opened by: {}", own("opened_by"));
     for (key, what) in [

@@ -3,14 +3,17 @@
 use std::{
     io::{self, BufWriter, Write},
     path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use anyhow::anyhow;
 use clap::Args;
 use monitor::{
     evidence::simulate::{Judge, Report, Tally, simulate},
-    journal::terminal::{plain, shown},
+    journal::{
+        format::rfc3339_seconds,
+        terminal::{plain, shown},
+    },
     policy::{self, PolicyError, host::System},
 };
 
@@ -58,14 +61,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
 }
 
-/// When, for people.
-pub(super) fn moment(millis: i64) -> String {
-    let since = Duration::from_millis(u64::try_from(millis).unwrap_or_default());
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
-}
-
 fn example(out: &mut dyn Write, tally: &Tally) -> io::Result<()> {
-    writeln!(out, "             event {}, {}: {}", tally.event, moment(tally.time), shown(tally.example.as_bytes()))
+    writeln!(
+        out,
+        "             event {}, {}: {}",
+        tally.event,
+        rfc3339_seconds(tally.time),
+        shown(tally.example.as_bytes())
+    )
 }
 
 fn tell(out: &mut dyn Write, report: &Report) -> io::Result<()> {
@@ -79,7 +82,7 @@ fn tell(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     if report.operations == 0 {
         writeln!(out, "the journal has nothing about the instances of this policy")?;
     } else {
-        let (count, first, last) = (report.operations, moment(report.first), moment(report.last));
+        let (count, first, last) = (report.operations, rfc3339_seconds(report.first), rfc3339_seconds(report.last));
         writeln!(out, "{count} operations from {first} to {last}, as if the policy had been enforced")?;
     }
     if report.strangers > 0 {

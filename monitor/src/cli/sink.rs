@@ -1,14 +1,12 @@
 //! `flowwarden sink`
 
-use std::{
-    path::{Path, PathBuf},
-    time::{Duration, UNIX_EPOCH},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use monitor::{
     journal::{
+        format::rfc3339_seconds,
         reader::{Position, Reader},
         segment,
         terminal::plain,
@@ -74,19 +72,24 @@ fn test(name: &str, config: &Path) -> anyhow::Result<()> {
 fn status(config: &Path, journal: &Path) -> anyhow::Result<()> {
     let last = last(journal)?;
     for sink in read(config)? {
-        let Some(cursor) = Cursor::load(journal, &sink.name)? else {
-            println!("{}: has not run yet", sink.name);
-            continue;
+        let cursor = match Cursor::load(journal, &sink.name) {
+            Ok(Some(cursor)) => cursor,
+            Ok(None) => {
+                println!("{}: has not run yet", sink.name);
+                continue;
+            }
+            // The others have theirs.
+            Err(error) => {
+                println!("{}: its place cannot be read: {}", sink.name, plain(error.to_string().as_bytes()));
+                continue;
+            }
         };
         let events = last.0.saturating_sub(cursor.sequence);
         let seconds = match first_after(journal, cursor.position)? {
             Some(time) if events > 0 => last.1.saturating_sub(time) / 1000,
             _ => 0,
         };
-        let taken = cursor.delivered_at.and_then(|at| u64::try_from(at).ok()).map_or_else(
-            || "never".to_owned(),
-            |at| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at)).to_string(),
-        );
+        let taken = cursor.delivered_at.map_or_else(|| "never".to_owned(), rfc3339_seconds);
         let error = cursor.error.as_deref().map_or_else(|| "none".to_owned(), |error| plain(error.as_bytes()));
         println!(
             "{}: {events} events and {seconds} s behind, {} delivered, {} put aside, last taken {taken}, error: {error}",
@@ -118,7 +121,6 @@ fn first_after(journal: &Path, position: Position) -> anyhow::Result<Option<i64>
     if reader.next(&mut line)?.is_none() {
         return Ok(None);
     }
-    let event: Value =
-        serde_json::from_slice(&line).context("the journal is damaged; see flowwarden journal verify")?;
+    let event: Value = serde_json::from_slice(&line).unwrap_or_default();
     Ok(event["time"].as_i64())
 }

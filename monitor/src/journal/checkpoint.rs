@@ -108,7 +108,7 @@ impl Checkpoint {
 /// The checkpoints of a segment; what is none comes as the reason. A sidecar that is not there has none.
 pub fn read(directory: &Path, number: u64) -> Result<Vec<Result<Checkpoint, String>>, JournalError> {
     let path = segment::checkpoints(directory, number);
-    let text = match fs::read(&path) {
+    let text = match durable::read(&path, directory::LONGEST) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         text => text.map_err(JournalError::io(&path))?,
     };

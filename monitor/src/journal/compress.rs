@@ -16,6 +16,7 @@ use std::{
 use ring::digest::{Context, Digest, SHA256};
 
 use super::{directory, segment};
+use crate::durable;
 
 /// A good ratio for little memory: 120 bytes of an event, with a window of 2 MiB.
 const LEVEL: i32 = 3;
@@ -94,8 +95,9 @@ fn compress(directory: &Path, number: u64, stop: &AtomicBool) -> io::Result<()> 
 
 /// False when it was told to stop.
 fn write(from: &Path, to: &Path, stop: &AtomicBool) -> io::Result<bool> {
-    let mut source = File::open(from)?;
+    let source = durable::open(from)?;
     let time = source.metadata()?.modified()?;
+    let mut source = segment::bounded(source);
     let target = File::options()
         .read(true)
         .write(true)

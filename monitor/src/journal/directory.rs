@@ -78,7 +78,7 @@ fn lock(path: &Path, patience: Duration) -> Result<File, JournalError> {
 /// Whether somebody writes to the journal in `directory` just now.
 #[must_use]
 pub(super) fn is_in_use(directory: &Path) -> bool {
-    let Ok(file) = File::open(directory.join(LOCK)) else { return false };
+    let Ok(file) = durable::open(&directory.join(LOCK)) else { return false };
     matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK))
 }
 
@@ -92,9 +92,12 @@ pub(super) fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
+/// Longest file of checkpoints or keys that is read, in bytes: a key every hour for a hundred years.
+pub(super) const LONGEST: u64 = 512 << 20;
+
 /// Removes the line at the end of a file that a crash cut short.
 pub(super) fn cut_torn(path: &Path) -> io::Result<()> {
-    let text = match fs::read(path) {
+    let text = match durable::read(path, LONGEST) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         text => text?,
     };

@@ -1,11 +1,12 @@
 //! Incidents as OCSF Detection Findings.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use monitor_common::Verdict;
 use serde_json::{Value, json};
 
-use super::ocsf::{Attack, device, metadata, now_ms};
+use super::{
+    format::rfc3339_seconds,
+    ocsf::{Attack, device, metadata, now_ms},
+};
 use crate::{
     change::editor::Deploy,
     incident::{Incident, OVERFLOW, Outcome, Phase, mend::mend},
@@ -118,7 +119,7 @@ fn sentence(phase: Phase, incident: &Incident) -> String {
     let Incident { count, new, example, .. } = incident;
     let title = title(incident);
     let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
-    let (first, last) = (clock(incident.first_ms), clock(incident.last_ms));
+    let (first, last) = (rfc3339_seconds(incident.first_ms), rfc3339_seconds(incident.last_ms));
     match phase {
         Phase::Create => format!("incident begins: {title}: {example}"),
         Phase::Update => {
@@ -129,11 +130,6 @@ fn sentence(phase: Phase, incident: &Incident) -> String {
             format!("incident is open while the guard ends: {title}: {times}, from {first} to {last}; first: {example}")
         }
     }
-}
-
-fn clock(millis: i64) -> String {
-    let time = UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default());
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 #[cfg(test)]

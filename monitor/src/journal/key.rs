@@ -117,7 +117,7 @@ impl KeyChain {
     /// Reads the public keys of the journal in `directory`.
     pub fn read(directory: &Path) -> Result<Self, JournalError> {
         let path = directory.join(KEYS);
-        let text = fs::read(&path).map_err(JournalError::io(&path))?;
+        let text = durable::read(&path, directory::LONGEST).map_err(JournalError::io(&path))?;
         let mut chain = Self::default();
         for (index, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
             if let Err(why) = chain.add(line) {
@@ -303,7 +303,7 @@ fn public_of(pair: &Ed25519KeyPair) -> PublicKey {
 
 /// `SEED PUBLIC` in hexadecimal digits.
 fn load(path: &Path) -> io::Result<(Ed25519KeyPair, PublicKey)> {
-    let text = fs::read_to_string(path)?;
+    let text = text(path)?;
     let mut parts = text.split_whitespace().map(|part| HEXLOWER.decode(part.as_bytes()).ok());
     let (Some(Some(seed)), Some(Some(public))) = (parts.next(), parts.next()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "no signing key"));
@@ -311,6 +311,12 @@ fn load(path: &Path) -> io::Result<(Ed25519KeyPair, PublicKey)> {
     let pair = Ed25519KeyPair::from_seed_and_public_key(&seed, &public).map_err(rejected)?;
     let public = public_of(&pair);
     Ok((pair, public))
+}
+
+/// What a file with a key says.
+fn text(path: &Path) -> io::Result<String> {
+    let bytes = durable::read(path, 4096)?;
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "no text"))
 }
 
 fn write_secret(path: &Path, seed: &[u8; 32], public: PublicKey) -> io::Result<()> {
@@ -323,7 +329,7 @@ fn write_secret(path: &Path, seed: &[u8; 32], public: PublicKey) -> io::Result<(
 fn publish(directory: &Path, first: PublicKey) -> Result<(), JournalError> {
     let path = directory.join(PUBLIC);
     let text = format!("{first}\n");
-    if fs::read_to_string(&path).is_ok_and(|old| old == text) {
+    if self::text(&path).is_ok_and(|old| old == text) {
         return Ok(());
     }
     durable::replace(&path, text.as_bytes()).map_err(JournalError::io(&path))

@@ -203,4 +203,10 @@ impl Spool {
     pub fn lost(&self) -> u64 {
         self.shared.queue.lost()
     }
+
+    /// Says in the journal what a reader of it has found wrong.
+    pub(crate) fn tell(&self, message: &str) {
+        let event = ocsf::lifecycle(ocsf::Stage::Error, message, &serde_json::Map::new());
+        self.shared.queue.push(Entry::new(event, true));
+    }
 }

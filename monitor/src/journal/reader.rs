@@ -118,8 +118,7 @@ impl Reader {
                 Met::End | Met::Torn => {
                     // The end of the last segment may still be growing: it is opened again the next time.
                     self.source = None;
-                    let next = segment::list(&self.directory)?.into_iter().find(|next| next.number > at.segment);
-                    match next {
+                    match self.first_from(at.segment.saturating_add(1))?.filter(|next| next.number > at.segment) {
                         Some(next) => self.position = Position { segment: next.number, offset: 0 },
                         None => return Ok(None),
                     }
@@ -131,10 +130,7 @@ impl Reader {
     /// The open segment, at the position.
     fn source(&mut self) -> Result<Option<&mut BufReader<Box<dyn Read + Send>>>, JournalError> {
         while self.source.is_none() {
-            let segments = segment::list(&self.directory)?;
-            let Some(segment) = segments.into_iter().find(|segment| segment.number >= self.position.segment) else {
-                return Ok(None);
-            };
+            let Some(segment) = self.first_from(self.position.segment)? else { return Ok(None) };
             if segment.number != self.position.segment {
                 self.position = Position { segment: segment.number, offset: 0 };
             }
@@ -145,6 +141,26 @@ impl Reader {
             }
         }
         Ok(self.source.as_mut())
+    }
+
+    /// The first segment of this number or a higher one. All are looked through where there is a gap only, or the end.
+    fn first_from(&self, number: u64) -> Result<Option<Segment>, JournalError> {
+        if let Some(found) = segment::find(&self.directory, number) {
+            return Ok(Some(found));
+        }
+        Ok(segment::list(&self.directory)?.into_iter().find(|found| found.number >= number))
+    }
+}
+
+/// Whether a position is behind the end of a line, or at the beginning of a segment; and where its segment is gone, or
+/// cannot be read that far, nobody can say that it is not.
+pub(crate) fn is_between_lines(directory: &Path, position: Position) -> Result<bool, JournalError> {
+    let Some(before) = position.offset.checked_sub(1) else { return Ok(true) };
+    let Some(segment) = segment::find(directory, position.segment) else { return Ok(true) };
+    let mut last = [0];
+    match open_at(&segment, before)?.read_exact(&mut last) {
+        Ok(()) => Ok(last == *b"\n"),
+        Err(error) => Ok(error.kind() != io::ErrorKind::UnexpectedEof),
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) fn recover(directory: &Path) -> Result<End, JournalError> {
     let tail = scan(last)?;
     end.last = tail.last;
     if let Some(damage) = &tail.damage {
-        if last.compressed || signed.is_some_and(|signed| damage.offset < signed.offset) {
+        if last.compressed || !last.path.is_file() || signed.is_some_and(|signed| damage.offset < signed.offset) {
             end.findings.push(keep_damaged(last, damage));
             (end.segment, end.offset) = (last.number.saturating_add(1), 0);
             end.last = tail.raw_last.or(tail.last);
@@ -154,8 +154,8 @@ fn scan(segment: &Segment) -> Result<Tail, JournalError> {
     loop {
         let read = read_line(&mut source, &mut line);
         let (met, taken) = match read {
-            // What cannot be decompressed has no end that could be found.
-            Err(error) if segment.compressed => {
+            // What cannot be decompressed, or goes on for ever, has no end that could be found.
+            Err(error) if segment.compressed || error.kind() == io::ErrorKind::InvalidData => {
                 tail.damage.get_or_insert(Damage { offset, why: error.to_string() });
                 return Ok(tail);
             }
@@ -201,11 +201,11 @@ fn follows(place: &Place, last: Option<(u64, Hash)>, segment: u64) -> Result<(),
     }
 }
 
-/// Damage in the signed part: it stays.
+/// Damage in the signed part, or no file at all: it stays.
 fn keep_damaged(segment: &Segment, damage: &Damage) -> Finding {
     Finding {
         message: format!(
-            "The journal is damaged in segment {} at byte {}, in a part that had been signed: {}; it goes on in a new segment",
+            "The journal is damaged in segment {} at byte {}: {}; what is there stays, and it goes on in a new segment",
             segment.number, damage.offset, damage.why
         ),
         details: Map::from_iter([(

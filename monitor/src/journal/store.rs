@@ -165,9 +165,10 @@ impl Store {
         let length = entry.line_len();
         if length > MAX_LINE {
             let message = "An event was longer than a line can be, and was dropped";
-            self.dropped_total += 1;
             let details = Map::from_iter([("bytes".to_owned(), length.into())]);
-            return self.append(&Entry::new(ocsf::lifecycle(Stage::Loss, message, &details), true));
+            self.append(&Entry::new(ocsf::lifecycle(Stage::Loss, message, &details), true))?;
+            self.dropped_total += 1;
+            return Ok(());
         }
         let used = self.durable + self.pending.len() as u64;
         if used > 0 && used + length as u64 > self.limits.segment_bytes {
@@ -308,7 +309,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes segments that are too many or too old, after the journal has said so.
+    /// Removes segments that are too many or too old, after the journal has said so. Of those that are too old one goes at a
+    /// time, which keeps up with what is closed: a clock that jumps ahead must not take everything with it.
     pub(super) fn retain(&mut self, now: SystemTime) -> Result<(), JournalError> {
         let path = self.directory.path().to_owned();
         let mut closed = segment::list(&path)?;
@@ -326,7 +328,7 @@ impl Store {
         let mut doomed = None;
         for (number, size, time) in sizes {
             let old = self.limits.max_age.is_some_and(|most| now.duration_since(time).is_ok_and(|age| age > most));
-            if total <= self.limits.max_bytes && !old {
+            if total <= self.limits.max_bytes && !(old && doomed.is_none()) {
                 break;
             }
             total -= size;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -260,7 +260,7 @@ impl Check<'_> {
         loop {
             let (met, taken) = match read_line(&mut source, &mut line) {
                 // Not a fault of the disk: the bytes are no compressed text.
-                Err(error) if segment.compressed => {
+                Err(error) if segment.compressed || error.kind() == io::ErrorKind::InvalidData => {
                     self.report.add(Kind::Damaged, &segment.path, number + 1, error.to_string());
                     return Ok(());
                 }
@@ -350,14 +350,16 @@ impl Check<'_> {
             self.report.removed = before;
             self.report.against_is_gone = request.against.as_ref().is_some_and(|against| against.segment <= before);
         }
-        let missing: Vec<u64> = segments
-            .windows(2)
-            .filter_map(|pair| Some((pair.first()?.number.saturating_add(1), pair.get(1)?.number)))
-            .flat_map(|(from, to)| from..to)
-            .collect();
-        for number in missing {
-            // Its lines are told as missing too, unless it had none.
-            self.report.add(Kind::Missing, &segment::plain(self.directory, number), 0, "the segment is gone");
+        for pair in segments.windows(2) {
+            let [before, after] = pair else { continue };
+            let (from, to) = (before.number.saturating_add(1), after.number.saturating_sub(1));
+            // Their lines are told as missing too, unless they had none.
+            let what = match to.checked_sub(from) {
+                None => continue,
+                Some(0) => "the segment is gone".to_owned(),
+                Some(_) => format!("segments {from} to {to} are gone"),
+            };
+            self.report.add(Kind::Missing, &segment::plain(self.directory, from), 0, what);
         }
         let last = self.report.last;
         // Keys without lines after them speak of nothing; those of lines that were removed with their segment neither.

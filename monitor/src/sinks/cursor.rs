@@ -1,7 +1,7 @@
 //! How far a sink has come: one small file for each, replaced as a whole after the receiver has taken a batch.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +14,8 @@ use crate::{
 
 /// Where cursors and dead letters are, below the journal's directory.
 const DIRECTORY: &str = "sinks";
+/// Longest cursor, in bytes.
+const LONGEST: u64 = 1 << 20;
 
 /// A sink's place in the journal, and how it fares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +50,7 @@ impl Cursor {
     /// Reads the cursor of a sink; none when it has none yet.
     pub fn load(journal: &Path, sink: &str) -> Result<Option<Self>, JournalError> {
         let path = path(journal, sink);
-        match fs::read(&path) {
+        match durable::read(&path, LONGEST) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             text => {
                 let text = text.map_err(JournalError::io(&path))?;
@@ -70,6 +72,8 @@ impl Cursor {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

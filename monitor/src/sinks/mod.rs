@@ -28,14 +28,16 @@ mod stub;
 mod syslog;
 mod template;
 mod tls;
+mod told;
 mod webhook;
 mod worker;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -44,16 +46,20 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use crate::journal::{
-    JournalError, Spool,
-    ocsf::{self, Stage},
-    reader::Position,
+use crate::{
+    durable,
+    journal::{
+        Spool,
+        ocsf::{self, Stage},
+    },
 };
 use config::{SinkConfig, Target};
 use worker::Worker;
 
 /// How long sinks that are in the middle of something are waited for when the guard ends.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest secret, in bytes.
+const LONGEST_SECRET: u64 = 64 << 10;
 
 /// An event on its way out.
 #[derive(Clone, Debug)]
@@ -140,36 +146,46 @@ fn receiver(target: &Target, purpose: Purpose) -> Box<dyn Receiver> {
 #[derive(Debug)]
 pub struct Sinks {
     spool: Spool,
+    needed: Arc<Needed>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// By name; those too that have no place in the policy any more and have not ended yet.
+    threads: BTreeMap<String, JoinHandle<()>>,
 }
 
 impl Sinks {
     /// Starts the sinks on a journal. One that cannot run is told, and keeps nobody else from running.
     #[must_use]
     pub fn start(configs: &[SinkConfig], spool: Spool) -> Self {
-        let mut sinks = Self { spool, stop: Arc::default(), thread: None };
+        let needed = Arc::new(Needed::new(Arc::clone(&spool.needed)));
+        let mut sinks = Self { spool, needed, stop: Arc::default(), threads: BTreeMap::new() };
         sinks.exchange(configs);
         sinks
     }
 
-    /// Puts other sinks in place of those that run. Does not wait: what was begun is finished first.
+    /// Puts other sinks in place of those that run. Does not wait: each one begins when that of the same name, if there was
+    /// one, has finished what it was in the middle of.
     pub fn exchange(&mut self, configs: &[SinkConfig]) {
         self.end();
-        let old = self.thread.take();
-        // Until each has said where it is, every segment is needed.
-        let needed = if configs.is_empty() { u64::MAX } else { 0 };
-        self.spool.needed.store(needed, Ordering::Relaxed);
         self.stop = Arc::default();
-        let (configs, spool, stop) = (configs.to_vec(), self.spool.clone(), Arc::clone(&self.stop));
-        let end = (spool.tail.end(), spool.tail.sequence());
-        let work = move || {
-            let _ = old.map(JoinHandle::join);
-            run(&configs, &spool, &stop, end);
-        };
-        match thread::Builder::new().name("sinks".to_owned()).spawn(work) {
-            Ok(thread) => self.thread = Some(thread),
-            Err(error) => eprintln!("flowwarden: the sinks cannot be started: {error}"),
+        self.needed.exchange(configs.iter().map(|config| config.name.as_str()));
+        self.threads.retain(|_, thread| !thread.is_finished());
+        let end = (self.spool.tail.end(), self.spool.tail.sequence());
+        for config in configs {
+            let before = self.threads.remove(&config.name);
+            let (config, spool, needed) = (config.clone(), self.spool.clone(), Arc::clone(&self.needed));
+            let (name, stop) = (config.name.clone(), Arc::clone(&self.stop));
+            let work = move || {
+                let _ = before.map(JoinHandle::join);
+                let name = config.name.clone();
+                match Worker::new(config, spool, stop, needed, end) {
+                    Ok(mut worker) => worker.run(),
+                    Err(error) => eprintln!("flowwarden: sink {name} does not run: {error}"),
+                }
+            };
+            match thread::Builder::new().name(format!("sink-{name}")).spawn(work) {
+                Ok(thread) => drop(self.threads.insert(name, thread)),
+                Err(error) => eprintln!("flowwarden: sink {name} cannot be started: {error}"),
+            }
         }
     }
 
@@ -179,54 +195,47 @@ impl Sinks {
     }
 }
 
-/// Runs one thread for each sink until all are told to stop.
-fn run(configs: &[SinkConfig], spool: &Spool, stop: &AtomicBool, end: (Position, u64)) {
-    let places: Arc<Vec<_>> = Arc::new(configs.iter().map(|_| AtomicU64::new(0)).collect());
-    thread::scope(|scope| {
-        for (index, config) in configs.iter().enumerate() {
-            let needed = Needed { index, places: Arc::clone(&places), lowest: Arc::clone(&spool.needed) };
-            let started = Worker::new(config.clone(), spool, stop, needed, end).and_then(|mut worker| {
-                let thread = thread::Builder::new().name(format!("sink-{}", config.name));
-                thread.spawn_scoped(scope, move || worker.run()).map_err(JournalError::io(&spool.path))
-            });
-            if let Err(error) = started {
-                eprintln!("flowwarden: sink {} does not run: {error}", config.name);
-            }
-        }
-    });
-}
-
 impl Drop for Sinks {
     fn drop(&mut self) {
         self.end();
-        let Some(thread) = self.thread.take() else { return };
         let start = Instant::now();
-        while !thread.is_finished() {
-            // One that waits for its receiver is left behind: its cursor is true at every moment.
-            if start.elapsed() > PATIENCE {
-                return;
-            }
+        // One that waits for its receiver is left behind: its cursor is true at every moment.
+        while self.threads.values().any(|thread| !thread.is_finished()) && start.elapsed() < PATIENCE {
             thread::sleep(Duration::from_millis(5));
         }
-        let _ = thread.join();
     }
 }
 
-/// The segment that a sink reads, among those of all sinks: what lies before the lowest is free to go.
+/// The segment that each sink reads: what lies before the lowest is free to go.
 #[derive(Debug)]
 struct Needed {
-    index: usize,
-    places: Arc<Vec<AtomicU64>>,
+    places: Mutex<BTreeMap<String, u64>>,
     lowest: Arc<AtomicU64>,
 }
 
 impl Needed {
-    fn set(&self, segment: u64) {
-        if let Some(place) = self.places.get(self.index) {
-            place.store(segment, Ordering::Relaxed);
+    fn new(lowest: Arc<AtomicU64>) -> Self {
+        Self { places: Mutex::default(), lowest }
+    }
+
+    /// There are these sinks now. One that is new needs every segment until it has said where it is.
+    fn exchange<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        *places = names.map(|name| (name.to_owned(), places.get(name).copied().unwrap_or_default())).collect();
+        self.publish(&places);
+    }
+
+    /// A sink is at this segment. One that is not among them any more needs nothing.
+    fn set(&self, name: &str, segment: u64) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = places.get_mut(name) {
+            *place = segment;
         }
-        let lowest = self.places.iter().map(|place| place.load(Ordering::Relaxed)).min();
-        self.lowest.store(lowest.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.publish(&places);
+    }
+
+    fn publish(&self, places: &BTreeMap<String, u64>) {
+        self.lowest.store(places.values().min().copied().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -239,7 +248,7 @@ pub fn test(config: &SinkConfig) -> Result<(), String> {
     let line = event.to_string() + "\n";
     let text = config.format.render(line.as_bytes(), &event);
     receiver(&config.target, Purpose::Test).deliver(&[Message { event, text }]).map_err(|failure| match failure {
-        Failure::Later { why, .. } | Failure::Never { why, .. } => why,
+        Failure::Later { why, .. } | Failure::Never { why, .. } => told::told(&config.target, &why),
     })
 }
 
@@ -291,6 +300,7 @@ fn secret(secret: &config::Secret) -> Result<String, String> {
     if mode & 0o077 != 0 {
         return Err(format!("{0}: others can read the secret; chmod 0600 {0}", path.display()));
     }
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = durable::read(&path, LONGEST_SECRET).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = String::from_utf8(text).map_err(|_| format!("{}: no text in UTF-8", path.display()))?;
     Ok(text.trim().to_owned())
 }

@@ -11,7 +11,7 @@ use std::{
 use mqtt_protocol_core::mqtt::{
     self,
     common::Cursor,
-    connection::{Event, TimerKind},
+    connection::{ConnectionOptions, Event, TimerKind},
     packet::{GenericPacketTrait as _, Packet, Qos, v3_1_1, v5_0},
     result_code::{ConnectReasonCode, ConnectReturnCode, MqttError, PubackReasonCode},
     role::Client,
@@ -32,6 +32,8 @@ const WINDOW: usize = 20;
 /// Longest event for a broker of version 3.1.1, in bytes. One of version 5 says what it takes; an older one hangs up over a
 /// longer one, as often as it comes.
 const LARGEST: usize = 65_000;
+/// Longest packet that a broker may send, in bytes: it has nothing to say but answers.
+const LONGEST: u32 = 64 << 10;
 /// How often a connection shows that it stands, in seconds.
 const KEEP_ALIVE: u16 = 30;
 /// What the state topic says.
@@ -227,9 +229,10 @@ impl Session {
             MqttVersion::V3 => mqtt::Version::V3_1_1,
             MqttVersion::V5 => mqtt::Version::V5_0,
         };
+        let options = ConnectionOptions::new().maximum_packet_size_recv(LONGEST);
         let mut session = Self {
             connection,
-            protocol: mqtt::Connection::new(version),
+            protocol: mqtt::Connection::with_options(version, options),
             version: target.version,
             greeted: None,
             answers: BTreeMap::new(),

@@ -1,7 +1,5 @@
 //! Requests to a web server: chat services, ntfy, Alertmanager, anything that takes a POST.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -10,7 +8,7 @@ use super::{
     http::{Http, Refusal, halves},
     template,
 };
-use crate::journal::finding::FINDING;
+use crate::journal::{finding::FINDING, format::rfc3339};
 
 /// Most alerts in a request.
 const MOST: usize = 50;
@@ -40,7 +38,7 @@ impl Webhook {
         match &self.target.body {
             Body::Event => self.post(&message.text, "application/json"),
             Body::Text => self.post(said.as_bytes(), "text/plain; charset=utf-8"),
-            Body::Slack => self.post(json!({ "text": said }).to_string().as_bytes(), "application/json"),
+            Body::Slack => self.post(json!({ "text": unmarked(&said) }).to_string().as_bytes(), "application/json"),
             Body::Alertmanager => self.alerts(std::slice::from_ref(message)),
             Body::Template(template) => {
                 let body = template::fill(template, event);
@@ -104,10 +102,7 @@ fn alert(event: &Value) -> Value {
         .filter(|(_, value)| !value.is_empty())
         .map(|(key, value)| (key.to_owned(), value.into()))
         .collect();
-    let time = |value: &Value| {
-        let millis = u64::try_from(value.as_i64().unwrap_or_default()).unwrap_or_default();
-        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
-    };
+    let time = |value: &Value| rfc3339(value.as_i64().unwrap_or_default());
     let mut alert = json!({
         "labels": labels,
         "annotations": { "summary": event["message"], "uid": event["metadata"]["uid"] },
@@ -120,6 +115,11 @@ fn alert(event: &Value) -> Value {
         }
     }
     alert
+}
+
+/// Text that is a mention or a link of nobody's: Slack has both between angle brackets.
+fn unmarked(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// The sentence, and of an incident that begins also what to do.

@@ -1,11 +1,14 @@
 //! The thread of a sink: read, pick, render, hand over, move the cursor.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -19,10 +22,11 @@ use super::{
     cursor::{self, Cursor},
     now_ms, receiver,
     shorten::shorten,
+    told::told,
 };
 use crate::journal::{
     JournalError, Spool,
-    reader::{Position, Reader},
+    reader::{self, Position, Reader},
 };
 
 /// How long a receiver that fails is left alone at first, and at most.
@@ -36,16 +40,18 @@ const MOVE: Duration = Duration::from_secs(1);
 const LAST: Duration = Duration::from_secs(1);
 /// Most bytes that are handed over at once.
 const MOST_BYTES: usize = 1 << 20;
+/// A file of dead letters is moved away when it would be longer, in bytes; one such is kept. The journal has all of them.
+const MOST_DEAD: u64 = 32 << 20;
 
-pub(super) struct Worker<'a> {
+pub(super) struct Worker {
     config: SinkConfig,
-    spool: &'a Spool,
+    spool: Spool,
     receiver: Box<dyn Receiver>,
     reader: Reader,
-    stop: &'a AtomicBool,
+    stop: Arc<AtomicBool>,
     /// Since when it is told to stop.
     stopped: Option<Instant>,
-    needed: Needed,
+    needed: Arc<Needed>,
     cursor: Cursor,
     /// How far the cursor on the disk is, and since when.
     stored: Position,
@@ -66,22 +72,31 @@ struct Batch {
     end: (Position, u64),
 }
 
-impl<'a> Worker<'a> {
+impl Worker {
     /// A sink that goes on where its cursor is; a new one begins at `end`, or at the beginning if so configured.
     pub(super) fn new(
         config: SinkConfig,
-        spool: &'a Spool,
-        stop: &'a AtomicBool,
-        needed: Needed,
+        spool: Spool,
+        stop: Arc<AtomicBool>,
+        needed: Arc<Needed>,
         (position, sequence): (Position, u64),
     ) -> Result<Self, JournalError> {
-        let cursor = match Cursor::load(&spool.path, &config.name)? {
-            Some(cursor) => cursor,
-            None if config.from_beginning => Cursor::default(),
-            None => Cursor { position, sequence, ..Cursor::default() },
+        let cursor = match Cursor::load(&spool.path, &config.name) {
+            Ok(Some(cursor)) if stands(&spool, cursor.position)? => cursor,
+            Ok(Some(Cursor { position: Position { segment, offset }, delivered, dead, .. })) => {
+                let why = format!("there is no line at byte {offset} of segment {segment}, where it had come to");
+                begin_anew(&spool, &config.name, &why);
+                Cursor { delivered, dead, ..Cursor::default() }
+            }
+            Ok(None) if config.from_beginning => Cursor::default(),
+            Ok(None) => Cursor { position, sequence, ..Cursor::default() },
+            Err(error) => {
+                begin_anew(&spool, &config.name, &error.to_string());
+                Cursor::default()
+            }
         };
         cursor.store(&spool.path, &config.name)?;
-        needed.set(cursor.position.segment);
+        needed.set(&config.name, cursor.position.segment);
         Ok(Self {
             receiver: receiver(&config.target, Purpose::Sink),
             reader: Reader::new(&spool.path, cursor.position),
@@ -123,7 +138,7 @@ impl<'a> Worker<'a> {
                     self.hand_over(&batch);
                 }
                 Err(error) => {
-                    self.failed(error.to_string());
+                    self.failed(&error.to_string());
                     // What was read and not handed over is read again.
                     self.reader = Reader::new(&self.spool.path, self.cursor.position);
                 }
@@ -134,7 +149,7 @@ impl<'a> Worker<'a> {
     /// Lets the receiver do what its protocol asks for while there is nothing to deliver.
     fn idle(&mut self) {
         match self.receiver.idle() {
-            Some(Err(why)) => self.failed(why),
+            Some(Err(why)) => self.failed(&why),
             Some(Ok(())) if self.cursor.error.is_some() => {
                 self.failures = 0;
                 self.cursor.error = None;
@@ -215,7 +230,7 @@ impl<'a> Worker<'a> {
                 self.cursor.delivered_at = Some(now_ms());
             }
             if let Some(why) = failure {
-                self.failed(why);
+                self.failed(&why);
                 if self.is_stopped() {
                     return;
                 }
@@ -244,12 +259,13 @@ impl<'a> Worker<'a> {
         // On a full disk the old cursor stays: some events go twice, and none is lost.
         if self.cursor.store(&self.spool.path, &self.config.name).is_ok() {
             self.stored = self.cursor.position;
-            self.needed.set(self.cursor.position.segment);
+            self.needed.set(&self.config.name, self.cursor.position.segment);
         }
     }
 
     /// Tells what went wrong, and waits: longer each time, and never in step with other guards.
-    fn failed(&mut self, why: String) {
+    fn failed(&mut self, why: &str) {
+        let why = told(&self.config.target, why);
         if self.cursor.error.as_ref() != Some(&why) {
             eprintln!("flowwarden: sink {}: {why}", self.config.name);
         }
@@ -280,25 +296,44 @@ impl<'a> Worker<'a> {
 
     /// Keeps an event that the receiver will never take.
     fn put_aside(&self, message: &Message, why: &str) -> io::Result<()> {
+        let why = told(&self.config.target, why);
         eprintln!("flowwarden: sink {}: an event was put aside: {why}", self.config.name);
-        append(
-            &cursor::dead_letters(&self.spool.path, &self.config.name),
-            &json!({ "why": why, "event": message.event }),
-        )
+        let letter = json!({ "why": why, "event": message.event });
+        append(&cursor::dead_letters(&self.spool.path, &self.config.name), &letter, MOST_DEAD)
     }
 }
 
-impl Drop for Worker<'_> {
+impl Drop for Worker {
     fn drop(&mut self) {
         self.store();
     }
 }
 
-fn append(path: &Path, value: &Value) -> io::Result<()> {
-    let mut file =
-        OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)?;
-    file.write_all(format!("{value}\n").as_bytes())?;
-    file.sync_data()
+/// Whether a sink can go on at a place: it is the end of a line, or that line was removed with its segment.
+fn stands(spool: &Spool, place: Position) -> Result<bool, JournalError> {
+    Ok(place <= spool.tail.end() && reader::is_between_lines(&spool.path, place)?)
+}
+
+/// Tells that a sink's place is none in this journal. What is delivered twice can be told apart, what is left out cannot.
+fn begin_anew(spool: &Spool, sink: &str, why: &str) {
+    let message = format!("Sink {sink} begins with the oldest event, and some arrive again: {why}");
+    eprintln!("flowwarden: {message}");
+    spool.tell(&message);
+}
+
+/// Adds a line to a file, which is moved to `.1` when it would get longer than `most`.
+fn append(path: &Path, value: &Value, most: u64) -> io::Result<()> {
+    let open = || OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path);
+    let line = format!("{value}\n");
+    let (mut file, mut before) = (open()?, fs::symlink_metadata(path)?.len());
+    if before > 0 && before + line.len() as u64 > most {
+        let mut moved = path.as_os_str().to_owned();
+        moved.push(".1");
+        fs::rename(path, moved)?;
+        (file, before) = (open()?, 0);
+    }
+    // Half a line must not stay in the way of the next.
+    file.write_all(line.as_bytes()).and_then(|()| file.sync_data()).inspect_err(|_| drop(file.set_len(before)))
 }
 
 /// From 0 to 1.
@@ -307,4 +342,22 @@ fn random() -> f64 {
     // Without a random number the pause is the shortest of its kind.
     let _ = SystemRandom::new().fill(&mut bytes);
     f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_letters_do_not_fill_the_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.dead.jsonl");
+        for number in 0..50 {
+            append(&path, &json!({ "number": number }), 100).unwrap();
+        }
+        let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
+        let (now, before) = (read("a.dead.jsonl"), read("a.dead.jsonl.1"));
+        assert!(now.len() <= 100 && before.len() <= 100 && now.ends_with("{\"number\":49}\n"), "{before}{now}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
 }

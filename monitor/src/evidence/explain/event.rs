@@ -5,13 +5,13 @@ use std::path::Path;
 use monitor_common::{Access, policy::Class};
 use serde_json::Value;
 
-use super::{Found, Page, Source, moment, words};
+use super::{Found, Page, Source, words};
 use crate::{
     evidence::{
         critical,
         idiom::{self, Link},
     },
-    journal::terminal,
+    journal::{format::rfc3339_seconds, terminal},
     pipeline::tunnel,
     policy::{name::DnsName, own, preset::quoted},
 };
@@ -87,7 +87,7 @@ pub fn event(json: &Value, source: Option<&Source>) -> String {
     let event = Event::of(json);
     let mut page = Page::default();
     let time = json["time"].as_i64().unwrap_or_default();
-    page.heading(&format!("Event {}, {}", json["metadata"]["sequence"], moment(time)));
+    page.heading(&format!("Event {}, {}", json["metadata"]["sequence"], rfc3339_seconds(time)));
     page.line(event.text("/message"));
     if event.hook.is_empty() {
         page.line("This is about the guard itself, or about what it has done after another event: nothing was judged.");

@@ -7,7 +7,6 @@ mod words;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use monitor_common::Verdict;
@@ -137,13 +136,6 @@ impl Met {
             self.says = event.pointer("/policy/desc").and_then(Value::as_str).map(str::to_owned);
         }
     }
-}
-
-/// When, for people.
-pub(super) fn moment(millis: i64) -> String {
-    let since = Duration::from_millis(u64::try_from(millis).unwrap_or_default());
-    let time: SystemTime = UNIX_EPOCH + since;
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// A text under headings.

@@ -7,8 +7,9 @@ use monitor_common::{
     policy::{Class, Direction},
 };
 
-use super::{Found, Met, Page, Source, moment, words};
+use super::{Found, Met, Page, Source, words};
 use crate::{
+    journal::format::rfc3339_seconds,
     pipeline::tunnel,
     policy::model::{KillScope, Names},
 };
@@ -121,7 +122,8 @@ fn met_whom(page: &mut Page, met: &Met) {
         page.line("nobody");
         return;
     };
-    page.line(&format!("from event {first}, {}, to event {last}, {}", moment(first_time), moment(last_time)));
+    let (from, to) = (rfc3339_seconds(first_time), rfc3339_seconds(last_time));
+    page.line(&format!("from event {first}, {from}, to event {last}, {to}"));
     for (done, count) in &met.verdicts {
         page.line(&format!("{count} times {done}"));
     }

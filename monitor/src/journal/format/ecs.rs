@@ -1,19 +1,16 @@
 //! Elastic Common Schema 9.4: its fields where it has them, ours under `flowwarden`. No arrays of objects, which Wazuh
 //! cannot read.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use serde_json::{Map, Value, json};
 
-use super::{number, process, text};
+use super::{number, process, rfc3339, text};
 
 const VERSION: &str = "9.4.0";
 
 /// An event as an ECS document.
 pub(super) fn render(event: &Value) -> Value {
     let verdict = text(event, "/unmapped/verdict");
-    let millis = u64::try_from(number(event, "/time").unwrap_or_default()).unwrap_or_default();
-    let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string();
+    let time = rfc3339(number(event, "/time").unwrap_or_default());
     let (category, kind) = classified(event);
     let mut out = json!({
         "@timestamp": time,

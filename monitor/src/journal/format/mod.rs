@@ -3,7 +3,10 @@
 mod cef;
 mod ecs;
 
-use std::str::FromStr;
+use std::{
+    str::FromStr,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use serde_json::Value;
 
@@ -50,6 +53,25 @@ impl FromStr for Format {
         let found = Self::NAMES.into_iter().find(|(name, _)| *name == text).map(|(_, format)| format);
         found.ok_or_else(|| format!("\"{text}\" is no format: jsonl, ocsf, ecs or cef"))
     }
+}
+
+/// The last second of the year 9999, which dates have no digits beyond.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// A moment in milliseconds since 1970 as a date and time of RFC 3339, with thousandths. Whatever an event says is one.
+#[must_use]
+pub fn rfc3339(millis: i64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + moment(millis)).to_string()
+}
+
+/// The same without thousandths.
+#[must_use]
+pub fn rfc3339_seconds(millis: i64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + moment(millis)).to_string()
+}
+
+fn moment(millis: i64) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or_default().min(LAST_SECOND * 1000))
 }
 
 /// A text by its JSON pointer.

@@ -12,7 +12,7 @@ use std::{
     net::{TcpStream, ToSocketAddrs as _, UdpSocket},
     os::fd::AsRawFd as _,
     thread,
-    time::{Duration, Instant, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -23,7 +23,7 @@ use super::{
     connection::{Connection, PATIENCE},
     later,
 };
-use crate::journal::terminal::is_hidden;
+use crate::journal::{format::rfc3339, terminal::is_hidden};
 use sent::Sent;
 
 /// Most events that are handed over at once.
@@ -230,8 +230,7 @@ fn frame(event: &Value, text: &[u8]) -> Vec<u8> {
         Some(5..) => 2,
         _ => 6,
     };
-    let millis = u64::try_from(event["time"].as_i64().unwrap_or_default()).unwrap_or_default();
-    let time = humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis));
+    let time = rfc3339(event["time"].as_i64().unwrap_or_default());
     let host = field(event["device"]["hostname"].as_str().unwrap_or_default(), 255);
     let pid = std::process::id();
     let id = field(event["unmapped"]["hook"].as_str().or(event["activity_name"].as_str()).unwrap_or_default(), 32);
