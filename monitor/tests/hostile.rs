@@ -1,6 +1,6 @@
 //! Receivers that mean harm, places in the journal that are none, and journals that somebody has prepared: the guard and who
 //! reads a journal neither hang, nor fall over, nor take what they are told for more than text.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../src/sinks/stub.rs"]
 #[expect(dead_code, reason = "unit tests look closer at a request")]

@@ -229,6 +229,9 @@ mod tests {
         let text = String::from_utf8(email().write(&[message]).unwrap().formatted()).unwrap();
         let (head, _) = text.split_once("\r\n\r\n").unwrap();
         assert!(!head.contains("\r\nBcc") && !head.contains("\r\nX:"), "{head}");
+        // In plain letters: whoever decodes what is encoded finds no line feed in it either.
+        assert!(head.contains(": denied by rBcc: all@x.example\r\n"), "{head}");
+        assert!(head.contains("\r\nMessage-ID: <uXy.uXy.1@flowwarden.invalid>\r\n"), "{head}");
         assert!(text.is_ascii(), "{text}");
     }
 }

@@ -14,6 +14,7 @@ use flowwarden_tests::{
     journal, needs, node_red,
     policy::Policy,
     scene::Scene,
+    sigma::Rule,
     wait,
 };
 
@@ -45,7 +46,9 @@ fn in_a_flood_every_record_is_journaled_or_counted() -> Result<()> {
         (OPENS..OPENS + 64).contains(&(journaled + lost_anywhere)),
         "{journaled} journaled and {lost_anywhere} lost make no {OPENS} opens"
     );
+    let rule = Rule::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/sigma/evidence_lost.yml"))?;
     for record in records.iter().filter(|record| record.number("/unmapped/lost_total").is_some()) {
+        ensure!(rule.picks(record.json())?, "the rule of Sigma passes over {record:#?}");
         let number = |key| record.number(key).context("a loss record without its totals");
         let (produced, emitted) = (number("/unmapped/produced_total")?, number("/unmapped/emitted_total")?);
         let lost = number("/unmapped/lost_total")?;

@@ -184,6 +184,15 @@ pub(super) mod tests {
         }
     }
 
+    #[test]
+    fn a_field_of_the_header_cannot_break_out() {
+        let mut event = hostile("plant");
+        (event["unmapped"]["hook"], event["metadata"]["product"]["version"]) = ("a|b\\".into(), "\\|1".into());
+        let (header, pairs) = parse(&render(&event));
+        assert_eq!((header[3].as_str(), header[5].as_str(), header.len()), ("\\|1", "a|b\\ kill", 7));
+        assert_eq!(pairs["filePath"], "plant");
+    }
+
     proptest! {
         #[test]
         fn a_name_comes_back_as_it_was(name in "[ -~\n\ré日]{1,60}") {

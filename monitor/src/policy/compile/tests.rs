@@ -555,7 +555,8 @@ fn every_instance_needs_a_slot_of_its_own() {
 }
 
 /// A machine without users, on which a unit has many cgroups.
-struct Strange;
+/// One with so many cgroups, whatever is asked for, and no users.
+struct Strange(u64);
 
 impl Host for Strange {
     fn uid(&self, _: &str) -> Option<u32> {
@@ -565,7 +566,7 @@ impl Host for Strange {
         None
     }
     fn cgroups(&self, _: &Select) -> Vec<(PathBuf, u64)> {
-        (1..=65).map(|id| (PathBuf::new(), id)).collect()
+        (1..=self.0).map(|id| (PathBuf::new(), id)).collect()
     }
     fn owner(&self, _: &Path) -> Option<(u32, u32)> {
         None
@@ -583,11 +584,15 @@ impl Host for Strange {
 
 #[test]
 fn a_selector_never_selects_more_or_less_than_was_meant() {
-    let error = |select| try_compile(select, "", &[("a", 0)], &Strange).unwrap_err().to_string();
+    let error = |select| try_compile(select, "", &[("a", 0)], &Strange(65)).unwrap_err().to_string();
     assert!(error("{ user = \"gone\", exec = \"node-red\" }").contains("no user \"gone\""));
     assert!(error("{ unit = \"x.service\" }").contains("more than 64 selectors"));
-    let compiled = try_compile("{ uid = 7, exec = \"node-red\" }", "", &[("a", 5)], &Strange).unwrap();
+    let compiled = try_compile("{ uid = 7, exec = \"node-red\" }", "", &[("a", 5)], &Strange(65)).unwrap();
     assert_eq!(compiled.selectors, [Selector { cgroup: 0, uid: 7, instance: 5, flags: SELECT_UID | SELECT_EXEC }]);
+    // Where it has a cgroup, whoever has the uid and is in there.
+    let compiled = try_compile("{ uid = 7, unit = \"x.service\" }", "", &[("a", 5)], &Strange(2)).unwrap();
+    let within = |cgroup| Selector { cgroup, uid: 7, instance: 5, flags: SELECT_UID | SELECT_CGROUP };
+    assert_eq!(compiled.selectors, [within(1), within(2)]);
     // A unit that does not run selects nobody, not everybody.
     assert!(
         try_compile("{ uid = 7, unit = \"x.service\" }", "", &[("a", 0)], &Everything).unwrap().selectors.is_empty()
