@@ -30,8 +30,8 @@ use serde_json::{Value, json};
 /// The password that this is the hash of, as Node-RED's documentation has both.
 pub(super) const PASSWORD: &str = "password";
 pub(super) const HASH: &str = "$2a$08$zZWtXTja0fB1pzD4sHCMyOCMYz2Z6dNbM6tl8sJogENOMcxWV9DN.";
-/// Ports in the instance's own network.
-const MQTT: u16 = 1883;
+/// Ports in the instance's own network: far from those of editors, which the harness counts up from 1880.
+const MQTT: u16 = 9000;
 const TCP: u16 = 9001;
 const UDP: u16 = 9002;
 
