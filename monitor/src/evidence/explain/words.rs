@@ -8,21 +8,29 @@ use crate::{pipeline::tunnel, policy::own};
 const TECHNIQUES: &[(&str, &str)] = &[
     ("T1003.008", "OS Credential Dumping: /etc/passwd and /etc/shadow"),
     ("T1021", "Remote Services"),
+    ("T1041", "Exfiltration Over C2 Channel"),
     ("T1048", "Exfiltration Over Alternative Protocol"),
     ("T1053.003", "Scheduled Task/Job: Cron"),
     ("T1059", "Command and Scripting Interpreter"),
     ("T1071.004", "Application Layer Protocol: DNS"),
+    ("T1090", "Proxy"),
     ("T1098.004", "Account Manipulation: SSH Authorized Keys"),
     ("T1105", "Ingress Tool Transfer"),
     ("T1190", "Exploit Public-Facing Application"),
     ("T1195.001", "Supply Chain Compromise: Compromise Software Dependencies and Development Tools"),
+    (
+        "T1222.002",
+        "File and Directory Permissions Modification: Linux and Mac File and Directory Permissions Modification",
+    ),
     ("T1543.002", "Create or Modify System Process: Systemd Service"),
+    ("T1546", "Event Triggered Execution"),
     ("T1546.004", "Event Triggered Execution: Unix Shell Configuration Modification"),
     ("T1552", "Unsecured Credentials"),
     ("T1552.001", "Unsecured Credentials: Credentials In Files"),
     ("T1552.004", "Unsecured Credentials: Private Keys"),
     ("T1552.005", "Unsecured Credentials: Cloud Instance Metadata API"),
     ("T1554", "Compromise Host Software Binary"),
+    ("T1557", "Adversary-in-the-Middle"),
     ("T1565.001", "Data Manipulation: Stored Data Manipulation"),
     ("T1574.006", "Hijack Execution Flow: Dynamic Linker Hijacking"),
     ("T1611", "Escape to Host"),
@@ -71,5 +79,37 @@ pub(super) fn own(rule: &str) -> &'static str {
         }
         "guard-process" => "nobody who is watched stops the guard or reaches into it",
         _ => "nobody who is watched gets hold of the guard's programs in the kernel",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{
+        model::Select,
+        parse::parse,
+        preset::{Found, Known, Neighbour, Preset, Target, text},
+    };
+
+    #[test]
+    fn every_technique_that_a_preset_names_has_a_name_here() {
+        let select = Select { uid: Some(990), ..Select::default() };
+        let found = Found { name: "a".to_owned(), select, user_dir: "/h/.node-red".into() };
+        let neighbours = vec![Neighbour { name: "b".to_owned(), user_dir: "/b".into(), ports: vec![1881] }];
+        let host = "mqtt.example.com".to_owned();
+        let targets = vec![Target { host, port: None, protocol: "tcp", by: "a flow".to_owned() }];
+        let known = Known { neighbours, targets, ..Known::default() };
+        let mut named = tunnel::TECHNIQUES.map(str::to_owned).to_vec();
+        for preset in [Preset::Home, Preset::Standard, Preset::MultiTenant, Preset::Strict] {
+            let instance = parse(&text(preset, &[(found.clone(), known.clone())], true)).unwrap().instances.remove(0);
+            let files = instance.files.iter().map(|rule| &rule.action);
+            named.extend(
+                files.chain(instance.nets.iter().map(|rule| &rule.action)).flat_map(|it| it.techniques.clone()),
+            );
+        }
+        assert!(named.len() > 50, "{named:?}");
+        for uid in named {
+            assert!(TECHNIQUES.iter().any(|(known, _)| *known == uid), "{uid}");
+        }
     }
 }
