@@ -1,4 +1,5 @@
-//! Changes of `settings.js` and the flows: who looks later sees what has become of them, and no secret.
+//! Changes of `settings.js`, the flows, and what git is told about projects: who looks later sees what has become of them, and
+//! no secret.
 //!
 //! The last version that was seen is kept in the state directory, so that a change while no guard ran is told as well.
 //! Deploys are normal: what is told here is a fact, and no alert.
@@ -8,6 +9,7 @@ pub mod diff;
 pub mod editor;
 pub mod flows;
 pub mod follow;
+pub mod git;
 pub mod mask;
 pub mod window;
 
@@ -37,6 +39,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the flows are looked for anew.
 const SEARCH: Duration = Duration::from_secs(30);
+/// Most projects of an instance that are looked at.
+const MAX_PROJECTS: usize = 64;
 /// Most versions that are kept.
 const MAX_KEPT: usize = 512;
 
@@ -47,6 +51,8 @@ pub enum Kind {
     Settings,
     /// The flows, without credentials.
     Flows,
+    /// The configuration of a project's repository.
+    Git,
 }
 
 impl Kind {
@@ -56,6 +62,7 @@ impl Kind {
         match self {
             Self::Settings => "settings",
             Self::Flows => "flows",
+            Self::Git => "git-config",
         }
     }
 }
@@ -75,6 +82,8 @@ pub struct Change {
     pub diff: Option<Diff>,
     /// Node by node.
     pub nodes: Option<Summary>,
+    /// Settings by which git now runs what it did not run before.
+    pub git_runs: Vec<String>,
     /// The incident that has met somebody at the file since it was looked at last.
     pub incident: Option<String>,
 }
@@ -89,7 +98,11 @@ impl Change {
             (None, Some(diff)) => format!("{} lines added, {} removed", diff.added, diff.removed),
             (None, None) => "too large, or no text, to be compared".to_owned(),
         };
-        format!("instance {}: {path} has changed: {what}", self.instance)
+        let runs = match &self.git_runs[..] {
+            [] => String::new(),
+            runs => format!("; at the next commit or pull git runs what this names: {}", runs.join(", ")),
+        };
+        format!("instance {}: {path} has changed: {what}{runs}", self.instance)
     }
 }
 
@@ -148,8 +161,8 @@ impl Changes {
         for (instance, user_dir) in instances {
             let settings = user_dir.join("settings.js");
             let flows = self.flows_of(&root, user_dir, now);
-            let files = [(Some(settings), Kind::Settings), (flows, Kind::Flows)];
-            for (path, kind) in files.into_iter().filter_map(|(path, kind)| Some((path?, kind))) {
+            let files = [(settings, Kind::Settings)].into_iter().chain(flows.map(|path| (path, Kind::Flows)));
+            for (path, kind) in files.chain(repositories(&root, user_dir).map(|path| (path, Kind::Git))) {
                 told.extend(self.look_at(&root, instance, path, kind, now));
             }
         }
@@ -210,7 +223,8 @@ impl Changes {
         let texts = texts.filter(|_| stamp.size <= MAX_BYTES && !old.starts_with(b"Stamp {"));
         let diff = texts.map(|(old, new)| diff::diff(old, new));
         let nodes = texts.filter(|_| kind == Kind::Flows).and_then(|(old, new)| flows::compare(old, new));
-        Some(Change { instance: instance.to_owned(), path, kind, digests, diff, nodes, incident })
+        let git_runs = texts.filter(|_| kind == Kind::Git).map(|(old, new)| git::news(old, new)).unwrap_or_default();
+        Some(Change { instance: instance.to_owned(), path, kind, digests, diff, nodes, git_runs, incident })
     }
 
     fn keep(&self, path: &Path, content: &[u8]) -> Result<(), StateError> {
@@ -225,6 +239,13 @@ impl Changes {
         }
         self.kept.write(&name(path), content)
     }
+}
+
+/// The configurations of an instance's projects.
+fn repositories(root: &Root, user_dir: &Path) -> impl Iterator<Item = PathBuf> {
+    let projects = user_dir.join("projects");
+    let names = root.list(&projects, MAX_PROJECTS).unwrap_or_default();
+    names.into_iter().map(move |name| projects.join(name).join(".git/config"))
 }
 
 /// Whether a diff of this file may be shown: what is known to be settings or flows, and nothing that could be a key.
@@ -306,6 +327,35 @@ mod tests {
         assert_eq!((told.len(), told[0].incident.as_deref()), (1, Some("i-1")));
         assert_eq!(told[0].nodes.as_ref().unwrap().added[0].name, "go");
         assert!(told[0].sentence().ends_with("1 nodes added, 0 removed, 0 changed"));
+    }
+
+    #[test]
+    fn a_repository_that_is_told_to_run_something_is_told() {
+        let mut scene = scene();
+        let git = scene.directory.path().join("u/projects/plant/.git");
+        fs::create_dir_all(&git).unwrap();
+        scene.write("projects/plant/.git/config", "[core]\n\tbare = false\n");
+        assert!(scene.look().is_empty() && scene.look().is_empty(), "the first version is no change");
+        // As git does it.
+        fs::write(git.join("config.lock"), "[core]\n\tbare = false\n\thooksPath = /tmp/x\n").unwrap();
+        fs::rename(git.join("config.lock"), git.join("config")).unwrap();
+        scene.look();
+        let told = scene.look();
+        assert_eq!(
+            (told.len(), told[0].kind, &told[0].git_runs[..]),
+            (1, Kind::Git, &["core.hookspath = /tmp/x".to_owned()][..])
+        );
+        assert!(
+            told[0].sentence().ends_with(
+                "1 lines added, 0 removed; at the next commit or pull git runs what this names: core.hookspath = /tmp/x"
+            ),
+            "{}",
+            told[0].sentence()
+        );
+        scene.write("projects/plant/.git/config", "[core]\n\tbare = true\n\thooksPath = /tmp/x\n");
+        scene.look();
+        let told = scene.look();
+        assert_eq!((told.len(), told[0].git_runs.len()), (1, 0), "{told:?}");
     }
 
     #[test]

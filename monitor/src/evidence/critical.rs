@@ -84,8 +84,9 @@ pub fn file(path: &str, access: Access, user_dir: &Path) -> Option<&'static str>
         return Some("over D-Bus systemd starts programs that are not Node-RED's any more");
     }
     let starts_later = ["/etc/cron.d", "/etc/crontab", "/var/spool/cron", "/etc/systemd", "/etc/profile.d"];
-    let of_login = [".bashrc", ".bash_profile", ".profile", ".zshrc", "authorized_keys", "ld.so.preload"];
-    if changes && (below(&starts_later) || of_login.contains(&name) || path.contains("/.config/systemd/")) {
+    let of_login = [".bashrc", ".bash_profile", ".profile", ".zshrc", "authorized_keys", "ld.so.preload", ".gitconfig"];
+    let of_account = ["/.config/systemd/", "/.config/git/"].iter().any(|place| path.contains(place));
+    if changes && (below(&starts_later) || of_login.contains(&name) || of_account) {
         return Some("what is written here runs later, outside of Node-RED");
     }
     if changes && below(&["/etc", "/usr", "/bin", "/sbin", "/lib", "/boot", "/sys"]) {
@@ -167,6 +168,9 @@ mod tests {
             ("/run/docker.sock", Access::WRITE, true),
             ("/h/.bashrc", Access::READ, false),
             ("/h/.bashrc", Access::WRITE, true),
+            ("/h/.gitconfig", Access::READ, false),
+            ("/h/.gitconfig", Access::RENAME, true),
+            ("/h/.config/git/config", Access::CREATE, true),
             ("/tmp/x", Access::EXEC, true),
             ("/usr/bin/date", Access::EXEC, false),
             ("/proc/1/environ", Access::READ, true),

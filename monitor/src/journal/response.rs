@@ -104,6 +104,8 @@ pub fn healing(told: &Told) -> Value {
 /// Settings or flows have changed. Who has done it is not known here; what was met at the file names the same incident.
 #[must_use]
 pub fn changed(change: &Change) -> Value {
+    // Nobody may be at work just now: what git runs, it runs for somebody who knows nothing of it.
+    let severity = if change.git_runs.is_empty() { 1 } else { 4 };
     let name = change.path.file_name().unwrap_or_default().to_string_lossy();
     let mut out = json!({
         "class_uid": FILE,
@@ -112,7 +114,7 @@ pub fn changed(change: &Change) -> Value {
         "activity_name": "Update",
         "type_uid": FILE * 100 + 3,
         "time": now_ms(),
-        "severity_id": 1,
+        "severity_id": severity,
         "message": terminal::plain(change.sentence().as_bytes()),
         "metadata": metadata(),
         "device": device(),
@@ -142,6 +144,9 @@ pub fn changed(change: &Change) -> Value {
             }
         }
     }
+    if !change.git_runs.is_empty() {
+        out["unmapped"]["git_runs"] = json!(change.git_runs);
+    }
     if let Some(incident) = &change.incident {
         out["metadata"]["correlation_uid"] = incident.as_str().into();
     }
@@ -169,6 +174,7 @@ mod tests {
                 digests: ["0".to_owned(), "1".to_owned()],
                 diff: Some(diff::diff(old, new)),
                 nodes: flows::compare(old, new),
+                git_runs: vec!["core.hookspath = /tmp/x".to_owned()],
                 incident: Some("i-1".to_owned()),
             };
             valid(&changed(&change));

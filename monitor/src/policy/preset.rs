@@ -535,6 +535,7 @@ mod tests {
         ("/home/n/.ssh", READ),
         ("/home/n/.ssh/id_rsa.pub", READ),
         ("/home/n/.bashrc", READ),
+        ("/home/n/.gitconfig", READ),
         ("/etc/ssl/certs/ca-certificates.crt", READ),
         ("/etc/passwd", READ),
         ("/usr/bin/node", Access::EXEC.union(READ)),
@@ -589,6 +590,8 @@ mod tests {
         for (preset, path, access) in [
             (Preset::Home, "/home/n/.node-red/environment", Access::CREATE),
             (Preset::Home, "/home/n/.bashrc", Access::WRITE),
+            (Preset::Home, "/home/n/.gitconfig", Access::RENAME),
+            (Preset::Home, "/home/n/.config/git/config", Access::CREATE),
             (Preset::Home, "/home/n/.config/systemd/user/x.service", Access::CREATE),
             (Preset::Home, "/etc/cron.d/x", Access::CREATE),
             (Preset::Home, "/etc/systemd/system/x.service", Access::CREATE),
