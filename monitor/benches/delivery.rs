@@ -20,20 +20,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Plant, rate};
+use common::{Plant, fill, rate};
 use monitor::{
     journal::{Journal, Limits, segment},
-    pipeline::Pipeline,
     policy::parse::parse,
     sinks::Sinks,
 };
-use monitor_common::Verdict;
 
 const EVENTS: u64 = 8 * 3600 * 50;
 /// What is delivered: they are one incident, which is told when it begins.
 const DELIVERED: u64 = EVENTS + 1;
-/// Events that may be on their way to the disk, so that the queue takes them all.
-const ON_THE_WAY: u64 = 2000;
 
 fn main() {
     let place = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
@@ -58,8 +54,9 @@ fn main() {
         thread::sleep(Duration::from_millis(1));
     }
     let start = Instant::now();
-    let plant = Plant::new(&directory.path().join("cgroup"));
-    fill(plant, journal);
+    let mut plant = Plant::new(&directory.path().join("cgroup"));
+    let records = plant.records();
+    fill(journal, &mut plant, &records, EVENTS).close().unwrap();
     rate("written while the receiver was away", EVENTS, start.elapsed());
     drop(sinks);
     let (plain, compressed) = sizes(&path);
@@ -114,22 +111,6 @@ fn main() {
     drop(sinks);
     assert_eq!(taken.load(Ordering::Relaxed), DELIVERED, "events came twice");
     journal.close().unwrap();
-}
-
-/// Writes the events of eight hours, as fast as the disk takes them.
-fn fill(mut plant: Plant, journal: Journal) {
-    let tail = journal.tail();
-    let begin = tail.sequence();
-    let mut pipeline = Pipeline::new(plant.enricher(), journal);
-    for number in 0..EVENTS {
-        if number % 1000 == 0 {
-            while (begin + number).saturating_sub(tail.sequence()) > ON_THE_WAY {
-                let _ = tail.wait(tail.end(), Duration::from_millis(1));
-            }
-        }
-        pipeline.record(&plant.record(number, Verdict::Log), &plant).unwrap();
-    }
-    pipeline.close().unwrap();
 }
 
 /// Starts the guard, and ends it when it is ready. It watches the sockets of a cgroup that nobody is in.

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Plant, rate};
+use common::{Plant, fill, rate};
 use monitor::{
     journal::{
         Journal, Limits,
@@ -28,9 +28,6 @@ use monitor::{
 };
 use monitor_common::Verdict;
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
-
-/// Events that may be on their way to the disk, so that the queue takes them all.
-const ON_THE_WAY: u64 = 3000;
 
 fn main() {
     let place = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
@@ -52,8 +49,8 @@ fn main() {
 fn rendered(cgroup: &Path, count: u64) {
     let mut plant = Plant::new(cgroup);
     let mut enricher = plant.enricher();
-    let mut enrich = |number| enricher.enrich(decode(&plant.record(number, Verdict::Log)).unwrap(), &plant);
-    let events: Vec<_> = (0..1000).map(&mut enrich).collect();
+    let mut enrich = |record: &Vec<u8>| enricher.enrich(decode(record).unwrap(), &plant);
+    let events: Vec<_> = plant.records().iter().map(&mut enrich).collect();
     let start = Instant::now();
     for event in events.iter().cycle().take(usize::try_from(count).unwrap()) {
         let sentence = console::sentence(event);
@@ -65,22 +62,11 @@ fn rendered(cgroup: &Path, count: u64) {
 /// From the kernel's bytes to lines in groups of 50 ms; then compressed, verified, read, and opened again.
 fn grouped(path: &Path, mut plant: Plant, count: u64) {
     let limits = Limits { max_bytes: u64::MAX, ..Limits::default() };
-    let records: Vec<_> = (0..1000).map(|number| plant.record(number, Verdict::Log)).collect();
+    let records = plant.records();
     let journal = Journal::open(path, limits).unwrap();
     let tail = journal.tail();
-    let mut pipeline = Pipeline::new(plant.enricher(), journal);
     let (start, before) = (Instant::now(), cpu_time());
-    for (number, record) in (0..count).zip(records.iter().cycle()) {
-        if number % 100 == 0 {
-            while number.saturating_sub(tail.sequence()) > ON_THE_WAY {
-                let _ = tail.wait(tail.end(), Duration::from_millis(1));
-            }
-        }
-        pipeline.record(record, &plant).unwrap();
-    }
-    while tail.sequence() < count {
-        let _ = tail.wait(tail.end(), Duration::from_millis(1));
-    }
+    let mut pipeline = fill(journal, &mut plant, &records, count);
     let (time, cpu) = (start.elapsed(), cpu_time().saturating_sub(before));
     rate("from the kernel's bytes to the disk, in groups, all threads on one core", count, time);
     rate("  for each second of processor time", count, cpu);

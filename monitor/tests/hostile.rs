@@ -7,6 +7,7 @@
 mod stub;
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -41,7 +42,8 @@ const SOON: Duration = Duration::from_secs(8);
 const SMALL: Limits = Limits { segment_bytes: 4 << 10, max_bytes: 1 << 30, max_age: None };
 
 fn configs(sinks: &[String]) -> Vec<SinkConfig> {
-    let sinks: String = sinks.iter().map(|sink| format!("[[sink]]\n{sink}\n")).collect();
+    let sinks: Vec<_> = sinks.iter().map(|sink| format!("[[sink]]\n{sink}\n")).collect();
+    let sinks = sinks.concat();
     let rest = "[[instance]]\nname = \"a\"\nselect = [{ uid = 1 }]\nuser-dir = \"/u\"\n";
     parse(&format!("version = 1\n{sinks}{rest}")).unwrap().sinks
 }
@@ -420,7 +422,8 @@ fn a_time_that_no_calendar_has_is_no_end_of_who_reads_it() {
         let line = json!({ "time": i64::MAX, "start_time": i64::MAX, "class_uid": 2004, "activity_name": "Close", "message": "m",
             "metadata": { "sequence": 9, "uid": "x" }, "unmapped": { "verdict": "deny", "rule": "r", "incident": "i" } });
         let mut text = fs::read_to_string(&file).unwrap();
-        text += &format!("{line}\n{}\n", line.to_string().replace(&i64::MAX.to_string(), &i64::MIN.to_string()));
+        let early = line.to_string().replace(&i64::MAX.to_string(), &i64::MIN.to_string());
+        writeln!(text, "{line}\n{early}").unwrap();
         fs::write(file, text).unwrap();
     });
     for more in [

@@ -2,10 +2,17 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
-use monitor::pipeline::enrich::{Enricher, Names, RuleName};
+use monitor::{
+    journal::Journal,
+    pipeline::{
+        Pipeline,
+        decode::decode,
+        enrich::{Enricher, Names, RuleName},
+    },
+};
 use monitor_common::{
     Verdict,
-    event::{Ancestor, Event, Hook},
+    event::{Ancestor, Event, FLAG_OBSERVED, Hook},
     verdict::Sensor,
 };
 use zerocopy::IntoBytes as _;
@@ -36,12 +43,17 @@ impl Plant {
         let mut enricher = self.enricher.take().unwrap();
         let argv = b"node-red\0--max-old-space-size=256\0/usr/lib/node_modules/node-red/red.js\0";
         let exec = Event { hook: Hook::Exec as u8, sensor: Sensor::Tracepoint as u8, tgid: NODE, ..Event::ZERO };
-        let record = monitor::pipeline::decode::decode(&bytes(exec, b"node\0bin\0usr\0", argv)).unwrap();
+        let record = decode(&bytes(exec, b"node\0bin\0usr\0", argv)).unwrap();
         enricher.observe(&record);
         enricher
     }
 
-    /// Somebody opens `settings.js` for writing; names, numbers and times differ.
+    /// Many of them, while the guard only observes.
+    pub(crate) fn records(&self) -> Vec<Vec<u8>> {
+        (0..5000).map(|number| self.record(number, Verdict::Log)).collect()
+    }
+
+    /// Somebody opens a file for writing that must not be changed; names, numbers and times differ.
     pub(crate) fn record(&self, number: u64, verdict: Verdict) -> Vec<u8> {
         let name = number % 1013;
         let mut event = Event {
@@ -65,12 +77,36 @@ impl Plant {
             cgroup: self.cgroup,
             epoch: 3,
             access: 2,
+            flags: if verdict < Verdict::Deny { FLAG_OBSERVED } else { 0 },
             ..Event::ZERO
         };
         event.ancestors[0] = Ancestor { tgid: 1, comm: *b"systemd\0\0\0\0\0\0\0\0\0" };
         let path = format!("settings-{name}.js\0line-{}\0projects\0.node-red\0nodered\0home\0", number % 17);
         bytes(event, path.as_bytes(), b"")
     }
+}
+
+/// Events that may be on their way to the disk, so that the queue takes them all.
+const ON_THE_WAY: u64 = 2000;
+
+/// Fills a journal from the kernel's bytes, in groups, as fast as the disk takes it, and leaves it when all is there.
+/// `records` come again and again. What is told of them beside is one incident, when it begins.
+pub(crate) fn fill(journal: Journal, plant: &mut Plant, records: &[Vec<u8>], count: u64) -> Pipeline {
+    let tail = journal.tail();
+    let begin = tail.sequence();
+    let mut pipeline = Pipeline::new(plant.enricher(), journal);
+    for (number, record) in (0..count).zip(records.iter().cycle()) {
+        if number % 100 == 0 {
+            while (begin + number).saturating_sub(tail.sequence()) > ON_THE_WAY {
+                let _ = tail.wait(tail.end(), Duration::from_millis(1));
+            }
+        }
+        pipeline.record(record, plant).unwrap();
+    }
+    while tail.sequence() < begin + count {
+        let _ = tail.wait(tail.end(), Duration::from_millis(1));
+    }
+    pipeline
 }
 
 impl Names for Plant {

@@ -208,8 +208,8 @@ mod tests {
         let helper = "[credential]\nhelper = \"!f() { echo password=Hunter2; }; f\"";
         let told = news("", helper).concat();
         assert!(told.starts_with("credential.helper = !f()") && !told.contains("Hunter2"), "{told}");
-        let many: String = (0..100).map(|number| format!("[alias]\na{number} = !{}\n", "x y ".repeat(200))).collect();
-        let told = news("", &many);
+        let many: Vec<_> = (0..100).map(|number| format!("[alias]\na{number} = !{}\n", "x y ".repeat(200))).collect();
+        let told = news("", &many.concat());
         assert_eq!((told.len(), told[0].chars().count()), (MAX_TOLD, MAX_LINE));
     }
 

@@ -98,7 +98,7 @@ mod tests {
         let neighbours = vec![Neighbour { name: "b".to_owned(), user_dir: "/b".into(), ports: vec![1881] }];
         let host = "mqtt.example.com".to_owned();
         let targets = vec![Target { host, port: None, protocol: "tcp", by: "a flow".to_owned() }];
-        let known = Known { neighbours, targets, ..Known::default() };
+        let known = Known { targets, neighbours, ..Known::default() };
         let mut named = tunnel::TECHNIQUES.map(str::to_owned).to_vec();
         for preset in [Preset::Home, Preset::Standard, Preset::MultiTenant, Preset::Strict] {
             let instance = parse(&text(preset, &[(found.clone(), known.clone())], true)).unwrap().instances.remove(0);
