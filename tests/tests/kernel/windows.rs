@@ -44,7 +44,10 @@ fn says<'a>(records: &'a [Record], what: &str) -> Result<&'a Record> {
 fn a_window_opens_what_it_names_and_closes_by_its_time_and_by_hand() -> Result<()> {
     let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
     stand_in.file("kept.js", b"kept", 0o644)?;
-    let guard = start(&stand_in, &policy(&stand_in), &[])?;
+    // A third file for the windows of another class.
+    stand_in.file("host", b"", 0o644)?;
+    let policy = policy(&stand_in).deny("host", &super::CHANGES, "host").maintenance("files");
+    let guard = start(&stand_in, &policy, &[])?;
     ensure!(!changes(&stand_in, "settings.js")?, "settings.js is open before there is a window");
     ensure!(guard.asks("status")?.contains("no window is open"), "there is a window already");
 
@@ -54,12 +57,23 @@ fn a_window_opens_what_it_names_and_closes_by_its_time_and_by_hand() -> Result<(
     ensure!(!changes(&stand_in, "kept.js")?, "the window opens what it does not name");
     wait_closed(&stand_in)?;
 
+    guard.asks("open --for 1h --class files")?;
+    ensure!(changes(&stand_in, "host")?, "the host's files are closed in a window for them");
+    ensure!(!changes(&stand_in, "settings.js")?, "a window for files opens settings.js");
+    guard.asks("open --for 1h --class settings")?;
+    guard.asks("close --class files")?;
+    ensure!(
+        !changes(&stand_in, "host")? && changes(&stand_in, "settings.js")?,
+        "the other one of two windows is closed"
+    );
+    guard.asks("close")?;
+
     guard.asks("open --for 24h --class settings")?;
     ensure!(changes(&stand_in, "settings.js")?, "settings.js is closed in a long window");
     let status = guard.asks("status")?;
     ensure!(status.contains("settings of instance plant-a, for ") && status.contains("flowwarden (pid"), "{status}");
     // A window outlives a new policy.
-    ensure!(guard.reload(&policy(&stand_in).file("x", &["read"], "log", "x"))?.contains("in force"));
+    ensure!(guard.reload(&policy.clone().file("x", &["read"], "log", "x"))?.contains("in force"));
     ensure!(changes(&stand_in, "settings.js")?, "a reload has closed the window");
     guard.asks("close")?;
     ensure!(!changes(&stand_in, "settings.js")?, "a window that was closed is open");
@@ -83,7 +97,7 @@ fn a_window_opens_what_it_names_and_closes_by_its_time_and_by_hand() -> Result<(
     let records = guard.stop()?;
     let lifted: Vec<_> = records.iter().filter(|record| record.has_flag("maintenance")).collect();
     ensure!(!lifted.is_empty(), "nothing is told of what was done in the window: {records:#?}");
-    let mild = |record: &&Record| record.rule() == "settings-js" && record.verdict() == "log";
+    let mild = |record: &&Record| ["settings-js", "host"].contains(&record.rule()) && record.verdict() == "log";
     ensure!(lifted.iter().all(mild), "{lifted:#?}");
     says(&records, &format!("settings of instance plant-a is open for {SHORT} s, by flowwarden (pid "))?;
     says(&records, "settings of instance plant-a is closed: its time is over")?;
