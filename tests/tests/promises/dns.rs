@@ -52,7 +52,13 @@ pub(super) fn resolver(network: &Network) -> Result<Dnsmasq> {
     hosts.push(("plant.example".to_owned(), host(232)));
     hosts.push(("myplant.example".to_owned(), host(233)));
     hosts.push(("web.plant.example".to_owned(), Network::ALLOWED));
-    Dnsmasq::start(&network.home, &[STUB, system], &hosts, &[("mqtt.example.com", "edge.cdn.example")])
+    // One name stands for another, which stands for a third.
+    let aliases = [
+        ("mqtt.example.com", "a.cdn.example"),
+        ("a.cdn.example", "b.cdn.example"),
+        ("b.cdn.example", "edge.cdn.example"),
+    ];
+    Dnsmasq::start(&network.home, &[STUB, system], &hosts, &aliases)
 }
 
 fn policy(scene: &Scene, resolvers: &[&str]) -> Policy {
@@ -157,6 +163,37 @@ fn aliases_round_robin_and_long_answers_count_and_names_that_only_look_alike_do_
     all("edge.cdn.example", 1, "ok")?;
     // It comes over TCP, since it is too long for a datagram.
     all("big", 190, "ok")?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "takes half a minute: `cargo xtask test --only promises -- --ignored`"]
+fn of_more_addresses_than_are_kept_the_last_are_reached_and_the_first_are_forgotten() -> Result<()> {
+    /// What the kernel keeps is 16,384.
+    const MANY: u32 = 20_000;
+    let scene = Scene::empty()?;
+    let address = |number: u32| IpAddr::from(std::net::Ipv6Addr::from(0x2001_0db8_u128 << 96 | u128::from(number)));
+    let hosts: Vec<_> = (0..MANY).map(|number| (format!("n{number}.plant.example"), address(number))).collect();
+    let _resolver = Dnsmasq::start(&scene.network.home, &[STUB], &hosts, &[])?;
+    let script = format!(
+        "out.refused = []; out.forgotten = 0;
+        const address = number => `2001:db8::${{(number >> 16).toString(16)}}:${{(number & 65535).toString(16)}}`;
+        let next = 0;
+        const worker = async () => {{
+            while (next < {MANY}) {{
+                const number = next++;
+                const found = await lookup(`n${{number}}.plant.example`, 'AAAA');
+                const came = Array.isArray(found) ? await reach(found[0]) : found;
+                if (came !== 'ok') out.refused.push([number, found, came]);
+            }}
+        }};
+        await Promise.all(Array.from({{ length: 8 }}, worker));
+        for (let number = 0; number < {MANY}; number++) if (await reach(address(number)) === 'EPERM') out.forgotten++;"
+    );
+    let (out, _) = under_guard(&scene, &policy(&scene, &["127.0.0.53"]), &script)?;
+    ensure!(out["refused"] == json!([]), "{}", out["refused"]);
+    let forgotten = out["forgotten"].as_u64().unwrap_or_default();
+    ensure!((3_000..10_000).contains(&forgotten), "{forgotten} of {MANY} are forgotten");
     Ok(())
 }
 
