@@ -21,6 +21,7 @@ pub mod guard;
 pub mod home;
 pub mod http;
 pub mod journal;
+pub mod learning;
 pub mod mounts;
 pub mod needs;
 pub mod netns;

@@ -226,8 +226,8 @@ impl NodeRed {
         self.console.follow(&mut child);
         self.child = Some(child);
         wait::until("Node-RED's start", wait::PATIENCE, || {
-            if !self.alive()? {
-                bail!("Node-RED ended at its start:\n{}", self.console.since(mark).join("\n"));
+            if let Some(ended) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                bail!("Node-RED ended at its start ({ended}):\n{}", self.console.since(mark).join("\n"));
             }
             let started = self.console.find(mark, |line| line.ends_with("Started flows")).is_some();
             Ok((started && self.http("GET", "/", "").is_ok_and(|answer| answer.status == 200)).then_some(()))

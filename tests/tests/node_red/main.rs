@@ -1,7 +1,7 @@
 //! A real Node-RED on a kernel whose LSM programs deny: what a flow may not do does not happen, and Node-RED lives on.
 //!
-//! For a machine that was booted for it: `cargo xtask vm`. One Node-RED and one guard serve all attacks, since an emulated
-//! processor takes a minute to start the one and half a minute to start the other.
+//! For a machine that was booted for it: `cargo xtask vm`. One Node-RED and one guard serve all attacks of a test, since an
+//! emulated processor takes a minute to start the one and half a minute to start the other.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
     flows::{FileAction, Flow, js},
     guard::Guard,
+    learning::learn,
+    needs,
     netns::Network,
     node_red::{NodeRed, Outcome},
     policy::Policy,
@@ -68,10 +70,8 @@ fn policy(node_red: &NodeRed) -> Policy {
     )
 }
 
-/// What an ordinary day asks for: a start, two deploys, and a file of its own.
+/// What an ordinary day asks for after its start: two deploys, and a file of its own.
 fn ordinary_day(node_red: &mut NodeRed) -> Result<()> {
-    node_red.stop()?;
-    node_red.start()?;
     let count = Flow::function("msg.payload = (flow.get('n') || 0) + 1; flow.set('n', msg.payload); return msg;", &[]);
     let outcome = node_red.play(&count)?;
     ensure!(outcome == Outcome::Answered("1".to_owned()), "a harmless flow fails: {outcome:?}");
@@ -81,8 +81,31 @@ fn ordinary_day(node_red: &mut NodeRed) -> Result<()> {
     Ok(())
 }
 
+fn no_alerts(guard: &Guard) -> Result<()> {
+    let records = guard.journal()?;
+    let alarms: Vec<_> = records.iter().filter(|record| record.is_alert()).collect();
+    ensure!(alarms.is_empty(), "false alarms: {alarms:#?}");
+    println!("node-red: no alarm on an ordinary day");
+    Ok(())
+}
+
 fn denied<'a>(records: &'a [Record], seen: usize, rule: &str) -> Option<&'a Record> {
     records.iter().skip(seen).find(|record| record.rule() == rule && record.is_alert())
+}
+
+/// That the flow is told that it may not, and the journal by which rule.
+fn is_denied(scene: &mut Scene, guard: &Guard, settings: &Snapshot, attack: &Attack) -> Result<()> {
+    let Attack { rule, flow } = attack;
+    let seen = guard.journal()?.len();
+    let outcome = scene.node_red.play(flow).with_context(|| rule.to_string())?;
+    ensure!(matches!(outcome, Outcome::Failed(_)), "{rule}: the flow is not told: {outcome:?}");
+    ensure!(outcome.text().contains("EPERM"), "{rule}: not the error that was asked for: {outcome:?}");
+    let alert = wait::until("a record", RECORD, || Ok(denied(&guard.journal()?, seen, rule).cloned()))
+        .with_context(|| format!("{rule}: {outcome:?}"))?;
+    ensure!(alert.verdict() == "deny", "not denied: {alert:#?}");
+    ensure!(settings.state()? == State::Intact, "{rule}: settings.js is {:?}", settings.state()?);
+    println!("node-red: {rule} denied: {}", outcome.text());
+    Ok(())
 }
 
 #[test]
@@ -105,24 +128,56 @@ fn what_a_flow_may_not_do_does_not_happen() -> Result<()> {
     println!("node-red: every attack does harm without a guard");
 
     let guard = Guard::start(Some(&policy(&scene.node_red)), &scene.cgroup, &[])?;
+    scene.node_red.stop()?;
+    scene.node_red.start()?;
     ordinary_day(&mut scene.node_red)?;
-    let records = guard.journal()?;
-    let alarms: Vec<_> = records.iter().filter(|record| record.is_alert()).collect();
-    ensure!(alarms.is_empty(), "false alarms: {alarms:#?}");
-    println!("node-red: no alarm on an ordinary day");
+    no_alerts(&guard)?;
 
     let pid = scene.node_red.pid();
     let sink = Sink::tcp(&scene.network, Network::FORBIDDEN)?;
     for attack in attacks(&scene.node_red, sink.address()) {
-        let seen = guard.journal()?.len();
-        let outcome = scene.node_red.play(&attack.flow).with_context(|| attack.rule)?;
-        ensure!(matches!(outcome, Outcome::Failed(_)), "{}: the flow is not told: {outcome:?}", attack.rule);
-        ensure!(outcome.text().contains("EPERM"), "{}: not the error that was asked for: {outcome:?}", attack.rule);
-        let alert = wait::until("a record", RECORD, || Ok(denied(&guard.journal()?, seen, attack.rule).cloned()))
-            .with_context(|| format!("{}: {outcome:?}", attack.rule))?;
-        ensure!(alert.verdict() == "deny", "not denied: {alert:#?}");
-        ensure!(settings.state()? == State::Intact, "{}: settings.js is {:?}", attack.rule, settings.state()?);
-        println!("node-red: {} denied: {}", attack.rule, outcome.text());
+        is_denied(&mut scene, &guard, &settings, &attack)?;
+    }
+    ensure!(sink.count() == 0, "{} bytes have left", sink.bytes().len());
+    ensure!(scene.node_red.pid() == pid && scene.node_red.alive()?, "a denial is no reason to die");
+    guard.stop().map(drop)
+}
+
+/// What nobody did on the day that was learnt from, and the rule of the learnt policy that has to meet it.
+fn news(node_red: &NodeRed, forbidden: SocketAddr) -> Result<Vec<Attack>> {
+    let home = node_red.home();
+    let on = |rule, flow| Attack { rule, flow };
+    let code = |code: &str| Flow::function(code, &["fs", "child_process"]);
+    let make = format!("fs.mkdirSync({}); return msg;", js(&home.path().join("new")));
+    let program = js(&needs::program("ip", "iproute2")?);
+    let run = format!("msg.payload = String(child_process.execFileSync({program}, ['-Version'])); return msg;");
+    Ok(vec![
+        on("settings-js", Flow::file(&node_red.settings(), FileAction::Append, "EVIL")),
+        on("private-keys", Flow::file_in(&home.user_dir().join("key.pem"))),
+        on("default-files", Flow::file(&home.path().join("new.txt"), FileAction::Append, "EVIL")),
+        on("default-files", code(&make)),
+        on("default-exec", code(&run)),
+        on("default-egress", connect(forbidden)),
+    ])
+}
+
+#[test]
+fn a_day_like_the_one_that_was_learnt_from_is_quiet_and_what_is_new_does_not_happen() -> Result<()> {
+    let mut scene = Scene::new()?;
+    scene.node_red.home().file(".node-red/key.pem", SECRET)?;
+    let settings = Snapshot::take(&scene.node_red.settings())?;
+    let (_, text) = learn(&mut scene, ordinary_day)?;
+    println!("node-red: learnt");
+    let learnt = Policy::only(&text, &scene.node_red.home().user_dir())?;
+    let guard = Guard::start(Some(&learnt), &scene.cgroup, &["--enforce"])?;
+    scene.node_red.start()?;
+    ordinary_day(&mut scene.node_red)?;
+    no_alerts(&guard).with_context(|| text.clone())?;
+
+    let pid = scene.node_red.pid();
+    let sink = Sink::tcp(&scene.network, Network::FORBIDDEN)?;
+    for attack in news(&scene.node_red, sink.address())? {
+        is_denied(&mut scene, &guard, &settings, &attack).with_context(|| text.clone())?;
     }
     ensure!(sink.count() == 0, "{} bytes have left", sink.bytes().len());
     ensure!(scene.node_red.pid() == pid && scene.node_red.alive()?, "a denial is no reason to die");

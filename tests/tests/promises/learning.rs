@@ -1,19 +1,13 @@
 //! A policy that was learnt on a day raises nothing on the next one, and lets nothing else through.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    process::{Child, Command, Stdio},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fs, sync::Arc};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use flowwarden_tests::{
     cli,
-    console::Console,
     flows::Flow,
     guard::Guard,
-    needs,
+    learning::learn,
     netns::Network,
     node_red::{NodeRed, Outcome, RELEASES, Release},
     policy::Policy,
@@ -23,7 +17,6 @@ use flowwarden_tests::{
     user::User,
     wait,
 };
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     negative::{keep_context, ordinary},
@@ -159,62 +152,6 @@ fn rules(attack: &Attack) -> &'static [&'static str] {
         }
         _ => &[],
     }
-}
-
-/// `flowwarden learn` at work.
-struct Learning {
-    child: Child,
-    console: Console,
-}
-
-impl Learning {
-    fn start(arguments: &[&str]) -> Result<Self> {
-        let mut command = Command::new(needs::flowwarden()?);
-        command.arg("learn").args(arguments);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let console = Console::default();
-        console.follow(&mut child);
-        let mut learning = Self { child, console };
-        wait::until("the watching to begin", wait::PATIENCE, || {
-            let ended = learning.child.try_wait()?;
-            ensure!(ended.is_none(), "it has ended: {}", learning.console.text());
-            Ok(learning.console.find(0, |line| line.starts_with("ready:")))
-        })?;
-        Ok(learning)
-    }
-
-    /// Ends it as Ctrl-C does, and answers with what it said.
-    fn finish(mut self) -> Result<String> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no pid")?;
-        kill_process(pid, Signal::INT)?;
-        let status = wait::until("the policy", wait::PATIENCE, || Ok(self.child.try_wait()?))?;
-        let said = self.console.text();
-        ensure!(status.success(), "{status}: {said}");
-        Ok(said)
-    }
-}
-
-impl Drop for Learning {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Learns from a start of Node-RED and what it does then: what was said, and the policy.
-fn learn(scene: &mut Scene, day: impl FnOnce(&mut NodeRed) -> Result<()>) -> Result<(String, String)> {
-    let place = Guard::new_directory()?;
-    let file = place.path().join("learnt.toml").display().to_string();
-    let root = scene.cgroup.path().display().to_string();
-    let learning = Learning::start(&["--for", "1h", "--cgroup-root", &root, "--write", &file])?;
-    let node_red = &mut scene.node_red;
-    node_red.stop()?;
-    node_red.start()?;
-    day(node_red)?;
-    node_red.stop()?;
-    let said = learning.finish()?;
-    Ok((said, fs::read_to_string(&file)?))
 }
 
 /// An instance on the morning of a day: set up by its administrator, started once, with its flows.
