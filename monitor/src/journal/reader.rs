@@ -158,9 +158,13 @@ pub(crate) fn is_between_lines(directory: &Path, position: Position) -> Result<b
     let Some(before) = position.offset.checked_sub(1) else { return Ok(true) };
     let Some(segment) = segment::find(directory, position.segment) else { return Ok(true) };
     let mut last = [0];
-    match open_at(&segment, before)?.read_exact(&mut last) {
-        Ok(()) => Ok(last == *b"\n"),
-        Err(error) => Ok(error.kind() != io::ErrorKind::UnexpectedEof),
+    match open_at(&segment, before) {
+        // It was removed in this moment.
+        Err(JournalError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(true),
+        source => Ok(match source?.read_exact(&mut last) {
+            Ok(()) => last == *b"\n",
+            Err(error) => error.kind() != io::ErrorKind::UnexpectedEof,
+        }),
     }
 }
 
