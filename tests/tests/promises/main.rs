@@ -14,6 +14,7 @@ mod dns;
 mod editor;
 mod egress;
 mod evidence;
+mod git;
 mod hooks;
 mod incidents;
 mod kafka;
