@@ -13,7 +13,7 @@ pub fn root() -> Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    bail!("the tests against a real Node-RED run as root: type `sudo -E cargo xtask test`")
+    bail!("the tests against a real Node-RED run as root: type `sudo -E env PATH=$PATH cargo xtask test`")
 }
 
 /// Whether this is a machine that `cargo xtask vm` has booted: it has the guard and the tests, and no other program.

@@ -65,7 +65,7 @@ pub(crate) fn user(subcommand: &str) -> Command {
 /// `cargo` for the kernel crate.
 pub(crate) fn kernel(toolchain: &Toolchain, subcommand: &str) -> Command {
     /// `--btf` carries the types of maps and programs; `v3` is the instruction set that all kernels from 5.10 on run.
-    const FLAGS: [&str; 3] = ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
+    const FLAGS: [&str; 2] = ["-Clink-arg=--btf", "-Ctarget-cpu=v3"];
     let mut cargo = plain("rustup");
     cargo
         .args(["run", toolchain.name(), "cargo", subcommand])

@@ -1,12 +1,13 @@
 //! `cargo xtask demo`: six attacks on a throw-away Node-RED, and what Flowwarden makes of them.
 
 use std::{
-    fs,
+    env, fs,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+use clap::Args;
 use flowwarden_tests::{
     flows::{FileAction, Flow, js},
     guard::Guard,
@@ -58,14 +59,25 @@ struct Stage {
     user: User,
 }
 
+/// What `cargo xtask demo` is asked for.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Everything is built: go on from there
+    #[arg(long, hide = true)]
+    built: bool,
+}
+
 /// `cargo xtask demo`.
-pub(crate) fn run() -> Result<()> {
-    if !shell::is_root() {
-        bail!("the demo makes a user and a network namespace, so it runs as root: type `sudo -E cargo xtask demo`");
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if !options.built {
+        build::build(&setup::kernel_toolchain()?)?;
     }
-    let toolchain = setup::kernel_toolchain()?;
+    if !shell::is_root() {
+        // It makes a user and a network namespace. cargo, which root may not have, is done by now.
+        let own = env::current_exe().context("this program's own file cannot be found")?;
+        return shell::become_root("The demo", &own, &["demo", "--built"]);
+    }
     setup::test_tools()?;
-    build::build(&toolchain)?;
     signals::end_waits()?;
 
     println!("\nNode-RED {VERSION} starts under a user of its own, in a network namespace of its own ...");

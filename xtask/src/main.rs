@@ -33,7 +33,7 @@ enum Command {
     /// Set up, build, and start Flowwarden as root on the Node-RED instances of this machine.
     Run(run::Options),
     /// Play six attacks on a throw-away Node-RED under guard, and show the alerts.
-    Demo,
+    Demo(demo::Options),
     /// Run every check and test from a clean clone.
     Test(test::Options),
     /// Run the kernel tests inside other kernels, under QEMU.
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::run(&options),
         Command::Build => build::run(),
         Command::Run(options) => run::run(&options),
-        Command::Demo => demo::run(),
+        Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Vm(options) => vm::run(&options),
         Command::Bench => bench::run(),

@@ -121,8 +121,8 @@ pub(crate) fn kernel_toolchain() -> Result<Toolchain> {
         return Ok(toolchain);
     }
     println!(
-        "setup: nightly with rust-src and {LINKER} cannot be had here; installing Debian's matched set (about 300 MB to \
-         fetch, 1.7 GB on disk)"
+        "setup: nightly with rust-src and {LINKER} cannot be had here; Debian's matched set is the other way (about 300 MB \
+         to fetch, 1.7 GB on disk)"
     );
     install_debian()?;
     complete_debian().with_context(|| {

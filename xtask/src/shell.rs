@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsStr,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -47,6 +47,22 @@ pub(crate) fn search_path() -> std::ffi::OsString {
 /// True for root, who may install packages and load eBPF programs.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Goes on as this program, as root. From here on the terminal, its signals and the exit code are the program's.
+pub(crate) fn become_root(what: &str, program: &Path, arguments: &[&str]) -> Result<()> {
+    let mut command = if is_root() {
+        Command::new(program)
+    } else if find("sudo").is_some() {
+        println!("{what} runs as root: starting it with sudo");
+        let mut sudo = Command::new("sudo");
+        sudo.arg(program);
+        sudo
+    } else {
+        bail!("{what} runs as root; as root, type:\n    {} {}", program.display(), arguments.join(" "));
+    };
+    let error = command.args(arguments).exec();
+    Err(error).with_context(|| format!("{} cannot be started", program.display()))
 }
 
 fn is_executable(file: &Path) -> bool {
