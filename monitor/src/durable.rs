@@ -5,7 +5,18 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
+
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+
+/// How long a guard that is about to end may still hold what is one guard's.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What others must not do to a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +76,17 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
         ));
     }
     Ok(bytes)
+}
+
+/// Locks a file for as long as it is open, and waits for that. `WouldBlock` when somebody else keeps it.
+pub(crate) fn lock(file: &File, patience: Duration) -> io::Result<()> {
+    let start = Instant::now();
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK | Errno::INTR) if start.elapsed() < patience => thread::sleep(PAUSE),
+            locked => return Ok(locked?),
+        }
+    }
 }
 
 /// Replaces a file as a whole: after a crash it is the old or the new one. Its mode is 0600.

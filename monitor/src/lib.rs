@@ -4,6 +4,7 @@
 //! [`kernel`]; records come back through the [`pipeline`] into the [`journal`], from where the [`sinks`] take them;
 //! what belongs together is one [`incident`]; [`agent`] turns the wheel, and lets rules rest while an administrator has asked
 //! for [`maintenance`]; [`evidence`] reads the journal back.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod agent;
 pub mod change;
@@ -20,3 +21,4 @@ pub mod pipeline;
 pub mod policy;
 pub mod sinks;
 pub mod state;
+pub mod stdio;

@@ -1,4 +1,5 @@
 //! `flowwarden`: watches and restrains Node-RED from outside.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod cli;
 

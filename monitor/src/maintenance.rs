@@ -4,7 +4,7 @@
 //! line of JSON each way.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     os::unix::{
         fs::PermissionsExt as _,
@@ -20,7 +20,11 @@ use rustix::net::sockopt::socket_peercred;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::state::State;
+use crate::{
+    durable,
+    state::{self, State, StateError},
+    stdio::complain,
+};
 
 /// Name of the socket in the state directory.
 const SOCKET: &str = "control";
@@ -150,12 +154,19 @@ pub struct Asked {
 pub struct Listener {
     path: PathBuf,
     requests: mpsc::Receiver<Asked>,
+    /// The state directory, locked: whoever else took the socket away would be asked instead.
+    _lock: File,
 }
 
 impl Listener {
-    /// Begins to listen. The socket of an earlier run that was killed is replaced: the state directory is one guard's.
-    pub fn open(state: &State) -> io::Result<Self> {
+    /// Begins to listen. The socket of an earlier run that was killed is replaced, that of one that runs is not.
+    pub fn open(state: &State) -> Result<Self, StateError> {
+        let lock = state.lock(durable::PATIENCE)?;
         let path = state.path().join(SOCKET);
+        Self::listen(path.clone(), lock).map_err(state::io(&path))
+    }
+
+    fn listen(path: PathBuf, lock: File) -> io::Result<Self> {
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
@@ -164,14 +175,14 @@ impl Listener {
         thread::Builder::new().name("control".to_owned()).spawn(move || {
             for stream in listener.incoming().flatten() {
                 if let Err(error) = serve(&stream, &asked) {
-                    eprintln!("flowwarden: a request could not be answered: {error}");
+                    complain(&format_args!("a request could not be answered: {error}"));
                 }
                 if asked.is_closed() {
                     break;
                 }
             }
         })?;
-        Ok(Self { path, requests })
+        Ok(Self { path, requests, _lock: lock })
     }
 
     /// The next request.

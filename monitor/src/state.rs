@@ -1,8 +1,10 @@
 //! What the guard keeps from one run to the next, in a directory that only its own user can enter.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::durable::{self, Forbidden};
@@ -31,6 +33,9 @@ pub enum StateError {
         /// What to do.
         mend: String,
     },
+    /// Another guard uses the directory.
+    #[error("a guard runs already with the state in {}: stop it first, or name another directory with --state", .0.display())]
+    InUse(PathBuf),
 }
 
 type Result<T> = std::result::Result<T, StateError>;
@@ -63,6 +68,16 @@ impl State {
     /// A directory inside, made when it is not there.
     pub fn within(&self, name: &str) -> Result<Self> {
         Self::open(&self.directory.join(name))
+    }
+
+    /// Keeps other guards out of it for as long as the file is open.
+    pub(crate) fn lock(&self, patience: Duration) -> Result<File> {
+        let lock = File::open(&self.directory).map_err(io(&self.directory))?;
+        match durable::lock(&lock, patience) {
+            Ok(()) => Ok(lock),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(StateError::InUse(self.directory.clone())),
+            Err(error) => Err(io(&self.directory)(error)),
+        }
     }
 
     /// Where it is.
@@ -113,6 +128,17 @@ mod tests {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let error = State::open(directory.path()).unwrap_err().to_string();
         assert!(error.contains("chmod 0700"), "{error}");
+    }
+
+    #[test]
+    fn it_is_one_guards() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(&directory.path().join("a")).unwrap();
+        let lock = state.lock(Duration::ZERO).unwrap();
+        let refused = state.lock(Duration::ZERO).unwrap_err().to_string();
+        assert!(refused.starts_with("a guard runs already") && refused.ends_with("with --state"), "{refused}");
+        drop(lock);
+        state.lock(Duration::ZERO).unwrap();
     }
 
     #[test]

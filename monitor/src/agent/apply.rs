@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
     time::Instant,
 };
 
@@ -11,7 +11,8 @@ use serde_json::Map;
 
 use super::{
     Agent, AgentError, Options,
-    say::{first_line, say},
+    adopt::{Adopted, EMBEDDED},
+    say::say,
     takeover,
 };
 use crate::{
@@ -19,16 +20,16 @@ use crate::{
     heal::Healed,
     instance,
     journal::ocsf::Stage,
-    kernel::load::chain,
+    kernel::load::{chain, first_line},
     policy::{
-        self, Fault, Located, PolicyError,
+        self, Fault, Located,
         compile::{Compiled, Seen, Watched, compile, presence},
         host::{Host as _, System},
         model::Policy,
         own::Own,
-        preset::{self, Found},
         settle::{Ages, GONE, GRACE, MADE, YOUNG},
     },
+    stdio::complain,
 };
 
 impl Agent {
@@ -85,6 +86,7 @@ impl Agent {
         }
         let before = std::mem::replace(&mut self.watched, compiled.watched);
         self.selectors = compiled.selectors;
+        self.about_proc = compiled.about_proc;
         self.policy = policy;
         let sinks = self.policy.sinks.iter().map(|sink| sink.name.clone()).collect();
         self.pipeline.counts().policy(self.policy.enforce, sinks);
@@ -99,7 +101,7 @@ impl Agent {
             && let Err(error) = self.kernel.attach_volume(root)
         {
             let why = chain(&error);
-            eprintln!("flowwarden: `max-bytes` does nothing: {}", first_line(&why));
+            complain(&format_args!("`max-bytes` does nothing: {}", first_line(&why)));
             self.kernel.degrade("volume", why);
         }
     }
@@ -163,14 +165,14 @@ impl Agent {
     }
 
     pub(super) fn located(&self, fault: &Fault) -> String {
-        let path = self.options.config.as_deref().unwrap_or(Path::new("embedded policy"));
+        let path = self.options.config.as_deref().unwrap_or(Path::new(EMBEDDED));
         Located(path, fault).to_string()
     }
 
     /// Reads the policy again; the old one stays in force when the new one is wrong.
     pub(super) fn reload(&mut self) -> Result<(), AgentError> {
         let (sinks, page) = (self.policy.sinks.clone(), self.policy.metrics);
-        let outcome = match read_policy(&self.options, &self.host, &mut self.found) {
+        let outcome = match read_policy(&self.options, &self.host, &mut self.adopted) {
             Ok(policy) => self.apply(policy),
             Err(error) => Err(error),
         };
@@ -216,41 +218,19 @@ pub(super) fn own(options: &Options, host: &System) -> Own {
 }
 
 /// Reads the policy file; without one makes the embedded policy for the instances that are known and those that run.
-pub(super) fn read_policy(options: &Options, host: &System, found: &mut Vec<Found>) -> Result<Policy, AgentError> {
+pub(super) fn read_policy(options: &Options, host: &System, adopted: &mut Adopted) -> Result<Policy, AgentError> {
     let mut policy = if let Some(path) = &options.config {
         let (policy, warnings) = policy::read(path, host)?;
         for warning in &warnings {
-            eprintln!("flowwarden: warning: {}", Located(path, warning));
+            complain(&format_args!("warning: {}", Located(path, warning)));
         }
         policy
     } else {
-        adopt(found, host);
-        embedded(found)?
+        adopted.look(instance::discover(&host.cgroup_mount), host);
+        adopted.policy()?
     };
     policy.enforce = options.enforce.unwrap_or(policy.enforce);
     Ok(policy)
-}
-
-/// Adds the instances that run and are not known yet; true when there are any. One that stopped stays known.
-pub(super) fn adopt(found: &mut Vec<Found>, host: &System) -> bool {
-    let known = found.len();
-    for mut new in instance::discover(&host.cgroup_mount) {
-        let is_known = found.iter().any(|old| old.user_dir == new.user_dir && old.select.uid == new.select.uid);
-        if !is_known && found.len() < MAX_INSTANCES {
-            new.name = format!("node-red-{}", found.len() + 1);
-            found.push(new);
-        }
-    }
-    found.len() > known
-}
-
-/// The embedded policy for these instances; one about nothing when there are none.
-pub(super) fn embedded(found: &[Found]) -> Result<Policy, AgentError> {
-    if found.is_empty() {
-        return Ok(Policy::default());
-    }
-    let path = PathBuf::from("embedded policy");
-    Ok(preset::policy(found, false).map_err(|faults| PolicyError::Faulty { path, faults })?)
 }
 
 /// The slot of each instance: the one it had, or a free one.

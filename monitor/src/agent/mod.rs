@@ -1,10 +1,12 @@
 //! The agent: brings the kernel side up, keeps the policy true to the file system, and carries records to the journal.
 
+mod adopt;
 mod apply;
 mod peers;
 mod pid_file;
 mod respond;
 mod say;
+mod service;
 mod takeover;
 mod windows;
 
@@ -35,7 +37,9 @@ use tokio::{
 
 use crate::{
     change::Changes,
+    durable::PATIENCE,
     heal::{self, Healer},
+    instance,
     journal::{
         Journal, JournalError, console,
         ocsf::Stage,
@@ -44,7 +48,7 @@ use crate::{
     },
     kernel::{
         inbound,
-        load::{Kernel, KernelError, chain},
+        load::{Kernel, KernelError, chain, first_line},
         pin::{PinError, Pins},
         procs::Procs,
         scan,
@@ -59,19 +63,22 @@ use crate::{
         model::{KillScope, Policy},
         own::Own,
         peers::Peers,
-        preset::Found,
         settle::{Ages, Settling},
     },
     sinks::Sinks,
     state::{State, StateError},
+    stdio::complain,
 };
-use apply::{adopt, embedded, own, read_policy};
+use adopt::Adopted;
+use apply::{own, read_policy};
 use pid_file::PidFile;
 use respond::Responder;
-use say::{first_line, say, say_incident};
+use say::{say, say_incident};
 use takeover::Takeover;
 use windows::{Hands, Windows};
 
+/// The namespace in which processes have the kernel's own numbers: `PROC_PID_INIT_INO` of include/linux/proc_ns.h.
+const FIRST_PIDS: &str = "pid:[4026531836]";
 /// How often files that are suspected to have come to harm are looked at.
 const HEALING: Duration = Duration::from_millis(20);
 /// How often files, cgroups and counters are looked at.
@@ -89,6 +96,12 @@ pub enum AgentError {
     /// Not root.
     #[error("flowwarden run needs root: it loads kernel programs. Try: sudo flowwarden run")]
     NotRoot,
+    /// In a container whose processes have numbers of their own.
+    #[error(
+        "processes have other numbers here than the kernel's: run flowwarden outside of this container, or give the \
+         container the machine's own (docker run --pid=host)"
+    )]
+    PidNamespace,
     /// The policy is wrong.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -107,6 +120,9 @@ pub enum AgentError {
     /// Pins cannot be used.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// Whoever asks for a reload would ask another guard.
+    #[error("a guard runs already with the pid file {}: stop it first, or name another file with --pid-file", .0.display())]
+    PidFileInUse(PathBuf),
     /// Nobody could ask the guard to reload.
     #[error("{}: the pid cannot be written: {source}; name another file with --pid-file", path.display())]
     PidFile {
@@ -199,6 +215,8 @@ pub struct Agent {
     peers: Peers,
     /// The proc file systems that instances see.
     procs: Procs,
+    /// Slots of instances with rules about what is in there.
+    about_proc: BTreeSet<u16>,
     /// Where this machine looks names up, as it was when the policy was compiled.
     resolvers: Vec<IpAddr>,
     reported_lost: u64,
@@ -206,7 +224,7 @@ pub struct Agent {
     reported_skipped: u64,
     colour: bool,
     /// The instances that the embedded policy is for; no use with a policy file.
-    found: Vec<Found>,
+    adopted: Adopted,
 }
 
 impl std::fmt::Debug for Agent {
@@ -221,12 +239,15 @@ impl Agent {
         if !rustix::process::geteuid().is_root() {
             return Err(AgentError::NotRoot);
         }
+        if std::fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace != Path::new(FIRST_PIDS)) {
+            return Err(AgentError::PidNamespace);
+        }
         say::aside(options.quiet);
         // Whoever is told that the guard is ready may send one at once; one that comes earlier waits until it is.
         let signals = Signals::listen()?;
         let mut host = System::new();
-        let mut found = Vec::new();
-        let policy = read_policy(&options, &host, &mut found)?;
+        let mut adopted = Adopted::default();
+        let policy = read_policy(&options, &host, &mut adopted)?;
         let state = State::open(&options.state)?;
         // Answers come while the programs are loaded.
         let mut peers = peers::open(&state)?;
@@ -269,7 +290,7 @@ impl Agent {
             own,
             healer: Healer::open(&state)?,
             changes: Changes::open(&state)?,
-            listener: Listener::open(&state).map_err(io("the control socket"))?,
+            listener: Listener::open(&state)?,
             state,
             windows: Windows::default(),
             pins,
@@ -278,12 +299,13 @@ impl Agent {
             selectors: Vec::new(),
             peers,
             procs: Procs::default(),
+            about_proc: BTreeSet::new(),
             resolvers: Vec::new(),
             reported_lost: 0,
             reported_unjudged: 0,
             reported_skipped: 0,
             colour,
-            found,
+            adopted,
         };
         agent.tell_peers(&told);
         // After what may fail for a reason of its own: earlier programs go on unless these are in place.
@@ -304,7 +326,7 @@ impl Agent {
         // What was compiled before the programs ran may be old by now.
         agent.refresh()?;
         takeover.teach(&mut agent.kernel);
-        agent.pid_file = agent.options.pid_file.as_deref().map(PidFile::write).transpose()?;
+        agent.pid_file = agent.options.pid_file.as_deref().map(|path| PidFile::write(path, PATIENCE)).transpose()?;
         if let Some(begun) = begun {
             agent.kernel.pin(&begun)?;
             begun.keep();
@@ -326,7 +348,7 @@ impl Agent {
 
     fn announce(&self) {
         for degraded in self.kernel.degraded() {
-            eprintln!("flowwarden: {} does not run here: {}", degraded.hook, first_line(&degraded.why));
+            complain(&format_args!("{} does not run here: {}", degraded.hook, first_line(&degraded.why)));
         }
         let mode = if self.policy.enforce { "enforce" } else { "observe" };
         let degraded: Vec<_> =
@@ -342,15 +364,14 @@ impl Agent {
         ]);
         self.pipeline.lifecycle(Stage::Start, "Flowwarden started", &details);
         let journal = self.pipeline.journal_path().display();
-        say(&if self.policy.instances.is_empty() {
-            format!("ready: no Node-RED runs on this machine; waiting for one (Ctrl-C ends), journal {journal}")
+        let status = if self.policy.instances.is_empty() {
+            format!("no Node-RED runs on this machine; waiting for one (Ctrl-C ends), journal {journal}")
         } else {
-            let processes = self.kernel.labels().len();
-            format!(
-                "ready: {mode}, instances {}, {processes} processes in scope, journal {journal}",
-                self.instance_names()
-            )
-        });
+            let (names, processes) = (self.instance_names(), self.kernel.labels().len());
+            format!("{mode}, instances {names}, {processes} processes in scope, journal {journal}")
+        };
+        say(&format!("ready: {status}"));
+        service::ready(&status);
     }
 
     /// The sensors that run.
@@ -423,11 +444,22 @@ impl Agent {
         renewed
     }
 
+    /// Looks for instances that the embedded policy is not about yet.
+    fn adopt(&mut self) -> bool {
+        let new = self.adopted.look(instance::discover(&self.host.cgroup_mount), &self.host);
+        for message in self.adopted.untold.drain(..) {
+            let message = terminal::plain(message.as_bytes());
+            complain(&message);
+            self.pipeline.lifecycle(Stage::Error, &message, &Map::new());
+        }
+        new
+    }
+
     /// Recompiles when a file that rules rest on was replaced, came or went, or a cgroup did, or a host that they name has
     /// another address.
     fn renew(&mut self) -> Result<(), AgentError> {
-        if self.options.config.is_none() && adopt(&mut self.found, &self.host) {
-            let mut policy = embedded(&self.found)?;
+        if self.options.config.is_none() && self.adopt() {
+            let mut policy = self.adopted.policy()?;
             policy.enforce = self.options.enforce.unwrap_or(policy.enforce);
             self.apply(policy)?;
             self.label_running()?;
@@ -442,7 +474,7 @@ impl Agent {
             self.peers.hurry(now);
         }
         changed |= self.peers.table() != self.host.peers;
-        let procs = self.procs.look(self.kernel.labels());
+        let procs = self.procs.look(&self.about_proc, || self.kernel.labels());
         changed |= procs != self.host.procs;
         for Watched { path, id, waits } in &self.watched {
             let found = self.kernel.identify(path)?;
@@ -480,7 +512,7 @@ impl Agent {
             Ok(server) => self.metrics = Some(server),
             Err(error) => {
                 let message = format!("[metrics] {address}: {error}; free the address or name another, then reload");
-                eprintln!("flowwarden: {message}");
+                complain(&message);
                 self.pipeline.lifecycle(Stage::Error, &message, &Map::new());
             }
         }
@@ -545,7 +577,7 @@ impl Agent {
                 }
                 Ok(None) => {}
                 // One bad record must not end the guard: enforcement goes on in the kernel.
-                Err(error) => eprintln!("flowwarden: {error}"),
+                Err(error) => complain(&error),
             }
         }
         self.heal();
@@ -614,7 +646,7 @@ impl Agent {
             if told.iter().any(|told| told.outcome == heal::Outcome::Restored)
                 && let Err(error) = self.refresh()
             {
-                eprintln!("flowwarden: the policy could not be renewed, the old one stays in force: {error}");
+                complain(&format_args!("the policy could not be renewed, the old one stays in force: {error}"));
             }
         }
     }
@@ -629,7 +661,7 @@ impl Agent {
 
     fn tell_healing(&mut self, all: &[heal::Told]) {
         for told in all {
-            say(&terminal::shown(told.message.as_bytes()));
+            say(&terminal::plain(told.message.as_bytes()));
             self.pipeline.response(response::healing(told));
         }
     }
@@ -656,20 +688,20 @@ impl Agent {
                 _ = healing.tick(), if self.healer.is_busy() => self.heal(),
                 _ = refresh.tick() => {
                     if let Err(error) = self.refresh() {
-                        eprintln!("flowwarden: the policy could not be renewed, the old one stays in force: {error}");
+                        complain(&format_args!("the policy could not be renewed, the old one stays in force: {error}"));
                     }
                     self.look_at_healed();
                     self.look_at_changes();
                     let (windows, mut hands) = self.windows();
                     if let Err(error) = windows.expire(&mut hands) {
-                        eprintln!("flowwarden: {error}");
+                        complain(&error);
                     }
                     for said in self.pipeline.tick(Instant::now()) {
                         say_incident(&said, true);
                     }
                     self.report_loss()?;
                     if let Err(error) = self.pipeline.check() {
-                        eprintln!("flowwarden: {error}");
+                        complain(&error);
                     }
                 }
                 Some(Asked { request, by, answer }) = self.listener.next() => {
@@ -682,6 +714,7 @@ impl Agent {
                 _ = self.signals.interrupt.recv() => break,
             }
         }
+        service::stopping();
         // Whoever floods the guard does not keep it from stopping: what is there now is taken, not what keeps coming.
         for _ in 0..LAST_TURNS {
             if !self.drain(events.get_mut()) {

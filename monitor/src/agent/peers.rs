@@ -16,6 +16,7 @@ use crate::{
         peers::{Peers, Table, Told},
     },
     state::State,
+    stdio::complain,
 };
 
 /// Where their addresses are kept, in the state directory: a guard that starts before the network does knows them.
@@ -45,7 +46,7 @@ impl Agent {
         }
         let changed = all.iter().any(|told| matches!(told, Told::Changed { .. }));
         if changed && let Err(error) = keep(&self.state, &self.host.peers) {
-            eprintln!("flowwarden: {error}");
+            complain(&error);
         }
     }
 }

@@ -1,28 +1,61 @@
 //! The file with the agent's pid, for `flowwarden reload`.
 
 use std::{
-    fs,
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::AgentError;
+use crate::durable;
 
-/// The file; it is gone when this is dropped.
+/// The file, locked for as long as the guard runs; it is gone when this is dropped.
 #[derive(Debug)]
-pub(super) struct PidFile(PathBuf);
+pub(super) struct PidFile {
+    path: PathBuf,
+    _lock: File,
+}
 
 impl PidFile {
     /// Writes this process's pid.
-    pub(super) fn write(path: &Path) -> Result<Self, AgentError> {
+    pub(super) fn write(path: &Path, patience: Duration) -> Result<Self, AgentError> {
         let failed = |source| AgentError::PidFile { path: path.to_owned(), source };
-        fs::write(path, std::process::id().to_string()).map_err(failed)?;
-        Ok(Self(path.to_owned()))
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        durable::lock(&file, patience).map_err(|source| match source.kind() {
+            ErrorKind::WouldBlock => AgentError::PidFileInUse(path.to_owned()),
+            _ => failed(source),
+        })?;
+        // What a guard that was killed has left. A pipe has nothing to cut.
+        let _ = file.set_len(0);
+        file.write_all(std::process::id().to_string().as_bytes()).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), _lock: file })
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
         // One that stays names a process that is not flowwarden any more, and `reload` says so.
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_one_guards_and_what_one_that_was_killed_has_left_is_nobodys() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        fs::write(&path, "4194304 and more").unwrap();
+        let first = PidFile::write(&path, Duration::ZERO).unwrap();
+        let own = std::process::id().to_string();
+        let second = PidFile::write(&path, Duration::ZERO).unwrap_err();
+        assert!(matches!(second, AgentError::PidFileInUse(_)), "{second}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), own);
+        drop(first);
+        assert!(!path.exists());
+        PidFile::write(&path, Duration::ZERO).unwrap();
     }
 }

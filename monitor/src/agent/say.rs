@@ -33,7 +33,3 @@ pub(super) fn say_incident(said: &Said, whole: bool) {
         say(&terminal::plain(format!("  what to do: {mend}").as_bytes()));
     }
 }
-
-pub(super) fn first_line(text: &str) -> &str {
-    text.split(" Verifier output").next().unwrap_or(text).lines().next().unwrap_or(text)
-}

@@ -14,6 +14,7 @@ use crate::{
     },
     pipeline::{Pipeline, names::NameTable},
     state::State,
+    stdio::complain,
 };
 
 /// Where the names of a pinned policy are kept, in the state directory.
@@ -48,7 +49,7 @@ impl Takeover {
             match generation.adopt() {
                 Ok(used) => epoch = epoch.max(used),
                 Err(error) => {
-                    eprintln!("flowwarden: pins of another version: only their programs are taken over: {error}");
+                    complain(&format_args!("pins of another version: only their programs are taken over: {error}"));
                 }
             }
         }
@@ -65,7 +66,7 @@ impl Takeover {
         for generation in &self.generations {
             if let Err(error) = kernel.inherit(generation) {
                 let why = chain(&error);
-                eprintln!("flowwarden: names and counts of an earlier run are not taken over: {why}");
+                complain(&format_args!("names and counts of an earlier run are not taken over: {why}"));
             }
         }
     }
@@ -90,7 +91,7 @@ impl Takeover {
                     match pipeline.record(&item, &self.names) {
                         Ok(Some(told)) => say(&told.sentence),
                         Ok(None) => {}
-                        Err(error) => eprintln!("flowwarden: {error}"),
+                        Err(error) => complain(&error),
                     }
                 }
             }

@@ -30,6 +30,7 @@ use crate::{
     pipeline::Pipeline,
     policy::model::Policy,
     state::{State, StateError},
+    stdio::complain,
 };
 
 /// Where the windows are kept, in the state directory.
@@ -246,7 +247,7 @@ fn tell_closed(window: &Window, why: &str, hands: &mut Hands<'_>) {
         };
         match decision::keep(hands.state, &kept) {
             Ok(()) => drop(more.insert("report_id".to_owned(), id.into())),
-            Err(error) => eprintln!("flowwarden: {error}"),
+            Err(error) => complain(&error),
         }
         message = format!("{message}; meanwhile: {}", report.words());
         more.insert("user_dir".to_owned(), user_dir.display().to_string().into());

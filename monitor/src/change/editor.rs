@@ -15,9 +15,12 @@ use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
 use super::follow::{Follower, matches};
-use crate::policy::{
-    host::Host,
-    model::{AuditLog, InstancePolicy},
+use crate::{
+    policy::{
+        host::Host,
+        model::{AuditLog, InstancePolicy},
+    },
+    stdio::complain,
 };
 
 /// Most bytes that are read at once: of more, the last ones.
@@ -180,7 +183,7 @@ impl Editors {
             let known = old.remove(instance).filter(|(known, _)| *known == source).map(|(_, log)| Ok(log));
             match known.unwrap_or_else(|| Log::open(&source)) {
                 Ok(log) => drop(self.0.insert(instance.to_owned(), (source, log))),
-                Err(error) => eprintln!("flowwarden: who deploys at {instance} is not known: {error}"),
+                Err(error) => complain(&format_args!("who deploys at {instance} is not known: {error}")),
             }
         }
     }

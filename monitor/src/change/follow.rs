@@ -16,9 +16,12 @@ use std::{
 };
 
 use super::editor::Deploy;
-use crate::policy::{
-    host::{Host, uid_of},
-    model::Select,
+use crate::{
+    policy::{
+        host::{Host, uid_of},
+        model::Select,
+    },
+    stdio::complain,
 };
 
 /// No search path decides what root runs.
@@ -116,7 +119,9 @@ fn follow(matches: &[String], shared: &Shared, ended: &Receiver<()>) {
             // Whoever drops the follower has seen the child, or this sees that it is over.
             Ok(out) if ended.try_recv() == Err(TryRecvError::Empty) => read(BufReader::new(out), &shared.last),
             Ok(_) => {}
-            Err(error) => eprintln!("flowwarden: {PROGRAM} cannot be started, so the journal is not followed: {error}"),
+            Err(error) => {
+                complain(&format_args!("{PROGRAM} cannot be started, so the journal is not followed: {error}"))
+            }
         }
         if let Some(mut child) = lock(&shared.child).take() {
             let _ = child.kill();

@@ -27,6 +27,7 @@ use ring::digest::{SHA256, digest};
 use crate::{
     instance::{self, root::Root},
     state::{State, StateError},
+    stdio::complain,
 };
 use diff::Diff;
 use flows::Summary;
@@ -215,7 +216,7 @@ impl Changes {
             return None;
         }
         if let Err(error) = self.keep(&path, &new) {
-            eprintln!("flowwarden: {error}");
+            complain(&error);
         }
         let old = old?;
         let digests = [&old, &new].map(|content| HEXLOWER.encode(digest(&SHA256, content).as_ref()));

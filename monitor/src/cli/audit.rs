@@ -1,12 +1,13 @@
 //! `flowwarden audit`
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::bail;
 use clap::Args;
 use monitor::{
     instance::audit::{self, Finding, Mend, RULES, Report, Status},
     policy::{self, host::System},
+    stdio::Output,
 };
 use serde_json::json;
 
@@ -57,20 +58,20 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     }
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&json!({ "reports": reports, "problems": problems }))?);
+        writeln!(Output, "{}", serde_json::to_string_pretty(&json!({ "reports": reports, "problems": problems }))?)?;
     } else {
         for problem in &problems {
-            println!("problem: {}", printable(problem));
+            writeln!(Output, "problem: {}", printable(problem))?;
         }
         for report in &reports {
-            print!("{}", printable(&text(report, arguments.all)));
+            write!(Output, "{}", printable(&text(report, arguments.all)))?;
         }
     }
     if reports.is_empty() && !survey.instances.is_empty() {
         bail!("no instance could be audited");
     }
     if survey.instances.is_empty() && !arguments.json {
-        println!("no Node-RED was found");
+        writeln!(Output, "no Node-RED was found")?;
     }
     Ok(match reports.iter().map(Report::worst).max().unwrap_or(Status::Pass) {
         Status::Fail => ExitCode::from(FAILED),

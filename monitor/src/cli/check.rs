@@ -1,9 +1,14 @@
 //! `flowwarden check`
 
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf};
 
 use clap::Args;
-use monitor::policy::{self, Located, host::System};
+use monitor::{
+    policy::{self, Located, PolicyError, host::System},
+    stdio::Output,
+};
+
+use super::with_peers;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -13,13 +18,22 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let (policy, warnings) = policy::read(&arguments.file, &System::expected())?;
+    let file = &arguments.file;
+    let (policy, warnings) = policy::read(file, &System::expected())?;
     for warning in &warnings {
-        println!("warning: {}", Located(&arguments.file, warning));
+        writeln!(Output, "warning: {}", Located(file, warning))?;
+    }
+    // As the guard will: addresses of hosts that a policy names are entries of its tables, and may be another rule's.
+    let host = with_peers(&policy);
+    policy::fits(&policy, &host).map_err(|fault| PolicyError::Faulty { path: file.clone(), faults: vec![fault] })?;
+    for (name, addresses) in &host.peers {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        writeln!(Output, "{name} is {} now", addresses.join(", "))?;
     }
     for instance in &policy.instances {
-        println!("instance {}: {} file and {} network rules", instance.name, instance.files.len(), instance.nets.len());
+        let (files, nets) = (instance.files.len(), instance.nets.len());
+        writeln!(Output, "instance {}: {files} file and {nets} network rules", instance.name)?;
     }
-    println!("{}: good, mode {}", arguments.file.display(), if policy.enforce { "enforce" } else { "observe" });
+    writeln!(Output, "{}: good, mode {}", file.display(), if policy.enforce { "enforce" } else { "observe" })?;
     Ok(())
 }

@@ -1,9 +1,14 @@
 //! `flowwarden detach`
 
-use std::path::PathBuf;
+use std::{io::Write as _, path::PathBuf};
 
 use clap::Args;
-use monitor::kernel::pin::{DIRECTORY, Pins};
+use monitor::{
+    kernel::pin::{DIRECTORY, Pins},
+    stdio::Output,
+};
+
+use super::as_root;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -13,14 +18,16 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    // Whoever may not look there would find nothing.
+    as_root("detach")?;
     let path = arguments.pin.display();
     if !arguments.pin.exists() {
-        println!("{path}: nothing is pinned here");
+        writeln!(Output, "{path}: nothing is pinned here")?;
         return Ok(());
     }
     match Pins::open(&arguments.pin)?.remove()? {
-        0 => println!("{path}: nothing was pinned here"),
-        count => println!("{path}: the programs of {count} run(s) are detached; nothing is judged any more"),
+        0 => writeln!(Output, "{path}: nothing was pinned here")?,
+        count => writeln!(Output, "{path}: the programs of {count} run(s) are detached; nothing is judged any more")?,
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +15,7 @@ use monitor::{
         settings::{CredentialSecret, Fact, Settings},
     },
     policy::host::System,
+    stdio::Output,
 };
 
 use super::printable;
@@ -53,26 +55,26 @@ impl Place {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let survey = arguments.place.survey()?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&survey)?);
-        return Ok(());
+        return Ok(writeln!(Output, "{}", serde_json::to_string_pretty(&survey)?)?);
     }
     for note in &survey.notes {
-        println!("note: {}", printable(note));
+        writeln!(Output, "note: {}", printable(note))?;
     }
     if survey.instances.is_empty() {
-        println!("no Node-RED was found");
+        writeln!(Output, "no Node-RED was found")?;
     }
     for instance in &survey.instances {
-        print!("{}", printable(&text(instance)));
-        println!();
+        write!(Output, "{}", printable(&text(instance)))?;
+        writeln!(Output)?;
     }
     for installation in &survey.installations {
         let version = installation.version.as_deref().unwrap_or("unknown");
-        println!(
+        writeln!(
+            Output,
             "installed: Node-RED {} in {}",
             printable(version),
             printable(&installation.path.display().to_string())
-        );
+        )?;
     }
     Ok(())
 }

@@ -1,19 +1,20 @@
 //! `flowwarden explain`
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::bail;
 use clap::Args;
 use monitor::{
-    evidence::{
-        explain::{self, Source},
-        stream::Faults,
-    },
+    evidence::explain::{self, Source},
     journal::terminal::plain,
     policy::{self, host::System},
+    stdio::{Output, aside},
 };
 
-use super::{journal::DIRECTORY, print};
+use super::journal::{DIRECTORY, look};
 
 /// Where the policy is when nothing else is said.
 pub(super) const POLICY: &str = "/etc/flowwarden/policy.toml";
@@ -44,33 +45,34 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (what, journal) = (&arguments.what, &arguments.journal);
     let is_number = what.parse::<u64>().is_ok();
     let has_journal = journal.is_dir();
-    if !has_journal && is_number {
-        bail!("{}: there is no journal here; give its directory as --journal", journal.display());
+    if is_number {
+        look(journal)?;
     }
     if !is_number {
         let searched = if has_journal { Some(explain::met(journal, what)?) } else { None };
         let (met, faults) = searched.map_or_else(Default::default, |it| (it.found, it.faults));
         if let Some(text) = explain::rule(what, source.as_ref(), &met) {
-            tell(&faults);
-            return print(&text);
+            aside(&faults);
+            return Ok(write!(Output, "{text}")?);
         }
     }
     if has_journal {
         let searched = explain::find(journal, what)?;
-        tell(&searched.faults);
+        aside(&searched.faults);
         if let Some(event) = searched.found {
-            return print(&explain::event(&event, source.as_ref()));
+            return Ok(write!(Output, "{}", explain::event(&event, source.as_ref()))?);
         }
     }
     if is_number {
         bail!("{}: there is no event {what}; `flowwarden journal query --json` shows their numbers", journal.display());
     }
+    let unread = if source.is_none() {
+        format!("; no policy was read, since there is no {POLICY}: name one with --policy")
+    } else {
+        String::new()
+    };
     bail!(
-        "there is neither a rule \"{}\" in the policy or the journal, nor an event with that uid",
+        "there is neither a rule \"{}\" in the policy or the journal, nor an event with that uid{unread}",
         plain(what.as_bytes())
     )
-}
-
-fn tell(faults: &Faults) {
-    eprint!("{faults}");
 }

@@ -1,12 +1,19 @@
 //! `flowwarden accept` and `flowwarden restore`
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
+use anyhow::ensure;
 use clap::Args;
 use monitor::{
     heal::{self, StoreError},
     state::{self, State},
+    stdio::Output,
 };
+
+use super::as_root;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -20,23 +27,31 @@ pub(super) struct Arguments {
 
 /// Makes files as they are now their good copies.
 pub(super) fn accept(arguments: &Arguments) -> anyhow::Result<()> {
-    each(arguments, "is the good copy now", heal::accept)
+    each("accept", arguments, "is the good copy now", heal::accept)
 }
 
 /// Puts the good copies of files back.
 pub(super) fn restore(arguments: &Arguments) -> anyhow::Result<()> {
-    each(arguments, "is as its good copy again", heal::restore)
+    each("restore", arguments, "is as its good copy again", heal::restore)
 }
 
 fn each(
+    what: &str,
     arguments: &Arguments,
     done: &str,
     act: fn(&State, &Path) -> Result<Vec<PathBuf>, StoreError>,
 ) -> anyhow::Result<()> {
+    as_root(what)?;
+    // A directory that is not there is not made for a question.
+    ensure!(
+        arguments.state.is_dir(),
+        "{}: no guard has kept its state here; name another with --state",
+        arguments.state.display()
+    );
     let state = State::open(&arguments.state)?;
     for file in &arguments.files {
         for place in act(&state, file)? {
-            println!("{} {done}", place.display());
+            writeln!(Output, "{} {done}", place.display())?;
         }
     }
     Ok(())

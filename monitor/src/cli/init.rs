@@ -1,14 +1,18 @@
 //! `flowwarden init`
 
 use std::{
-    fs,
+    fs::{self, DirBuilder},
     io::Write as _,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use monitor::policy::{self, Located, host::System, init, preset::Preset};
+use monitor::{
+    policy::{self, Located, host::System, init, preset::Preset},
+    stdio::{Output, aside},
+};
 
 use super::{discover::Place, printable};
 
@@ -57,33 +61,33 @@ impl Choice {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let survey = arguments.place.survey()?;
     for note in &survey.notes {
-        eprintln!("note: {}", printable(note));
+        aside(&format_args!("note: {}\n", printable(note)));
     }
     let (text, left_out) = init::text(&survey, arguments.preset.preset(), arguments.enforce)?;
     for line in &left_out {
-        eprintln!("left out: {}", printable(line));
+        aside(&format_args!("left out: {}\n", printable(line)));
     }
     let Some(file) = &arguments.output else {
-        print!("{text}");
-        return Ok(());
+        return Ok(write!(Output, "{text}")?);
     };
     write(file, &text, arguments.force)?;
-    println!("{}: written; read it, then: flowwarden run --config {0}", file.display());
+    writeln!(Output, "{}: written; read it, then: flowwarden run --config {0}", file.display())?;
     // What stands there now is what a guard would read.
     let (_, warnings) = policy::read(file, &System::expected())?;
     for warning in &warnings {
-        println!("warning: {}", printable(&Located(file, warning).to_string()));
+        writeln!(Output, "warning: {}", printable(&Located(file, warning).to_string()))?;
     }
     Ok(())
 }
 
-/// The whole file or nothing, with mode 0600.
+/// The whole file or nothing, with mode 0600. Its directory is made when it is not there, as /etc/flowwarden is not at first.
 pub(super) fn write(file: &Path, text: &str, force: bool) -> anyhow::Result<()> {
     let failed = || format!("{}: cannot be written", file.display());
     let directory = match file.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
     };
+    DirBuilder::new().recursive(true).mode(0o755).create(directory).with_context(failed)?;
     let mut new = tempfile::NamedTempFile::new_in(directory).with_context(failed)?;
     new.write_all(text.as_bytes()).and_then(|()| new.as_file().sync_all()).with_context(failed)?;
     if force {

@@ -8,16 +8,20 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use monitor::journal::{
-    checkpoint::Checkpoint,
-    format::{Format, rfc3339},
-    key::PublicKey,
-    query::{Filter, Query},
-    terminal::{plain, shown},
-    verify::{self, Report, Request},
+use monitor::{
+    journal::{
+        checkpoint::Checkpoint,
+        format::{Format, rfc3339},
+        key::PublicKey,
+        query::{Filter, Query},
+        segment,
+        terminal::{plain, shown},
+        verify::{self, Report, Request},
+    },
+    stdio::complain,
 };
 use serde_json::Value;
 
@@ -123,6 +127,13 @@ fn network(text: &str) -> Result<IpNet, String> {
     net.map_err(|_| "an address like 203.0.113.9, or a network like 203.0.113.0/24, is wanted".to_owned())
 }
 
+/// Whether a journal is there: what is read where none is would be taken for a quiet one.
+pub(super) fn look(directory: &Path) -> anyhow::Result<()> {
+    let none = !directory.exists() || segment::list(directory)?.is_empty();
+    ensure!(!none, "{}: there is no journal here; give its directory as --journal", directory.display());
+    Ok(())
+}
+
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Verify(arguments) => verify(&arguments),
@@ -147,6 +158,7 @@ fn stream(
 ) -> anyhow::Result<ExitCode> {
     let Conditions { journal, incidents, since, until, instance, rule, verdict, path, address } = conditions;
     let filter = Filter { incidents, since, until, instances: instance, rules: rule, verdicts: verdict, path, address };
+    look(&journal)?;
     let mut query = Query::new(&journal, filter)?;
     let mut out = BufWriter::new(io::stdout().lock());
     while let Some((line, event)) = query.next_event()? {
@@ -157,7 +169,7 @@ fn stream(
         }
     }
     if let Some(damage) = query.damage() {
-        eprintln!("flowwarden: {}; see flowwarden journal verify", plain(damage.as_bytes()));
+        complain(&format_args!("{}; see flowwarden journal verify", plain(damage.as_bytes())));
     }
     match out.flush() {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -185,6 +197,10 @@ fn verify(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
         let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
         Checkpoint::parse(line.as_bytes()).map_err(|why| anyhow!("{}: {why}", path.display()))
     });
+    // One of which everything was removed has keys at least, and is to be told as damaged.
+    if !arguments.journal.join("keys.jsonl").exists() {
+        look(&arguments.journal)?;
+    }
     let request = Request { public_key: public_key.transpose()?, against: against.transpose()? };
     let report = verify::verify(&arguments.journal, &request)?;
     // Whoever closes the pipe early still has the exit code.

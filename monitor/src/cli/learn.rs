@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -18,11 +19,18 @@ use monitor::{
     instance,
     journal::terminal::plain,
     policy::{self, PolicyError, host::System, init, model::Policy, parse},
+    stdio::{Output, aside},
 };
 use monitor_common::verdict::Sensor;
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::{explain::POLICY, init::write, journal::time, print, with_peers};
+use super::{
+    as_root,
+    explain::POLICY,
+    init::write,
+    journal::{self, time},
+    with_peers,
+};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -82,12 +90,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(file) = arguments.write.as_ref().filter(|file| file.exists() && !arguments.force) {
         bail!("{}: is there already; --force overwrites it", file.display());
     }
+    if arguments.length.is_some() {
+        as_root("learn --for")?;
+    }
+    if let Some(journal) = &arguments.journal {
+        journal::look(journal)?;
+    }
     let present = present(arguments.policy.as_deref())?;
     let directory;
     let journal = match (&arguments.journal, arguments.length) {
-        (Some(journal), _) if !journal.is_dir() => {
-            bail!("{}: there is no journal here; give its directory as --journal", journal.display())
-        }
         (Some(journal), _) => journal.clone(),
         (None, length) => {
             directory = tempfile::Builder::new().prefix("flowwarden-learn-").tempdir()?;
@@ -99,22 +110,22 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         |fault| PolicyError::Faulty { path: arguments.policy.clone().unwrap_or_default(), faults: vec![fault] };
     let learnt = learn::learn(&present.policy, &host, &journal, arguments.since, arguments.include_critical);
     let learnt = learnt.map_err(faulty)??;
-    eprint!("{}", plain_lines(&learnt.faults.to_string()));
-    eprint!("{}", told(&learnt, &present.policy));
+    aside(&plain_lines(&learnt.faults.to_string()));
+    aside(&told(&learnt, &present.policy));
     if learnt.operations == 0 {
         bail!("{}", nothing(&learnt));
     }
     let draft = learn::draft(&present.text, &present.policy, &learnt)?;
-    eprint!("{}", left(&draft, &journal, arguments.since)?);
+    aside(&left(&draft, &journal, arguments.since)?);
     match &arguments.write {
-        None if present.new => print(&draft.text),
-        None => print(&draft.diff),
+        None if present.new => Ok(write!(Output, "{}", draft.text)?),
+        None => Ok(write!(Output, "{}", draft.diff)?),
         Some(file) => {
             write(file, &draft.text, arguments.force)?;
             // What stands there now is what a guard would read.
             let (policy, _) = policy::read(file, &System::expected())?;
             let mode = if policy.enforce { "enforces: take care" } else { "only observes" };
-            println!("{}: written; it {mode}. Read it, then: flowwarden run --config {0}", file.display());
+            writeln!(Output, "{}: written; it {mode}. Read it, then: flowwarden run --config {0}", file.display())?;
             Ok(())
         }
     }
@@ -140,7 +151,7 @@ fn watch(present: &Present, place: &Path, length: Duration, cgroup_root: Option<
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")?;
     let _runtime = runtime.enter();
     let (agent, events) = Agent::start(options)?;
-    eprintln!("watching for {}; Ctrl-C ends it earlier", humantime::format_duration(length));
+    aside(&format_args!("watching for {}; Ctrl-C ends it earlier\n", humantime::format_duration(length)));
     std::thread::spawn(move || {
         std::thread::sleep(length);
         // The guard ends as on any other day. It is this very process.

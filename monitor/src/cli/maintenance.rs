@@ -1,6 +1,7 @@
 //! `flowwarden maintenance`
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,11 +17,15 @@ use monitor::{
     },
     maintenance::{self, MaintenanceError, Request, Window},
     state::{self, State},
+    stdio::Output,
 };
 
 use serde_json::Value;
 
-use super::{journal::DIRECTORY, printable};
+use super::{
+    journal::{DIRECTORY, look},
+    printable,
+};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -122,39 +127,41 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Open { length, instance, class } => {
             let request = Request::Open { instance, class: class.name(), seconds: length.as_secs() };
             for window in maintenance::request(&state, &request)? {
-                println!("open: {}; what happens meanwhile is in the journal", shown(&window));
+                writeln!(Output, "open: {}; what happens meanwhile is in the journal", shown(&window))?;
             }
         }
         Command::Close { instance, class } => {
             let closed = maintenance::request(&state, &Request::Close { instance, class: class.map(Class::name) })?;
             if closed.is_empty() {
-                println!("no window was open");
+                writeln!(Output, "no window was open")?;
             }
             for window in closed {
-                println!("closed: {} of instance {}", window.class, printable(&window.instance));
+                writeln!(Output, "closed: {} of instance {}", window.class, printable(&window.instance))?;
             }
         }
         Command::Report { .. } => {}
         Command::Accept { id } => {
             let report = decision::accept(&state, &id)?;
-            told(&report, "is the good copy now");
+            told(&report, "is the good copy now")?;
             if report.packages.is_some() {
-                println!("packages stay as they are; nothing keeps a copy of them");
+                writeln!(Output, "packages stay as they are; nothing keeps a copy of them")?;
             }
         }
         Command::Revert { id } => {
             let report = decision::revert(&state, &id)?;
-            told(&report, "is as its good copy again");
+            told(&report, "is as its good copy again")?;
             if let Some(command) = &report.packages {
-                println!(
+                writeln!(
+                    Output,
                     "packages are not touched: npm runs what packages say, and root is not who should run it. Type"
-                );
-                println!("  flowwarden maintenance open --for 15m --instance {}", printable(&report.instance));
-                println!(
+                )?;
+                writeln!(Output, "  flowwarden maintenance open --for 15m --instance {}", printable(&report.instance))?;
+                writeln!(
+                    Output,
                     "and then, as the instance's user, in {}:\n  {}",
                     printable(&report.user_dir.to_string_lossy()),
                     printable(command)
-                );
+                )?;
             }
         }
         Command::Status { json } => {
@@ -164,12 +171,12 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
                     serde_json::json!({ "instance": it.instance, "class": it.class, "by": it.by,
                                         "seconds_left": it.left().as_secs() })
                 };
-                println!("{:#}", serde_json::json!({ "open": open.iter().map(window).collect::<Vec<_>>() }));
+                writeln!(Output, "{:#}", serde_json::json!({ "open": open.iter().map(window).collect::<Vec<_>>() }))?;
             } else if open.is_empty() {
-                println!("no window is open");
+                writeln!(Output, "no window is open")?;
             } else {
                 for window in &open {
-                    println!("open: {}, by {}", shown(window), printable(&window.by));
+                    writeln!(Output, "open: {}, by {}", shown(window), printable(&window.by))?;
                 }
             }
         }
@@ -177,13 +184,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn told(report: &Kept, done: &str) {
+fn told(report: &Kept, done: &str) -> std::io::Result<()> {
     for file in &report.files {
-        println!("{} {done}", printable(&file.path.to_string_lossy()));
+        writeln!(Output, "{} {done}", printable(&file.path.to_string_lossy()))?;
     }
     if report.files.is_empty() {
-        println!("no file that is healed was changed in that window");
+        writeln!(Output, "no file that is healed was changed in that window")?;
     }
+    Ok(())
 }
 
 fn shown(window: &Window) -> String {
@@ -199,6 +207,7 @@ fn shown(window: &Window) -> String {
 
 /// Prints the report of the last window that has closed.
 fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Result<()> {
+    look(journal)?;
     let filter = Filter { instances: instance.into_iter().cloned().collect(), ..Filter::default() };
     let mut query = Query::new(journal, filter)?;
     let mut last = None;
@@ -211,13 +220,12 @@ fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Resu
         bail!("{}: no window has closed yet that has a report; one that is open has none", journal.display());
     };
     if json {
-        println!("{event}");
-        return Ok(());
+        return Ok(writeln!(Output, "{event}")?);
     }
     let own = |key: &str| plain(event["unmapped"][key].as_str().unwrap_or_default().as_bytes());
-    let time = rfc3339_seconds(event["time"].as_i64().unwrap_or_default());
-    println!("{time}  {}", plain(event["message"].as_str().unwrap_or_default().as_bytes()));
-    println!("opened by: {}", own("opened_by"));
+    let time = rfc3339_seconds(event["time"].as_i64().unwrap_or_default())?;
+    writeln!(Output, "{time}  {}", plain(event["message"].as_str().unwrap_or_default().as_bytes()))?;
+    writeln!(Output, "opened by: {}", own("opened_by"))?;
     for (key, what) in [
         ("packages_added", "added"),
         ("packages_removed", "removed"),
@@ -225,36 +233,41 @@ fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Resu
         ("install_scripts", "asks npm to run programs when it is installed"),
     ] {
         for package in event["unmapped"][key].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            println!("{what}: {}", plain(package.as_bytes()));
+            writeln!(Output, "{what}: {}", plain(package.as_bytes()))?;
         }
     }
     for line in event["unmapped"]["programs"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        println!("ran: {}", plain(line.as_bytes()));
+        writeln!(Output, "ran: {}", plain(line.as_bytes()))?;
     }
     if let Some(more) = event["unmapped"]["programs_more"].as_u64() {
-        println!("ran: {more} more");
+        writeln!(Output, "ran: {more} more")?;
     }
     if event["unmapped"]["programs_unknown"] == true {
-        println!("ran: not known, since the guard was started in the window");
+        writeln!(Output, "ran: not known, since the guard was started in the window")?;
     }
     if event["unmapped"]["cut"] == true {
-        println!("there are more packages than are looked at: the report is not complete");
+        writeln!(Output, "there are more packages than are looked at: the report is not complete")?;
     }
     for line in event["unmapped"]["settings_diff"].as_str().unwrap_or_default().lines() {
-        println!("{}", plain(line.as_bytes()));
+        writeln!(Output, "{}", plain(line.as_bytes()))?;
     }
     for path in event["unmapped"]["files_changed"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        println!("not as its good copy: {}", plain(path.as_bytes()));
+        writeln!(Output, "not as its good copy: {}", plain(path.as_bytes()))?;
     }
     if !own("revert").is_empty() {
         let user_dir = own("user_dir");
-        println!("to take packages back, in a new window, as the instance's user, in {user_dir}: {}", own("revert"));
+        writeln!(
+            Output,
+            "to take packages back, in a new window, as the instance's user, in {user_dir}: {}",
+            own("revert")
+        )?;
     }
     let id = own("report_id");
     if !id.is_empty() {
-        println!(
+        writeln!(
+            Output,
             "to keep all this: flowwarden maintenance accept {id}; to take it back: flowwarden maintenance revert {id}"
-        );
+        )?;
     }
     Ok(())
 }

@@ -19,31 +19,25 @@ mod run;
 mod simulate;
 mod sink;
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use monitor::{
     agent::AgentError,
     journal::terminal::plain,
+    kernel::load::chain,
     policy::{
         PolicyError,
         host::System,
         model::Policy,
         peers::{self, Told},
     },
+    stdio::complain,
 };
 
 /// Watches and restrains Node-RED from outside.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    about,
-    after_help = "Exit codes: 0 done, 1 something failed, 2 the command line or the policy is wrong."
-)]
+#[command(version, after_help = "Exit codes: 0 done, 1 something failed, 2 the command line or the policy is wrong.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -55,7 +49,7 @@ enum Command {
     Run(run::Arguments),
     /// Says how the instances stand against the seven rules, and what to do; sees most as root.
     Audit(audit::Arguments),
-    /// Checks a policy file; needs no privilege.
+    /// Checks a policy file, and looks up the hosts that it names in `from`; needs no privilege.
     Check(check::Arguments),
     /// Lists the Node-RED instances of this machine, and what is known of each; sees most as root.
     Discover(discover::Arguments),
@@ -109,22 +103,30 @@ pub(crate) fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("flowwarden: {error:#}");
+            complain(&sentence(&error, rustix::process::geteuid().is_root()));
             ExitCode::from(if is_users_fault(&error) { 2 } else { 1 })
         }
     }
+}
+
+/// An error and its causes, with what everybody but root may have to be told.
+fn sentence(error: &anyhow::Error, root: bool) -> String {
+    let mut text = chain(error.as_ref());
+    let denied = io::Error::from_raw_os_error(libc::EACCES).to_string();
+    if !root && text.ends_with(&denied) {
+        text.push_str("; root may");
+    }
+    text
 }
 
 fn is_users_fault(error: &anyhow::Error) -> bool {
     error.is::<PolicyError>() || matches!(error.downcast_ref(), Some(AgentError::Policy(_) | AgentError::Compile(_)))
 }
 
-/// Prints a text; whoever has seen enough may go away.
-fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+/// What only root can do, said before it is tried.
+fn as_root(what: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(rustix::process::geteuid().is_root(), "{what} needs root. Try: sudo flowwarden {what}");
+    Ok(())
 }
 
 /// How long whoever tries a policy waits for the addresses of the hosts that it names.
@@ -136,7 +138,7 @@ fn with_peers(policy: &Policy) -> System {
     for told in told {
         if let Told::Failed { name, why, .. } = told {
             let why = plain(why.as_bytes());
-            eprintln!("flowwarden: warning: {name} cannot be looked up ({why}): it stands for no address");
+            complain(&format_args!("warning: {name} cannot be looked up ({why}): it stands for no address"));
         }
     }
     System { peers, ..System::expected() }
@@ -151,4 +153,29 @@ fn printable(text: &str) -> String {
         if hidden { char.escape_unicode().to_string() } else { char.to_string() }
     };
     text.chars().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn an_error_says_its_cause_once() {
+        let denied = || io::Error::from_raw_os_error(libc::EACCES);
+        let policy = PolicyError::Unreadable { path: "a.toml".into(), source: denied() };
+        for root in [true, false] {
+            let mend = if root { "" } else { "; root may" };
+            for (error, text) in [
+                (anyhow::Error::from(denied()).context("b: cannot be read"), "b: cannot be read: "),
+                (anyhow::Error::from(PolicyError::Unreadable { path: "a.toml".into(), source: denied() }), "a.toml: "),
+            ] {
+                assert_eq!(sentence(&error, root), format!("{text}{}{mend}", denied()));
+            }
+        }
+        let twice = Err::<(), _>(policy).context("it does not start").unwrap_err();
+        assert_eq!(sentence(&twice, true), format!("it does not start: a.toml: {}", denied()));
+        assert!(is_users_fault(&twice), "whatever is said about it");
+    }
 }

@@ -1,9 +1,10 @@
 //! `flowwarden reload`
 
-use std::{fs, path::PathBuf};
+use std::{fs, io::Write as _, path::PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use monitor::stdio::Output;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Where the running guard keeps its pid.
@@ -29,9 +30,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     kill_process(pid, Signal::HUP)
         .with_context(|| format!("process {} cannot be signalled; are you root?", pid.as_raw_nonzero()))?;
-    println!(
+    writeln!(
+        Output,
         "asked process {} to read its policy again; its console and journal say what came of it",
         pid.as_raw_nonzero()
-    );
+    )?;
     Ok(())
 }

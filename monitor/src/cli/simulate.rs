@@ -6,7 +6,6 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::anyhow;
 use clap::Args;
 use monitor::{
     evidence::simulate::{Judge, Report, Tally, simulate},
@@ -18,7 +17,7 @@ use monitor::{
 };
 
 use super::{
-    journal::{DIRECTORY, time},
+    journal::{self, DIRECTORY, time},
     with_peers,
 };
 
@@ -42,12 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (policy, _) = policy::read(&arguments.policy, &System::expected())?;
     let mut judge = Judge::new(&policy, &with_peers(&policy))
         .map_err(|fault| PolicyError::Faulty { path: arguments.policy.clone(), faults: vec![fault] })?;
-    if !arguments.journal.is_dir() {
-        return Err(anyhow!(
-            "{}: there is no journal here; give its directory as --journal",
-            arguments.journal.display()
-        ));
-    }
+    journal::look(&arguments.journal)?;
     let report = simulate(&mut judge, &arguments.journal, arguments.since)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let done = if arguments.json {

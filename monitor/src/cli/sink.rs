@@ -1,6 +1,9 @@
 //! `flowwarden sink`
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -13,6 +16,7 @@ use monitor::{
     },
     policy::{self, host::System},
     sinks::{self, config::SinkConfig, cursor::Cursor},
+    stdio::Output,
 };
 use serde_json::Value;
 
@@ -65,7 +69,7 @@ fn test(name: &str, config: &Path) -> anyhow::Result<()> {
     if let Err(why) = sinks::test(sink) {
         bail!("sink {name}: {}", plain(why.as_bytes()));
     }
-    println!("sink {name}: the test event was taken");
+    writeln!(Output, "sink {name}: the test event was taken")?;
     Ok(())
 }
 
@@ -75,12 +79,12 @@ fn status(config: &Path, journal: &Path) -> anyhow::Result<()> {
         let cursor = match Cursor::load(journal, &sink.name) {
             Ok(Some(cursor)) => cursor,
             Ok(None) => {
-                println!("{}: has not run yet", sink.name);
+                writeln!(Output, "{}: has not run yet", sink.name)?;
                 continue;
             }
             // The others have theirs.
             Err(error) => {
-                println!("{}: its place cannot be read: {}", sink.name, plain(error.to_string().as_bytes()));
+                writeln!(Output, "{}: its place cannot be read: {}", sink.name, plain(error.to_string().as_bytes()))?;
                 continue;
             }
         };
@@ -91,10 +95,11 @@ fn status(config: &Path, journal: &Path) -> anyhow::Result<()> {
         };
         let taken = cursor.delivered_at.map_or_else(|| "never".to_owned(), rfc3339_seconds);
         let error = cursor.error.as_deref().map_or_else(|| "none".to_owned(), |error| plain(error.as_bytes()));
-        println!(
+        writeln!(
+            Output,
             "{}: {events} events and {seconds} s behind, {} delivered, {} put aside, last taken {taken}, error: {error}",
             sink.name, cursor.delivered, cursor.dead
-        );
+        )?;
     }
     Ok(())
 }

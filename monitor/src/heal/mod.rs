@@ -23,6 +23,7 @@ pub use self::{
 use crate::{
     change::{self, decision::Left},
     state::{State, StateError},
+    stdio::complain,
 };
 
 /// How long after the last alert a file is looked at again. A sensor that cannot deny speaks before the operation takes
@@ -210,12 +211,12 @@ fn look(store: &Store, ward: &mut Ward, told: &mut Vec<Told>) {
                 Seen::Good
             }
             Err(error) => {
-                eprintln!("flowwarden: {error}");
+                complain(&error);
                 Seen::Unknown
             }
         },
         Err(error) => {
-            eprintln!("flowwarden: {error}");
+            complain(&error);
             Seen::Unknown
         }
     };
@@ -231,7 +232,7 @@ fn heal(store: &Store, ward: &mut Ward, told: &mut Vec<Told>) {
         Ok(Some(good)) => good,
         Ok(None) => return,
         Err(error) => {
-            eprintln!("flowwarden: {error}");
+            complain(&error);
             return;
         }
     };

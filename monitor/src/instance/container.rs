@@ -7,7 +7,13 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Kind, arguments, root::Root, settings::Environment};
+use super::{
+    Kind,
+    account::{Account, Accounts},
+    arguments,
+    root::Root,
+    settings::Environment,
+};
 
 /// Largest description of a container that is read.
 const LIMIT: u64 = 4 << 20;
@@ -64,27 +70,46 @@ impl Stored {
 }
 
 /// All containers that look like Node-RED, running or not; none where the engines' directories cannot be read.
-pub(crate) fn stored(root: &Root) -> Vec<Stored> {
+pub(crate) fn stored(root: &Root, accounts: &Accounts) -> Vec<Stored> {
     let docker = Path::new("/var/lib/docker/containers");
-    let storage = Path::new("/var/lib/containers/storage");
+    let ids = root.list(docker, MOST).unwrap_or_default().into_iter();
+    let mut stored: Vec<_> = ids.filter_map(|id| from_docker(root, &docker.join(id).join("config.v2.json"))).collect();
+    stored.extend(in_storage(root, Path::new("/var/lib/containers/storage"), &Some));
+    // Podman without root: everybody has a storage, in a user namespace where they are root.
+    let ranges = root.text(Path::new("/etc/subuid"), LIMIT).unwrap_or_default();
+    for user in &accounts.users {
+        let storage = user.home.join(".local/share/containers/storage");
+        stored.extend(in_storage(root, &storage, &|uid| rootless(uid, user, &ranges)));
+    }
+    stored
+}
+
+/// The containers in a storage of Podman; `host` knows which uid here is one of theirs.
+fn in_storage(root: &Root, storage: &Path, host: &dyn Fn(u32) -> Option<u32>) -> Vec<Stored> {
     let list = |directory: &Path| root.list(directory, MOST).unwrap_or_default();
-    let of_docker =
-        list(docker).into_iter().filter_map(|id| from_docker(root, &docker.join(id).join("config.v2.json")));
     // One directory for each way of keeping layers: overlay-containers, vfs-containers.
-    let podman = list(storage).into_iter().filter(|name| name.ends_with("-containers"));
-    let of_podman = podman.flat_map(|name| {
+    let kinds = list(storage).into_iter().filter(|name| name.ends_with("-containers"));
+    let found = kinds.flat_map(|name| {
         let podman = storage.join(name);
         let listed = listed(root, &podman.join("containers.json"));
-        let ids = list(&podman).into_iter();
-        let stored: Vec<_> = ids
-            .filter_map(|id| {
-                let file = podman.join(&id).join("userdata/config.json");
-                from_podman(root, &file, &id, listed.get(&id))
-            })
-            .collect();
-        stored
+        let found =
+            |id: String| from_podman(root, &podman.join(&id).join("userdata/config.json"), &id, listed.get(&id), host);
+        list(&podman).into_iter().filter_map(found).collect::<Vec<_>>()
     });
-    of_docker.chain(of_podman).collect()
+    found.collect()
+}
+
+/// The uid here of somebody in the user namespace that this user may have: root is the user, the others follow each other in
+/// the range that /etc/subuid gives.
+fn rootless(uid: u32, user: &Account, ranges: &str) -> Option<u32> {
+    let Some(offset) = uid.checked_sub(1) else { return Some(user.uid) };
+    let (start, count) = ranges.lines().find_map(|line| {
+        let (owner, range) = line.split_once(':')?;
+        let (start, count) = range.split_once(':')?;
+        let owns = owner == user.name || owner.parse() == Ok(user.uid);
+        owns.then_some((start.parse::<u32>().ok()?, count.trim().parse::<u32>().ok()?))
+    })?;
+    (offset < count).then(|| start.checked_add(offset))?
 }
 
 /// What the list of a storage says of a container, which its own description does not.
@@ -168,7 +193,13 @@ fn from_docker(root: &Root, file: &Path) -> Option<Stored> {
     stored.is_node_red(&config.image).then_some(stored)
 }
 
-fn from_podman(root: &Root, file: &Path, id: &str, listed: Option<&Listed>) -> Option<Stored> {
+fn from_podman(
+    root: &Root,
+    file: &Path,
+    id: &str,
+    listed: Option<&Listed>,
+    host: &dyn Fn(u32) -> Option<u32>,
+) -> Option<Stored> {
     #[derive(Deserialize)]
     struct Container {
         process: Process,
@@ -176,6 +207,15 @@ fn from_podman(root: &Root, file: &Path, id: &str, listed: Option<&Listed>) -> O
         mounts: Vec<Mount>,
         #[serde(default)]
         hostname: String,
+        #[serde(default)]
+        linux: Linux,
+    }
+    /// A mapping of its own, as `--userns=keep-id` makes one, counts from another namespace's.
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Linux {
+        #[serde(default)]
+        uid_mappings: Vec<serde::de::IgnoredAny>,
     }
     #[derive(Deserialize)]
     struct Process {
@@ -206,7 +246,7 @@ fn from_podman(root: &Root, file: &Path, id: &str, listed: Option<&Listed>) -> O
         name: listed.and_then(|listed| listed.name.clone()).unwrap_or(container.hostname),
         command: container.process.args,
         environment: environment(&container.process.env),
-        uid: Some(container.process.user.uid),
+        uid: Some(container.process.user.uid).filter(|_| container.linux.uid_mappings.is_empty()).and_then(host),
         working_directory: Some(container.process.cwd).filter(|path| path.is_absolute()),
         mounts: container.mounts.into_iter().map(|mount| (mount.destination, mount.source)).collect(),
     };
@@ -278,7 +318,23 @@ mod tests {
         let metadata = json!({ "image-name": "docker.io/nodered/node-red:4" }).to_string();
         let list = json!([{ "id": "def", "names": ["plant"], "metadata": metadata }]);
         put(&format!("{storage}/containers.json"), &list.to_string());
-        let found = stored(&Root::at(directory.path()).unwrap());
+        put("etc/passwd", "ann:x:1001:1001::/home/ann:/bin/sh\nbob:x:1002:1002::/home/bob:/bin/sh\n");
+        put("etc/subuid", "ann:100000:65536\n1002:165536:65536\n");
+        let own = |user: u32, mapped: bool| {
+            let mut all = json!({ "process": { "args": ["red.js"], "user": { "uid": user } } });
+            if mapped {
+                all["linux"] = json!({ "uidMappings": [{ "containerID": 0, "hostID": 1, "size": 9 }] });
+            }
+            all.to_string()
+        };
+        put("home/ann/.local/share/containers/storage/overlay-containers/ann/userdata/config.json", &own(1000, false));
+        put("home/bob/.local/share/containers/storage/vfs-containers/bob/userdata/config.json", &own(0, false));
+        put("home/bob/.local/share/containers/storage/vfs-containers/kept/userdata/config.json", &own(1000, true));
+        let root = Root::at(directory.path()).unwrap();
+        let mut found = stored(&root, &Accounts::read(&root));
+        let rootless: Vec<_> = found.split_off(3).into_iter().map(|one| (one.id, one.kind, one.uid)).collect();
+        let podman = |id: &str, uid| (id.to_owned(), Kind::Podman, uid);
+        assert_eq!(rootless, [podman("ann", Some(100_999)), podman("bob", Some(1002)), podman("kept", None)]);
         assert_eq!(
             found.iter().map(|one| (one.kind, one.id.as_str())).collect::<Vec<_>>(),
             [(Kind::Docker, ID), (Kind::Podman, "abc"), (Kind::Podman, "def")]

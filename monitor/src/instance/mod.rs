@@ -285,7 +285,7 @@ impl Survey {
     fn add_all(&mut self, root: &Root, running: &[Running]) {
         let accounts = Accounts::read(root);
         let units = unit::units(root, &accounts);
-        let containers = container::stored(root);
+        let containers = container::stored(root, &accounts);
         let pm2 = installed::pm2(root, &accounts);
         for process in running {
             self.running(process, &accounts, &units, &containers, &pm2);

@@ -5,8 +5,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -15,9 +14,6 @@ use super::JournalError;
 use crate::durable::{self, Forbidden};
 
 const LOCK: &str = "lock";
-/// How long an agent that is about to end may still hold the journal.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// A directory that this process alone writes to, until it is dropped.
 #[derive(Debug)]
@@ -55,20 +51,14 @@ fn lock(path: &Path, patience: Duration) -> Result<File, JournalError> {
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)
         .map_err(JournalError::io(path))?;
-    let start = Instant::now();
-    loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => break,
-            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) if start.elapsed() < patience => {
-                thread::sleep(PAUSE);
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                return Err(JournalError::Locked { path: path.to_owned(), pid: pid.trim().to_owned() });
-            }
-            Err(error) => return Err(JournalError::io(path)(error.into())),
+    match durable::lock(&file, patience) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            return Err(JournalError::Locked { path: path.to_owned(), pid: pid.trim().to_owned() });
         }
+        Err(error) => return Err(JournalError::io(path)(error)),
     }
     // Only said in an error message: nothing rests on it.
     let _ = file.set_len(0).and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
@@ -112,7 +102,7 @@ pub(super) fn cut_torn(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{os::unix::fs::PermissionsExt as _, thread};
 
     use super::*;
 
@@ -134,7 +124,7 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         let error = Directory::open(&path, NOT_LONG).unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
-        let second = thread::spawn(move || Directory::open(&path, PATIENCE).map(drop));
+        let second = thread::spawn(move || Directory::open(&path, durable::PATIENCE).map(drop));
         thread::sleep(NOT_LONG);
         drop(first);
         second.join().unwrap().unwrap();

@@ -121,7 +121,7 @@ impl Journal {
     /// Opens the journal in a directory that nobody but its owner can write to; makes it when it is not there. Waits some
     /// seconds for another process that is about to let go of it.
     pub fn open(directory: &Path, limits: Limits) -> Result<Self, JournalError> {
-        let locked = Directory::open(directory, directory::PATIENCE)?;
+        let locked = Directory::open(directory, crate::durable::PATIENCE)?;
         let shared = Arc::new(Shared::new());
         let store = Store::open(locked, limits, Arc::clone(&shared.needed))?;
         let writer = Writer::start(store, directory, Arc::clone(&shared)).map_err(JournalError::io(directory))?;

@@ -25,7 +25,7 @@ use monitor_common::{
     syscall::{HANDLERS_HALF, Handler, Syscall},
     verdict::Sensor,
 };
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, fstatfs};
 
 use super::{
     abi, btf,
@@ -40,6 +40,9 @@ use super::{
 use crate::policy::host::CanDeny;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowwarden.bpf.o"));
+
+/// `CGROUP2_SUPER_MAGIC` of include/uapi/linux/magic.h.
+const CGROUP2_MAGIC: i128 = 0x6367_7270;
 
 /// How many programs may be under way on one CPU, as in the kernel's `maps.rs`.
 const POOL_DEPTH: u32 = 4;
@@ -84,13 +87,18 @@ pub enum KernelError {
         source: io::Error,
     },
     /// The cgroup to attach to cannot be opened.
-    #[error("{path}: {source}; is cgroup v2 mounted?")]
+    #[error("{path}: {source}")]
     Cgroup {
         /// The directory.
         path: PathBuf,
         /// The cause.
         source: io::Error,
     },
+    /// There is no cgroup to attach to.
+    #[error(
+        "{0} is no directory of cgroup v2: mount it, as by `mount -t cgroup2 none /sys/fs/cgroup`, and start again"
+    )]
+    NoCgroup(PathBuf),
     /// Something could not be pinned.
     #[error(transparent)]
     Pin(#[from] PinError),
@@ -431,7 +439,13 @@ impl Kernel {
 
     /// All of these programs, or none.
     fn attach_all(&mut self, programs: &[&'static str], path: &Path) -> Result<()> {
-        let cgroup = File::open(path).map_err(|source| KernelError::Cgroup { path: path.to_owned(), source })?;
+        let failed = |source| KernelError::Cgroup { path: path.to_owned(), source };
+        let cgroup = File::open(path).map_err(failed)?;
+        let found = fstatfs(&cgroup).map_err(|errno| failed(errno.into()))?;
+        // The magic number's type differs from one architecture to the next.
+        if i128::from(found.f_type) & 0xffff_ffff != CGROUP2_MAGIC {
+            return Err(KernelError::NoCgroup(path.to_owned()));
+        }
         let attached = programs.iter().try_for_each(|&name| self.attach(name, Target::Cgroup(&cgroup)));
         if attached.is_err() {
             for name in programs {
@@ -582,6 +596,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What the kernel says, without the log of its verifier.
+#[must_use]
+pub fn first_line(text: &str) -> &str {
+    text.split(". Verifier output").next().unwrap_or(text).lines().next().unwrap_or(text)
 }
 
 /// What the running kernel's types tell.

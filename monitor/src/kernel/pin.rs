@@ -19,6 +19,8 @@ use monitor_common::{
 };
 use rustix::fs::{FlockOperation, flock, statfs};
 
+use crate::stdio::complain;
+
 /// Where pins are kept unless another place is named.
 pub const DIRECTORY: &str = "/sys/fs/bpf/flowwarden";
 
@@ -151,7 +153,7 @@ impl Drop for Begun {
         if let Some(generation) = self.0.take()
             && let Err(error) = generation.remove()
         {
-            eprintln!("flowwarden: {error}");
+            complain(&error);
         }
     }
 }

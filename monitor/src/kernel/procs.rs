@@ -34,8 +34,14 @@ pub struct Procs {
 }
 
 impl Procs {
-    /// Looks where the processes in scope are, and what is mounted there.
-    pub fn look(&mut self, mut labels: Vec<(u32, TaskLabel)>) -> Seen {
+    /// Looks where the processes of the instances in these slots are, and what is mounted there.
+    pub fn look(&mut self, slots: &BTreeSet<u16>, labels: impl FnOnce() -> Vec<(u32, TaskLabel)>) -> Seen {
+        if slots.is_empty() {
+            self.members.clear();
+            return Seen::new();
+        }
+        let mut labels = labels();
+        labels.retain(|(_, label)| slots.contains(&label.instance));
         labels.sort_unstable_by_key(|&(tgid, _)| tgid);
         let from = labels.partition_point(|&(tgid, _)| tgid < self.next);
         labels.rotate_left(from);
@@ -43,7 +49,7 @@ impl Procs {
         self.next = labels.last().map_or(0, |&(tgid, _)| tgid.saturating_add(1));
         let found = labels.into_iter().filter_map(|(tgid, label)| Some(((label.instance, namespace(tgid)?), tgid)));
         self.members.extend(found);
-        self.members.retain(|(_, known), tgid| namespace(*tgid).as_ref() == Some(known));
+        self.members.retain(|(slot, known), tgid| slots.contains(slot) && namespace(*tgid).as_ref() == Some(known));
         let (mut seen, own) = (Seen::new(), mounts("self"));
         for (&(slot, _), &tgid) in self.members.iter().take(NAMESPACES) {
             for other in others(&mounts(&tgid.to_string()), &own) {
@@ -94,8 +100,12 @@ mod tests {
         let label = |instance| TaskLabel { instance, ..TaskLabel::default() };
         let mut procs = Procs::default();
         let own = std::process::id();
-        procs.look(vec![(own, label(3)), (u32::MAX, label(4))]);
+        let slots = BTreeSet::from([3, 4]);
+        procs.look(&slots, || vec![(own, label(3)), (u32::MAX, label(4))]);
         assert_eq!(procs.members.keys().map(|(slot, _)| *slot).collect::<Vec<_>>(), [3], "who has ended is not");
-        assert_eq!(procs.look(Vec::new()), procs.look(vec![(own, label(3))]));
+        assert_eq!(procs.look(&slots, Vec::new), procs.look(&slots, || vec![(own, label(3))]));
+        procs.look(&BTreeSet::from([4]), || vec![(own, label(3))]);
+        assert!(procs.members.is_empty(), "no rule of its instance is about /proc");
+        assert_eq!(procs.look(&BTreeSet::new(), || unreachable!("nobody has rules about /proc")), Seen::new());
     }
 }

@@ -21,6 +21,7 @@ use std::{
 
 use aya::{Btf, Ebpf};
 use monitor_common::{event::Hook, security::SecurityHook, verdict::Sensor};
+use tempfile::TempDir;
 
 use super::link::{Links, Target};
 
@@ -278,8 +279,14 @@ pub(super) fn attach(
             }
         }
         if !runs {
-            let mend = if sensor == Sensor::Lsm { ": add bpf to `lsm=` on the boot line" } else { "" };
-            served.refused.push((sensor, format!("its programs attach, but are never called{mend}")));
+            let why = match &exercised {
+                Err(error) => format!("its programs attach, but could not be tried: {error}"),
+                Ok(()) if sensor == Sensor::Lsm => {
+                    "its programs attach, but are never called: add bpf to `lsm=` on the boot line".to_owned()
+                }
+                Ok(()) => "its programs attach, but are never called".to_owned(),
+            };
+            served.refused.push((sensor, why));
         }
     }
     served
@@ -307,7 +314,7 @@ fn attach_one(
 
 /// Does once what each provable hook is about, in a directory of its own.
 fn exercise() -> io::Result<()> {
-    let directory = tempfile::Builder::new().prefix("flowwarden-").tempdir_in(scratch())?;
+    let directory = scratch(&SCRATCH.map(Path::new))?;
     let at = |name: &str| directory.path().join(name);
     fs::write(at("a"), "a")?;
     let file = fs::File::options().read(true).write(true).open(at("a"))?;
@@ -353,8 +360,18 @@ fn hand_over(file: &fs::File) -> io::Result<()> {
 }
 
 /// Where files that nobody looks for may be made.
-fn scratch() -> &'static Path {
-    ["/run", "/tmp"].map(Path::new).into_iter().find(|path| path.is_dir()).unwrap_or(Path::new("/"))
+const SCRATCH: [&str; 4] = ["/run", "/tmp", "/dev/shm", "/var/tmp"];
+
+/// A directory in the first of these places that takes one: a place may be missing, full, or mounted read-only.
+fn scratch(places: &[&Path]) -> io::Result<TempDir> {
+    let mut refused = io::Error::other("there is no place to try it in");
+    for place in places {
+        match tempfile::Builder::new().prefix("flowwarden-").tempdir_in(place) {
+            Ok(directory) => return Ok(directory),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 /// Maps a file shared, and takes and gives the right to write.
@@ -384,13 +401,22 @@ mod tests {
 
     #[test]
     fn the_exercise_leaves_nothing_behind() {
+        let place = scratch(&SCRATCH.map(Path::new)).unwrap();
         let count = || {
-            let entries = fs::read_dir(scratch()).unwrap().flatten();
+            let entries = fs::read_dir(place.path().parent().unwrap()).unwrap().flatten();
             entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("flowwarden-")).count()
         };
         let before = count();
         exercise().unwrap();
         assert_eq!(count(), before);
+    }
+
+    #[test]
+    fn where_nothing_can_be_made_the_next_place_is_taken() {
+        let good = tempfile::tempdir().unwrap();
+        let found = scratch(&[Path::new("/nowhere"), Path::new("/proc"), good.path()]).unwrap();
+        assert_eq!(found.path().parent(), Some(good.path()));
+        assert!(scratch(&[Path::new("/proc")]).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod net;
 mod tree;
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -31,7 +32,7 @@ use self::tree::Tree;
 use super::{
     Fault,
     host::{Host, uid_of},
-    model::{Action, FileRule, InstancePolicy, KillScope, Names, Policy},
+    model::{Action, At, FileRule, InstancePolicy, KillScope, Names, NetRule, Policy},
 };
 
 /// A rule as records name it.
@@ -90,6 +91,8 @@ pub struct Compiled {
     pub healed: Vec<(u16, PathBuf)>,
     /// Paths on whose identity the nodes rest.
     pub watched: Vec<Watched>,
+    /// Slots of instances with rules about what is in `/proc`, which hold wherever else they see one.
+    pub about_proc: BTreeSet<u16>,
 }
 
 /// A path on whose identity nodes rest. When another file, or none, is found there, or rules need not wait any longer, the
@@ -151,7 +154,9 @@ pub fn compile(
     let mut next_node = 1;
     let mut last = Vec::new();
     let mut taken = BTreeSet::new();
-    for instance in &policy.instances {
+    let alike = Alike::new(policy, slots, host)?;
+    for (index, instance) in policy.instances.iter().enumerate() {
+        let instance = &*alike.join(index, instance);
         let slot =
             slots.get(&instance.name).copied().filter(|&slot| usize::from(slot) < MAX_INSTANCES && taken.insert(slot));
         let slot =
@@ -186,7 +191,52 @@ pub fn compile(
     }
     compiled.watches.append(&mut last);
     compiled.watches.truncate(MAX_WATCHES);
+    order(&mut compiled.selectors);
     Ok(compiled)
+}
+
+/// The first selector that holds decides: one that names a cgroup before those that hold in all of them.
+fn order(selectors: &mut [Selector]) {
+    selectors.sort_by_key(|selector| selector.flags & SELECT_CGROUP == 0);
+}
+
+/// Instances that one selector selects. Whose a process is nobody can tell then, and the first of them has it: so the rules
+/// of all of them hold for that one.
+struct Alike<'a> {
+    policy: &'a Policy,
+    /// Of each instance, whatever its slot.
+    selectors: Vec<Vec<Selector>>,
+}
+
+impl<'a> Alike<'a> {
+    fn new(policy: &'a Policy, slots: &BTreeMap<String, u16>, host: &dyn Host) -> Result<Self, Fault> {
+        let of = |instance: &InstancePolicy| {
+            let mut compiled = Compiled::default();
+            if slots.contains_key(&instance.name) {
+                compiled.selectors(instance, 0, host)?;
+            }
+            Ok(compiled.selectors)
+        };
+        Ok(Self { policy, selectors: policy.instances.iter().map(of).collect::<Result<_, _>>()? })
+    }
+
+    /// An instance with the rules of those after it that are selected alike.
+    fn join(&self, index: usize, instance: &'a InstancePolicy) -> Cow<'a, InstancePolicy> {
+        let mut joined = Cow::Borrowed(instance);
+        let (own, later) = (&self.selectors[index], index + 1..self.policy.instances.len());
+        for other in later.filter(|&other| self.selectors[other].iter().any(|selector| own.contains(selector))) {
+            let other = &self.policy.instances[other];
+            let joined = joined.to_mut();
+            let nowhere = |action: &Action| Action { at: At::default(), ..action.clone() };
+            let plain = |rule: &FileRule| FileRule { action: nowhere(&rule.action), ..rule.clone() };
+            let known: Vec<_> = joined.files.iter().map(plain).collect();
+            joined.files.extend(other.files.iter().filter(|rule| !known.contains(&plain(rule))).cloned());
+            let plain = |rule: &NetRule| NetRule { action: nowhere(&rule.action), ..rule.clone() };
+            let known: Vec<_> = joined.nets.iter().map(plain).collect();
+            joined.nets.extend(other.nets.iter().filter(|rule| !known.contains(&plain(rule))).cloned());
+        }
+        joined
+    }
 }
 
 /// Only what makes processes belong to instances, as [`compile`] has it: units and containers come and go, and a look at
@@ -198,6 +248,7 @@ pub fn selectors(policy: &Policy, slots: &BTreeMap<String, u16>, host: &dyn Host
             compiled.selectors(instance, slot, host)?;
         }
     }
+    order(&mut compiled.selectors);
     Ok(compiled.selectors)
 }
 

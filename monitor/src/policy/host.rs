@@ -329,17 +329,19 @@ fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fau
         let what = format!("rule {}: nothing here can count what leaves; `max-bytes` does nothing", rule.action.id);
         warnings.push(fault(rule.action.at, what));
     }
-    // A rule with several paths is told once.
-    let mut told = BTreeSet::new();
+    // A rule with several paths is told once. Those that somebody has thought about are told in one line: where only
+    // tracepoints run they are nearly all.
+    let (mut told, mut kills) = (BTreeSet::new(), Vec::new());
     let mut cannot = |action: &Action, what: &str| {
-        if action.verdict == Verdict::Deny && told.insert(action.id.clone()) {
-            let instead = if action.fallback == Verdict::Kill {
-                "kills instead, as `fallback` says"
-            } else {
-                "logs instead; fallback = \"kill\" would stop it"
-            };
-            warnings
-                .push(fault(action.at, format!("rule {}: no sensor here can deny {what}; it {instead}", action.id)));
+        if action.verdict != Verdict::Deny || !told.insert(action.id.clone()) {
+        } else if action.fallback == Verdict::Kill {
+            kills.push(action.id.clone());
+        } else {
+            let what = format!(
+                "rule {}: no sensor here can deny {what}; it logs instead; fallback = \"kill\" would stop it",
+                action.id
+            );
+            warnings.push(fault(action.at, what));
         }
     };
     for rule in &instance.files {
@@ -360,13 +362,18 @@ fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fau
     for (name, class) in Class::NAMES {
         let deniable = can.class(class);
         let default = instance.defaults[class as usize];
-        if default.verdict == Verdict::Deny && !deniable {
-            let instead = if default.fallback == Verdict::Kill { "kills" } else { "logs" };
-            warnings.push(fault(
-                instance.at,
-                format!("default {name} = \"deny\": no sensor here can deny it; it {instead} instead"),
-            ));
+        if default.verdict != Verdict::Deny || deniable {
+        } else if default.fallback == Verdict::Kill {
+            kills.push(format!("default-{name}"));
+        } else {
+            let what = format!("default {name} = \"deny\": no sensor here can deny it; it logs instead");
+            warnings.push(fault(instance.at, what));
         }
+    }
+    if !kills.is_empty() {
+        let what =
+            format!("no sensor here can deny for these, which kill instead, as `fallback` says: {}", kills.join(", "));
+        warnings.push(fault(instance.at, what));
     }
 }
 
@@ -468,9 +475,10 @@ mod tests {
             let warnings = warn(&policy("{ uid = 990 }", rules), &Fake).into_iter().map(|fault| fault.what);
             warnings.filter(|what| what.contains("no sensor")).collect()
         };
+        let defaults = "default = { mount = { verdict = \"deny\", fallback = \"kill\" } }\n";
         assert_eq!(
-            told(&file("read", "fallback = \"kill\"\n")),
-            ["rule r: no sensor here can deny this access to files; it kills instead, as `fallback` says"]
+            told(&format!("{defaults}{}", file("read", "fallback = \"kill\"\n"))),
+            ["no sensor here can deny for these, which kill instead, as `fallback` says: r, default-mount"]
         );
         assert_eq!(
             told(&file("exec", "")),

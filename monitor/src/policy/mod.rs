@@ -17,11 +17,17 @@ pub mod preset;
 pub mod settle;
 
 use std::{
-    fmt, fs,
+    fmt,
+    fs::{self, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use model::Policy;
+
+/// Largest policy file.
+const MAX_BYTES: u64 = 32 << 20;
 
 /// One thing that is wrong with a policy file, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +50,7 @@ pub enum PolicyError {
         /// The file.
         path: PathBuf,
         /// The cause.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file is wrong.
     #[error("{}", render(path, faults))]
@@ -80,9 +86,9 @@ pub fn read(path: &Path, host: &dyn host::Host) -> Result<(Policy, Vec<Fault>), 
     let unreadable = |source| PolicyError::Unreadable { path: path.to_owned(), source };
     let named = std::path::absolute(path).map_err(unreadable)?;
     let real = fs::canonicalize(path).map_err(unreadable)?;
-    // Once opened, the text that is judged is the text that is used, whatever happens to the name.
-    let text = fs::read_to_string(&real).map_err(unreadable)?;
     let refused = |faults| PolicyError::Faulty { path: path.to_owned(), faults };
+    // Once opened, the text that is judged is the text that is used, whatever happens to the name.
+    let text = text(bytes(&real).map_err(unreadable)?).map_err(|fault| refused(vec![fault]))?;
     let policy = parse::parse(&text).map_err(refused)?;
     let mut faults = host::refuse(&policy, host);
     faults.extend(host::writable(&[&named, &real], &policy, host));
@@ -97,63 +103,38 @@ pub fn read(path: &Path, host: &dyn host::Host) -> Result<(Policy, Vec<Fault>), 
     }
 }
 
+/// What is in a file, if it is one: whoever waits for a pipe, or reads a device to its end, guards nothing.
+fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() {
+        return Err(io::Error::other(if kind.is_dir() { "it is a directory" } else { "it is no regular file" }));
+    }
+    let mut bytes = Vec::new();
+    if file.take(MAX_BYTES + 1).read_to_end(&mut bytes)? as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("it has more than {} MiB", MAX_BYTES >> 20)));
+    }
+    Ok(bytes)
+}
+
+/// The text that bytes are.
+fn text(bytes: Vec<u8>) -> Result<String, Fault> {
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let before = String::from_utf8_lossy(good);
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        Fault {
+            line: before.matches('\n').count() + 1,
+            column: line.chars().count() + 1,
+            what: "a byte that is no UTF-8: is this a policy?".to_owned(),
+        }
+    })
+}
+
 /// Whether the policy fits into the kernel's tables, whatever the files are.
-fn fits(policy: &Policy, host: &dyn host::Host) -> Result<(), Fault> {
+pub fn fits(policy: &Policy, host: &dyn host::Host) -> Result<(), Fault> {
     let slots = policy.instances.iter().map(|instance| instance.name.clone()).zip(0..).collect();
     compile::compile(policy, 1, &slots, host, &mut |_| None).map(drop)
-}
-
-/// What `flowwarden check FILE` says.
-#[derive(Debug)]
-pub struct Report {
-    /// The file as it was named.
-    pub path: PathBuf,
-    /// The policy, or why it cannot be used.
-    pub policy: Result<Policy, PolicyError>,
-    /// What is odd but can be meant.
-    pub warnings: Vec<Fault>,
-}
-
-impl Report {
-    /// Whether the policy can be used.
-    #[must_use]
-    pub fn is_usable(&self) -> bool {
-        self.policy.is_ok()
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for warning in &self.warnings {
-            let Fault { line, column, what } = warning;
-            let warning = Fault { line: *line, column: *column, what: format!("warning: {what}") };
-            writeln!(to, "{}", Located(&self.path, &warning))?;
-        }
-        match &self.policy {
-            Err(error) => write!(to, "{error}"),
-            Ok(policy) => {
-                let rules: usize =
-                    policy.instances.iter().map(|instance| instance.files.len() + instance.nets.len()).sum();
-                let mode = if policy.enforce { "enforce" } else { "observe" };
-                write!(
-                    to,
-                    "{}: usable, mode {mode}, instances {}, rules {rules}",
-                    self.path.display(),
-                    policy.instances.len()
-                )
-            }
-        }
-    }
-}
-
-/// Checks a policy file as it would be checked before use. Needs no privileges, changes nothing.
-#[must_use]
-pub fn check(path: &Path, host: &dyn host::Host) -> Report {
-    let (policy, warnings) = match read(path, host) {
-        Ok((policy, warnings)) => (Ok(policy), warnings),
-        Err(error) => (Err(error), Vec::new()),
-    };
-    Report { path: path.to_owned(), policy, warnings }
 }
 
 #[cfg(test)]
@@ -196,32 +177,52 @@ mod tests {
     const GOOD: &str =
         "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ user = \"nodered\" }]\nuser-dir = \"/ud\"\n";
 
+    /// Why a policy is refused.
+    fn refused(path: &Path) -> String {
+        read(path, &Clean).unwrap_err().to_string()
+    }
+
     #[test]
-    fn a_report_reads_like_a_compiler() {
+    fn faults_read_like_a_compilers() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("policy.toml");
+        let refused = |content: &[u8]| {
+            fs::write(&file, content).unwrap();
+            refused(&file)
+        };
         fs::write(&file, GOOD).unwrap();
-        let report = check(&file, &Clean);
         let shown = file.display();
-        assert!(report.is_usable());
+        let (_, warnings) = read(&file, &Clean).unwrap();
+        let warnings: Vec<_> = warnings.iter().map(|warning| Located(&file, warning).to_string()).collect();
+        assert_eq!(warnings, [format!("{shown}:2:1: user-dir /ud does not exist (yet)")]);
         assert_eq!(
-            report.to_string(),
-            format!(
-                "{shown}:2:1: warning: user-dir /ud does not exist (yet)\n{shown}: usable, mode observe, instances 1, rules 0"
-            )
-        );
-        fs::write(&file, format!("{GOOD}acess = 1\nmode = 2\n").replace("nodered", "nobody-here")).unwrap();
-        let report = check(&file, &Clean);
-        assert!(!report.is_usable());
-        assert_eq!(
-            report.to_string(),
+            refused(format!("{GOOD}acess = 1\nmode = 2\n").replace("nodered", "nobody-here").as_bytes()),
             format!("{shown}:6:1: unknown key \"acess\"\n{shown}:7:1: unknown key \"mode\"")
         );
-        fs::write(&file, GOOD.replace("nodered", "nobody-here")).unwrap();
         assert_eq!(
-            check(&file, &Clean).to_string(),
+            refused(GOOD.replace("nodered", "nobody-here").as_bytes()),
             format!("{shown}:4:11: there is no user \"nobody-here\" on this machine")
         );
+        let binary = [GOOD.as_bytes(), "größe: #  ".as_bytes(), &[0xff]].concat();
+        assert_eq!(refused(&binary), format!("{shown}:6:11: a byte that is no UTF-8: is this a policy?"));
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        for (path, why) in [
+            (directory.path(), "it is a directory"),
+            (&pipe, "it is no regular file"),
+            (Path::new("/dev/zero"), "it is no regular file"),
+            (Path::new("/nowhere/policy.toml"), "No such file or directory (os error 2)"),
+        ] {
+            assert_eq!(refused(path), format!("{}: {why}", path.display()));
+        }
+        let large = directory.path().join("large");
+        fs::File::create(&large).unwrap().set_len(MAX_BYTES + 1).unwrap();
+        assert_eq!(refused(&large), format!("{}: it has more than 32 MiB", large.display()));
     }
 
     #[test]
@@ -234,17 +235,11 @@ mod tests {
         symlink(good.join("policy.toml"), theirs.join("policy.toml")).unwrap();
         fs::write(theirs.join("real.toml"), GOOD).unwrap();
         symlink(theirs.join("real.toml"), good.join("linked.toml")).unwrap();
-        assert!(check(&good.join("policy.toml"), &Clean).is_usable());
+        assert!(read(&good.join("policy.toml"), &Clean).is_ok());
         for path in [theirs.join("policy.toml"), good.join("linked.toml")] {
-            let report = check(&path, &Clean).to_string();
-            assert!(report.contains("theirs belongs to uid 990"), "{report}");
+            let why = refused(&path);
+            assert!(why.contains("theirs belongs to uid 990"), "{why}");
         }
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_read_says_so() {
-        let report = check(Path::new("/nowhere/policy.toml"), &Clean).to_string();
-        assert!(report.starts_with("/nowhere/policy.toml: No such file"), "{report}");
     }
 
     #[test]
@@ -254,7 +249,7 @@ mod tests {
         let ports: Vec<_> = (1..=17).map(|port| (port * 2).to_string()).collect();
         let rule = format!("[[instance.egress]]\nto = [\"any\"]\nports = [{}]\nverdict = \"log\"\n", ports.join(", "));
         fs::write(&file, format!("{GOOD}{rule}")).unwrap();
-        assert!(check(&file, &Clean).to_string().contains("17 port ranges apply to any address"));
+        assert!(refused(&file).contains("17 port ranges apply to any address"));
     }
 
     #[test]

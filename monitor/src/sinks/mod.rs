@@ -52,6 +52,7 @@ use crate::{
         Spool,
         ocsf::{self, Stage},
     },
+    stdio::complain,
 };
 use config::{SinkConfig, Target};
 use worker::Worker;
@@ -179,12 +180,12 @@ impl Sinks {
                 let name = config.name.clone();
                 match Worker::new(config, spool, stop, needed, end) {
                     Ok(mut worker) => worker.run(),
-                    Err(error) => eprintln!("flowwarden: sink {name} does not run: {error}"),
+                    Err(error) => complain(&format_args!("sink {name} does not run: {error}")),
                 }
             };
             match thread::Builder::new().name(format!("sink-{name}")).spawn(work) {
                 Ok(thread) => drop(self.threads.insert(name, thread)),
-                Err(error) => eprintln!("flowwarden: sink {name} cannot be started: {error}"),
+                Err(error) => complain(&format_args!("sink {name} cannot be started: {error}")),
             }
         }
     }

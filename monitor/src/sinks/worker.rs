@@ -24,9 +24,12 @@ use super::{
     shorten::shorten,
     told::told,
 };
-use crate::journal::{
-    JournalError, Spool,
-    reader::{self, Position, Reader},
+use crate::{
+    journal::{
+        JournalError, Spool,
+        reader::{self, Position, Reader},
+    },
+    stdio::complain,
 };
 
 /// How long a receiver that fails is left alone at first, and at most.
@@ -193,7 +196,7 @@ impl Worker {
             }
         }
         if let Some(damage) = self.reader.damage() {
-            eprintln!("flowwarden: sink {}: {damage}", self.config.name);
+            complain(&format_args!("sink {}: {damage}", self.config.name));
         }
         Ok(batch)
     }
@@ -267,7 +270,7 @@ impl Worker {
     fn failed(&mut self, why: &str) {
         let why = told(&self.config.target, why);
         if self.cursor.error.as_ref() != Some(&why) {
-            eprintln!("flowwarden: sink {}: {why}", self.config.name);
+            complain(&format_args!("sink {}: {why}", self.config.name));
         }
         self.cursor.error = Some(why);
         self.store();
@@ -297,7 +300,7 @@ impl Worker {
     /// Keeps an event that the receiver will never take.
     fn put_aside(&self, message: &Message, why: &str) -> io::Result<()> {
         let why = told(&self.config.target, why);
-        eprintln!("flowwarden: sink {}: an event was put aside: {why}", self.config.name);
+        complain(&format_args!("sink {}: an event was put aside: {why}", self.config.name));
         let letter = json!({ "why": why, "event": message.event });
         append(&cursor::dead_letters(&self.spool.path, &self.config.name), &letter, MOST_DEAD)
     }
@@ -317,7 +320,7 @@ fn stands(spool: &Spool, place: Position) -> Result<bool, JournalError> {
 /// Tells that a sink's place is none in this journal. What is delivered twice can be told apart, what is left out cannot.
 fn begin_anew(spool: &Spool, sink: &str, why: &str) {
     let message = format!("Sink {sink} begins with the oldest event, and some arrive again: {why}");
-    eprintln!("flowwarden: {message}");
+    complain(&message);
     spool.tell(&message);
 }
 

@@ -34,6 +34,7 @@ mod race;
 mod releases;
 mod scenarios;
 mod scope;
+mod service;
 mod settings_js;
 mod signals;
 mod sinks;

@@ -55,7 +55,7 @@ fn writable(subject: &Subject<'_>) -> Finding {
         (Status::Warn, "flows can change packages, with or without the palette manager")
     };
     let mut mends = vec![Mend::advice(
-        "let Flowwarden close them: flowwarden init --preset strict (or multi-tenant) has the rule `palette`",
+        "let Flowwarden close them: flowwarden init --preset standard (or stricter) has the rule `palette`",
     )];
     if closed && subject.is_on_host() {
         let packages = directory.join("node_modules");

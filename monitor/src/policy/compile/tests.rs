@@ -542,6 +542,51 @@ fn rules_about_proc_hold_in_the_proc_of_a_container_but_not_those_about_the_guar
 }
 
 #[test]
+fn other_procs_are_looked_at_for_those_whose_rules_are_about_proc() {
+    let about_proc = |path: &str, own: bool| {
+        let mut policy = policy_of(&rule(path, "\"read\"", "deny"));
+        policy.instances[0].files[0].at_once = own;
+        let slots = BTreeMap::from([("a".to_owned(), 5)]);
+        let compiled = compile(&policy, EPOCH, &slots, &System::new(), &mut |path| Some(seen(path))).unwrap();
+        compiled.about_proc.contains(&5)
+    };
+    // The last is a link into /proc, on every Linux.
+    for path in ["/proc", "/proc/*", "/proc/**/*environ", "/proc/1/environ", "/**", "/**/*.pem", "/dev/fd/1"] {
+        assert!(about_proc(&format!("\"{path}\""), false), "{path}");
+    }
+    for path in ["/", "/*", "/procs/x", "/etc/**", "settings.js"] {
+        assert!(!about_proc(&format!("\"{path}\""), false), "{path}");
+    }
+    assert!(!about_proc("\"/proc/4711/**\"", true), "the guard's own");
+}
+
+/// As when somebody starts two by hand.
+#[test]
+fn whose_processes_cannot_be_told_apart_share_their_rules() {
+    let second = "[[instance]]\nname = \"b\"\nselect = [{ uid = 9 }, { uid = 11 }]\nuser-dir = \"/h/ud2\"\n\
+                  [[instance.files]]\npath = \"settings.js\"\naccess = [\"write\"]\nverdict = \"deny\"\nheal = true\n\
+                  [[instance.egress]]\nto = [\"10.0.0.0/8\"]\nverdict = \"deny\"\n";
+    let slots = [("a", 0), ("b", 1)];
+    let held = |select: &str| {
+        let compiled = try_compile(select, second, &slots, &Everything).unwrap();
+        let (healed, nets) =
+            (compiled.healed.len(), compiled.nets.iter().filter(|(key, ..)| key.instance == 0).count());
+        (file(&Tables::new(compiled), "/h/ud2/settings.js", Access::WRITE).0, nets, healed)
+    };
+    assert_eq!(held("{ uid = 9 }"), (Verdict::Deny, 1, 2));
+    assert_eq!(held("{ uid = 10 }"), (Verdict::Allow, 0, 1));
+}
+
+#[test]
+fn who_is_selected_by_a_cgroup_belongs_there_whatever_else_selects_it() {
+    let everywhere = Selector { uid: 9, instance: 0, flags: SELECT_UID | SELECT_EXEC, cgroup: 0 };
+    let inside = Selector { instance: 1, flags: SELECT_CGROUP, cgroup: 7, uid: 0 };
+    let mut selectors = [everywhere, inside];
+    order(&mut selectors);
+    assert_eq!(selectors, [inside, everywhere]);
+}
+
+#[test]
 fn every_instance_needs_a_slot_of_its_own() {
     assert!(try_compile("{ uid = 9 }", "", &[("a", 63)], &Everything).is_ok());
     assert!(try_compile("{ uid = 9 }", "", &[], &Everything).is_err());

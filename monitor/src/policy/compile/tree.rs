@@ -58,6 +58,8 @@ fn speaks(rules: &RuleSet) -> bool {
     rules.iter().any(Rule::is_set)
 }
 
+/// Where this machine's processes are.
+const PROC: &str = "/proc";
 /// The number of the root of every proc file system, `PROC_ROOT_INO` of `include/linux/proc_fs.h`.
 const PROC_ROOT: u64 = 1;
 
@@ -120,6 +122,8 @@ impl Branch {
 /// The paths of one instance's rules.
 pub(super) struct Tree {
     branches: Vec<Branch>,
+    /// A rule of the policy speaks about what is in `/proc`.
+    about_proc: bool,
 }
 
 /// A path as written and every other one that leads to the same end.
@@ -170,7 +174,7 @@ fn ways(path: &Path, host: &dyn Host) -> Ways {
 
 impl Tree {
     pub(super) fn new() -> Self {
-        Self { branches: vec![Branch { path: PathBuf::from("/"), ..Branch::default() }] }
+        Self { branches: vec![Branch { path: PathBuf::from("/"), ..Branch::default() }], about_proc: false }
     }
 
     pub(super) fn branch(&mut self, path: &Path) -> usize {
@@ -195,6 +199,8 @@ impl Tree {
         let ways = ways(&rule.path, host);
         for path in &ways.paths {
             self.add_at(path, rule, action);
+            // In another proc file system the guard has another number: there its own rules are about nobody.
+            self.about_proc |= !rule.at_once && reaches(path, &rule.names, Path::new(PROC));
         }
         if holds(rule, action) {
             // Unlike a directory with something in it, a link can be removed, and another made in its place.
@@ -320,8 +326,8 @@ impl Tree {
         devices
     }
 
-    /// Has the rules about `/proc` hold in the other proc file systems that the instance sees, by a node of this number, if
-    /// there are any. Answers with the branch that it is like.
+    /// Has the policy's rules about `/proc` hold in the other proc file systems that the instance sees, by a node of this
+    /// number, if there are any. Answers with the branch that it is like.
     fn other_procs(
         &self,
         compiled: &mut Compiled,
@@ -330,10 +336,10 @@ impl Tree {
         host: &dyn Host,
     ) -> Option<usize> {
         let others = host.procs(slot);
-        let proc = self.branches.iter().position(|branch| branch.path == Path::new("/proc"))?;
-        if others.is_empty() {
+        if !self.about_proc || others.is_empty() {
             return None;
         }
+        let proc = self.branches.iter().position(|branch| branch.path == Path::new(PROC))?;
         let Branch { children, patterns, .. } = &self.branches[proc];
         // There the guard has another number than here, and the number that it has here is somebody else's.
         for (name, &child) in children.iter().filter(|&(_, &child)| !self.branches[child].at_once) {
@@ -469,6 +475,9 @@ impl Tree {
             nodes.push(node);
             extra += 1;
         }
+        if self.about_proc {
+            compiled.about_proc.insert(slot);
+        }
         if let Some(proc) = self.other_procs(compiled, (epoch, slot), (first, number(extra)), host) {
             nodes.push(nodes[proc]);
             extra += 1;
@@ -485,6 +494,12 @@ impl Tree {
         *next_node = number(extra);
         own
     }
+}
+
+/// Whether a rule for these names in a place is about a directory, or about something in it.
+fn reaches(place: &Path, names: &Names, directory: &Path) -> bool {
+    let deep = matches!(names, Names::Below | Names::BelowSuffix(_) | Names::BelowPrefix(_));
+    place.starts_with(directory) || deep && directory.starts_with(place)
 }
 
 /// Whether the rule for the access of this bit is more than a permission, and the access is one of `what`.

@@ -1,0 +1,98 @@
+//! The instances that the embedded policy is for: every Node-RED that runs, whoever has started it.
+
+use std::{path::Path, slice};
+
+use monitor_common::policy::MAX_INSTANCES;
+
+use super::AgentError;
+use crate::policy::{
+    self, Fault, PolicyError,
+    host::System,
+    model::Policy,
+    preset::{self, Found},
+};
+
+/// What a fault of it is about.
+pub(super) const EMBEDDED: &str = "embedded policy";
+
+/// The instances that have been found.
+#[derive(Debug, Default)]
+pub(super) struct Adopted {
+    found: Vec<Found>,
+    /// Those that nothing can guard. They do not keep the others from it: anybody may start a Node-RED anywhere.
+    refused: Vec<Found>,
+    /// What is to be told of them.
+    pub(super) untold: Vec<String>,
+}
+
+impl Adopted {
+    /// Adds those of the instances that run which are not known yet; true when there are any. One that stopped stays known.
+    pub(super) fn look(&mut self, running: Vec<Found>, host: &System) -> bool {
+        let known = self.found.len();
+        for mut new in running {
+            let is = |old: &Found| old.user_dir == new.user_dir && old.select.uid == new.select.uid;
+            if self.found.len() == MAX_INSTANCES || self.found.iter().chain(&self.refused).any(is) {
+                continue;
+            }
+            new.name = format!("node-red-{}", self.found.len() + 1);
+            match embedded(slice::from_ref(&new)).and_then(|policy| policy::fits(&policy, host)) {
+                Ok(()) => self.found.push(new),
+                Err(Fault { what, .. }) if self.refused.len() < MAX_INSTANCES => {
+                    let uid = new.select.uid.unwrap_or_default();
+                    let place = new.user_dir.display();
+                    self.untold.push(format!("the Node-RED of uid {uid} in {place} is not guarded: {what}"));
+                    self.refused.push(new);
+                }
+                Err(_) => {}
+            }
+        }
+        self.found.len() > known
+    }
+
+    /// The embedded policy for these instances; one about nothing when there are none.
+    pub(super) fn policy(&self) -> Result<Policy, AgentError> {
+        if self.found.is_empty() {
+            return Ok(Policy::default());
+        }
+        let faulty = |fault| PolicyError::Faulty { path: Path::new(EMBEDDED).to_owned(), faults: vec![fault] };
+        Ok(embedded(&self.found).map_err(faulty)?)
+    }
+}
+
+fn embedded(found: &[Found]) -> Result<Policy, Fault> {
+    preset::policy(found, false).map_err(|faults| {
+        let unknown = || Fault { line: 0, column: 0, what: "no policy can be made for it".to_owned() };
+        faults.into_iter().next().unwrap_or_else(unknown)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf};
+
+    use super::*;
+    use crate::policy::model::Select;
+
+    fn found(user_dir: impl Into<PathBuf>) -> Found {
+        let select = Select { uid: Some(990), exec: true, ..Select::default() };
+        Found { name: String::new(), select, user_dir: user_dir.into() }
+    }
+
+    #[test]
+    fn one_that_nothing_can_guard_is_told_once_and_keeps_no_other_from_it() {
+        let deep: PathBuf = ["/srv"].into_iter().chain(["d"; 40]).collect();
+        let nameless = Path::new(OsStr::from_bytes(b"/srv/\xff")).to_owned();
+        let running = || vec![found(&deep), found("/srv/good"), found(&nameless)];
+        let mut adopted = Adopted::default();
+        assert!(adopted.look(running(), &System::new()));
+        let names = |adopted: &Adopted| -> Vec<_> {
+            adopted.policy().unwrap().instances.into_iter().map(|it| (it.name, it.user_dir)).collect()
+        };
+        assert_eq!(names(&adopted), [("node-red-1".to_owned(), PathBuf::from("/srv/good"))]);
+        assert_eq!(adopted.untold.len(), 2, "{:?}", adopted.untold);
+        adopted.untold.clear();
+        assert!(!adopted.look(running(), &System::new()) && adopted.untold.is_empty());
+        assert!(adopted.look(vec![found("/srv/better")], &System::new()));
+        assert_eq!(names(&adopted).len(), 2);
+    }
+}

@@ -1,0 +1,144 @@
+//! The commands of `flowwarden` in the hands of whoever types them: into pipes that close, to disks that are full.
+
+use std::{
+    fs,
+    fs::File,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use tempfile::TempDir;
+
+const POLICY: &str = "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ unit = \"nodered.service\" }]\n\
+                      user-dir = \"/srv/nobody/has/this\"\n";
+
+/// A directory with a policy that raises a warning, and a userDir of Node-RED under `root`.
+fn place() -> TempDir {
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let home = place.path().join("root/home/a/.node-red");
+    fs::create_dir_all(&home).unwrap();
+    fs::create_dir_all(place.path().join("root/etc")).unwrap();
+    fs::write(place.path().join("root/etc/passwd"), "a:x:1000:1000::/home/a:/bin/sh\n").unwrap();
+    fs::write(home.join("settings.js"), "module.exports = {}\n").unwrap();
+    fs::write(place.path().join("policy.toml"), POLICY).unwrap();
+    place
+}
+
+fn flowwarden(place: &Path, arguments: &[&str], stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flowwarden"));
+    command.args(arguments).current_dir(place).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    command.spawn().unwrap().wait_with_output().unwrap()
+}
+
+/// A pipe that nobody reads.
+fn closed() -> Stdio {
+    std::io::pipe().unwrap().1.into()
+}
+
+/// Commands that print something, wherever they run.
+const TALKING: [&[&str]; 7] = [
+    &["check", "policy.toml"],
+    &["discover", "--root", "root"],
+    &["discover", "--root", "root", "--json"],
+    &["audit", "--root", "root"],
+    &["audit", "--root", "root", "--json"],
+    &["init", "--root", "root"],
+    &["explain", "guard-files"],
+];
+
+#[test]
+fn whoever_reads_may_have_seen_enough() {
+    let place = place();
+    for command in TALKING {
+        let whole = flowwarden(place.path(), command, Stdio::piped(), Stdio::piped());
+        assert!(!whole.stdout.is_empty() && whole.status.code() != Some(101), "{command:?}: {whole:?}");
+        let cut = flowwarden(place.path(), command, closed(), Stdio::piped());
+        assert_eq!((cut.status, cut.stderr), (whole.status, whole.stderr), "{command:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_printed_is_told_and_fails() {
+    let place = place();
+    for command in TALKING {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let answer = flowwarden(place.path(), command, full, Stdio::piped());
+        let errors = String::from_utf8(answer.stderr).unwrap();
+        let told = errors.ends_with("flowwarden: the standard output: No space left on device (os error 28)\n");
+        assert!(told && answer.status.code() == Some(1), "{command:?}: {errors}");
+    }
+}
+
+#[test]
+fn errors_that_nobody_reads_are_errors() {
+    let place = place();
+    for (command, code) in [(&["check", "missing.toml"][..], 2), (&["journal", "query", "--journal", "missing"], 1)] {
+        let answer = flowwarden(place.path(), command, Stdio::piped(), closed());
+        assert_eq!(answer.status.code(), Some(code), "{command:?}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_told_once_with_the_mend() {
+    let place = place();
+    fs::create_dir(place.path().join("empty")).unwrap();
+    fs::write(place.path().join("binary.toml"), b"version = 1\n\xff\xfe").unwrap();
+    let none = "flowwarden: empty: there is no journal here; give its directory as --journal\n";
+    for (command, code, told) in [
+        (&["check", "missing.toml"][..], 2, "flowwarden: missing.toml: No such file or directory (os error 2)\n"),
+        (&["check", "empty"], 2, "flowwarden: empty: it is a directory\n"),
+        (&["check", "/dev/zero"], 2, "flowwarden: /dev/zero: it is no regular file\n"),
+        (&["check", "binary.toml"], 2, "flowwarden: binary.toml:2:1: a byte that is no UTF-8: is this a policy?\n"),
+        (&["journal", "query", "--journal", "empty"], 1, none),
+        (&["journal", "export", "--journal", "empty", "--format", "ecs"], 1, none),
+        (&["journal", "verify", "--journal", "empty"], 1, none),
+        (&["simulate", "--journal", "empty", "--policy", "policy.toml"], 1, none),
+        (&["learn", "--journal", "empty", "--policy", "policy.toml"], 1, none),
+        (&["explain", "4711", "--journal", "empty"], 1, none),
+    ] {
+        let answer = flowwarden(place.path(), command, Stdio::piped(), Stdio::piped());
+        assert_eq!(String::from_utf8_lossy(&answer.stderr), told, "{command:?}");
+        assert_eq!((answer.status.code(), answer.stdout.len()), (Some(code), 0), "{command:?}");
+    }
+}
+
+#[test]
+fn a_policy_is_written_where_there_is_no_directory_yet() {
+    let place = place();
+    let command = ["init", "--root", "root", "--output", "etc/flowwarden/policy.toml"];
+    let answer = flowwarden(place.path(), &command, Stdio::piped(), Stdio::piped());
+    assert!(answer.status.success(), "{answer:?}");
+    assert_eq!(place.path().join("etc/flowwarden/policy.toml").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn check_looks_up_the_hosts_that_connect() {
+    let place = place();
+    let policy = format!("{POLICY}[[instance.ingress]]\nfrom = [\"nobody.invalid\"]\nverdict = \"allow\"\n");
+    fs::write(place.path().join("named.toml"), policy).unwrap();
+    let answer = flowwarden(place.path(), &["check", "named.toml"], Stdio::piped(), Stdio::piped());
+    let errors = String::from_utf8_lossy(&answer.stderr).into_owned();
+    assert!(answer.status.success() && errors.contains("nobody.invalid cannot be looked up"), "{errors}");
+}
+
+#[test]
+fn what_only_root_may_do_is_not_tried_by_others() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let place = place();
+    let program = place.path().join("flowwarden");
+    fs::copy(env!("CARGO_BIN_EXE_flowwarden"), &program).unwrap();
+    for command in
+        ["accept policy.toml", "restore policy.toml", "detach", "learn --for 1h", "run", "maintenance status"]
+    {
+        let mut nobody = Command::new(&program);
+        nobody.args(command.split(' ')).current_dir(place.path()).stdin(Stdio::null()).uid(65534).gid(65534);
+        let answer = nobody.output().unwrap();
+        let errors = String::from_utf8_lossy(&answer.stderr).into_owned();
+        assert!(errors.contains("Try: sudo flowwarden") && errors.lines().count() == 1, "{command}: {errors}");
+        assert_eq!((answer.status.code(), answer.stdout.len()), (Some(1), 0), "{command}");
+    }
+}
