@@ -1,4 +1,5 @@
 //! The commands of `flowwarden` in the hands of whoever types them: into pipes that close, to disks that are full.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     fs,

@@ -77,7 +77,7 @@ use say::{say, say_incident};
 use takeover::Takeover;
 use windows::{Hands, Windows};
 
-/// The namespace in which processes have the kernel's own numbers: `PROC_PID_INIT_INO` of include/linux/proc_ns.h.
+/// The namespace in which processes have the kernel's own numbers: `PROC_PID_INIT_INO` of `include/linux/proc_ns.h`.
 const FIRST_PIDS: &str = "pid:[4026531836]";
 /// How often files that are suspected to have come to harm are looked at.
 const HEALING: Duration = Duration::from_millis(20);

@@ -1,4 +1,4 @@
-//! What systemd is told where it asks for it: `Type=notify`, sd_notify(3).
+//! What systemd is told where it asks for it: `Type=notify`, `sd_notify(3)`.
 
 use std::{
     env,

@@ -120,7 +120,7 @@ fn follow(matches: &[String], shared: &Shared, ended: &Receiver<()>) {
             Ok(out) if ended.try_recv() == Err(TryRecvError::Empty) => read(BufReader::new(out), &shared.last),
             Ok(_) => {}
             Err(error) => {
-                complain(&format_args!("{PROGRAM} cannot be started, so the journal is not followed: {error}"))
+                complain(&format_args!("{PROGRAM} cannot be started, so the journal is not followed: {error}"));
             }
         }
         if let Some(mut child) = lock(&shared.child).take() {

@@ -5,7 +5,6 @@ use std::{
     io::pipe,
     os::unix::net::UnixDatagram,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -69,7 +68,7 @@ fn a_second_guard_does_not_take_the_first_ones_place() -> Result<()> {
         second.arg(format!("--{flag}")).arg(place.join(flag));
     }
     let mut child = second.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-    let ended = wait::until("the end of the second guard", Duration::from_secs(60), || Ok(child.try_wait()?));
+    let ended = wait::until("the end of the second guard", wait::PATIENCE, || Ok(child.try_wait()?));
     child.kill()?;
     let errors = String::from_utf8(child.wait_with_output()?.stderr)?;
     ensure!(ended?.code() == Some(1) && errors.contains("a guard runs already with the state in"), "{errors}");
