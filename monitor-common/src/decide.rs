@@ -377,6 +377,8 @@ pub fn node<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, access: Acce
 
 /// Stands for a place that no node is above of.
 const NOWHERE: u32 = u32::MAX;
+/// Stands for a place deeper than anybody climbs from: which rules reach it is not known.
+const TOO_DEEP: u32 = u32::MAX - 1;
 
 /// Finds a directory's place and leaves it in `work`, for [`text`] to walk on from. `None` where no rule can reach.
 #[inline(always)]
@@ -387,6 +389,35 @@ pub fn place<L: Lookups, P: Locate>(maps: &L, subject: &Subject<'_>, view: &mut 
         work.set_place(Place { node: known, depth: 0 });
     }
     (work.node.get() != NOWHERE).then_some(())
+}
+
+/// Decides about an access to a file of which nobody can tell which it is: the strictest of all rules does.
+#[inline(always)]
+pub fn unknown<L: Lookups>(maps: &L, subject: &Subject<'_>, access: Access, work: &mut Work) -> Decision {
+    work.begin(access);
+    work.set_place(Place { node: TOO_DEEP, depth: 0 });
+    maps.weigh_place(subject, work);
+    work.decision()
+}
+
+/// Which patterns reach a directory and what is in it, as the node that they are filed under, and what they say about the
+/// directory's being moved out of their reach.
+#[inline(always)]
+pub fn reach<L: Lookups, P: Locate>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) -> (u32, Rule) {
+    view.locate(maps, subject, work);
+    match maps.node(&NodeKey { epoch: subject.epoch, node: work.node.get() }) {
+        Some(node) if node.flags & NODE_SUBTREE_PATTERNS != 0 => (node.patterns, node.takes),
+        _ => (0, Rule::NONE),
+    }
+}
+
+/// Decides about the moving of a directory that takes along what patterns protect in it.
+#[inline(always)]
+pub fn takes<L: Lookups>(maps: &L, subject: &Subject<'_>, mut rule: Rule, work: &mut Work) -> Decision {
+    work.begin(Access::RENAME);
+    lift(maps, subject, &mut rule);
+    work.weigh(rule, u32::from(Access::RENAME.bits()));
+    work.decision()
 }
 
 /// Finds the node that a file's identity names, if any, and its place by name; leaves both in `work`.
@@ -408,6 +439,9 @@ pub fn locate<L: Lookups, P: PathView>(maps: &L, subject: &Subject<'_>, view: &m
         if let Some(node) = maps.inode(&key) {
             work.set_place(Place { node, depth: index as u32 });
             break;
+        }
+        if index == MAX_CLIMB - 1 {
+            work.set_place(Place { node: TOO_DEEP, depth: 0 });
         }
     }
     for _ in 0..MAX_DESCENT {
@@ -546,6 +580,9 @@ pub fn weigh_node<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, work: 
 pub fn weigh_place<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
     if work.node.get() == NOWHERE {
         work.forget_rules();
+    } else if work.node.get() == TOO_DEEP {
+        work.forget_rules();
+        overlay(&mut work.rules, &subject.instance.strictest);
     } else {
         gather(maps, subject, work);
     }
@@ -812,6 +849,18 @@ pub fn named<L: Lookups>(maps: &L, subject: &Subject<'_>, address: &[u8; 16], po
         }
     }
     found
+}
+
+/// Where a connection to an address ends: one to no address at all (`0.0.0.0`, `::`) ends at the machine that it is made on.
+#[inline(always)]
+#[must_use]
+pub const fn reached(address: [u8; 16]) -> [u8; 16] {
+    const MAPPED: u128 = u128::from_be_bytes(map_v4([0; 4]));
+    match u128::from_be_bytes(address) {
+        0 => 1_u128.to_be_bytes(),
+        MAPPED => map_v4([127, 0, 0, 1]),
+        _ => address,
+    }
 }
 
 /// An IPv4 address in network byte order as v4-mapped IPv6 (RFC 4291, 2.5.5.2).

@@ -425,6 +425,8 @@ pub struct WriteTotals {
     pub rule: u16,
     /// The maintenance window that lifted the rule: the next write after its end is judged anew; 0 for none.
     pub window: u16,
+    /// Address of the file's dentry: a `struct file` is used again when it is free.
+    pub dentry: u64,
 }
 
 /// A verdict by name at the entry of a system call that waits for the exit.
@@ -461,4 +463,4 @@ pub struct Pending {
 /// Bytes of a path as text that are looked at and kept.
 pub const PENDING_TEXT: usize = 512;
 
-shared!(Pending = 1312, Counters = 32, WriteKey = 16, WriteTotals = 24);
+shared!(Pending = 1312, Counters = 32, WriteKey = 16, WriteTotals = 32);

@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 480;
+offsets! { 492;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -148,6 +148,9 @@ offsets! { 480;
     uring_link_new_dir = "io_link"."new_dfd",
     uring_mkdir_name = "io_mkdir"."filename",
     uring_mkdir_dir = "io_mkdir"."dfd",
+    uring_flags = "io_kiocb"."flags",
+    uring_xattr_name = "io_xattr"."filename",
+    uring_connect_address = "io_connect"."addr",
     filename_name = "filename"."name",
     dentry_sb = "dentry"."d_sb",
     mount_sb = "mount"."mnt.mnt_sb",

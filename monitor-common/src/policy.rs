@@ -158,8 +158,8 @@ pub struct Node {
     pub patterns: u32,
     /// `NODE_*`
     pub flags: u32,
-    /// Zero.
-    pub pad: u32,
+    /// For a directory that is moved from here out of the reach of the subtree patterns, with what they protect in it.
+    pub takes: Rule,
 }
 
 /// What an administrator works on while a window is open: rules that say so are lifted meanwhile.
@@ -389,6 +389,9 @@ impl Class {
 pub struct Instance {
     /// What to do where no rule speaks, by [`Class`].
     pub defaults: [Rule; Class::COUNT],
+    /// The strictest that any rule says, where that is stricter than the default: for files of which it is not known which rules
+    /// are about them.
+    pub strictest: RuleSet,
     /// 1 to carry verdicts out, 0 to log them.
     pub enforce: u32,
     /// 1 when the slot is in use.
@@ -458,7 +461,7 @@ shared!(
     NetKey = 24,
     NetRule = 12,
     NetRules = 196,
-    Instance = 64,
+    Instance = 96,
     Control = 16,
     Watch = 24,
     Identity = 32,

@@ -51,6 +51,10 @@ hooks! {
     InodeSetxattr = "inode_setxattr",
     /// `([idmap,] dentry, name)`
     InodeRemovexattr = "inode_removexattr",
+    /// `([idmap,] dentry, name, list)`; since 6.2
+    InodeSetAcl = "inode_set_acl",
+    /// `([idmap,] dentry, name)`; since 6.2
+    InodeRemoveAcl = "inode_remove_acl",
     /// `(bprm)`
     BprmCheck = "bprm_check_security",
     /// `(sock, other, newsk)`
@@ -59,6 +63,16 @@ hooks! {
     UnixMaySend = "unix_may_send",
     /// `(task, info, signal, cred)`
     TaskKill = "task_kill",
+    /// `(file, command, argument)`
+    FileFcntl = "file_fcntl",
+    /// `(task, owner, signal)`
+    FileSendSigiotask = "file_send_sigiotask",
+    /// `(task, resource, limits)`
+    TaskSetrlimit = "task_setrlimit",
+    /// `(task, nice)`
+    TaskSetnice = "task_setnice",
+    /// `(task)`
+    TaskSetscheduler = "task_setscheduler",
     /// `(child, mode)`
     PtraceAccessCheck = "ptrace_access_check",
     /// `(file)`

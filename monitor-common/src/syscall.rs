@@ -48,6 +48,8 @@ pub enum Handler {
     UringWalk = 14,
     /// Entry: the machine itself is changed: mounts, namespaces, BPF, modules.
     System = 15,
+    /// Entry: requests are handed in that write by themselves.
+    Requests = 16,
 }
 
 /// How many handlers there may be at entry; those at exit come after them.
@@ -95,6 +97,10 @@ pub const SYSCALL_PIDFD: u8 = 1 << 3;
 pub const SYSCALL_GROUPS: u8 = 1 << 4;
 /// The lowest byte of the flags is a signal (`clone`).
 pub const SYSCALL_SIGNAL_IN_FLAGS: u8 = 1 << 5;
+/// The first argument says whose priority is meant: one process's, a group's or a user's (`setpriority`).
+pub const SYSCALL_PRIORITY: u8 = 1 << 6;
+/// The second argument is a command, and only some of them choose who is signalled (`fcntl`).
+pub const SYSCALL_OWNER: u8 = 1 << 7;
 
 shared!(Syscall = 12);
 

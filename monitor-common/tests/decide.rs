@@ -554,6 +554,17 @@ fn a_window_keeps_the_fallback_and_opens_addresses_too() {
 }
 
 #[test]
+fn no_address_is_this_machine() {
+    let v4 = |address| decide::map_v4(address);
+    let [any, loopback]: [[u8; 16]; 2] = [0, 1].map(u128::to_be_bytes);
+    assert_eq!(decide::reached(v4([0; 4])), v4([127, 0, 0, 1]));
+    assert_eq!(decide::reached(any), loopback);
+    for other in [v4([0, 0, 0, 1]), v4([10, 0, 0, 0]), loopback] {
+        assert_eq!(decide::reached(other), other);
+    }
+}
+
+#[test]
 fn what_rests_on_a_window_is_good_for_as_long_as_that_is_open() {
     let mut tables = palette();
     assert_eq!(decide::first_to_close(&tables, &tables.subject()), 0);
@@ -592,7 +603,7 @@ proptest! {
         let mut tables = root();
         for (index, &(parent, patterns, flags, verdict, bits)) in nodes.iter().enumerate() {
             let rules = on(Access::from_bits(bits), Rule { id: 1, verdict, fallback: 0 });
-            let node = Node { own: rules, children: rules, below: rules, parent, patterns, flags, pad: 0 };
+            let node = Node { own: rules, children: rules, below: rules, parent, patterns, flags, takes: Rule::NONE };
             let name = names.get(index).map_or("a", String::as_str);
             tables = tables.node(u32::try_from(index).unwrap(), name, verdict % 2 == 0, node);
         }

@@ -24,7 +24,7 @@ use monitor_common::{
 
 use crate::facts::path::NAMES_ROOM;
 
-/// Processes in scope, by tgid.
+/// Processes in scope, by tgid. The loader makes it as large as there can be processes.
 #[map]
 pub(crate) static TASKS: HashMap<u32, TaskLabel> = HashMap::with_max_entries(32_768, 0);
 

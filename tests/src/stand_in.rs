@@ -52,8 +52,7 @@ impl StandIn {
         let stand_in = Self { uid, cgroup: Cgroup::new()?, directory, actor };
         fs::create_dir(stand_in.directory.path().join("kept"))?;
         fs::set_permissions(stand_in.directory.path().join("kept"), fs::Permissions::from_mode(0o700))?;
-        fs::create_dir(stand_in.user_dir())?;
-        stand_in.own(&stand_in.user_dir())?;
+        stand_in.directory(&stand_in.user_dir())?;
         stand_in.restore()?;
         Ok(stand_in)
     }
@@ -62,6 +61,12 @@ impl StandIn {
     #[must_use]
     pub fn user_dir(&self) -> PathBuf {
         self.directory.path().join("ud")
+    }
+
+    /// Makes a directory that belongs to it.
+    pub fn directory(&self, path: &Path) -> Result<()> {
+        fs::create_dir(path).with_context(|| format!("{} cannot be made", path.display()))?;
+        self.own(path)
     }
 
     /// Its settings.js.

@@ -17,6 +17,7 @@ const FMODE_CREATED: u32 = 1 << 20;
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFREG: u16 = 0o100_000;
+const S_IFDIR: u16 = 0o040_000;
 const S_IFBLK: u16 = 0o060_000;
 /// Write permission of the group and of others.
 const S_IWGRP: u16 = 0o020;
@@ -157,6 +158,12 @@ impl Inode {
         let owned = uid != 0 && uid == word::<u32>(self.0, offset!(inode_uid));
         let grouped = gid != 0 && mode & S_IWGRP != 0 && gid == word::<u32>(self.0, offset!(inode_gid));
         if owned || grouped || mode & S_IWOTH != 0 { Executable::Writable as u64 } else { Executable::Plain as u64 }
+    }
+
+    /// Whether it is a directory.
+    #[inline(always)]
+    pub(crate) fn is_directory(self) -> bool {
+        self.mode() & S_IFMT == S_IFDIR
     }
 
     /// Whether it is a regular file.

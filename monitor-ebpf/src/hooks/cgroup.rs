@@ -19,7 +19,7 @@ use monitor_common::{
 
 use super::{dns, socket::detail};
 use crate::{
-    emit::Record,
+    emit::{self, Record},
     facts::{actor::Actor, task},
     lookups::Maps,
     maps::{self, TASKS},
@@ -83,6 +83,7 @@ fn judge_address(ctx: &SockAddrContext, hook: Hook, family: u16) -> Option<i32> 
         let port = u16::from_be(core::ptr::read_volatile(&raw const raw.user_port) as u16);
         (address, port, core::ptr::read_volatile(&raw const raw.protocol) as u8)
     };
+    let address = decide::reached(address);
     if port == PORT {
         let _ = dns::note(ctx, &actor, tgid, &address);
     }
@@ -130,7 +131,15 @@ fn judge_creation(ctx: &SockContext) -> Option<i32> {
 /// Judges, tells, and answers what the kernel is to do.
 #[inline(always)]
 fn carry_out(tgid: u32, actor: &Actor, hook: Hook, decision: &Decision, fill: impl FnOnce(&mut Event)) -> Option<i32> {
-    let held = maps::hold()?;
+    let Some(held) = maps::hold() else {
+        // What is forbidden is, whether or not there is memory to tell of it.
+        let refused =
+            actor.sensor.apply(decision.verdict, decision.fallback, actor.enforces()) as u8 >= Verdict::Deny as u8;
+        if refused {
+            emit::count_unjudged();
+        }
+        return refused.then_some(REFUSE);
+    };
     let done = actor.outcome(decision, held.scratch);
     if (done as u8) < Verdict::Log as u8 {
         return None;

@@ -7,12 +7,12 @@
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
     Access, Verdict, decide,
-    event::{Hook, WriteKey, WriteTotals},
+    event::{FLAG_COMPAT, Hook, WriteKey, WriteTotals},
 };
 
-use super::{Request, judge_file};
+use super::{Request, judge_file, judge_unknown};
 use crate::{
-    facts::{call::Call, file::File, task},
+    facts::{actor::Actor, call::Call, file::File, read_user, task},
     lookups::Maps,
     maps::{self, WRITES},
 };
@@ -38,10 +38,8 @@ fn enter(ctx: &RawTracePointContext) -> Option<()> {
     if !file.inode()?.is_regular() || (writes && !file.is_writable()) {
         return None;
     }
-    let key = totals_key(file);
-    // SAFETY: copied at once.
-    let totals = unsafe { WRITES.get(key) }.copied();
-    if writes && totals.is_some_and(|totals| decide::is_good(&Maps::WITHOUT_ROOM, &call.actor.subject, totals.window)) {
+    let (dentry, _) = file.dentry_and_mount()?;
+    if writes && is_told(&call.actor, file.0, dentry) {
         return None;
     }
     let scratch = maps::scratch()?;
@@ -55,9 +53,76 @@ fn enter(ctx: &RawTracePointContext) -> Option<()> {
             epoch: call.actor.subject.epoch,
             rule: decision.rule,
             window: u16::from(decision.window),
+            dentry,
         };
-        let _ = WRITES.insert(key, totals, 0);
+        let _ = WRITES.insert(totals_key(file), totals, 0);
     }
+    Some(())
+}
+
+/// Whether a write through the file was told under this policy. A function of its own: the compiler would mix up what it keeps
+/// on the stack.
+#[inline(never)]
+fn is_told(actor: &Actor, file: u64, dentry: u64) -> bool {
+    // SAFETY: the entry stays until it is removed, and is written as a whole.
+    let Some(totals) = (unsafe { WRITES.get(totals_key(File(file))) }) else { return false };
+    totals.epoch == actor.subject.epoch
+        && totals.dentry == dentry
+        && decide::is_good(&Maps::WITHOUT_ROOM, &actor.subject, totals.window)
+}
+
+/// How many requests of one call are looked at.
+const MAX_REQUESTS: u64 = 8;
+/// `IOCB_CMD_PWRITE` and `IOCB_CMD_PWRITEV`, and where a `struct iocb` has command and descriptor (include/uapi/linux/aio_abi.h).
+const PWRITE: u16 = 1;
+const PWRITEV: u16 = 8;
+const IOCB_COMMAND: u64 = 16;
+const IOCB_FILE: u64 = 20;
+
+/// `io_submit`: requests that write by themselves. What is beyond the first of them is judged by the strictest rule.
+#[raw_tracepoint]
+fn requests_enter(ctx: RawTracePointContext) -> i32 {
+    let _ = requests(&ctx);
+    0
+}
+
+#[inline(always)]
+fn requests(ctx: &RawTracePointContext) -> Option<()> {
+    let call = Call::enter(ctx)?;
+    let (count, list) = (call.arg(1)?, call.arg(2)?);
+    for index in 0..MAX_REQUESTS {
+        if index >= count {
+            return None;
+        }
+        let request = if call.actor.flags & FLAG_COMPAT == 0 {
+            read_user::<u64>(list + 8 * index)?
+        } else {
+            read_user::<u32>(list + 4 * index)?.into()
+        };
+        judge_request(&call.actor, request);
+    }
+    if count > MAX_REQUESTS {
+        judge_unknown(maps::scratch()?, &call.actor, Hook::Write as u8, Access::WRITE, 0);
+    }
+    Some(())
+}
+
+/// A function of its own: it is walked through for each of the requests.
+#[inline(never)]
+fn judge_request(actor: &Actor, request: u64) {
+    let _ = judge_if_it_writes(actor, request);
+}
+
+#[inline(always)]
+fn judge_if_it_writes(actor: &Actor, request: u64) -> Option<()> {
+    if !matches!(read_user::<u16>(request + IOCB_COMMAND)?, PWRITE | PWRITEV) {
+        return None;
+    }
+    let file = File::from_fd(read_user(request + IOCB_FILE)?)?;
+    if !file.inode()?.is_regular() {
+        return None;
+    }
+    judge_file(maps::scratch()?, actor, file, &Request::new(Hook::Write as u8, Access::WRITE))?;
     Some(())
 }
 

@@ -1,18 +1,26 @@
 //! Requests handed to an `io_uring`: they open, write and rename with no system call of their own.
 //!
 //! `io_uring_submit_req(req)` runs before the request does. Writes are judged by their descriptor; what names a path
-//! is judged by the kernel's own copy of the name, which the program can no longer change.
+//! is judged by the kernel's own copy of the name, which the program can no longer change. The name of a UNIX socket is
+//! still the program's. Of a file in the ring's own table, and of one that an earlier request of a chain is going to open,
+//! it is not known which it is: such a write is judged by the strictest rule.
 
-use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
 use monitor_common::{
     Access, Verdict, decide,
     event::{FLAG_BY_NAME, FLAG_DAMAGED, FLAG_IO_URING, Hook, PENDING_TEXT},
+    offsets::MISSING,
     policy::Class,
+    socket::AF_UNIX,
     syscall::Handler,
     verdict::Sensor,
 };
 
-use super::{Request, judge, judge_file, open::O_TRUNC};
+use super::{Request, judge, judge_file, judge_unknown, open::O_TRUNC};
 use crate::{
     emit::Record,
     facts::{
@@ -20,26 +28,39 @@ use crate::{
         call,
         file::File,
         offset,
-        path::{self, Spot, Text},
-        pointer, read,
+        path::{self, AT_FDCWD, Spot, Text},
+        pointer, read, read_user,
     },
     lookups::{self, Maps},
-    maps::{self, HANDLERS},
+    maps::{self, HANDLERS, Scratch},
 };
 
 /// Opcodes, `enum io_uring_op`.
 const WRITEV: u8 = 2;
 const WRITE_FIXED: u8 = 5;
+const CONNECT: u8 = 16;
 const FALLOCATE: u8 = 17;
 const OPENAT: u8 = 18;
 const WRITE: u8 = 23;
 const OPENAT2: u8 = 28;
+const SPLICE: u8 = 30;
 const RENAMEAT: u8 = 35;
 const UNLINKAT: u8 = 36;
 const MKDIRAT: u8 = 37;
+const SYMLINKAT: u8 = 38;
 const LINKAT: u8 = 39;
+const FSETXATTR: u8 = 41;
+const SETXATTR: u8 = 42;
 const URING_CMD: u8 = 46;
 const FTRUNCATE: u8 = 55;
+const WRITEV_FIXED: u8 = 61;
+
+/// `REQ_F_FIXED_FILE`: the number is one of the ring's own table.
+const FIXED_FILE: u32 = 1;
+/// Where the path is in `struct sockaddr_un` (unix(7)).
+const SOCKADDR_UN_PATH: u64 = 2;
+/// How many bytes of it there can be, `UNIX_PATH_MAX`, and the zero behind them.
+const SUN_PATH: u32 = 109;
 
 /// `O_ACCMODE`
 const O_ACCMODE: u32 = 3;
@@ -68,16 +89,24 @@ fn write(ctx: &RawTracePointContext) -> Option<()> {
         judge(maps::scratch()?, &actor, Hook::UringCommand as u8, &decision, |_| ());
         return Some(());
     }
-    if !matches!(opcode, WRITEV | WRITE_FIXED | WRITE | FALLOCATE | FTRUNCATE) {
-        return None;
-    }
-    let actor = actor()?;
-    let file = File::from_fd(read(request, offset!(uring_fd))?)?;
+    let access = match opcode {
+        WRITEV | WRITE_FIXED | WRITE | FALLOCATE | FTRUNCATE | SPLICE | WRITEV_FIXED => Access::WRITE,
+        FSETXATTR => Access::ATTR,
+        _ => return None,
+    };
+    let (actor, scratch) = (actor()?, maps::scratch()?);
+    let access = Access::from_bits(scratch.launder(u32::from(access.bits())) as u8);
+    let flags: u32 = read(request, offset!(uring_flags))?;
+    let file = if flags & FIXED_FILE == 0 { File::from_fd(read(request, offset!(uring_fd))?) } else { None };
+    let Some(file) = file else {
+        judge_unknown(scratch, &actor, Hook::IoUring as u8, access, opcode.into());
+        return Some(());
+    };
     if !file.inode()?.is_regular() {
         return None;
     }
-    let request = Request { detail: u64::from(opcode), ..Request::new(Hook::IoUring as u8, Access::WRITE) };
-    judge_file(maps::scratch()?, &actor, file, &request)?;
+    let request = Request { detail: u64::from(opcode), ..Request::new(Hook::IoUring as u8, access) };
+    judge_file(scratch, &actor, file, &request)?;
     Some(())
 }
 
@@ -119,9 +148,42 @@ fn path(ctx: &RawTracePointContext) -> Option<()> {
         RENAMEAT => (offset!(uring_rename_old), offset!(uring_rename_old_dir), Access::RENAME),
         LINKAT => (offset!(uring_link_old), offset!(uring_link_old_dir), Access::LINK),
         MKDIRAT => (offset!(uring_mkdir_name), offset!(uring_mkdir_dir), Access::CREATE),
+        SYMLINKAT => (offset!(uring_link_new), offset!(uring_link_new_dir), Access::CREATE),
+        SETXATTR => (offset!(uring_xattr_name), MISSING, Access::ATTR),
         _ => return None,
     };
     prepare(ctx, opcode, command, (name, dir), access, flags)
+}
+
+/// A UNIX socket is connected.
+#[raw_tracepoint(tracepoint = "io_uring_submit_req")]
+fn io_uring_connect(ctx: RawTracePointContext) -> i32 {
+    let _ = connect(&ctx);
+    0
+}
+
+#[inline(always)]
+fn connect(ctx: &RawTracePointContext) -> Option<()> {
+    let request: u64 = ctx.arg(0);
+    call::label()?;
+    if read::<u8>(request, offset!(uring_opcode))? != CONNECT {
+        return None;
+    }
+    let address = pointer(request + u64::from(offset!(uring_command)), offset!(uring_connect_address))?;
+    if read_user::<u16>(address)? != AF_UNIX {
+        return None;
+    }
+    let scratch = maps::scratch()?;
+    scratch.request = [u32::from(CONNECT), 0, u32::from(Access::WRITE.bits())];
+    let [first, other] = &mut scratch.pending.texts;
+    other[0] = 0;
+    let from = (address + SOCKADDR_UN_PATH) as *const _;
+    // SAFETY: the destination is longer than is said.
+    let len = unsafe { bpf_probe_read_user_str(first.as_mut_ptr().cast(), SUN_PATH, from) };
+    if len <= 1 {
+        return None;
+    }
+    begin(ctx, scratch, AT_FDCWD)
 }
 
 #[inline(always)]
@@ -151,9 +213,8 @@ fn prepare(
     let scratch = maps::scratch()?;
     scratch.request = [u32::from(opcode), flags, u32::from(access.bits())];
     let (name, dir) = (scratch.launder(name), scratch.launder(dir));
-    let subject = lookups::subject(call::label()?.instance)?;
     let text = pointer(pointer(command, name)?, offset!(filename_name))?;
-    let dir: i32 = read(command, dir)?;
+    let dir: i32 = if dir == MISSING { AT_FDCWD } else { read(command, dir)? };
     let [first, other] = &mut scratch.pending.texts;
     other[0] = 0;
     // SAFETY: the destination is as long as is said.
@@ -161,7 +222,14 @@ fn prepare(
     if len <= 1 {
         return None;
     }
-    let absolute = u32::from(first[0] == b'/');
+    begin(ctx, scratch, dir)
+}
+
+/// The same for the path that is in memory already.
+#[inline(always)]
+fn begin(ctx: &RawTracePointContext, scratch: &mut Scratch, dir: i32) -> Option<()> {
+    let subject = lookups::subject(call::label()?.instance)?;
+    let absolute = u32::from(scratch.pending.texts[0][0] == b'/');
     let absolute = scratch.launder(absolute);
     scratch.start = path::start(dir, absolute)?;
     let mut view = Spot::new(scratch.start, scratch);

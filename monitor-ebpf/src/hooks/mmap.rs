@@ -1,4 +1,6 @@
 //! A file is mapped shared and writable: what is stored there reaches the file with no further call.
+//!
+//! A mapping through a descriptor that can write can be made writable later, when nothing tells of what file it is.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{Access, event::Hook};
@@ -9,8 +11,6 @@ use crate::{
     maps,
 };
 
-/// `PROT_WRITE`
-const PROT_WRITE: u64 = 2;
 /// `MAP_SHARED`, also part of `MAP_SHARED_VALIDATE`.
 const MAP_SHARED: u64 = 1;
 /// `MAP_ANONYMOUS`
@@ -25,12 +25,12 @@ fn mmap_enter(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn handle(ctx: &RawTracePointContext) -> Option<()> {
     let call = Call::enter(ctx)?;
-    let (protection, flags) = (call.arg(2)?, call.arg(3)?);
-    if protection & PROT_WRITE == 0 || flags & MAP_SHARED == 0 || flags & MAP_ANONYMOUS != 0 {
+    let flags = call.arg(3)?;
+    if flags & MAP_SHARED == 0 || flags & MAP_ANONYMOUS != 0 {
         return None;
     }
     let file = File::from_fd(call.arg(4)? as i32)?;
-    if !file.inode()?.is_regular() {
+    if !file.is_writable() || !file.inode()?.is_regular() {
         return None;
     }
     judge_file(maps::scratch()?, &call.actor, file, &Request::new(Hook::Mmap as u8, Access::WRITE))?;

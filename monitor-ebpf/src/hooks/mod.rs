@@ -81,7 +81,19 @@ fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, re
     weigh_device(scratch, actor, dentry);
     weigh_below(scratch, actor);
     let decision = scratch.work.decision();
-    let done = actor.outcome(&decision, scratch);
+    tell_place(scratch, actor, (dentry, mount), request, &decision)
+}
+
+/// Carries out what was decided about a file in a place.
+#[inline(always)]
+fn tell_place(
+    scratch: &mut Scratch,
+    actor: &Actor,
+    (dentry, mount): (u64, u64),
+    request: &Request,
+    decision: &Decision,
+) -> Verdict {
+    let done = actor.outcome(decision, scratch);
     if (done as u8) < Verdict::Log as u8 {
         return done;
     }
@@ -105,8 +117,15 @@ fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, re
     if request.other.0 != 0 {
         record.other_path(request.other);
     }
-    record.carry_out(actor, &decision, done);
+    record.carry_out(actor, decision, done);
     done
+}
+
+/// Judges an access to a file of which it cannot be told which it is.
+#[inline(always)]
+fn judge_unknown(scratch: &mut Scratch, actor: &Actor, hook: u8, access: Access, detail: u64) -> Verdict {
+    let decision = decide::unknown(&Maps::with(scratch), &actor.subject, access, &mut scratch.work);
+    judge(scratch, actor, hook, &decision, |event| event.detail = detail)
 }
 
 /// Weighs in what is on a block device, when the file is one. A function of its own to keep the stack of others small.

@@ -1,23 +1,31 @@
-//! A signal to, or a reach into, a process outside the instance: `kill` and its kin, `ptrace`, `process_vm_readv`,
-//! `process_vm_writev`, `pidfd_getfd`.
+//! A signal to, or a reach into, a process outside the instance: `kill` and its kin, `fcntl` for signals of descriptors,
+//! `ptrace`, `process_vm_readv`, `process_vm_writev`, `pidfd_getfd`, and what cuts its time (`prlimit64`, `setpriority`, ...).
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
     Verdict, decide,
     event::Hook,
     policy::Class,
-    syscall::{SYSCALL_GROUPS, SYSCALL_PIDFD, SYSCALL_REQUEST},
+    syscall::{SYSCALL_GROUPS, SYSCALL_OWNER, SYSCALL_PIDFD, SYSCALL_PRIORITY, SYSCALL_REQUEST},
 };
 
 use super::judge;
 use crate::{
-    facts::{actor::Actor, call::Call, pid::Pid},
+    facts::{actor::Actor, call::Call, pid::Pid, read_user},
     maps::{self, CONTROL, Scratch, TASKS},
 };
 
 /// `PTRACE_ATTACH`, `PTRACE_SEIZE`: the only requests that begin to trace somebody else.
 const PTRACE_ATTACH: u64 = 16;
 const PTRACE_SEIZE: u64 = 0x4206;
+
+/// `PRIO_PROCESS`: the priority of one process, and not of a group's or a user's.
+const PRIO_PROCESS: u64 = 0;
+
+/// `F_SETOWN` and `F_SETOWN_EX` of include/uapi/asm-generic/fcntl.h, and what the latter calls a group.
+const F_SETOWN: u32 = 8;
+const F_SETOWN_EX: u32 = 15;
+const F_OWNER_PGRP: i32 = 2;
 
 /// `PIDFD_SIGNAL_PROCESS_GROUP` in the last argument of `pidfd_send_signal`.
 const PIDFD_GROUP: u64 = 1 << 2;
@@ -34,8 +42,11 @@ fn process_enter(ctx: RawTracePointContext) -> i32 {
 fn handle(ctx: &RawTracePointContext) -> Option<()> {
     let call = Call::enter(ctx)?;
     let signals = call.spec.hook == Hook::Signal as u8;
-    // Signal 0 only asks whether the process is there.
-    if signals && call.arg(call.spec.flags)? == 0 {
+    // Signal 0 only asks whether the process is there, and no new limits only what they are; no owner is nobody.
+    if call.arg(call.spec.flags) == Some(0) {
+        return None;
+    }
+    if call.spec.traits & SYSCALL_PRIORITY != 0 && call.arg(0)? != PRIO_PROCESS {
         return None;
     }
     if call.spec.traits & SYSCALL_REQUEST != 0 && !matches!(call.arg(0)?, PTRACE_ATTACH | PTRACE_SEIZE) {
@@ -78,13 +89,37 @@ pub(super) fn is_guard(tgid: u32) -> bool {
 /// Who outside the instance is hit: a process, a group as a negative number, or [`EVERYBODY`]; and whether the guard is.
 #[inline(always)]
 fn outside(call: &Call, signals: bool) -> Option<(i64, bool)> {
-    let is_outside = |tgid| is_outside(&call.actor, tgid);
-    let target = call.arg(call.spec.arg)? as i32;
-    let (pid, group) = if call.spec.traits & SYSCALL_PIDFD != 0 {
-        (Pid::by_fd(target)?, signals && call.arg(3)? & PIDFD_GROUP != 0)
-    } else if target > 0 {
+    let value = call.arg(call.spec.arg)?;
+    if call.spec.traits & SYSCALL_PIDFD != 0 {
+        let group = signals && call.arg(3)? & PIDFD_GROUP != 0;
+        return outside_of(&call.actor, Pid::by_fd(value as i32)?, group);
+    }
+    let target = if call.spec.traits & SYSCALL_OWNER != 0 { owner(call.arg(1)? as u32, value)? } else { value as i32 };
+    outside_by_number(&call.actor, target, call.spec.traits & SYSCALL_GROUPS != 0)
+}
+
+/// Who becomes a descriptor's owner by `fcntl`, as `kill` would name them; `None` where nobody does.
+#[inline(always)]
+pub(super) fn owner(command: u32, argument: u64) -> Option<i32> {
+    if command == F_SETOWN {
+        return (argument as i32 != 0).then_some(argument as i32);
+    }
+    if command != F_SETOWN_EX {
+        return None;
+    }
+    let [kind, pid] = read_user::<[i32; 2]>(argument)?;
+    if pid <= 0 {
+        return None;
+    }
+    Some(if kind == F_OWNER_PGRP { -pid } else { pid })
+}
+
+/// The same for somebody who is named by a number, which may be that of a group.
+#[inline(always)]
+pub(super) fn outside_by_number(actor: &Actor, target: i32, groups: bool) -> Option<(i64, bool)> {
+    let (pid, group) = if target > 0 {
         (Pid::by_number(target as u32)?, false)
-    } else if call.spec.traits & SYSCALL_GROUPS == 0 {
+    } else if !groups {
         return None;
     } else if target == EVERYBODY {
         return Some((EVERYBODY.into(), true));
@@ -93,6 +128,12 @@ fn outside(call: &Call, signals: bool) -> Option<(i64, bool)> {
     } else {
         (Pid::by_number(target.unsigned_abs())?, true)
     };
+    outside_of(actor, pid, group)
+}
+
+#[inline(always)]
+fn outside_of(actor: &Actor, pid: Pid, group: bool) -> Option<(i64, bool)> {
+    let is_outside = |tgid| is_outside(actor, tgid);
     if group {
         let group = -i64::from(pid.number()?);
         return pid.any_member(is_outside).then(|| (group, pid.any_member(is_guard)));

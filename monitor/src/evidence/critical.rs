@@ -77,15 +77,36 @@ pub fn file(path: &str, access: Access, user_dir: &Path) -> Option<&'static str>
         return Some("keys and passwords of the host");
     }
     let sockets = ["docker.sock", "containerd.sock", "podman.sock", "crio.sock"];
-    if sockets.contains(&name) || below(&["/run/containerd", "/run/podman", "/run/crio"]) {
+    let engines =
+        ["/run/containerd", "/run/podman", "/run/crio", "/run/k3s/containerd", "/run/buildkit", "/run/libvirt"];
+    let of_containers = path.ends_with("/lxd/unix.socket") || path.ends_with("/incus/unix.socket");
+    if sockets.contains(&name) || of_containers || below(&engines) {
         return Some("whoever talks to a container engine is root");
     }
     if changes && (name == "system_bus_socket" || below(&["/run/systemd/private"]) || path.ends_with("/bus")) {
         return Some("over D-Bus systemd starts programs that are not Node-RED's any more");
     }
     let starts_later = ["/etc/cron.d", "/etc/crontab", "/var/spool/cron", "/etc/systemd", "/etc/profile.d"];
-    let of_login = [".bashrc", ".bash_profile", ".profile", ".zshrc", "authorized_keys", "ld.so.preload", ".gitconfig"];
-    let of_account = ["/.config/systemd/", "/.config/git/"].iter().any(|place| path.contains(place));
+    let of_login = [
+        ".bashrc",
+        ".bash_profile",
+        ".bash_login",
+        ".profile",
+        ".zshrc",
+        ".zshenv",
+        ".zprofile",
+        "authorized_keys",
+        "ld.so.preload",
+        ".gitconfig",
+    ];
+    let of_account = [
+        "/.config/systemd/",
+        "/.config/git/",
+        "/.config/environment.d/",
+        "/.local/share/systemd/",
+        "/.local/share/dbus-1/",
+    ];
+    let of_account = of_account.iter().any(|place| path.contains(place));
     if changes && (below(&starts_later) || of_login.contains(&name) || of_account) {
         return Some("what is written here runs later, outside of Node-RED");
     }

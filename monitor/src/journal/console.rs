@@ -76,6 +76,8 @@ fn operation(enriched: &Enriched) -> String {
         Hook::Open => format!("read {path}"),
         Hook::Read => format!("read {path} through an older descriptor"),
         Hook::Receive => format!("take a descriptor of {path} from another process"),
+        // Of which one it was could not be told.
+        Hook::IoUring | Hook::Write if record.path.is_empty() => "write to a file that no name tells".to_owned(),
         Hook::Write => format!("write to {path}"),
         Hook::WriteTotals => format!("write {} bytes in {} calls to {path}", event.bytes, event.count),
         Hook::Truncate => format!("cut {path}"),
@@ -119,7 +121,7 @@ fn operation(enriched: &Enriched) -> String {
         Hook::Exit => "end".to_owned(),
         Hook::Fork => format!("start process {}", event.detail),
         Hook::Privilege => format!("gain privilege (effective uid {}, capabilities {:#x})", event.euid, event.detail),
-        Hook::Ptrace => format!("trace or read the memory of process {}", event.detail),
+        Hook::Ptrace => format!("trace, read the memory of or hold back process {}", event.detail),
         Hook::Mount => format!("mount something at {path}"),
         Hook::Unmount => format!("unmount {path}"),
         Hook::Namespace => format!("make or enter a namespace (flags {:#x})", event.detail),

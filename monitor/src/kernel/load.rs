@@ -145,6 +145,7 @@ const HANDLERS: &[(u32, &str)] = &[
     (HANDLERS_HALF + Handler::Credentials as u32, "credentials_exit"),
     (Handler::Process as u32, "process_enter"),
     (Handler::System as u32, "system_enter"),
+    (Handler::Requests as u32, "requests_enter"),
 ];
 
 /// The program that judges what a setuid program gains.
@@ -162,7 +163,7 @@ const SCOPE: &[(&str, &str)] = &[
 const SYSCALLS: &[(&str, &str)] = &[("sys_enter", "sys_enter"), ("sys_exit", "sys_exit")];
 
 /// Programs on requests of `io_uring`.
-const URING: &[&str] = &["io_uring_write", "io_uring_path", "io_uring_path_second"];
+const URING: &[&str] = &["io_uring_write", "io_uring_path", "io_uring_path_second", "io_uring_connect"];
 /// The tracepoints that a request comes by, the newest name first. `io_uring_submit_sqe` was told other things before 6.0.
 const URING_TRACEPOINTS: [&str; 2] = ["io_uring_submit_req", "io_uring_submit_sqe"];
 
@@ -213,6 +214,7 @@ impl Kernel {
             .override_global("ABI", &abi, true)
             .override_global("SIGNATURES", &signatures, true)
             .map_max_entries("HELD", cpus.saturating_mul(POOL_DEPTH))
+            .map_max_entries("TASKS", most_processes())
             .load(OBJECT)?;
         let degraded: Vec<_> = lacking
             .into_iter()
@@ -629,12 +631,37 @@ fn layout() -> Result<Layout> {
     Ok(Layout { offsets, abi, signatures: btf.signatures(), uring, lacking })
 }
 
+/// As many processes as there can be, so that none that belongs to an instance is without a mark for want of room.
+fn most_processes() -> u32 {
+    let limit = |name| {
+        let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+        text.trim().parse::<u32>().ok()
+    };
+    let most = limit("pid_max").into_iter().chain(limit("threads-max")).min();
+    // Whoever administers the machine may raise both later.
+    most.map_or(MIN_PROCESSES, |most| most.clamp(MIN_PROCESSES, PID_MAX_LIMIT))
+}
+
+/// As in the kernel's `maps.rs`.
+const MIN_PROCESSES: u32 = 32_768;
+/// `PID_MAX_LIMIT` of include/linux/threads.h.
+const PID_MAX_LIMIT: u32 = 4 * 1024 * 1024;
+
 /// Fields without which the guard still works: by architecture or configuration they may be absent.
 const OPTIONAL: &[&str] = &["task_struct.loginuid", "task_struct.thread_info.status", "task_struct.thread_info.flags"];
 
 /// Structs whose fields are optional as a whole: `io_uring` is younger than the oldest kernel that we run on.
-const OPTIONAL_STRUCTS: &[&str] =
-    &["io_kiocb.", "io_open.", "io_unlink.", "io_rename.", "io_link.", "io_mkdir.", "unix_sock."];
+const OPTIONAL_STRUCTS: &[&str] = &[
+    "io_kiocb.",
+    "io_open.",
+    "io_unlink.",
+    "io_rename.",
+    "io_link.",
+    "io_mkdir.",
+    "io_xattr.",
+    "io_connect.",
+    "unix_sock.",
+];
 
 /// Loads a program that is attached later, or called by others.
 fn load(ebpf: &mut Ebpf, links: &mut Links, name: &'static str) -> Result<()> {

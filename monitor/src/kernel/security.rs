@@ -69,12 +69,20 @@ pub const ENTRIES: &[Entry] = &[
     entry!(InodeSetattr, "inode_setattr", "security_inode_setattr"),
     entry!(InodeSetxattr, "inode_setxattr", "security_inode_setxattr"),
     entry!(InodeRemovexattr, "inode_removexattr", "security_inode_removexattr"),
+    // Not every file system keeps such lists.
+    entry!(InodeSetAcl, "inode_set_acl", "security_inode_set_acl", false),
+    entry!(InodeRemoveAcl, "inode_remove_acl", "security_inode_remove_acl", false),
     // What is executed is another process than the guard.
     entry!(BprmCheck, "bprm_check", "security_bprm_check", false),
     entry!(UnixStreamConnect, "unix_stream_connect", "security_unix_stream_connect"),
     entry!(UnixMaySend, "unix_may_send", "security_unix_may_send"),
     entry!(TaskKill, "task_kill", "security_task_kill"),
-    // The guard traces nobody.
+    // The guard holds back and traces nobody.
+    entry!(FileFcntl, "file_fcntl", "security_file_fcntl"),
+    entry!(FileSendSigiotask, "send_sigiotask", "security_file_send_sigiotask", false),
+    entry!(TaskSetrlimit, "task_setrlimit", "security_task_setrlimit", false),
+    entry!(TaskSetnice, "task_setnice", "security_task_setnice", false),
+    entry!(TaskSetscheduler, "task_setscheduler", "security_task_setscheduler", false),
     entry!(PtraceAccessCheck, "ptrace_access", "security_ptrace_access_check", false),
     entry!(FileReceive, "file_receive", "security_file_receive"),
     // It mounts nothing, makes no namespace, and changes neither the kernel nor its own credentials.
@@ -120,8 +128,8 @@ const REPLACES: &[(Hook, &[SecurityHook])] = {
         (Hook::Chown, &[S::InodeSetattr]),
         (Hook::Utimes, &[S::InodeSetattr]),
         (Hook::Xattr, &[S::InodeSetxattr, S::InodeRemovexattr]),
-        (Hook::Signal, &[S::TaskKill]),
-        (Hook::Ptrace, &[S::PtraceAccessCheck]),
+        (Hook::Signal, &[S::TaskKill, S::FileFcntl]),
+        (Hook::Ptrace, &[S::PtraceAccessCheck, S::TaskSetrlimit, S::TaskSetnice, S::TaskSetscheduler]),
         (Hook::UnixConnect, &[S::UnixStreamConnect, S::UnixMaySend]),
         (Hook::Privilege, &[S::TaskFixSetuid, S::Capset, S::BprmCredsFromFile]),
         (Hook::Mount, &[S::SbMount, S::MoveMount, S::SbPivotroot]),
@@ -155,9 +163,13 @@ const REPLACES: &[(Hook, &[SecurityHook])] = {
 const UNSEEN_BY_TRACEPOINTS: &[SecurityHook] = &[
     SecurityHook::UnixMaySend,
     SecurityHook::FileReceive,
+    SecurityHook::FileSendSigiotask,
     SecurityHook::KernelModuleRequest,
     SecurityHook::SocketConnect,
 ];
+
+/// Before, access control lists came by the hooks for other attributes.
+const SINCE_6_2: [SecurityHook; 2] = [SecurityHook::InodeSetAcl, SecurityHook::InodeRemoveAcl];
 
 /// Which sensor serves which hook, and why the better ones do not.
 #[derive(Debug, Default)]
@@ -199,6 +211,7 @@ impl Served {
             .iter()
             .map(|entry| entry.hook)
             .filter(|hook| hook.name().starts_with("inode_") || hook.name().contains("file"))
+            .filter(|hook| !SINCE_6_2.contains(hook))
             .all(|hook| self.by(hook) == Some(Sensor::Lsm))
     }
 
@@ -213,10 +226,20 @@ impl Served {
     #[must_use]
     pub fn can_deny_system(&self) -> bool {
         use SecurityHook as S;
-        [S::TaskKill, S::PtraceAccessCheck, S::TaskFixSetuid, S::Capset, S::BprmCredsFromFile, S::SbMount, S::Bpf]
-            .into_iter()
-            .chain([S::KernelReadFile, S::SocketCreate])
-            .all(|hook| self.by(hook) == Some(Sensor::Lsm))
+        [
+            S::TaskKill,
+            S::FileFcntl,
+            S::TaskSetrlimit,
+            S::PtraceAccessCheck,
+            S::TaskFixSetuid,
+            S::Capset,
+            S::BprmCredsFromFile,
+            S::SbMount,
+            S::Bpf,
+        ]
+        .into_iter()
+        .chain([S::KernelReadFile, S::SocketCreate])
+        .all(|hook| self.by(hook) == Some(Sensor::Lsm))
     }
 
     /// The sensors that serve anything, the best first.
@@ -319,6 +342,7 @@ fn exercise() -> io::Result<()> {
     fs::write(at("a"), "a")?;
     let file = fs::File::options().read(true).write(true).open(at("a"))?;
     map(&file)?;
+    rustix::fs::fcntl_getfl(&file)?;
     fs::set_permissions(at("a"), fs::Permissions::from_mode(0o600))?;
     // Not every file system keeps such attributes; the hook comes before that shows.
     let _ = rustix::fs::setxattr(at("a"), "user.flowwarden", b"", rustix::fs::XattrFlags::empty());

@@ -8,8 +8,8 @@ use monitor_common::{
     Access,
     event::Hook,
     syscall::{
-        COMPAT_BASE, Handler, NO_ARG, SYSCALL_FLAGS_IN_STRUCT, SYSCALL_GROUPS, SYSCALL_PIDFD, SYSCALL_REQUEST,
-        SYSCALL_SIGNAL_IN_FLAGS, SYSCALL_TRUNCATES, Syscall,
+        COMPAT_BASE, Handler, NO_ARG, SYSCALL_FLAGS_IN_STRUCT, SYSCALL_GROUPS, SYSCALL_OWNER, SYSCALL_PIDFD,
+        SYSCALL_PRIORITY, SYSCALL_REQUEST, SYSCALL_SIGNAL_IN_FLAGS, SYSCALL_TRUNCATES, Syscall,
     },
 };
 
@@ -83,6 +83,7 @@ pub const CALLS: &[(&str, Syscall)] = &[
     ("fchmod", attr_fd(Hook::Chmod)),
     ("fchown", attr_fd(Hook::Chown)),
     ("fchown32", attr_fd(Hook::Chown)),
+    ("io_submit", Syscall::on_fd(Handler::Requests, Hook::Write, Access::WRITE, 2)),
     ("fsetxattr", attr_fd(Hook::Xattr)),
     ("fremovexattr", attr_fd(Hook::Xattr)),
     ("mmap", Syscall::on_fd(Handler::Mmap, Hook::Mmap, Access::WRITE, 4)),
@@ -122,6 +123,8 @@ pub const CALLS: &[(&str, Syscall)] = &[
     ("lsetxattr", path(Hook::Xattr, Access::ATTR, NO_ARG, 0)),
     ("removexattr", path(Hook::Xattr, Access::ATTR, NO_ARG, 0)),
     ("lremovexattr", path(Hook::Xattr, Access::ATTR, NO_ARG, 0)),
+    ("setxattrat", path(Hook::Xattr, Access::ATTR, 0, 1)),
+    ("removexattrat", path(Hook::Xattr, Access::ATTR, 0, 1)),
     // Sockets. The cgroup programs see what these cannot stop.
     ("connect", Syscall::on_exit(Handler::Connect, Hook::Connect, 0)),
     ("bind", Syscall::on_exit(Handler::Connect, Hook::Bind, 0)),
@@ -164,6 +167,14 @@ pub const CALLS: &[(&str, Syscall)] = &[
     ("process_vm_readv", intrusion(0, 0)),
     ("process_vm_writev", intrusion(0, 0)),
     ("pidfd_getfd", intrusion(SYSCALL_PIDFD, 0)),
+    ("fcntl", signal(SYSCALL_OWNER | SYSCALL_GROUPS, 2, 2)),
+    ("fcntl64", signal(SYSCALL_OWNER | SYSCALL_GROUPS, 2, 2)),
+    ("prlimit64", Syscall { flags: 2, ..intrusion(0, 0) }),
+    ("setpriority", intrusion(SYSCALL_PRIORITY, 1)),
+    ("sched_setscheduler", intrusion(0, 0)),
+    ("sched_setparam", intrusion(0, 0)),
+    ("sched_setattr", intrusion(0, 0)),
+    ("sched_setaffinity", intrusion(0, 0)),
 ];
 
 /// Index in the kernel's table, name and description of each call that this machine has.

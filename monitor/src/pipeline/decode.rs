@@ -66,7 +66,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         sensor,
         verdict: Verdict::from_raw(event.verdict),
         wanted: Verdict::from_raw(event.wanted),
-        path: path(names, is_about_a_path(hook)),
+        path: path(names, is_about_a_path(hook, &event)),
         other: None,
         text: text.to_owned(),
     };
@@ -79,27 +79,31 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
 }
 
 /// Whether an empty list of names is the root directory rather than no path at all.
-fn is_about_a_path(hook: Hook) -> bool {
-    !matches!(
-        hook,
-        Hook::Connect
-            | Hook::Send
-            | Hook::Bind
-            | Hook::Listen
-            | Hook::Accept
-            | Hook::Socket
-            | Hook::Exit
-            | Hook::Fork
-            | Hook::Privilege
-            | Hook::Ptrace
-            | Hook::Signal
-            | Hook::Namespace
-            | Hook::Bpf
-            | Hook::Module
-            | Hook::UringCommand
-            | Hook::Dns
-            | Hook::Volume
-    )
+fn is_about_a_path(hook: Hook, event: &Event) -> bool {
+    // Of which file it was could not be told.
+    let unknown = event.ino == 0 && event.flags & FLAG_BY_NAME == 0;
+    let of_requests = matches!(hook, Hook::IoUring | Hook::Write);
+    !(of_requests && unknown)
+        && !matches!(
+            hook,
+            Hook::Connect
+                | Hook::Send
+                | Hook::Bind
+                | Hook::Listen
+                | Hook::Accept
+                | Hook::Socket
+                | Hook::Exit
+                | Hook::Fork
+                | Hook::Privilege
+                | Hook::Ptrace
+                | Hook::Signal
+                | Hook::Namespace
+                | Hook::Bpf
+                | Hook::Module
+                | Hook::UringCommand
+                | Hook::Dns
+                | Hook::Volume
+        )
 }
 
 /// Names from the file up to the root as an absolute path.

@@ -22,7 +22,7 @@ use monitor_common::{
     dns::{NameKey, NameRulesKey, ResolverKey},
     policy::{
         ChildKey, Class, FIRST_RESERVED, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_WATCHES, Maintenance, NetKey,
-        NetRules, Node, NodeKey, Pattern, PatternKey, Rule,
+        NetRules, Node, NodeKey, Pattern, PatternKey, Rule, RuleSet,
     },
     scope::{MAX_SELECTORS, SELECT_CGROUP, SELECT_EXEC, SELECT_UID, Selector},
     volume::{Limit, LimitKey},
@@ -178,11 +178,12 @@ pub fn compile(
                 compiled.scopes.push((slot, class, scope));
             }
         }
+        let strictest = tree.strictest();
         let mut own = tree.emit(&mut compiled, epoch, slot, &mut next_node, host, identify);
         last.append(&mut own);
         compiled.nets(instance, epoch, slot, host)?;
         compiled.resolvers(instance, epoch, slot, host);
-        compiled.instances.push((slot, instance_of(instance, policy.enforce)));
+        compiled.instances.push((slot, instance_of(instance, strictest, policy.enforce)));
         compiled.selectors(instance, slot, host)?;
     }
     // The deepest are the ones that rules name; the directories above them come after. There is room for so many.
@@ -258,9 +259,15 @@ impl InstancePolicy {
     }
 }
 
-fn instance_of(instance: &InstancePolicy, enforce: bool) -> Instance {
+fn instance_of(instance: &InstancePolicy, mut strictest: RuleSet, enforce: bool) -> Instance {
     let defaults = instance.defaults.map(|it| Rule { id: 0, verdict: it.verdict as u8, fallback: it.fallback as u8 });
-    Instance { defaults, enforce: u32::from(enforce), used: 1 }
+    for (bit, rule) in strictest.iter_mut().enumerate() {
+        let class = if 1 << bit == Access::EXEC.bits() { Class::Exec } else { Class::Files };
+        if rule.verdict <= defaults[class as usize].verdict {
+            *rule = Rule::NONE;
+        }
+    }
+    Instance { defaults, strictest, enforce: u32::from(enforce), used: 1 }
 }
 
 fn rule_of(action: &Action, index: u16) -> Rule {

@@ -225,6 +225,45 @@ pub(crate) const ATTACKS: &[Attack] = &[
     where_it_works(on("default-mount", "open_tree(2) and move_mount(2)", "move-mount lib lib")),
     by_root(on("default-mount", "pivot_root(2)", "pivot-root ROOM")),
     by_root(on("default-mount", "umount2(2)", "unmount ROOM")),
+    on("egress", "connect(2) to 0.0.0.0", "connect-unspecified TCP"),
+    on("egress", "sendto(2) to 0.0.0.0", "udp-unspecified UDP"),
+    on("egress", "sendto(2) to ::", "udp-unspecified-6 UDP"),
+    on("egress", "sendto(2) to ::ffff:0.0.0.0", "udp-unspecified-mapped UDP"),
+    where_it_works(on("settings-js", "an access control list", "acl settings.js")),
+    where_it_works(on("settings-js", "io_uring, IORING_OP_SETXATTR", "uring-setxattr settings.js")),
+    where_it_works(on(
+        "settings-js",
+        "io_uring, opened through a symbolic link without a descriptor and written",
+        "uring-symlink-write settings.js alias.js",
+    )),
+    where_it_works(on(
+        "settings-js",
+        "io_uring, IORING_OP_SPLICE, a descriptor from another process",
+        "uring-splice ../give-settings.sock",
+    )),
+    on("settings-js", "io_submit(2), a descriptor from another process", "receive-submit ../give-settings.sock"),
+    on(
+        "settings-js",
+        "a descriptor from another process, mapped and made writable by mprotect(2)",
+        "receive-map-late ../give-settings.sock",
+    ),
+    where_it_works(on("environment", "io_uring, IORING_OP_SYMLINKAT", "uring-symlink other.js environment")),
+    where_it_works(on("docker", "io_uring, IORING_OP_CONNECT", "uring-unix ../docker.sock")),
+    on("dropped", "40 directories below the rule's", "run-deep PROGRAM drop"),
+    unseen_by_tracepoints(
+        "a name does not tell that it is a directory's, and what is in it",
+        on(
+            "private-keys",
+            "read after its directory was moved out of the pattern's reach",
+            "take-along certs ../out/certs server.key",
+        ),
+    ),
+    by_root(on("default-signal", "F_SETOWN and F_SETSIG, a neighbour", "signal-owner NEIGHBOUR 18")),
+    by_root(on("guard-process", "F_SETOWN and F_SETSIG, the guard", "signal-owner GUARD 18")),
+    where_it_works(by_root(on("default-ptrace", "prlimit64(2) of a neighbour", "limit NEIGHBOUR"))),
+    where_it_works(by_root(on("guard-process", "prlimit64(2) of the guard", "limit GUARD"))),
+    by_root(on("guard-process", "setpriority(2) of the guard", "nice GUARD")),
+    by_root(on("guard-process", "sched_setaffinity(2) of the guard", "affinity GUARD")),
 ];
 
 /// What no rule names.

@@ -5,6 +5,7 @@
 
 mod attacks;
 mod clock;
+mod crowd;
 mod limits;
 mod older;
 mod outlive;
@@ -85,6 +86,12 @@ impl Stage {
             self.stand_in.file(name, content.as_bytes(), 0o644)?;
         }
         fs::create_dir(self.stand_in.user_dir().join("lib"))?;
+        let out = beside(&self.stand_in, "out");
+        let _ = fs::remove_dir_all(&out);
+        for directory in [self.stand_in.user_dir().join("drop"), self.stand_in.user_dir().join("certs"), out] {
+            self.stand_in.directory(&directory)?;
+        }
+        fs::write(self.stand_in.user_dir().join("certs/server.key"), "secret")?;
         let unguarded = beside(&self.stand_in, "unguarded");
         let _ = fs::remove_dir_all(&unguarded);
         for directory in ["", "journal", "state"] {
@@ -162,8 +169,11 @@ impl Stage {
             .deny("environment", &["create", "write"], "environment")
             .deny(&socket("docker.sock"), &["write"], "docker")
             .deny(&socket("syslog.sock"), &["write"], "syslog")
+            .deny("**/*.key", &["read", "rename"], "private-keys")
+            // Of rules that are as strict the first speaks for a file of which it is not known where it is.
+            .deny_exec("drop/**", "dropped")
             .deny_exec("evil", "programs")
-            .egress(&["127.0.0.0/8"], "deny", "egress")
+            .egress(&["127.0.0.0/8", "::1"], "deny", "egress")
             .deny_by_default("raw-socket")
             .deny_by_default("socket")
             .deny_by_default("kernel")

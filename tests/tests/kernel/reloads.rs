@@ -45,6 +45,25 @@ fn nobody_gets_through_between_two_policies() -> Result<()> {
     guard.stop().map(drop)
 }
 
+/// A descriptor whose first write was let through is judged anew by a policy that forbids it.
+#[test]
+fn a_descriptor_is_judged_by_the_policy_that_is_in_force() -> Result<()> {
+    let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
+    stand_in.file("data.json", b"[]", 0o644)?;
+    let guard = start(&stand_in, &stand_in.policy().file("data.json", &["write"], "log", "data"), &[])?;
+    let mut writer = stand_in.begins("linger data.json score")?;
+    let pid = u64::from(writer.pid());
+    guard.wait_for(PATIENCE, |record| record.rule() == "data" && record.pid() == Some(pid))?;
+    let written = || fs::read_to_string(stand_in.user_dir().join("score"));
+    wait::until("it to write again", PATIENCE, || Ok(written().is_ok_and(|count| count.len() > 2).then_some(())))?;
+    let answer = guard.reload(&stand_in.policy().deny("data.json", &["write"], "data"))?;
+    ensure!(answer.contains("in force"), "{answer}");
+    let told = || format!("it goes on: {:?}", written());
+    let status = wait::until("its end", PATIENCE, || writer.ended()).with_context(told)?;
+    ensure!(!status.success(), "{status}");
+    guard.stop().map(drop)
+}
+
 /// A lease on a file: who opens it for writing, or cuts it, waits until this goes away.
 struct Lease(fs::File);
 

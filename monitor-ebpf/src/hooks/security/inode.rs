@@ -5,15 +5,22 @@
 #![expect(clippy::unnecessary_wraps, reason = "one signature for the bodies of all hooks")]
 
 use monitor_common::{
-    Access, Verdict,
+    Access, Verdict, decide,
     event::{FLAG_AFTER, FLAG_CREATED, Hook},
     verdict::Sensor,
 };
 
 use super::{Args, dentry_arg, security_hook};
 use crate::{
-    facts::{actor::Actor, offset, path::likely_mount, read},
-    hooks::{Request, judge_place},
+    facts::{
+        actor::Actor,
+        file::inode_at,
+        offset,
+        path::{Spot, likely_mount},
+        read,
+    },
+    hooks::{Request, judge_place, tell_place},
+    lookups::Maps,
     maps::Scratch,
 };
 
@@ -117,6 +124,25 @@ security_hook!(
     removexattr
 );
 
+security_hook!(
+    InodeSetAcl,
+    "inode_set_acl",
+    "security_inode_set_acl",
+    lsm_inode_set_acl,
+    fentry_inode_set_acl,
+    kprobe_inode_set_acl,
+    change_acl
+);
+security_hook!(
+    InodeRemoveAcl,
+    "inode_remove_acl",
+    "security_inode_remove_acl",
+    lsm_inode_remove_acl,
+    fentry_inode_remove_acl,
+    kprobe_inode_remove_acl,
+    change_acl
+);
+
 /// `ATTR_*` of include/linux/fs.h.
 const ATTR_MODE: u32 = 1;
 const ATTR_UID: u32 = 1 << 1;
@@ -173,8 +199,37 @@ fn link<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdi
 
 #[inline(always)]
 fn rename<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
-    let to = Access::RENAME.union(Access::CREATE);
-    two(actor, scratch, Hook::Rename, (args.arg(1), Access::RENAME), (args.arg(3), to))
+    let (from, to) = (args.arg(1), args.arg(3));
+    let done = two(actor, scratch, Hook::Rename, (from, Access::RENAME), (to, Access::RENAME.union(Access::CREATE)))?;
+    if done as u8 >= Verdict::Deny as u8 || !inode_at(from)?.is_directory() {
+        return Some(done);
+    }
+    judge_taken(scratch, actor, from, to);
+    // It is left in memory: one value that both ways end with, not two ways for the verifier.
+    Some(Verdict::from_raw(scratch.value.get() as u8))
+}
+
+/// Judges a directory's being moved for what patterns protect in it.
+#[inline(never)]
+fn judge_taken(scratch: &mut Scratch, actor: &Actor, from: u64, to: u64) {
+    scratch.value.set(Verdict::Allow as u32);
+    let mount = likely_mount(from);
+    let mut view = Spot::new((from, mount), scratch);
+    let (reaches, takes) = decide::reach(&Maps::with(scratch), &actor.subject, &mut view, &mut scratch.work);
+    let mut view = Spot::new((to, mount), scratch);
+    let (reach_there, _) = decide::reach(&Maps::with(scratch), &actor.subject, &mut view, &mut scratch.work);
+    if !takes.is_set() || reaches == reach_there {
+        return;
+    }
+    let decision = decide::takes(&Maps::with(scratch), &actor.subject, takes, &mut scratch.work);
+    let request = Request {
+        flags: FLAG_AFTER,
+        detail: 1,
+        other: (to, mount),
+        ..Request::new(Hook::Rename as u8, Access::RENAME)
+    };
+    let done = tell_place(scratch, actor, (from, mount), &request, &decision);
+    scratch.value.set(done as u32);
 }
 
 /// Judges both names of an operation; the second is not asked when the first is refused.
@@ -225,6 +280,11 @@ fn setattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Ve
 #[inline(always)]
 fn setxattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, args.moved_arg(dentry_arg!(A, setxattr)), Hook::Xattr, Access::ATTR)
+}
+
+#[inline(always)]
+fn change_acl<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    judge(actor, scratch, args.arg(1), Hook::Xattr, Access::ATTR)
 }
 
 #[inline(always)]

@@ -24,6 +24,7 @@ use monitor_common::{
 use crate::{
     emit,
     facts::{actor::Actor, call::abi, task, word},
+    hooks::process::is_guard,
     maps::{self, CONTROL, PROOFS, Scratch},
 };
 
@@ -123,7 +124,7 @@ use security_hook;
 fn enter<A: Args>(args: &A, hook: SecurityHook, body: impl FnOnce(&A, &Actor, &mut Scratch) -> Option<Verdict>) -> i32 {
     let Some(actor) = Actor::current(A::SENSOR) else {
         prove(hook);
-        return 0;
+        return if A::SENSOR.can_deny() && refuses_unasked(args, hook) { -EPERM } else { 0 };
     };
     let execs = matches!(hook, SecurityHook::BprmCheck | SecurityHook::BprmCredsFromFile);
     let refusal = if execs { -EACCES } else { -EPERM };
@@ -144,6 +145,12 @@ fn enter<A: Args>(args: &A, hook: SecurityHook, body: impl FnOnce(&A, &Actor, &m
     } else {
         0
     }
+}
+
+/// What is refused whoever is at work: a signal to the guard that comes with a packet, or with somebody else's write.
+#[inline(always)]
+fn refuses_unasked<A: Args>(args: &A, hook: SecurityHook) -> bool {
+    matches!(hook, SecurityHook::FileSendSigiotask) && task::tgid(args.arg(0)).is_some_and(is_guard)
 }
 
 /// Notes that an operation of the guard's own has come by. A program that loads and attaches may still never be called.

@@ -5,7 +5,7 @@ use monitor_common::{Verdict, event::Hook, policy::Class};
 use super::{Args, security_hook};
 use crate::{
     facts::{actor::Actor, task},
-    hooks::process::{is_guard, is_outside, judge_target},
+    hooks::process::{is_guard, is_outside, judge_target, outside_by_number, owner},
     maps::Scratch,
 };
 
@@ -20,6 +20,52 @@ security_hook!(
     trace
 );
 
+security_hook!(
+    FileSendSigiotask,
+    "file_send_sigiotask",
+    "security_file_send_sigiotask",
+    lsm_send_sigiotask,
+    fentry_send_sigiotask,
+    kprobe_send_sigiotask,
+    own_signal
+);
+security_hook!(
+    FileFcntl,
+    "file_fcntl",
+    "security_file_fcntl",
+    lsm_file_fcntl,
+    fentry_file_fcntl,
+    kprobe_file_fcntl,
+    own
+);
+security_hook!(
+    TaskSetrlimit,
+    "task_setrlimit",
+    "security_task_setrlimit",
+    lsm_task_setrlimit,
+    fentry_task_setrlimit,
+    kprobe_task_setrlimit,
+    hold_back
+);
+security_hook!(
+    TaskSetnice,
+    "task_setnice",
+    "security_task_setnice",
+    lsm_task_setnice,
+    fentry_task_setnice,
+    kprobe_task_setnice,
+    hold_back
+);
+security_hook!(
+    TaskSetscheduler,
+    "task_setscheduler",
+    "security_task_setscheduler",
+    lsm_task_setscheduler,
+    fentry_task_setscheduler,
+    kprobe_task_setscheduler,
+    hold_back
+);
+
 /// `PTRACE_MODE_ATTACH`; a mere look, as `ps` takes at every process, does not carry it.
 const PTRACE_MODE_ATTACH: u64 = 2;
 
@@ -30,6 +76,31 @@ fn signal<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Ver
         return None;
     }
     judge(actor, scratch, Hook::Signal, Class::Signal, args.arg(0))
+}
+
+/// A descriptor is given an owner, who is signalled when something comes for it.
+#[inline(always)]
+fn own<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let owner = owner(args.arg(1) as u32, args.arg(2))?;
+    let (hit, hits_guard) = outside_by_number(actor, owner, true)?;
+    Some(judge_target(scratch, actor, Hook::Signal as u8, Class::Signal, hit, hits_guard))
+}
+
+/// Something has come for a descriptor whose owner is to be signalled, in the middle of anybody's work. Nobody has business
+/// to have the guard signalled so, see [`refuses_unasked`](super::refuses_unasked); on whose descriptors others are is their own.
+#[inline(always)]
+fn own_signal<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let target = args.arg(0);
+    if !is_guard(task::tgid(target)?) {
+        return None;
+    }
+    judge(actor, scratch, Hook::Signal, Class::Signal, target)
+}
+
+/// What another process may use is cut: a limit on its time is as good as a signal, and the lowest priority as a stop.
+#[inline(always)]
+fn hold_back<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    judge(actor, scratch, Hook::Ptrace, Class::Ptrace, args.arg(0))
 }
 
 #[inline(always)]

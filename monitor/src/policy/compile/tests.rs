@@ -717,6 +717,43 @@ fn text_is_walked_as_it_stands() {
 }
 
 #[test]
+fn a_file_too_deep_to_be_placed_is_judged_by_the_strictest_rule() {
+    let rules = "default = { exec = \"deny\" }\n".to_owned()
+        + &rule("\"a/**\"", "\"read\"", "log")
+        + &rule("\"b/*.pem\"", "\"read\"", "kill")
+        + &rule("\"c/**\"", "\"write\"", "allow")
+        + "[[instance.exec]]\npath = \"d/**\"\nverdict = \"log\"\n";
+    let tables = compiled(&rules, &[]);
+    let at = |depth: usize| format!("/h/ud/c{}/x", "/d".repeat(depth));
+    assert_eq!(file(&tables, &at(decide::MAX_CLIMB - 2), Access::READ).0, Verdict::Allow);
+    let deep = at(decide::MAX_CLIMB - 1);
+    assert_eq!(file(&tables, &deep, Access::READ).0, Verdict::Kill);
+    assert_eq!(file(&tables, &deep, Access::WRITE).0, Verdict::Allow, "nothing forbids it anywhere");
+    assert_eq!(file(&tables, &deep, Access::EXEC).0, Verdict::Deny, "the default is stricter than any rule");
+    let unknown = |access| decide::unknown(&tables, &tables.subject(), access, &mut Work::NEW.clone()).verdict;
+    assert_eq!((unknown(Access::READ), unknown(Access::WRITE)), (Verdict::Kill, Verdict::Allow));
+}
+
+#[test]
+fn a_directory_takes_along_what_patterns_protect_in_it() {
+    let rules = rule("\"**/*.pem\"", "\"read\", \"rename\"", "deny")
+        + &rule("\"modules/**\"", "\"read\", \"rename\"", "allow")
+        + &rule("\"../other/**/*.pem\"", "\"read\"", "kill").replace("../other", "/h/other");
+    let tables = compiled(&rules, &[]);
+    let reach =
+        |path: &str| decide::reach(&tables, &tables.subject(), &mut View::new(Path::new(path)), &mut Work::NEW.clone());
+    let (of_certs, takes) = reach("/h/ud/certs");
+    assert_eq!(takes.verdict, Verdict::Deny as u8);
+    assert_eq!(reach("/h/ud/lib/certs").0, of_certs, "it stays in reach");
+    for elsewhere in ["/h/certs", "/certs", "/h/ud/modules/certs", "/h/other/certs"] {
+        assert_ne!(reach(elsewhere).0, of_certs, "{elsewhere}");
+    }
+    for free in ["/h/ud/modules/certs", "/h/other/certs", "/h/certs"] {
+        assert!(!reach(free).1.is_set(), "{free}");
+    }
+}
+
+#[test]
 fn patterns_match_ends_and_beginnings() {
     let tables = compiled(&rule("\"**/*.pem\", \"id_*\"", "\"read\"", "kill"), &[]);
     for (path, verdict) in [

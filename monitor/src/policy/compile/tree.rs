@@ -305,6 +305,23 @@ impl Tree {
         ranked.collect()
     }
 
+    /// The strictest that any rule of the policy says about each access, of those that forbid something.
+    pub(super) fn strictest(&self) -> RuleSet {
+        let mut strictest = RuleSet::default();
+        // The guard's own paths are root's, and no directory of the instance's is below them.
+        for branch in self.branches.iter().filter(|branch| !branch.at_once) {
+            let patterns = branch.patterns.iter().flat_map(BTreeMap::values);
+            for rules in [&branch.own, &branch.star, &branch.below].into_iter().chain(patterns) {
+                for (mine, &rule) in strictest.iter_mut().zip(rules) {
+                    if rule.verdict > Verdict::Log as u8 {
+                        *mine = stricter(*mine, rule);
+                    }
+                }
+            }
+        }
+        strictest
+    }
+
     /// What holds for the block devices below the files that rules are about: to read one is to read all that is on it, to
     /// write it is to change all.
     fn devices(&self, found: &[Option<Seen>], host: &dyn Host) -> BTreeMap<u32, RuleSet> {
@@ -410,6 +427,9 @@ impl Tree {
                 if node.patterns == 0 {
                     node.patterns = number(index);
                 }
+                if node.patterns != number(index) {
+                    node.takes = nodes[branch.parent].takes;
+                }
             }
             for kind in 0..4 {
                 let patterns = match kind {
@@ -417,6 +437,9 @@ impl Tree {
                     _ if node.patterns == number(index) => self.far_patterns(index, kind),
                     _ => continue,
                 };
+                if kind >= 2 {
+                    node.takes = patterns.values().fold(node.takes, taken);
+                }
                 compiled.patterns(epoch, number(index), kind, &patterns);
             }
             for (name, &child) in &branch.children {
@@ -459,6 +482,7 @@ impl Tree {
                     mine.iter_mut().zip(theirs).for_each(|(mine, &theirs)| *mine = stricter(*mine, theirs));
                 }
                 node.flags |= other.flags & NODE_HAS_CHILDREN;
+                node.takes = stricter(node.takes, other.takes);
             }
             let mut seen = BTreeSet::new();
             for &index in &indices {
@@ -505,6 +529,13 @@ fn reaches(place: &Path, names: &Names, directory: &Path) -> bool {
 /// Whether the rule for the access of this bit is more than a permission, and the access is one of `what`.
 fn restrains(bit: usize, rule: Rule, what: Access) -> bool {
     what.bits() & 1 << bit != 0 && rule.verdict > Verdict::Allow as u8
+}
+
+/// What is said about moving what a pattern protects, where that is forbidden: who moves the directory around it moves it too.
+fn taken(takes: Rule, pattern: &Pattern) -> Rule {
+    let rule = pattern.rules[Access::RENAME.bits().trailing_zeros() as usize];
+    // As for the directories above what is protected, no window lets it go.
+    if rule.verdict > Verdict::Allow as u8 { stricter(takes, rule.lifted_by(0)) } else { takes }
 }
 
 /// Whoever moves a directory away can put another in its place: what is protected against change holds those above.

@@ -20,7 +20,7 @@ use std::{
     fs,
     io::{self, Write as _},
     mem::size_of,
-    net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::{
@@ -180,6 +180,19 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("udp", "ADDRESS:PORT", |words| UdpSocket::bind("0.0.0.0:0")?.send_to(MARK, word(words, 0)?).map(drop)),
     ("udp-mapped", "ADDRESS:PORT", |words| UdpSocket::bind("[::]:0")?.send_to(MARK, mapped(words)?).map(drop)),
+    // To connect to no address at all is to connect to this machine.
+    ("connect-unspecified", "ADDRESS:PORT", |words| {
+        TcpStream::connect(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port(words)?)).map(drop)
+    }),
+    ("udp-unspecified", "ADDRESS:PORT", |words| {
+        UdpSocket::bind("0.0.0.0:0")?.send_to(MARK, (Ipv4Addr::UNSPECIFIED, port(words)?)).map(drop)
+    }),
+    ("udp-unspecified-6", "ADDRESS:PORT", |words| {
+        UdpSocket::bind("[::]:0")?.send_to(MARK, (Ipv6Addr::UNSPECIFIED, port(words)?)).map(drop)
+    }),
+    ("udp-unspecified-mapped", "ADDRESS:PORT", |words| {
+        UdpSocket::bind("[::]:0")?.send_to(MARK, (Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(), port(words)?)).map(drop)
+    }),
     ("connect-mapped", "ADDRESS:PORT", |words| TcpStream::connect(mapped(words)?).map(drop)),
     ("unix", "SOCKET", |words| UnixStream::connect(word(words, 0)?).map(drop)),
     ("connect", "ADDRESS:PORT", |words| TcpStream::connect(word(words, 0)?).map(drop)),
@@ -190,6 +203,11 @@ const OPERATIONS: &[Operation] = &[
     ("fast-open", "ADDRESS:PORT", fast_open),
     ("sendmmsg", "ADDRESS:PORT", send_many),
     ("send-connected", "ADDRESS:PORT", send_connected),
+    ("take-along", "DIRECTORY TO FILE", |words| {
+        fs::rename(word(words, 0)?, word(words, 1)?)?;
+        fs::read(format!("{}/{}", word(words, 1)?, word(words, 2)?)).map(drop)
+    }),
+    ("run-deep", "PROGRAM DIRECTORY", run_deep),
     ("ptrace", "PID", trace),
     ("process_vm_readv", "PID", read_memory),
     ("kill", "PID SIGNAL", |words| call(libc::SYS_kill, &numbers(words)?)),
@@ -380,6 +398,10 @@ fn mapped(words: &[&str]) -> Result<SocketAddr> {
     Ok(SocketAddr::new(plain.ip().to_ipv6_mapped().into(), plain.port()))
 }
 
+fn port(words: &[&str]) -> Result<u16> {
+    Ok(word(words, 0)?.parse::<SocketAddrV4>().map_err(io::Error::other)?.port())
+}
+
 fn make_node(words: &[&str], kind: libc::mode_t) -> Result {
     let path = path(word(words, 0)?)?;
     call(libc::SYS_mknodat, &[libc::AT_FDCWD.into(), at(path.as_ptr()), (kind | 0o644).into(), 0])
@@ -403,6 +425,22 @@ fn link_by_number(words: &[&str]) -> Result {
     let (from, to) = (path(&format!("/proc/self/fd/{}", number.as_raw_fd()))?, path(word(words, 1)?)?);
     let here = libc::AT_FDCWD.into();
     call(libc::SYS_linkat, &[here, at(from.as_ptr()), here, at(to.as_ptr()), libc::AT_SYMLINK_FOLLOW.into()])
+}
+
+/// Brings a program into a directory, deeper than anybody is expected to be. Nothing is made so deep: what is in a directory
+/// goes with it when it is moved.
+fn run_deep(words: &[&str]) -> Result {
+    let directories = |name: &str| vec![name; 20].join("/");
+    let (program, place) = (fs::read(word(words, 0)?)?, word(words, 1)?);
+    let (one, other) = (directories("one"), directories("other"));
+    env::set_current_dir(place)?;
+    fs::create_dir_all(&one)?;
+    fs::create_dir_all(&other)?;
+    let evil = format!("{one}/evil");
+    fs::write(&evil, program)?;
+    fs::set_permissions(&evil, fs::Permissions::from_mode(0o755))?;
+    fs::rename("one", format!("{other}/one"))?;
+    Err(Command::new(format!("{other}/{evil}")).arg("read").arg("/dev/null").exec())
 }
 
 fn truncate(words: &[&str]) -> Result {

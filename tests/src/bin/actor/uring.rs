@@ -1,26 +1,17 @@
 //! The same by `io_uring`: no system call names what is done.
 
-use std::os::fd::AsRawFd as _;
+use std::{io::Write as _, os::fd::AsRawFd as _};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use super::{MARK, Operation, Result, address, path, socket, word};
+use super::{MARK, Operation, Result, address, path, socket, system::receive, word};
 
 pub(super) const OPERATIONS: &[Operation] = &[
     ("uring-write", "FILE", |words| {
         let file = open(words, libc::O_WRONLY)?;
         submit(&opcode::Write::new(file, MARK.as_ptr(), MARK.len() as u32).build()).map(drop)
     }),
-    ("uring-write-direct", "FILE", |words| {
-        let path = path(word(words, 0)?)?;
-        let mut ring = IoUring::new(2)?;
-        ring.submitter().register_files(&[-1])?;
-        let place = types::DestinationSlot::try_from_slot_target(0).map_err(|_| std::io::ErrorKind::InvalidInput)?;
-        let open = opcode::OpenAt::new(HERE, path.as_ptr()).flags(libc::O_WRONLY).file_index(Some(place));
-        submit_to(&mut ring, &open.build())?;
-        let write = opcode::Write::new(types::Fixed(0), MARK.as_ptr(), MARK.len() as u32);
-        submit_to(&mut ring, &write.build()).map(drop)
-    }),
+    ("uring-write-direct", "FILE", |words| write_directly(word(words, 0)?)),
     ("uring-truncate", "FILE", |words| open(words, libc::O_RDONLY | libc::O_TRUNC).map(drop)),
     ("uring-read", "FILE", |words| {
         let file = open(words, libc::O_RDONLY)?;
@@ -42,6 +33,38 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ("uring-mkdir", "DIRECTORY", |words| {
         let path = path(word(words, 0)?)?;
         submit(&opcode::MkDirAt::new(HERE, path.as_ptr()).build()).map(drop)
+    }),
+    ("uring-symlink", "TARGET LINK", |words| {
+        let (target, link) = (path(word(words, 0)?)?, path(word(words, 1)?)?);
+        submit(&opcode::SymlinkAt::new(HERE, target.as_ptr(), link.as_ptr()).build()).map(drop)
+    }),
+    ("uring-setxattr", "FILE", |words| {
+        let (file, name) = (path(word(words, 0)?)?, path("user.mark")?);
+        let mark = MARK.as_ptr().cast();
+        submit(&opcode::SetXattr::new(name.as_ptr(), mark, file.as_ptr(), MARK.len() as u32).build()).map(drop)
+    }),
+    // What the link leads to is not told by its name, and an entry of the ring's own table has no number in the process's.
+    ("uring-symlink-write", "TARGET LINK", |words| {
+        std::os::unix::fs::symlink(word(words, 0)?, word(words, 1)?)?;
+        write_directly(word(words, 1)?)
+    }),
+    ("uring-splice", "SOCKET", |words| {
+        let file = receive(words)?;
+        let (out, mut into) = std::io::pipe()?;
+        into.write_all(MARK)?;
+        let (from, to) = (types::Fd(out.as_raw_fd()), types::Fd(file.as_raw_fd()));
+        submit(&opcode::Splice::new(from, -1, to, 0, MARK.len() as u32).build()).map(drop)
+    }),
+    ("uring-unix", "SOCKET", |words| {
+        let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
+        // SAFETY: all zero is an address.
+        let mut to: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+        to.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        for (to, from) in to.sun_path.iter_mut().zip(word(words, 0)?.bytes()) {
+            *to = libc::c_char::from_ne_bytes([from]);
+        }
+        let len = size_of_val(&to) as libc::socklen_t;
+        submit(&opcode::Connect::new(types::Fd(socket.as_raw_fd()), (&raw const to).cast(), len).build()).map(drop)
     }),
     ("uring-connect", "ADDRESS:PORT", |words| {
         let (socket, to) = (socket(libc::AF_INET, libc::SOCK_STREAM, 0)?, address(word(words, 0)?)?);
@@ -74,6 +97,18 @@ const HERE: types::Fd = types::Fd(libc::AT_FDCWD);
 fn open(words: &[&str], flags: libc::c_int) -> Result<types::Fd> {
     let path = path(word(words, 0)?)?;
     submit(&opcode::OpenAt::new(HERE, path.as_ptr()).flags(flags).build()).map(types::Fd)
+}
+
+/// Opens a file into the ring's own table, and writes there.
+fn write_directly(file: &str) -> Result {
+    let path = path(file)?;
+    let mut ring = IoUring::new(2)?;
+    ring.submitter().register_files(&[-1])?;
+    let place = types::DestinationSlot::try_from_slot_target(0).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+    let open = opcode::OpenAt::new(HERE, path.as_ptr()).flags(libc::O_WRONLY).file_index(Some(place));
+    submit_to(&mut ring, &open.build())?;
+    let write = opcode::Write::new(types::Fixed(0), MARK.as_ptr(), MARK.len() as u32);
+    submit_to(&mut ring, &write.build()).map(drop)
 }
 
 /// Has one request carried out; its result.
