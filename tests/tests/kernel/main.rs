@@ -151,6 +151,8 @@ impl Stage {
             "default-mount" => self.stand_in.policy().deny_by_default("mount"),
             "default-exec-unnamed" => self.stand_in.policy().deny_by_default("exec-unnamed"),
             "default-exec-writable" => self.stand_in.policy().deny_by_default("exec-writable"),
+            // A program is read before it is executed, and so deep the strictest rule of each would speak.
+            "dropped" => self.stand_in.policy().deny_exec("drop/**", "dropped"),
             "disk" => self.stand_in.policy().deny("settings.js", &["read"], "disk"),
             // These are the guard's own and need no policy.
             "guard-files" | "guard-secrets" | "guard-process" | "guard-programs" => self.stand_in.policy(),
@@ -170,8 +172,6 @@ impl Stage {
             .deny(&socket("docker.sock"), &["write"], "docker")
             .deny(&socket("syslog.sock"), &["write"], "syslog")
             .deny("**/*.key", &["read", "rename"], "private-keys")
-            // Of rules that are as strict the first speaks for a file of which it is not known where it is.
-            .deny_exec("drop/**", "dropped")
             .deny_exec("evil", "programs")
             .egress(&["127.0.0.0/8", "::1"], "deny", "egress")
             .deny_by_default("raw-socket")
