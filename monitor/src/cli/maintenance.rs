@@ -223,7 +223,7 @@ fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Resu
         return Ok(writeln!(Output, "{event}")?);
     }
     let own = |key: &str| plain(event["unmapped"][key].as_str().unwrap_or_default().as_bytes());
-    let time = rfc3339_seconds(event["time"].as_i64().unwrap_or_default())?;
+    let time = rfc3339_seconds(event["time"].as_i64().unwrap_or_default());
     writeln!(Output, "{time}  {}", plain(event["message"].as_str().unwrap_or_default().as_bytes()))?;
     writeln!(Output, "opened by: {}", own("opened_by"))?;
     for (key, what) in [

@@ -80,30 +80,28 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
 
 /// Whether an empty list of names is the root directory rather than no path at all.
 fn is_about_a_path(hook: Hook, event: &Event) -> bool {
-    // Of which file it was could not be told.
-    let unknown = event.ino == 0 && event.flags & FLAG_BY_NAME == 0;
-    let of_requests = matches!(hook, Hook::IoUring | Hook::Write);
-    !(of_requests && unknown)
-        && !matches!(
-            hook,
-            Hook::Connect
-                | Hook::Send
-                | Hook::Bind
-                | Hook::Listen
-                | Hook::Accept
-                | Hook::Socket
-                | Hook::Exit
-                | Hook::Fork
-                | Hook::Privilege
-                | Hook::Ptrace
-                | Hook::Signal
-                | Hook::Namespace
-                | Hook::Bpf
-                | Hook::Module
-                | Hook::UringCommand
-                | Hook::Dns
-                | Hook::Volume
-        )
+    match hook {
+        // Of which file it was could not always be told.
+        Hook::IoUring | Hook::Write => event.ino != 0 || event.flags & FLAG_BY_NAME != 0,
+        Hook::Connect
+        | Hook::Send
+        | Hook::Bind
+        | Hook::Listen
+        | Hook::Accept
+        | Hook::Socket
+        | Hook::Exit
+        | Hook::Fork
+        | Hook::Privilege
+        | Hook::Ptrace
+        | Hook::Signal
+        | Hook::Namespace
+        | Hook::Bpf
+        | Hook::Module
+        | Hook::UringCommand
+        | Hook::Dns
+        | Hook::Volume => false,
+        _ => true,
+    }
 }
 
 /// Names from the file up to the root as an absolute path.

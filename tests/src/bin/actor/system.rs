@@ -171,7 +171,7 @@ const F_SETSIG: c_long = 10;
 
 /// Writes to a file by the older kind of asynchronous requests.
 fn submit(file: &fs::File) -> Result {
-    /// `IOCB_CMD_PWRITE` and `struct iocb` of linux/aio_abi.h.
+    /// `IOCB_CMD_PWRITE` and `struct iocb` of `linux/aio_abi.h`.
     const PWRITE: u16 = 1;
     #[repr(C)]
     #[derive(Default)]
@@ -209,7 +209,7 @@ fn submit(file: &fs::File) -> Result {
 
 /// Lets somebody else write to a file, by an access control list.
 fn give_away(file: &str) -> Result {
-    /// `struct posix_acl_xattr_header` and entries of linux/posix_acl_xattr.h: tag, permissions and id of the owner, of user 12345,
+    /// `struct posix_acl_xattr_header` and entries of `linux/posix_acl_xattr.h`: tag, permissions and id of the owner, of user 12345,
     /// of the group, of the mask and of others.
     const NOBODY: u32 = u32::MAX;
     const ENTRIES: [(u16, u16, u32); 5] =
