@@ -10,10 +10,31 @@ use std::{
 use anyhow::{Context as _, Result};
 use rustix::{
     process::{Gid, Uid},
-    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    thread::{
+        CapabilitySet, remove_capability_from_bounding_set, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+        set_thread_res_uid,
+    },
 };
 
 use crate::{cgroup::Cgroup, netns::Network};
+
+/// The unit that comes with the guard.
+const UNIT: &str = include_str!("../../contrib/systemd/flowwarden.service");
+
+/// Leaves a command of root's no more privileges than the guard's unit does.
+pub fn as_service(command: &mut Command) -> &mut Command {
+    let sets = UNIT.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let kept: Vec<_> = sets.flat_map(str::split_whitespace).filter_map(|name| name.strip_prefix("CAP_")).collect();
+    let gone: Vec<_> =
+        CapabilitySet::all().iter_names().filter(|(name, _)| !kept.contains(name)).map(|(_, set)| set).collect();
+    let drop = move || {
+        set_no_new_privs(true)?;
+        gone.iter().try_for_each(|&set| Ok(remove_capability_from_bounding_set(set)?))
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls may be made. `drop` makes bare system calls with values
+    // computed before the fork; it neither allocates nor locks.
+    unsafe { command.pre_exec(drop) }
+}
 
 /// Who a process is, and which network and cgroup it lives in.
 #[derive(Clone, Debug)]

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use crate::{
     cgroup::Cgroup,
     cli::{self, Answer},
+    confine::as_service,
     console::Console,
     journal, needs,
     policy::Policy,
@@ -95,7 +96,9 @@ impl Guard {
         if policy.exists() {
             command.arg("--config").arg(policy);
         }
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        // What the unit does not leave it, nothing that is tested may need.
+        as_service(&mut command).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
         let console = Console::default();
         console.follow(&mut child);
         let mut guard = Self { child, console, directory, following: RefCell::default() };
