@@ -73,7 +73,7 @@ fn is_told(actor: &Actor, file: u64, dentry: u64) -> bool {
 
 /// How many requests of one call are looked at.
 const MAX_REQUESTS: u64 = 8;
-/// `IOCB_CMD_PWRITE` and `IOCB_CMD_PWRITEV`, and where a `struct iocb` has command and descriptor (include/uapi/linux/aio_abi.h).
+/// `IOCB_CMD_PWRITE` and `IOCB_CMD_PWRITEV`, and where a `struct iocb` has command and descriptor (`include/uapi/linux/aio_abi.h`).
 const PWRITE: u16 = 1;
 const PWRITEV: u16 = 8;
 const IOCB_COMMAND: u64 = 16;
