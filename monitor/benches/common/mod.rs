@@ -87,7 +87,7 @@ impl Plant {
 }
 
 /// Events that may be on their way to the disk, so that the queue takes them all.
-const ON_THE_WAY: u64 = 2000;
+const ON_THE_WAY: u64 = 3500;
 
 /// Fills a journal from the kernel's bytes, in groups, as fast as the disk takes it, and leaves it when all is there.
 /// `records` come again and again. What is told of them beside is one incident, when it begins.

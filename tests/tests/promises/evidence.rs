@@ -196,7 +196,7 @@ fn doctor_says_what_can_be_done_here() -> Result<()> {
     let output = Command::new(needs::flowwarden()?).arg("doctor").output()?;
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{said}");
-    for part in ["kernel", "BTF         yes", "tracepoint  yes", "cgroup      yes", "egress      yes  yes"] {
+    for part in ["kernel", "BTF         yes", "tracepoint  yes", "cgroup      yes", "egress        yes  yes"] {
         ensure!(said.contains(part), "no {part:?} in:\n{said}");
     }
     Ok(())
