@@ -48,7 +48,7 @@ pub fn read_line(from: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<(Met,
             let met = if taken == 0 { Met::End } else { Met::Torn };
             return Ok((met, taken));
         }
-        let end = bytes.iter().position(|&byte| byte == b'\n').map(|at| at + 1);
+        let end = memchr::memchr(b'\n', bytes).map(|at| at + 1);
         let length = end.unwrap_or(bytes.len());
         let room = MAX_LINE.saturating_sub(line.len()).min(length);
         line.extend_from_slice(bytes.get(..room).unwrap_or_default());
