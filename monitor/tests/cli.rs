@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     fs::File,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
@@ -9,6 +10,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use monitor::journal::{Durability, Journal, Limits};
 use tempfile::TempDir;
 
 const POLICY: &str = "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ unit = \"nodered.service\" }]\n\
@@ -142,4 +144,33 @@ fn what_only_root_may_do_is_not_tried_by_others() {
         assert!(errors.contains("Try: sudo flowwarden") && errors.lines().count() == 1, "{command}: {errors}");
         assert_eq!((answer.status.code(), answer.stdout.len()), (Some(1), 0), "{command}");
     }
+}
+
+#[test]
+fn verify_says_by_its_code_what_a_journal_lacks() {
+    let place = place();
+    let directory = place.path().join("journal");
+    let mut journal = Journal::open(&directory, Limits::default()).unwrap();
+    for number in 0..20 {
+        journal.append(serde_json::json!({ "message": number.to_string() }), Durability::Grouped);
+    }
+    journal.close().unwrap();
+    let code = || {
+        let arguments = ["journal", "verify", "--journal", directory.to_str().unwrap()];
+        flowwarden(place.path(), &arguments, Stdio::piped(), Stdio::piped()).status.code()
+    };
+    assert_eq!(code(), Some(0));
+    let segment = directory.join("journal-00000001.jsonl");
+    let whole = fs::read_to_string(&segment).unwrap();
+    let mut codes = BTreeSet::from([0, 1, 2]);
+    let last = whole.trim_end().rfind('\n').unwrap();
+    for (what, text) in [
+        ("a changed line", whole.replace("\"message\":\"7\"", "\"message\":\"8\"")),
+        ("a line that is gone at the end", whole[..=last].to_owned()),
+    ] {
+        fs::write(&segment, text).unwrap();
+        assert!(codes.insert(code().unwrap()), "{what}: {:?} says the same", code());
+    }
+    fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(code(), Some(1));
 }
