@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Write as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,11 +22,18 @@ impl PidFile {
     /// Writes this process's pid.
     pub(super) fn write(path: &Path, patience: Duration) -> Result<Self, AgentError> {
         let failed = |source| AgentError::PidFile { path: path.to_owned(), source };
-        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
-        durable::lock(&file, patience).map_err(|source| match source.kind() {
-            ErrorKind::WouldBlock => AgentError::PidFileInUse(path.to_owned()),
-            _ => failed(source),
-        })?;
+        let mut file = loop {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
+            durable::lock(&file, patience).map_err(|source| match source.kind() {
+                ErrorKind::WouldBlock => AgentError::PidFileInUse(path.to_owned()),
+                _ => failed(source),
+            })?;
+            // The guard that was waited for has removed its file: what is locked then is nobody's any more.
+            let (ours, named) = (file.metadata().map_err(failed)?, fs::metadata(path));
+            if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+                break file;
+            }
+        };
         // What a guard that was killed has left. A pipe has nothing to cut.
         let _ = file.set_len(0);
         file.write_all(std::process::id().to_string().as_bytes()).map_err(failed)?;
@@ -42,6 +50,8 @@ impl Drop for PidFile {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -57,5 +67,19 @@ mod tests {
         drop(first);
         assert!(!path.exists());
         PidFile::write(&path, Duration::ZERO).unwrap();
+    }
+    #[test]
+    fn whoever_waited_for_another_guard_to_end_has_a_file_with_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        let first = PidFile::write(&path, Duration::ZERO).unwrap();
+        let second = thread::spawn({
+            let path = path.clone();
+            move || PidFile::write(&path, Duration::from_mins(1)).unwrap()
+        });
+        thread::sleep(Duration::from_millis(300));
+        drop(first);
+        let _second = second.join().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), std::process::id().to_string());
     }
 }
