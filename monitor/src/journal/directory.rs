@@ -42,15 +42,7 @@ impl Directory {
 
 /// Takes the lock; the holder's pid stands in the file.
 fn lock(path: &Path, patience: Duration) -> Result<File, JournalError> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(JournalError::io(path))?;
+    let mut file = open_write(path).map_err(JournalError::io(path))?;
     match durable::lock(&file, patience) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -75,6 +67,18 @@ pub(super) fn is_in_use(directory: &Path) -> bool {
 /// Puts what happened to the names in a directory on the disk.
 pub(super) fn sync(path: &Path) -> Result<(), JournalError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(JournalError::io(path))
+}
+
+/// Opens a file of the journal's own to be read and written anywhere; makes it when it is not there.
+pub(super) fn open_write(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
 }
 
 /// Opens a file of the journal for adding to it.

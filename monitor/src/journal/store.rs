@@ -2,9 +2,9 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::Path,
     sync::{
         Arc,
@@ -389,15 +389,7 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 fn open_segment(path: &Path) -> Result<File, JournalError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(JournalError::io(path))
+    directory::open_write(path).map_err(JournalError::io(path))
 }
 
 /// Removes a segment in all its forms; its checkpoints last.
