@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use rustix::{
-    process::{Gid, Uid},
+    process::{Gid, Resource, Rlimit, Uid, setrlimit},
     thread::{
         CapabilitySet, remove_capability_from_bounding_set, set_no_new_privs, set_thread_groups, set_thread_res_gid,
         set_thread_res_uid,
@@ -21,13 +21,18 @@ use crate::{cgroup::Cgroup, netns::Network};
 /// The unit that comes with the guard.
 const UNIT: &str = include_str!("../../contrib/systemd/flowwarden.service");
 
-/// Leaves a command of root's no more privileges than the guard's unit does.
+/// Leaves a command of root's no more privileges than the guard's unit does, and the memory that the unit grants.
 pub fn as_service(command: &mut Command) -> &mut Command {
     let sets = UNIT.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
     let kept: Vec<_> = sets.flat_map(str::split_whitespace).filter_map(|name| name.strip_prefix("CAP_")).collect();
     let gone: Vec<_> =
         CapabilitySet::all().iter_names().filter(|(name, _)| !kept.contains(name)).map(|(_, set)| set).collect();
+    let unlimited = UNIT.lines().any(|line| line == "LimitMEMLOCK=infinity");
     let drop = move || {
+        if unlimited {
+            // Root without CAP_SYS_RESOURCE may not, and needs it before 5.11 only: a guard that misses it says so.
+            let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+        }
         set_no_new_privs(true)?;
         gone.iter().try_for_each(|&set| Ok(remove_capability_from_bounding_set(set)?))
     };
