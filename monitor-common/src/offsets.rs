@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 492;
+offsets! { 504;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -155,6 +155,9 @@ offsets! { 492;
     dentry_sb = "dentry"."d_sb",
     mount_sb = "mount"."mnt.mnt_sb",
     bprm_file = "linux_binprm"."file",
+    bprm_buf = "linux_binprm"."buf",
+    bprm_filename = "linux_binprm"."filename",
+    bprm_interp = "linux_binprm"."interp",
     bprm_cred = "linux_binprm"."cred",
     iattr_valid = "iattr"."ia_valid",
     vma_file = "vm_area_struct"."vm_file",

@@ -50,6 +50,8 @@ pub enum Handler {
     System = 15,
     /// Entry: requests are handed in that write by themselves.
     Requests = 16,
+    /// The walk along the name of a script; reached when it is executed.
+    ScriptWalk = 17,
 }
 
 /// How many handlers there may be at entry; those at exit come after them.

@@ -20,7 +20,12 @@ pub struct Answer {
 
 /// Runs `flowwarden` with these arguments.
 pub fn flowwarden(arguments: &[&str]) -> Result<Answer> {
-    let output = Command::new(needs::flowwarden()?).args(arguments).stdin(Stdio::null()).output()?;
+    run(Command::new(needs::flowwarden()?).args(arguments))
+}
+
+/// Runs a command to its end, however that is.
+pub fn run(command: &mut Command) -> Result<Answer> {
+    let output = command.stdin(Stdio::null()).output()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok(Answer { code: output.status.code(), text: text(&output.stdout), errors: text(&output.stderr) })
 }

@@ -24,15 +24,20 @@ const UNIT: &str = include_str!("../../contrib/systemd/flowwarden.service");
 /// Leaves a command of root's no more privileges than the guard's unit does, and the memory that the unit grants.
 pub fn as_service(command: &mut Command) -> &mut Command {
     let sets = UNIT.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
-    let kept: Vec<_> = sets.flat_map(str::split_whitespace).filter_map(|name| name.strip_prefix("CAP_")).collect();
+    let kept: Vec<_> = sets.flat_map(str::split_whitespace).collect();
+    let unlimited = UNIT.lines().any(|line| line == "LimitMEMLOCK=infinity");
+    // What systemd grants otherwise.
+    limited(command, &kept, (!unlimited).then_some(8 << 20))
+}
+
+/// Leaves a command of root's these capabilities and so much locked memory, or all that it may have of it.
+pub fn limited<'a>(command: &'a mut Command, kept: &[&str], memory: Option<u64>) -> &'a mut Command {
+    let kept: Vec<_> = kept.iter().filter_map(|name| name.strip_prefix("CAP_")).collect();
     let gone: Vec<_> =
         CapabilitySet::all().iter_names().filter(|(name, _)| !kept.contains(name)).map(|(_, set)| set).collect();
-    let unlimited = UNIT.lines().any(|line| line == "LimitMEMLOCK=infinity");
     let drop = move || {
-        if unlimited {
-            // Root without CAP_SYS_RESOURCE may not, and needs it before 5.11 only: a guard that misses it says so.
-            let _ = setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
-        }
+        // Root without CAP_SYS_RESOURCE may not raise it. It counts before 5.11 only, and a guard that misses it says so.
+        let _ = setrlimit(Resource::Memlock, Rlimit { current: memory, maximum: memory });
         set_no_new_privs(true)?;
         gone.iter().try_for_each(|&set| Ok(remove_capability_from_bounding_set(set)?))
     };

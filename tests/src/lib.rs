@@ -26,6 +26,8 @@ pub mod mounts;
 pub mod needs;
 pub mod netns;
 pub mod node_red;
+#[cfg(feature = "judges")]
+mod ocsf;
 pub mod own;
 pub mod package;
 pub mod podman;
@@ -33,6 +35,7 @@ pub mod policy;
 pub mod receiver;
 pub mod record;
 pub mod scene;
+#[cfg(feature = "judges")]
 pub mod sigma;
 pub mod sink;
 pub mod snapshot;

@@ -35,10 +35,10 @@ pub(crate) fn flowwarden() -> PathBuf {
 /// All user crates: whoever builds some of them builds what they share again, with other features.
 pub(crate) const CRATES: [&str; 3] = ["--workspace", "--exclude", "monitor-ebpf"];
 
-/// `cargo` over all user crates, in the one profile that everything is built in.
+/// `cargo` over all user crates, in the profile of tests.
 pub(crate) fn all(subcommand: &str) -> Command {
     let mut cargo = user(subcommand);
-    cargo.arg("--release").args(CRATES);
+    cargo.args(CRATES);
     cargo
 }
 

@@ -94,7 +94,8 @@ impl Std {
         Ok(self.built(architecture).join("flowwarden"))
     }
 
-    /// `cargo` that builds the tests that it is given, and the programs that they start, and runs nothing.
+    /// `cargo` that builds the tests that it is given, and the programs that they start, and runs nothing. Those of this
+    /// machine's architecture are built already.
     pub(crate) fn tests(&self, architecture: Architecture) -> Command {
         let mut cargo = self.cargo("test", architecture);
         cargo.args(cargo::CRATES).arg("--no-run");
@@ -115,9 +116,8 @@ impl Std {
                 cargo
             }
         };
-        cargo.arg("--release");
         if !matches!(self, Self::Own) {
-            cargo.args(["--target", architecture.target()]);
+            cargo.args(["--release", "--target", architecture.target()]);
             cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
             cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
         }
@@ -127,7 +127,7 @@ impl Std {
     /// Where cargo leaves the programs of [`Self::tests`].
     pub(crate) fn built(&self, architecture: Architecture) -> PathBuf {
         match self {
-            Self::Own => needs::target().join("release"),
+            Self::Own => needs::target().join("debug"),
             _ => self.target_directory().join(architecture.target()).join("release"),
         }
     }

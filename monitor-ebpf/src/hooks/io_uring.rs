@@ -20,7 +20,7 @@ use monitor_common::{
     verdict::Sensor,
 };
 
-use super::{Request, judge, judge_file, judge_unknown, open::O_TRUNC};
+use super::{Request, judge, judge_file, judge_unknown, open::O_TRUNC, walk_from};
 use crate::{
     emit::Record,
     facts::{
@@ -28,11 +28,11 @@ use crate::{
         call,
         file::File,
         offset,
-        path::{self, AT_FDCWD, Spot, Text},
+        path::{AT_FDCWD, Text},
         pointer, read, read_user,
     },
-    lookups::{self, Maps},
-    maps::{self, HANDLERS, Scratch},
+    lookups::Maps,
+    maps,
 };
 
 /// Opcodes, `enum io_uring_op`.
@@ -183,7 +183,7 @@ fn connect(ctx: &RawTracePointContext) -> Option<()> {
     if len <= 1 {
         return None;
     }
-    begin(ctx, scratch, AT_FDCWD)
+    walk_from(ctx, scratch, AT_FDCWD, Handler::UringWalk)
 }
 
 #[inline(always)]
@@ -222,21 +222,7 @@ fn prepare(
     if len <= 1 {
         return None;
     }
-    begin(ctx, scratch, dir)
-}
-
-/// The same for the path that is in memory already.
-#[inline(always)]
-fn begin(ctx: &RawTracePointContext, scratch: &mut Scratch, dir: i32) -> Option<()> {
-    let subject = lookups::subject(call::label()?.instance)?;
-    let absolute = u32::from(scratch.pending.texts[0][0] == b'/');
-    let absolute = scratch.launder(absolute);
-    scratch.start = path::start(dir, absolute)?;
-    let mut view = Spot::new(scratch.start, scratch);
-    decide::place(&Maps::with(scratch), &subject, &mut view, &mut scratch.work)?;
-    // SAFETY: the array holds programs of this type only.
-    unsafe { HANDLERS.tail_call(ctx, Handler::UringWalk as u32) };
-    Some(())
+    walk_from(ctx, scratch, dir, Handler::UringWalk)
 }
 
 /// Walks along the path and carries the verdict out.

@@ -15,27 +15,31 @@ mod path;
 mod privilege;
 mod process;
 mod scope;
+mod script;
 mod security;
 mod socket;
 mod syscalls;
 mod system;
 mod volume;
 
+use aya_ebpf::programs::RawTracePointContext;
 use monitor_common::{
     Access, Verdict, decide,
     decide::Decision,
     event::{Event, FLAG_AFTER, FLAG_DAMAGED},
+    syscall::Handler,
 };
 
 use crate::{
     emit::Record,
     facts::{
         actor::Actor,
+        call,
         file::{File, Inode, inode_at},
-        path::Spot,
+        path::{Spot, start},
     },
-    lookups::Maps,
-    maps::Scratch,
+    lookups::{self, Maps},
+    maps::{HANDLERS, Scratch},
 };
 
 /// What is asked of a file, and what its record is to say beside the facts.
@@ -126,6 +130,21 @@ fn tell_place(
 fn judge_unknown(scratch: &mut Scratch, actor: &Actor, hook: u8, access: Access, detail: u64) -> Verdict {
     let decision = decide::unknown(&Maps::with(scratch), &actor.subject, access, &mut scratch.work);
     judge(scratch, actor, hook, &decision, |event| event.detail = detail)
+}
+
+/// Finds where the path in memory, the first of the two, starts, and goes on with the walk along it: a program of its own,
+/// or it would be too much for the verifier.
+#[inline(always)]
+fn walk_from(ctx: &RawTracePointContext, scratch: &mut Scratch, dir: i32, walk: Handler) -> Option<()> {
+    let subject = lookups::subject(call::label()?.instance)?;
+    let absolute = u32::from(scratch.pending.texts[0][0] == b'/');
+    let absolute = scratch.launder(absolute);
+    scratch.start = start(dir, absolute)?;
+    let mut view = Spot::new(scratch.start, scratch);
+    decide::place(&Maps::with(scratch), &subject, &mut view, &mut scratch.work)?;
+    // SAFETY: the array holds programs of this type only.
+    unsafe { HANDLERS.tail_call(ctx, walk as u32) };
+    Some(())
 }
 
 /// Weighs in what is on a block device, when the file is one. A function of its own to keep the stack of others small.

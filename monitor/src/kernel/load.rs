@@ -34,6 +34,7 @@ use super::{
     install::Watched,
     link::{Links, Target},
     pin::{self, Begun, Generation, PinError},
+    rights::{self, RightsError},
     security::{self, Served},
     table,
 };
@@ -59,6 +60,9 @@ pub enum KernelError {
     /// The object was refused as a whole.
     #[error("the kernel programs cannot be loaded: {0}")]
     Object(#[from] aya::EbpfError),
+    /// This process may not load programs.
+    #[error(transparent)]
+    Rights(#[from] RightsError),
     /// One program was refused.
     #[error("kernel program {name}: {source}")]
     Program {
@@ -135,6 +139,7 @@ const HANDLERS: &[(u32, &str)] = &[
     (Handler::SecondPath as u32, "path_enter_second"),
     (Handler::PathWalk as u32, "path_walk"),
     (Handler::UringWalk as u32, "io_uring_walk"),
+    (Handler::ScriptWalk as u32, "exec_script_walk"),
     (HANDLERS_HALF + Handler::Path as u32, "path_exit"),
     (Handler::Mmap as u32, "mmap_enter"),
     (Handler::Close as u32, "close_enter"),
@@ -151,12 +156,16 @@ const HANDLERS: &[(u32, &str)] = &[
 /// The program that judges what a setuid program gains.
 const EXEC_PRIVILEGE: &str = "exec_privilege";
 
+/// The program that judges a script by its name.
+const EXEC_SCRIPT: &str = "exec_script";
+
 /// Programs on other raw tracepoints, and the tracepoint each belongs to. Order matters: the scope comes first.
 const SCOPE: &[(&str, &str)] = &[
     ("process_fork", "sched_process_fork"),
     ("process_exec", "sched_process_exec"),
     ("exec", "sched_process_exec"),
     (EXEC_PRIVILEGE, "sched_process_exec"),
+    (EXEC_SCRIPT, "sched_process_exec"),
     ("process_moved", "cgroup_attach_task"),
     ("process_exit", "sched_process_exit"),
 ];
@@ -205,6 +214,7 @@ impl Kernel {
     /// Brings the object in: maps, and the program that identifies files. Loads no other program, attaches none. Maps that
     /// the next run has to find are pinned in `pins`.
     pub fn load(pins: Option<&Begun>) -> Result<Self> {
+        rights::check()?;
         let Layout { offsets, abi, signatures, uring, lacking } = layout()?;
         let cpus = aya::util::nr_cpus().map_or(1024, |cpus| u32::try_from(cpus).unwrap_or(1024));
         let mut ebpf = EbpfLoader::new()
@@ -215,7 +225,8 @@ impl Kernel {
             .override_global("SIGNATURES", &signatures, true)
             .map_max_entries("HELD", cpus.saturating_mul(POOL_DEPTH))
             .map_max_entries("TASKS", most_processes())
-            .load(OBJECT)?;
+            .load(OBJECT)
+            .map_err(|error| rights::behind(&error).map_or_else(|| error.into(), KernelError::Rights))?;
         let degraded: Vec<_> = lacking
             .into_iter()
             .map(|field| Degraded { hook: field.clone(), why: format!("this kernel has no {field}") })
@@ -313,6 +324,9 @@ impl Kernel {
         if !self.served.replaces(Hook::IoUring) {
             needed.insert(Handler::UringWalk as u32);
         }
+        if self.served.by(SecurityHook::BprmCheck).is_none() {
+            needed.insert(Handler::ScriptWalk as u32);
+        }
         for &(index, name) in HANDLERS.iter().filter(|(index, _)| needed.contains(index)) {
             match load(&mut self.ebpf, &mut self.links, name) {
                 Ok(()) => {
@@ -371,7 +385,11 @@ impl Kernel {
 
     /// Attaches what decides who is in scope.
     pub fn attach_scope(&mut self) -> Result<()> {
-        let left = |name: &str| name != EXEC_PRIVILEGE || !self.served.replaces(Hook::Privilege);
+        let left = |name: &str| match name {
+            EXEC_PRIVILEGE => !self.served.replaces(Hook::Privilege),
+            EXEC_SCRIPT => self.served.by(SecurityHook::BprmCheck).is_none(),
+            _ => true,
+        };
         let scope: Vec<_> = SCOPE.iter().copied().filter(|(name, _)| left(name)).collect();
         self.attach_raw(&scope)
     }

@@ -9,6 +9,7 @@ mod link;
 pub mod load;
 pub mod pin;
 pub mod procs;
+pub mod rights;
 pub mod scan;
 pub mod security;
 pub mod table;

@@ -50,6 +50,15 @@ pub struct Record {
     pub text: Vec<u8>,
 }
 
+impl Record {
+    /// Whether an execution is told of the file that is the process from now on: not of one that was refused, nor of a
+    /// script, of which the process is the interpreter.
+    #[must_use]
+    pub fn has_become_the_process(&self) -> bool {
+        self.hook == Hook::Exec && self.sensor == Sensor::Tracepoint && self.event.flags & FLAG_BY_NAME == 0
+    }
+}
+
 /// Reads a record.
 pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
     let (event, tail) = Event::read_from_prefix(bytes).map_err(|_| DecodeError::Short(bytes.len()))?;

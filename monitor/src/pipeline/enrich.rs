@@ -12,7 +12,6 @@ use monitor_common::{
     Verdict,
     event::{FLAG_BY_NAME, FLAG_CONFIRMED, Hook},
     policy::{Class, Maintenance},
-    verdict::Sensor,
 };
 
 use rustix::time::{ClockId, clock_gettime};
@@ -199,8 +198,7 @@ impl Enricher {
         let tgid = record.event.tgid;
         self.hostnames.observe(record);
         match record.hook {
-            // What an LSM program tells was refused, and is not what the process runs.
-            Hook::Exec if record.sensor == Sensor::Tracepoint => {
+            Hook::Exec if record.has_become_the_process() => {
                 self.remember(tgid, Program::new(record.path.clone(), record.text.clone()).into());
             }
             Hook::Fork => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use monitor_common::{Verdict, event::Hook, verdict::Sensor};
+use monitor_common::Verdict;
 
 use super::decode::Record;
 use crate::journal::{ocsf::command_line, terminal::shown};
@@ -36,9 +36,7 @@ impl Programs {
 
     /// Notes what a record says of a program that runs.
     pub fn observe(&mut self, record: &Record) {
-        // What an LSM program tells was refused.
-        let runs = record.hook == Hook::Exec && record.sensor == Sensor::Tracepoint && record.verdict < Verdict::Deny;
-        if !runs {
+        if !record.has_become_the_process() || record.verdict >= Verdict::Deny {
             return;
         }
         for (_, ran) in self.0.iter_mut().filter(|((slot, _), _)| *slot == record.event.instance) {
@@ -56,7 +54,7 @@ impl Programs {
 
 #[cfg(test)]
 mod tests {
-    use monitor_common::event::Event;
+    use monitor_common::event::{Event, Hook};
 
     use super::*;
     use crate::pipeline::decode::{decode, tests::bytes};

@@ -264,6 +264,15 @@ pub(crate) const ATTACKS: &[Attack] = &[
     where_it_works(by_root(on("guard-process", "prlimit64(2) of the guard", "limit GUARD"))),
     by_root(on("guard-process", "setpriority(2) of the guard", "nice GUARD")),
     by_root(on("guard-process", "sched_setaffinity(2) of the guard", "affinity GUARD")),
+    on("scripts", "execve(2) of a script", "run ./script"),
+    unseen_by_tracepoints(
+        "symbolic links in a name are not followed",
+        on("scripts", "execve(2) of a script by a symbolic link", "symlink-run script ./alias"),
+    ),
+    unseen_by_tracepoints(
+        "the process is the interpreter, and who may write the script its name does not tell",
+        on("default-exec-writable", "a script that the user has written", "run ./script"),
+    ),
 ];
 
 /// What no rule names.

@@ -10,6 +10,7 @@ mod limits;
 mod older;
 mod outlive;
 mod reloads;
+mod rights;
 mod room;
 mod scope;
 mod simulate;
@@ -99,6 +100,8 @@ impl Stage {
         }
         fs::write(unguarded.join("policy.toml"), "")?;
         self.stand_in.file("evil", &fs::read(self.stand_in.program())?, 0o755)?;
+        let script = format!("#!{} read\n", self.stand_in.program().display());
+        self.stand_in.file("script", script.as_bytes(), 0o755)?;
         let at = |name: &str| self.stand_in.user_dir().join(name);
         fs::hard_link(at("key.pem"), at("old-link"))?;
         symlink(beside(&self.stand_in, "docker.sock"), at("docker-link"))?;
@@ -173,6 +176,7 @@ impl Stage {
             .deny(&socket("syslog.sock"), &["write"], "syslog")
             .deny("**/*.key", &["read", "rename"], "private-keys")
             .deny_exec("evil", "programs")
+            .deny_exec("script", "scripts")
             .egress(&["127.0.0.0/8", "::1"], "deny", "egress")
             .deny_by_default("raw-socket")
             .deny_by_default("socket")

@@ -1,13 +1,14 @@
 //! A program is about to be executed.
 //!
-//! Only a refusal is told here: what is executed is told, and judged once more, when it has become the process.
+//! An ELF file is told, and judged once more, when it has become the process: of it only a refusal is told here. A script
+//! never does, its interpreter does: whatever is to be said of it is said here, by every sensor.
 
 use monitor_common::{Verdict, event::Hook};
 
 use super::{Args, security_hook};
 use crate::{
     emit::Record,
-    facts::{actor::Actor, file::File, offset, pointer},
+    facts::{actor::Actor, file::File, offset, pointer, read},
     hooks::exec::judge_program,
     maps::Scratch,
 };
@@ -22,15 +23,21 @@ security_hook!(
     check
 );
 
+/// What an ELF file begins with (elf(5)).
+const ELF: u32 = u32::from_ne_bytes(*b"\x7fELF");
+
 #[inline(always)]
 fn check<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
-    if !actor.sensor.can_deny() {
+    let program = args.arg(0);
+    let becomes_process = read::<u32>(program, offset!(bprm_buf))? == ELF;
+    if becomes_process && !actor.sensor.can_deny() {
         return None;
     }
-    let file = File(pointer(args.arg(0), offset!(bprm_file))?);
+    let file = File(pointer(program, offset!(bprm_file))?);
     let (decision, kind) = judge_program(scratch, actor, file)?;
     let done = actor.outcome(&decision, scratch);
-    if (done as u8) < Verdict::Deny as u8 {
+    let least = if becomes_process { Verdict::Deny } else { Verdict::Log };
+    if (done as u8) < scratch.launder(least as u32) as u8 {
         return None;
     }
     let mut record = Record::new(scratch, actor, Hook::Exec as u8);
