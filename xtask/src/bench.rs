@@ -81,7 +81,9 @@ pub(crate) fn run() -> Result<()> {
 
 /// What the benchmarks tell on this machine.
 fn here() -> Result<String> {
-    output(cargo::harness("bench").arg("--nocapture"))
+    let mut bench = cargo::all("test");
+    bench.args([cargo::RELEASE, "--test", "bench", "--", "--test-threads=1", "--nocapture"]);
+    output(bench.env("FLOWWARDEN_BIN", cargo::flowwarden()))
 }
 
 fn output(command: &mut Command) -> Result<String> {

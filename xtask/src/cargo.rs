@@ -45,10 +45,14 @@ pub(crate) fn all(subcommand: &str) -> Command {
 /// The harness's programs, which cargo passes over unless they are named.
 pub(crate) const HARNESS: [&str; 4] = ["bench", "kernel", "node_red", "promises"];
 
-/// `cargo test` of one of the harness's programs against the finished `flowwarden`; what follows goes to the program.
-pub(crate) fn harness(name: &str) -> Command {
+/// What is measured was compiled as users compile it.
+pub(crate) const RELEASE: &str = "--release";
+
+/// `cargo test` of one of the harness's programs against the finished `flowwarden`, with so many tests at a time; what
+/// follows goes to the program.
+pub(crate) fn harness(name: &str, at_a_time: u8) -> Command {
     let mut cargo = all("test");
-    cargo.args(["--test", name, "--", "--test-threads=1"]).env("FLOWWARDEN_BIN", flowwarden());
+    cargo.args(["--test", name, "--"]).arg(format!("--test-threads={at_a_time}")).env("FLOWWARDEN_BIN", flowwarden());
     cargo
 }
 

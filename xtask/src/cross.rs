@@ -29,6 +29,13 @@ const PACKAGE: &str = "libstd-rust-web-dev";
 const LINKER_PACKAGES: [&str; 2] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
 const LINKER: &str = "aarch64-linux-gnu-gcc";
 
+/// What tests are compiled in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
 /// Where the standard library is.
 #[derive(Clone, Debug)]
 pub(crate) enum Std {
@@ -90,15 +97,15 @@ impl Std {
             build::guard()?;
             return Ok(cargo::flowwarden());
         }
-        shell::run(self.cargo("build", architecture).args(["--package", "monitor"]))?;
-        Ok(self.built(architecture).join("flowwarden"))
+        shell::run(self.cargo("build", architecture).args([cargo::RELEASE, "--package", "monitor"]))?;
+        Ok(self.built(architecture, Profile::Release).join("flowwarden"))
     }
 
-    /// `cargo` that builds the tests that it is given, and the programs that they start, and runs nothing. Those of this
-    /// machine's architecture are built already.
-    pub(crate) fn tests(&self, architecture: Architecture) -> Command {
+    /// `cargo` that builds the tests that it is given, and the programs that they start, and runs nothing.
+    pub(crate) fn tests(&self, architecture: Architecture, profile: Profile) -> Command {
         let mut cargo = self.cargo("test", architecture);
         cargo.args(cargo::CRATES).arg("--no-run");
+        cargo.args((profile == Profile::Release).then_some(cargo::RELEASE));
         cargo
     }
 
@@ -117,7 +124,7 @@ impl Std {
             }
         };
         if !matches!(self, Self::Own) {
-            cargo.args(["--release", "--target", architecture.target()]);
+            cargo.args(["--target", architecture.target()]);
             cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
             cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
         }
@@ -125,11 +132,15 @@ impl Std {
     }
 
     /// Where cargo leaves the programs of [`Self::tests`].
-    pub(crate) fn built(&self, architecture: Architecture) -> PathBuf {
-        match self {
-            Self::Own => needs::target().join("debug"),
-            _ => self.target_directory().join(architecture.target()).join("release"),
-        }
+    pub(crate) fn built(&self, architecture: Architecture, profile: Profile) -> PathBuf {
+        let place = match self {
+            Self::Own => needs::target(),
+            _ => self.target_directory().join(architecture.target()),
+        };
+        place.join(match profile {
+            Profile::Dev => "debug",
+            Profile::Release => "release",
+        })
     }
 
     fn target_directory(&self) -> PathBuf {

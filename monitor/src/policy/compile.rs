@@ -186,9 +186,11 @@ pub fn compile(
         compiled.instances.push((slot, instance_of(instance, strictest, policy.enforce)));
         compiled.selectors(instance, slot, host)?;
     }
-    // The deepest are the ones that rules name; the directories above them come after. There is room for so many.
+    // What is put back comes first, that it is known who has changed it. The deepest are the ones that rules name; the
+    // directories above them come after. There is room for so many.
+    let healed: BTreeSet<_> = compiled.healed.iter().map(|(_, path)| path).collect();
     for watches in [&mut compiled.watches, &mut last] {
-        watches.sort_by_key(|(_, _, path)| Reverse(path.components().count()));
+        watches.sort_by_key(|(_, _, path)| Reverse((healed.contains(path), path.components().count())));
     }
     compiled.watches.append(&mut last);
     compiled.watches.truncate(MAX_WATCHES);

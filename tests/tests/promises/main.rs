@@ -1,7 +1,8 @@
 //! What Flowwarden promises, one file per promise, each proven against a real Node-RED.
 //!
-//! One program, since every test program costs a link. The tests take turns (`--test-threads=1`): they share a Node-RED,
-//! and a guard sees the whole machine.
+//! One program, since every test program costs a link. Those whose guards judge the whole machine take turns
+//! (`--test-threads=1`); the others run in twos, each with a Node-RED that nobody else's policy is about. `cargo xtask test`
+//! knows which.
 
 mod audit;
 mod brokers;

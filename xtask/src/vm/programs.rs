@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{Tests, architecture::Architecture};
-use crate::{cross::Std, shell};
+use crate::{
+    cross::{Profile, Std},
+    shell,
+};
 
 /// Programs for one architecture.
 pub(super) struct Programs {
@@ -27,14 +30,15 @@ impl Programs {
     pub(super) fn build(architecture: Architecture, wanted: &[Tests]) -> Result<Self> {
         let std = Std::find(architecture)?;
         let guard = std.guard(architecture)?;
+        let profile = if wanted.contains(&Tests::Bench) { Profile::Release } else { Profile::Dev };
         let test = || {
-            let mut cargo = std.tests(architecture);
+            let mut cargo = std.tests(architecture, profile);
             cargo.args(wanted.iter().flat_map(|tests| ["--test", tests.name()]));
             cargo
         };
         shell::run(&mut test())?;
         let list = shell::ask(test().arg("--message-format=json").stderr(Stdio::null())).unwrap_or_default();
-        let [init, actor] = ["vm-init", "actor"].map(|name| std.built(architecture).join(name));
+        let [init, actor] = ["vm-init", "actor"].map(|name| std.built(architecture, profile).join(name));
         let tests = wanted.iter().map(|&tests| {
             let program = executable(&list, tests.name());
             Ok((tests, program.with_context(|| format!("cargo does not name the program `{}`", tests.name()))?))

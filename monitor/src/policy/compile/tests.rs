@@ -422,6 +422,11 @@ fn what_is_protected_against_change_is_watched_where_it_is() {
     let compiled = try_compile("{ uid = 9 }", &many, &[("a", 0)], &Everything).unwrap();
     assert_eq!(compiled.watches.len(), MAX_WATCHES);
     assert!(compiled.watches.iter().all(|(_, _, path)| path.starts_with("/h/ud/d/")));
+    // Whoever changes what is put back is to be known, whatever else there is.
+    let healed = rule("\"settings.js\"", "\"write\"", "kill").replace("verdict", "heal = true\nverdict");
+    let compiled = try_compile("{ uid = 9 }", &[many, healed].concat(), &[("a", 0)], &Everything).unwrap();
+    assert_eq!(compiled.watches.len(), MAX_WATCHES);
+    assert_eq!(compiled.watches[0].2, Path::new("/h/ud/settings.js"));
 }
 
 fn policy_of(rules: &str) -> Policy {
