@@ -43,7 +43,7 @@ impl Tail {
         }
     }
 
-    /// Wakes everybody who waits.
+    /// Has everybody who waits look whether it is over.
     pub(crate) fn wake(&self) {
         drop(self.lock());
         self.changed.notify_all();
@@ -52,11 +52,16 @@ impl Tail {
     /// Waits until the journal ends behind `seen`; at most `patience`. Answers where it ends.
     #[must_use]
     pub fn wait(&self, seen: Position, patience: Duration) -> Position {
+        self.wait_unless(seen, patience, || false)
+    }
+
+    /// The same, until it is over.
+    pub(crate) fn wait_unless(&self, seen: Position, patience: Duration, is_over: impl Fn() -> bool) -> Position {
         let deadline = Instant::now() + patience;
         let mut now = self.lock();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if now.position > seen || left.is_zero() {
+            if now.position > seen || left.is_zero() || is_over() {
                 return now.position;
             }
             now = self.changed.wait_timeout(now, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -65,5 +70,30 @@ impl Tail {
 
     fn lock(&self) -> MutexGuard<'_, End> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    use super::*;
+
+    #[test]
+    fn whoever_waits_is_woken_when_it_is_over() {
+        let (tail, over) = (Tail::default(), AtomicBool::new(false));
+        let start = Instant::now();
+        thread::scope(|scope| {
+            let waits =
+                || tail.wait_unless(Position::default(), Duration::from_mins(1), || over.load(Ordering::Relaxed));
+            scope.spawn(waits);
+            thread::sleep(Duration::from_millis(20));
+            over.store(true, Ordering::Relaxed);
+            tail.wake();
+        });
+        assert!(start.elapsed() < Duration::from_secs(30));
     }
 }

@@ -125,8 +125,7 @@ impl Worker {
     pub(super) fn run(&mut self) {
         loop {
             self.sleep(self.wanted.saturating_duration_since(Instant::now()));
-            let end =
-                self.spool.tail.wait(self.reader.position(), if self.is_stopped() { Duration::ZERO } else { LOOK });
+            let end = self.spool.tail.wait_unless(self.reader.position(), LOOK, || self.is_stopped());
             if self.is_stopped() {
                 let since = *self.stopped.get_or_insert_with(Instant::now);
                 if self.reader.position() >= end || self.failures > 0 || since.elapsed() > LAST {
