@@ -114,7 +114,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 continue;
             }
             Step::Vm => {
-                machines = Some(Aside::start(step, &options.filter, 19)?);
+                machines = Some(Aside::start(step, &options.filter, 10)?);
                 continue;
             }
             _ => {}
