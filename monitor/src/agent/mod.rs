@@ -642,10 +642,15 @@ impl Agent {
     fn heal(&mut self) {
         if self.healer.is_busy() {
             let told = self.healer.heal(Instant::now());
+            let restored = told.iter().filter(|told| told.outcome == heal::Outcome::Restored);
+            let restored: Vec<_> = restored.map(|told| &told.file.path).collect();
+            for path in &restored {
+                self.settling.put_back(path);
+            }
+            let renewed = if restored.is_empty() { Ok(()) } else { self.refresh() };
+            // Whoever hears that a file is healed may rely on it that it is closed.
             self.tell_healing(&told);
-            if told.iter().any(|told| told.outcome == heal::Outcome::Restored)
-                && let Err(error) = self.refresh()
-            {
+            if let Err(error) = renewed {
                 complain(&format_args!("the policy could not be renewed, the old one stays in force: {error}"));
             }
         }

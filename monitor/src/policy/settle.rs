@@ -79,6 +79,11 @@ impl Settling {
         matches!(state, State::Made { .. })
     }
 
+    /// A file was put back as it had been made: nobody is making it.
+    pub fn put_back(&mut self, path: &Path) {
+        self.files.insert(path.to_owned(), State::Made { quiet: true });
+    }
+
     /// Whether the file became quiet before it counted as made, and did not just use up its time.
     #[must_use]
     pub fn was_quiet(&self, path: &Path) -> bool {
@@ -137,6 +142,15 @@ mod tests {
         assert_eq!(answers(&touched).0, [true, true, true], "not even another file of that name starts anew");
         let (mut settling, file, now) = (Settling::default(), Path::new(FILE), Instant::now());
         let asked = [Some(ages(Some(3), 2)), None, Some(ages(Some(0), 0))];
+        assert_eq!(asked.map(|ages| settling.is_made(file, ages, now)), [true, false, false]);
+    }
+
+    #[test]
+    fn what_is_put_back_is_made_at_once_until_it_is_gone_again() {
+        let (mut settling, file, now) = (Settling::default(), Path::new(FILE), Instant::now());
+        assert!(!settling.is_made(file, None, now));
+        settling.put_back(file);
+        let asked = [Some(ages(Some(0), 0)), None, Some(ages(Some(0), 0))];
         assert_eq!(asked.map(|ages| settling.is_made(file, ages, now)), [true, false, false]);
     }
 

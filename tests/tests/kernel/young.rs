@@ -1,11 +1,18 @@
 //! Files that come to be while the guard looks on.
 
-use std::fs;
+use std::{fs, thread, time::Duration};
 
 use anyhow::{Result, ensure};
-use flowwarden_tests::{guard::MADE, stand_in::StandIn, wait::PATIENCE};
+use flowwarden_tests::{
+    guard::MADE,
+    stand_in::StandIn,
+    wait::{PATIENCE, until},
+};
 
-use super::start;
+use super::{CHANGES, start};
+
+/// The guard looks at what is there once a second.
+const LOOK: Duration = Duration::from_millis(1200);
 
 /// What is told of a file must have an end, also when nobody ever finishes it.
 #[test]
@@ -25,5 +32,26 @@ fn a_file_that_goes_before_it_is_made_is_told_to_be_gone() -> Result<()> {
     }
     let (_, status) = stand_in.does("append young.js")?;
     ensure!(!status.success(), "what is made is not protected");
+    guard.stop().map(drop)
+}
+
+/// Nobody of the instance makes a file that is put back: where the guard has seen that it was gone, too, it is closed at once.
+#[test]
+fn a_file_that_is_put_back_is_protected_at_once() -> Result<()> {
+    let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
+    let policy = stand_in.policy().deny("settings.js", &CHANGES, "settings-js").heal();
+    let guard = start(&stand_in, &policy, &[])?;
+    // Whether it looks first at what is there or at what has happened is a matter of luck.
+    for _ in 0..8 {
+        guard.standing_still(|| {
+            let (_, status) = stand_in.does("unlink settings.js")?;
+            ensure!(!status.success(), "nobody is stopped: {status}");
+            thread::sleep(LOOK);
+            Ok(())
+        })?;
+        until("settings.js to be healed", PATIENCE, || Ok(stand_in.is_healed().then_some(())))?;
+        let (_, status) = stand_in.does("append settings.js")?;
+        ensure!(!status.success(), "what was put back is open: {status}\n{}", guard.console().text());
+    }
     guard.stop().map(drop)
 }

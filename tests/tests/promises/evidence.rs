@@ -17,7 +17,6 @@ use flowwarden_tests::{
     sigma::Rule,
     wait,
 };
-use rustix::process::{Pid, Signal, kill_process};
 
 /// How many times a file is opened in the flood.
 const OPENS: u64 = 200_000;
@@ -33,10 +32,8 @@ fn in_a_flood_every_record_is_journaled_or_counted() -> Result<()> {
     let script =
         format!("const fs = require('fs'); for (let i = 0; i < {OPENS}; i++) fs.closeSync(fs.openSync({file:?}));");
     // A guard that is quick enough loses nothing; one that stands still does.
-    let pid = Pid::from_raw(guard.pid().cast_signed()).context("a guard without a pid")?;
-    kill_process(pid, Signal::STOP)?;
-    let status = scene.node_red.confinement().spawn(Command::new("node").arg("-e").arg(script))?.wait()?;
-    kill_process(pid, Signal::CONT)?;
+    let flood = || Ok(scene.node_red.confinement().spawn(Command::new("node").arg("-e").arg(script))?.wait()?);
+    let status = guard.standing_still(flood)?;
     ensure!(status.success(), "the flood did not finish: {status}");
     let records = guard.stop()?;
 

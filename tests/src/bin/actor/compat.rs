@@ -188,8 +188,8 @@ fn program(data: &[u8], calls: &[Call]) -> Vec<u8> {
             code.extend([low, high]);
         }
         code.extend([mov(7, *number), SVC, IS_NEGATIVE]);
-        // `blt` to the end, counted from the instruction after the next.
-        let ahead = (length - LAST) as u32 - (code.len() as u32 + 2);
+        // `blt` to the end, counted from the instruction after the next: of the last call it is one back.
+        let ahead = ((length - LAST) as u32).wrapping_sub(code.len() as u32 + 2);
         code.push(0xba00_0000 | ahead & 0x00ff_ffff);
     }
     code.extend([IS_NEGATIVE, NEGATE, SUCCEED, mov(7, EXIT), SVC]);
