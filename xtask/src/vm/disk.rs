@@ -29,7 +29,7 @@ const DIRECTORIES: &[&str] = &["dev", "etc", "proc", "root", "run", "sys", "tmp"
 pub(super) const CACHE: &str = "/var/cache/flowwarden";
 const PASSWD: &str = "root:x:0:0::/root:/sbin/nologin\n";
 /// Room for what the tests write, in MiB.
-const ROOM: u64 = 128;
+const ROOM: u64 = 256;
 
 /// Makes the disk, unless it is there; gives back its image.
 pub(super) fn make(architecture: Architecture, place: &Path) -> Result<PathBuf> {
