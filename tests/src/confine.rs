@@ -16,7 +16,7 @@ use rustix::{
     },
 };
 
-use crate::{cgroup::Cgroup, netns::Network};
+use crate::{cgroup::Cgroup, needs, netns::Network};
 
 /// The unit that comes with the guard.
 const UNIT: &str = include_str!("../../contrib/systemd/flowwarden.service");
@@ -24,7 +24,9 @@ const UNIT: &str = include_str!("../../contrib/systemd/flowwarden.service");
 /// Leaves a command of root's no more privileges than the guard's unit does, and the memory that the unit grants.
 pub fn as_service(command: &mut Command) -> &mut Command {
     let sets = UNIT.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
-    let kept: Vec<_> = sets.flat_map(str::split_whitespace).collect();
+    // What docs/service.md says of kernels where nothing better than kprobes runs.
+    let probes = needs::expected_sensor().is_some_and(|sensor| sensor == "kprobe").then_some("CAP_SYS_ADMIN");
+    let kept: Vec<_> = sets.flat_map(str::split_whitespace).chain(probes).collect();
     let unlimited = UNIT.lines().any(|line| line == "LimitMEMLOCK=infinity");
     // What systemd grants otherwise.
     limited(command, &kept, (!unlimited).then_some(8 << 20))

@@ -19,7 +19,13 @@ pub fn root() -> Result<()> {
 /// Whether this is a machine that `cargo xtask vm` has booted: it has the guard and the tests, and no other program.
 #[must_use]
 pub fn is_bare() -> bool {
-    env::var_os("FLOWWARDEN_EXPECT").is_some()
+    expected_sensor().is_some()
+}
+
+/// The sensor that has to be the best one there.
+#[must_use]
+pub fn expected_sensor() -> Option<String> {
+    env::var("FLOWWARDEN_EXPECT").ok()
 }
 
 /// Where `program` is; `package` has it.

@@ -1,6 +1,6 @@
 //! What the kernel lets this process do: asked before anything is begun, so that a refusal names its mend.
 
-use std::io;
+use std::{error::Error, io, iter};
 
 use aya::{EbpfError, maps::MapError, util::KernelVersion};
 use rustix::thread::{CapabilitySet, capabilities};
@@ -11,6 +11,10 @@ const NEEDED: [(CapabilitySet, &str); 3] = [
     (CapabilitySet::PERFMON, "CAP_PERFMON"),
     (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
 ];
+
+/// What stands behind a kprobe that was refused though root has the capabilities.
+pub(super) const PROBES: &str =
+    "; where `kernel.perf_event_paranoid` is 3, as on Debian, kprobes ask for CAP_SYS_ADMIN, see docs/service.md";
 
 /// What makes the kernel refuse.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +69,14 @@ pub(super) fn behind(error: &EbpfError) -> Option<RightsError> {
     refused.then(|| refusal(name.clone(), counted))
 }
 
+/// Whether an error comes of rights that are lacking.
+pub(super) fn is_refusal(error: &(dyn Error + 'static)) -> bool {
+    let causes = iter::successors(Some(error), |&error| error.source());
+    causes
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
+}
+
 /// Capabilities were looked at before.
 fn refusal(map: String, counted: bool) -> RightsError {
     if counted { RightsError::LockedMemory { map } } else { RightsError::Filtered { map } }
@@ -93,5 +105,6 @@ mod tests {
         assert!(behind(&map(libc::EPERM)).is_some_and(|why| why.to_string().contains("TASKS")));
         assert_eq!(behind(&map(libc::ENOMEM)), None);
         assert_eq!(behind(&EbpfError::NoBTF), None);
+        assert!(is_refusal(&map(libc::EACCES)) && !is_refusal(&map(libc::ENOMEM)) && !is_refusal(&EbpfError::NoBTF));
     }
 }

@@ -23,7 +23,10 @@ use aya::{Btf, Ebpf};
 use monitor_common::{event::Hook, security::SecurityHook, verdict::Sensor};
 use tempfile::TempDir;
 
-use super::link::{Links, Target};
+use super::{
+    link::{Links, Target},
+    rights,
+};
 
 /// One hook as userspace knows it.
 #[derive(Debug)]
@@ -331,7 +334,8 @@ fn attach_one(
     let program = ebpf.program_mut(name).ok_or_else(|| format!("the kernel object has no {name}"))?;
     links.attach(program, name, target).map_err(|error| {
         links.detach(ebpf, name);
-        super::load::chain(&error)
+        let refused = FLAVOURS[flavour] == Sensor::Kprobe && rights::is_refusal(&error);
+        super::load::chain(&error) + if refused { rights::PROBES } else { "" }
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -73,7 +73,7 @@ fn ten_thousand_writers() -> Result<()> {
         raced.push(sensor.to_owned());
     }
     // A guard that does not start for a sensor is taken for a kernel without it: not for the one that has to run here.
-    let expected = env::var("FLOWWARDEN_EXPECT").unwrap_or_else(|_| "tracepoint".to_owned());
+    let expected = needs::expected_sensor().unwrap_or_else(|| "tracepoint".to_owned());
     ensure!(raced.contains(&expected), "{expected} runs here, and was not tried: {raced:?}");
     Ok(())
 }
@@ -82,7 +82,7 @@ fn ten_thousand_writers() -> Result<()> {
 /// way out of the call, until it is what it was.
 #[test]
 fn healing() -> Result<()> {
-    if env::var_os("FLOWWARDEN_EXPECT").is_some() {
+    if needs::is_bare() {
         return Ok(());
     }
     let stand_in = stand_in()?;
@@ -121,7 +121,7 @@ fn many(stand_in: &StandIn, count: usize) -> Policy {
 #[test]
 fn ten_rules_and_ten_thousand() -> Result<()> {
     const SIZES: [usize; 2] = [10, 10_000];
-    if env::var_os("FLOWWARDEN_EXPECT").is_some() {
+    if needs::is_bare() {
         return Ok(());
     }
     let stand_in = stand_in()?;
@@ -164,7 +164,7 @@ fn programs() -> Result<()> {
 /// What the guard costs those that it watches and those that it does not.
 #[test]
 fn costs() -> Result<()> {
-    if env::var_os("FLOWWARDEN_EXPECT").is_some() {
+    if needs::is_bare() {
         // An emulated machine's times mean nothing.
         return Ok(());
     }

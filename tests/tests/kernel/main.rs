@@ -38,9 +38,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use attacks::{ATTACKS, Attack, HARMLESS, LOOPBACK, Seen};
-use flowwarden_tests::{guard::Guard, needs, policy::Policy, record::Record, stand_in::StandIn, wait};
+use flowwarden_tests::{
+    cli, confine::as_service, guard::Guard, needs, policy::Policy, record::Record, stand_in::StandIn, wait,
+};
 use room::Room;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
@@ -318,11 +320,14 @@ fn every_attack_is_met() -> Result<()> {
     let mut policy = stage.policy();
     let guard = start(&stage.stand_in, &policy, &[])?;
     let sensors = Sensors::of(&guard)?;
-    if let Ok(expected) = env::var("FLOWWARDEN_EXPECT") {
+    if let Some(expected) = needs::expected_sensor() {
         let all = &sensors.all;
         // The cgroup programs stand beside whatever there is.
         let best = all.iter().find(|sensor| *sensor != "cgroup");
-        ensure!(best == Some(&expected), "{expected} should be the best sensor here: {all:?}");
+        if best != Some(&expected) {
+            let why = cli::run(as_service(Command::new(needs::flowwarden()?).arg("doctor")))?;
+            bail!("{expected} should be the best sensor here: {all:?}\n{}{}", why.text, why.errors);
+        }
     }
     println!("sensors: {}", sensors.all.join(", "));
     let mut failed = String::new();
@@ -362,7 +367,7 @@ fn every_program_is_accepted_by_the_verifier() -> Result<()> {
         said.lines().filter(|line| line.starts_with("missing") && line.contains("Verifier")).collect();
     ensure!(refused.is_empty(), "{said}");
     // Where LSM programs run, everything that they are there for can be denied.
-    let lsm = env::var("FLOWWARDEN_EXPECT").is_ok_and(|sensor| sensor == "lsm");
+    let lsm = needs::expected_sensor().is_some_and(|sensor| sensor == "lsm");
     for class in ["files", "exec", "egress", "privilege", "ptrace", "signal", "socket", "mount", "kernel"] {
         let row = said.lines().find(|line| line.split_whitespace().next() == Some(class) && line.contains(" yes "));
         let row = row.with_context(|| format!("no verdicts for {class}: {said}"))?;
