@@ -88,7 +88,8 @@ pub(crate) const KERNELS: &[Kernel] = &[
     Kernel { lsm: Some("lockdown,yama,apparmor,bpf"), fast: false, ..amd64("5.10-lsm", "bullseye", "lsm") },
     Kernel { restarts: true, ..amd64("5.10", "bullseye", "fentry") },
     Kernel { node_red: true, restarts: true, ..amd64("6.1", "bookworm", "lsm") },
-    Kernel { lsm: Some("lockdown,yama,apparmor"), ..amd64("6.1-no-bpf", "bookworm", "fentry") },
+    // The oldest has fentry, too.
+    Kernel { lsm: Some("lockdown,yama,apparmor"), fast: false, ..amd64("6.1-no-bpf", "bookworm", "fentry") },
     // Requests of io_uring come by a tracepoint of another name than later.
     Kernel { only: Some("tracepoint"), fast: false, ..amd64("6.1-tracepoint", "bookworm", "tracepoint") },
     // Files of btrfs have other numbers for `stat` than within the kernel, and may share what is in them.
