@@ -156,7 +156,8 @@ fn news(node_red: &NodeRed, forbidden: SocketAddr) -> Result<Vec<Attack>> {
         on("private-keys", Flow::file_in(&home.user_dir().join("key.pem"))),
         on("default-files", Flow::file(&home.path().join("new.txt"), FileAction::Append, "EVIL")),
         on("default-files", code(&make)),
-        on("default-exec", code(&run)),
+        // A program is opened before it is executed.
+        on("default-files", code(&run)),
         on("default-egress", connect(forbidden)),
     ])
 }
