@@ -5,14 +5,10 @@
 //! still the program's. Of a file in the ring's own table, and of one that an earlier request of a chain is going to open,
 //! it is not known which it is: such a write is judged by the strictest rule.
 
-use aya_ebpf::{
-    helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user_str},
-    macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{helpers::generated::bpf_probe_read_user_str, macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
-    Access, Verdict, decide,
-    event::{FLAG_BY_NAME, FLAG_DAMAGED, FLAG_IO_URING, Hook, PENDING_TEXT},
+    Access, decide,
+    event::{FLAG_DAMAGED, FLAG_IO_URING, Hook},
     offsets::MISSING,
     policy::Class,
     socket::AF_UNIX,
@@ -20,18 +16,9 @@ use monitor_common::{
     verdict::Sensor,
 };
 
-use super::{Request, judge, judge_file, judge_unknown, open::O_TRUNC, walk_from};
+use super::{Request, judge, judge_file, judge_name, judge_unknown, open::O_TRUNC, walk_from, walk_name};
 use crate::{
-    emit::Record,
-    facts::{
-        actor::Actor,
-        call,
-        file::File,
-        offset,
-        path::{AT_FDCWD, Text},
-        pointer, read, read_user,
-    },
-    lookups::Maps,
+    facts::{actor::Actor, call, file::File, offset, path::AT_FDCWD, pointer, read, read_user},
     maps,
 };
 
@@ -215,14 +202,7 @@ fn prepare(
     let (name, dir) = (scratch.launder(name), scratch.launder(dir));
     let text = pointer(pointer(command, name)?, offset!(filename_name))?;
     let dir: i32 = if dir == MISSING { AT_FDCWD } else { read(command, dir)? };
-    let [first, other] = &mut scratch.pending.texts;
-    other[0] = 0;
-    // SAFETY: the destination is as long as is said.
-    let len = unsafe { bpf_probe_read_kernel_str(first.as_mut_ptr().cast(), PENDING_TEXT as u32, text as *const _) };
-    if len <= 1 {
-        return None;
-    }
-    walk_from(ctx, scratch, dir, Handler::UringWalk)
+    walk_name(ctx, scratch, text, dir, Handler::UringWalk)
 }
 
 /// Walks along the path and carries the verdict out.
@@ -237,24 +217,12 @@ fn walk() -> Option<()> {
     let scratch = maps::scratch()?;
     let actor = actor()?;
     let [opcode, flags, access] = scratch.request;
-    let text = Text::new(0, scratch);
-    let decision =
-        decide::text(&Maps::with(scratch), &actor.subject, &text, Access::from_bits(access as u8), &mut scratch.work);
-    let done = actor.outcome(&decision, scratch);
-    if (done as u8) < Verdict::Log as u8 {
-        return None;
-    }
-    let start = scratch.start;
-    let mut record = Record::new(scratch, &actor, Hook::IoUring as u8);
-    let event = record.event();
-    event.detail = u64::from(opcode);
-    event.open_flags = flags;
-    event.flags |= FLAG_BY_NAME;
-    if flags & O_TRUNC != 0 {
-        event.flags |= FLAG_DAMAGED;
-    }
-    record.path(start);
-    record.own_texts();
-    record.carry_out(&actor, &decision, done);
+    judge_name(scratch, &actor, Hook::IoUring as u8, Access::from_bits(access as u8), |event| {
+        event.detail = u64::from(opcode);
+        event.open_flags = flags;
+        if flags & O_TRUNC != 0 {
+            event.flags |= FLAG_DAMAGED;
+        }
+    });
     Some(())
 }

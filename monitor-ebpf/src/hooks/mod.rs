@@ -22,11 +22,11 @@ mod syscalls;
 mod system;
 mod volume;
 
-use aya_ebpf::programs::RawTracePointContext;
+use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, programs::RawTracePointContext};
 use monitor_common::{
     Access, Verdict, decide,
     decide::Decision,
-    event::{Event, FLAG_AFTER, FLAG_DAMAGED},
+    event::{Event, FLAG_AFTER, FLAG_BY_NAME, FLAG_DAMAGED, PENDING_TEXT},
     syscall::Handler,
 };
 
@@ -36,7 +36,7 @@ use crate::{
         actor::Actor,
         call,
         file::{File, Inode, inode_at},
-        path::{Spot, start},
+        path::{Spot, Text, start},
     },
     lookups::{self, Maps},
     maps::{HANDLERS, Scratch},
@@ -145,6 +145,39 @@ fn walk_from(ctx: &RawTracePointContext, scratch: &mut Scratch, dir: i32, walk: 
     // SAFETY: the array holds programs of this type only.
     unsafe { HANDLERS.tail_call(ctx, walk as u32) };
     Some(())
+}
+
+/// The same for a path that is in the kernel's memory.
+#[inline(always)]
+fn walk_name(ctx: &RawTracePointContext, scratch: &mut Scratch, name: u64, dir: i32, walk: Handler) -> Option<()> {
+    let [first, other] = &mut scratch.pending.texts;
+    other[0] = 0;
+    // SAFETY: the destination is as long as is said.
+    let len = unsafe { bpf_probe_read_kernel_str(first.as_mut_ptr().cast(), PENDING_TEXT as u32, name as *const _) };
+    if len <= 1 {
+        return None;
+    }
+    walk_from(ctx, scratch, dir, walk)
+}
+
+/// Judges an access to the path in memory, from where [`walk_from`] has found that it starts, and carries the verdict out;
+/// `hook` and `fill` are as for [`judge`].
+#[inline(always)]
+fn judge_name(scratch: &mut Scratch, actor: &Actor, hook: u8, access: Access, fill: impl FnOnce(&mut Event)) {
+    let text = Text::new(0, scratch);
+    let decision = decide::text(&Maps::with(scratch), &actor.subject, &text, access, &mut scratch.work);
+    let done = actor.outcome(&decision, scratch);
+    if (done as u8) < Verdict::Log as u8 {
+        return;
+    }
+    let start = scratch.start;
+    let mut record = Record::new(scratch, actor, hook);
+    let event = record.event();
+    event.flags |= FLAG_BY_NAME;
+    fill(event);
+    record.path(start);
+    record.own_texts();
+    record.carry_out(actor, &decision, done);
 }
 
 /// Weighs in what is on a block device, when the file is one. A function of its own to keep the stack of others small.
