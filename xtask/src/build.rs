@@ -34,7 +34,11 @@ pub(crate) fn kernel(toolchain: &Toolchain) -> Result<()> {
         Toolchain::Debian => "if the compiler is the cause, `cargo xtask setup` tells which one is used",
     })?;
     let built = cargo::bpf_target().join("bpfel-unknown-none/bpf/flowwarden-bpf");
-    copy_if_changed(&built, &cargo::bpf_object())
+    let stripped = built.with_extension("stripped");
+    // The linker makes BTF of the compiler's debug information and leaves that in: four fifths of the object, which the
+    // guard would carry about and read at its start.
+    shell::run(cargo::plain(&setup::objcopy(toolchain)?).arg("--strip-debug").args([&built, &stripped]))?;
+    copy_if_changed(&stripped, &cargo::bpf_object())
 }
 
 /// Leaves `to` alone when nothing has changed, so that `monitor` is not built again for a new time stamp; and replaces it

@@ -134,6 +134,24 @@ pub(crate) fn kernel_toolchain() -> Result<Toolchain> {
     })
 }
 
+/// LLVM's `objcopy`, as it comes with a toolchain.
+pub(crate) fn objcopy(toolchain: &Toolchain) -> Result<String> {
+    let name = "llvm-objcopy";
+    let (place, mend) = match toolchain {
+        Toolchain::Debian => (Path::new(LLVM_PREFIX).join("bin"), "apt-get install llvm-22".to_owned()),
+        Toolchain::Nightly(nightly) => {
+            let libraries = ask_rustc(nightly, &["--print", "target-libdir"]).unwrap_or_default();
+            let mend = format!("rustup component add llvm-tools --toolchain {nightly}");
+            (Path::new(&libraries).with_file_name("bin"), mend)
+        }
+    };
+    let file = place.join(name);
+    if !file.is_file() {
+        bail!("{} is missing: type `{mend}`", file.display());
+    }
+    Ok(file.display().to_string())
+}
+
 /// Finds what the demo and the tests need beside the compiler, and installs what is missing.
 pub(crate) fn test_tools() -> Result<()> {
     let mut missing = Vec::new();
@@ -258,11 +276,11 @@ fn ask_rustc(toolchain: &str, arguments: &[&str]) -> Option<String> {
 fn install_nightly() -> Option<Toolchain> {
     let mut rustup = cargo::plain("rustup");
     if toolchains().iter().any(|name| name.starts_with("nightly")) {
-        rustup.args(["component", "add", "rust-src", "clippy", "--toolchain", "nightly"]);
+        rustup.args(["component", "add", "rust-src", "clippy", "llvm-tools", "--toolchain", "nightly"]);
     } else {
         // The user's rustup itself is none of our business.
         rustup.args(["toolchain", "install", "nightly", "--no-self-update"]);
-        rustup.args(["--profile", "minimal", "--component", "rust-src,clippy"]);
+        rustup.args(["--profile", "minimal", "--component", "rust-src,clippy,llvm-tools"]);
     }
     shell::run(&mut rustup).ok()?;
     if shell::find(LINKER).is_none() {
