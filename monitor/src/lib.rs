@@ -15,6 +15,7 @@ pub mod incident;
 pub mod instance;
 pub mod journal;
 pub mod kernel;
+pub mod machine;
 pub mod maintenance;
 pub mod metrics;
 pub mod pipeline;

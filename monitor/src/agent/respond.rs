@@ -11,7 +11,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::{
     journal::response::Ended,
-    kernel::{load::Kernel, scan},
+    kernel::load::Kernel,
+    machine::scan,
     pipeline::{decode::Record, lineage::Lineage},
     policy::{
         host::{Host, System},

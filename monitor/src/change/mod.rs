@@ -25,7 +25,8 @@ use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 
 use crate::{
-    instance::{self, root::Root},
+    instance,
+    machine::root::Root,
     state::{State, StateError},
     stdio::complain,
 };

@@ -9,7 +9,7 @@ use super::{
     decision::Left,
     diff::{self, Diff},
 };
-use crate::{instance::root::Root, pipeline::programs::Ran};
+use crate::{machine::root::Root, pipeline::programs::Ran};
 
 /// Most packages that are looked at.
 const MAX_PACKAGES: usize = 4000;

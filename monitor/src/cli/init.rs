@@ -10,7 +10,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use monitor::{
-    policy::{self, Located, host::System, init, preset::Preset},
+    instance::init,
+    policy::{self, Located, host::System, preset::Preset},
     stdio::{Output, aside},
 };
 

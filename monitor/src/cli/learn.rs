@@ -16,9 +16,9 @@ use monitor::{
         learn::{self, Draft, Learnt},
         simulate::{Judge, simulate},
     },
-    instance,
+    instance::{self, init},
     journal::terminal::plain,
-    policy::{self, PolicyError, host::System, init, model::Policy, parse},
+    policy::{self, PolicyError, host::System, model::Policy, parse},
     stdio::{Output, aside},
 };
 use monitor_common::verdict::Sensor;

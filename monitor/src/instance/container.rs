@@ -7,12 +7,10 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{
-    Kind,
+use super::{Kind, arguments, settings::Environment};
+use crate::machine::{
     account::{Account, Accounts},
-    arguments,
     root::Root,
-    settings::Environment,
 };
 
 /// Largest description of a container that is read.

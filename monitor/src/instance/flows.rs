@@ -15,7 +15,7 @@ use serde::{
     de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::root::Root;
+use crate::machine::root::Root;
 
 /// Largest flow file that is read.
 const LIMIT: u64 = 256 << 20;

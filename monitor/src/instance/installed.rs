@@ -8,7 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{account::Accounts, arguments, root::Root, settings::Environment};
+use super::{arguments, settings::Environment};
+use crate::machine::{account::Accounts, root::Root};
 
 /// Largest package.json, dump.pm2 and the like that is read.
 const LIMIT: u64 = 4 << 20;
@@ -148,7 +149,7 @@ pub(crate) fn user_dirs(root: &Root, accounts: &Accounts) -> Vec<(u32, PathBuf)>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::root::tests::root;
+    use crate::machine::root::tests::root;
 
     #[test]
     fn global_packages_and_those_of_nvm_are_found() {

@@ -3,15 +3,14 @@
 //! [`discover`] is what the agent asks once a second: who runs, and where. [`survey`] reads everything there is to know
 //! about each, for `flowwarden discover`, `audit` and `init`.
 
-pub mod account;
 mod arguments;
 pub mod audit;
 mod container;
 pub mod flows;
+pub mod init;
 mod installed;
 pub mod network;
 mod place;
-pub mod root;
 mod running;
 pub mod settings;
 mod unit;
@@ -21,18 +20,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use account::Accounts;
 use arguments::Arguments;
 use flows::Flows;
 pub use installed::Installation;
 use network::Listen;
-use root::Root;
 use running::Running;
 use serde::Serialize;
 use settings::{Environment, Fact, Settings};
 
 use crate::{
-    kernel::scan,
+    machine::{account::Accounts, root::Root, scan},
     policy::{model::Select, preset::Found},
 };
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{arguments::Arguments, settings::Environment};
-use crate::kernel::scan::Process;
+use crate::machine::scan::Process;
 
 /// A running Node-RED.
 #[derive(Clone, Debug)]

@@ -6,11 +6,10 @@ use std::{
 };
 
 use super::{
-    account::Accounts,
     arguments::{self, Arguments},
-    root::Root,
     settings::Environment,
 };
+use crate::machine::{account::Accounts, root::Root};
 
 /// Where units are, the strongest last.
 const DIRECTORIES: [&str; 5] = [
@@ -263,7 +262,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::instance::root::tests::root;
+    use crate::machine::root::tests::root;
 
     const PASSWD: (&str, &str) = ("etc/passwd", "root:x:0:0::/root:/bin/sh\npi:x:1000:1000::/home/pi:/bin/bash\n");
     /// The unit that the Raspberry Pi and Debian script installs.

@@ -13,10 +13,7 @@ use monitor_common::{
     policy::{Class, Direction},
 };
 
-use crate::{
-    instance::{account::Accounts, root::Root},
-    kernel::procs,
-};
+use crate::machine::{account::Accounts, device, procs, root::Root};
 
 use super::{
     Fault,
@@ -214,7 +211,7 @@ impl Host for System {
     }
 
     fn devices(&self, device: u32) -> Vec<u32> {
-        super::device::below(device)
+        device::below(device)
     }
 
     fn can_deny(&self) -> CanDeny {

@@ -4,9 +4,7 @@
 //! who may write the file), [`compile`] the tree of nodes that [`monitor_common::decide`] walks.
 
 pub mod compile;
-pub mod device;
 pub mod host;
-pub mod init;
 pub mod limit;
 pub mod model;
 pub mod name;

@@ -15,14 +15,16 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 /// The layers of `monitor/src` from the top down.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 11] = [
     &["cli"],
     &["agent", "evidence"],
-    &["pipeline", "metrics"],
+    &["pipeline"],
+    &["metrics"],
     &["maintenance", "sinks"],
     &["change", "heal", "incident"],
     &["instance", "journal", "kernel"],
     &["policy"],
+    &["machine"],
     &["state"],
     &["durable", "stdio"],
 ];

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::{IFlags, StatVfsMountFlags};
 
-use super::super::root::{Place, Root};
+use crate::machine::root::{Place, Root};
 
 /// Read, write and search, as the bits of a mode.
 pub(super) const READ: u32 = 4;

@@ -19,7 +19,8 @@ use std::{collections::BTreeSet, fs, path::Path};
 use access::Who;
 use serde::Serialize;
 
-use super::{Instance, Survey, account::Accounts, root::Root};
+use super::{Instance, Survey};
+use crate::machine::{account::Accounts, root::Root};
 use crate::policy::model::Policy;
 pub use mend::Mend;
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 pub use value::Environment;
 use value::Value;
 
-use super::root::Root;
+use crate::machine::root::Root;
 
 /// Largest settings file that is read. The one that Node-RED makes has 25 KiB.
 const LIMIT: u64 = 512 << 10;

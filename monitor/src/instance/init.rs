@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::preset::{self, Found, Known, Neighbour, Preset, Target};
 use crate::instance::{Instance, Kind, Survey, flows::Use};
+use crate::policy::preset::{self, Found, Known, Neighbour, Preset, Target};
 
 /// Most ports that an instance is known to listen on: for one address there is room for 16 ranges, other rules' included.
 const MAX_PORTS: usize = 8;
@@ -182,7 +182,7 @@ fn notes(instance: &Instance) -> Vec<String> {
 mod tests {
     use std::fs;
 
-    use super::*;
+    use crate::instance::init::*;
     use crate::{
         instance::survey_at,
         policy::{host, model::Policy, parse::parse},

@@ -12,7 +12,7 @@ use std::{
 
 use monitor_common::scope::TaskLabel;
 
-use crate::policy::device;
+use super::device;
 
 /// Most processes that are looked at in one turn.
 const TURN: usize = 512;

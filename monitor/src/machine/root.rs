@@ -146,13 +146,13 @@ impl Place {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
 
     /// A root with these files, for as long as its directory is kept.
-    pub(in crate::instance) fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
+    pub(crate) fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
         let directory = tempfile::tempdir().unwrap();
         for (path, content) in files {
             let path = directory.path().join(path);

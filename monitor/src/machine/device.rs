@@ -58,7 +58,7 @@ fn sources(device: u32) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::machine::device::*;
 
     #[test]
     fn what_is_in_memory_has_no_device() {

@@ -122,7 +122,7 @@ pub fn labels(processes: &[Process], selectors: &[Selector], own: u32) -> HashMa
 mod tests {
     use monitor_common::scope::SELECT_UID;
 
-    use super::*;
+    use crate::machine::scan::*;
 
     fn fake(tgid: u32, parent: u32, uid: u32) -> Process {
         Process {
