@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use monitor::pipeline::decode::decode;
+use monitor::record::decode::decode;
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = decode(bytes);

@@ -18,13 +18,12 @@ use monitor::{
     journal::{
         Journal, Limits,
         chain::Body,
-        console,
-        ocsf::Activity,
         query::{Filter, Query},
         segment,
         verify::{Request, verify},
     },
-    pipeline::{Pipeline, decode::decode},
+    pipeline::Pipeline,
+    record::{activity::Activity, decode::decode, sentence},
 };
 use monitor_common::Verdict;
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
@@ -53,7 +52,7 @@ fn rendered(cgroup: &Path, count: u64) {
     let events: Vec<_> = plant.records().iter().map(&mut enrich).collect();
     let start = Instant::now();
     for event in events.iter().cycle().take(usize::try_from(count).unwrap()) {
-        let sentence = console::sentence(event);
+        let sentence = sentence::sentence(event);
         std::hint::black_box(Body::from(&Activity::new(event, &sentence)));
     }
     rate("rendered and serialised", count, start.elapsed());

@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod change;
+pub mod deploys;
 mod durable;
 pub mod evidence;
 pub mod heal;
@@ -20,6 +21,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod pipeline;
 pub mod policy;
+pub mod record;
 pub mod sinks;
 pub mod state;
 pub mod stdio;

@@ -4,8 +4,8 @@ use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use monitor::{
     journal::Journal,
-    pipeline::{
-        Pipeline,
+    pipeline::Pipeline,
+    record::{
         decode::decode,
         enrich::{Enricher, Names, RuleName},
     },

@@ -16,7 +16,7 @@ use super::{
     takeover,
 };
 use crate::{
-    change::editor::Source,
+    deploys::editor::Source,
     heal::Healed,
     instance,
     journal::ocsf::Stage,

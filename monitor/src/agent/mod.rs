@@ -41,7 +41,7 @@ use crate::{
     heal::{self, Healer},
     instance,
     journal::{
-        Journal, JournalError, console,
+        Journal, JournalError,
         ocsf::Stage,
         response::{self, Because},
         terminal,
@@ -54,7 +54,7 @@ use crate::{
     machine::{procs::Procs, scan},
     maintenance::{Asked, Listener},
     metrics,
-    pipeline::{Pipeline, Told, enrich::Enricher, names::NameTable},
+    pipeline::{Pipeline, Told},
     policy::{
         PolicyError,
         compile::{Watched, selectors},
@@ -64,6 +64,7 @@ use crate::{
         peers::Peers,
         settle::{Ages, Settling},
     },
+    record::{enrich::Enricher, names::NameTable, sentence},
     sinks::Sinks,
     state::{State, StateError},
     stdio::complain,
@@ -599,7 +600,7 @@ impl Agent {
             self.changes.met(path, uid);
         }
         if *nth <= SAID {
-            say(&if self.colour { console::coloured(record.verdict, sentence) } else { sentence.clone() });
+            say(&if self.colour { sentence::coloured(record.verdict, sentence) } else { sentence.clone() });
         }
         if *nth == SAID {
             say("more of this is in the journal; how often it comes is told here while it goes on");

@@ -13,11 +13,11 @@ use crate::{
     journal::response::Ended,
     kernel::load::Kernel,
     machine::scan,
-    pipeline::{decode::Record, lineage::Lineage},
     policy::{
         host::{Host, System},
         model::{KillScope, Policy, Select},
     },
+    record::{decode::Record, lineage::Lineage},
 };
 
 /// How often new members are looked for among those that still run. A stopped process makes no more.

@@ -12,7 +12,8 @@ use crate::{
         load::{Kernel, chain},
         pin::Generation,
     },
-    pipeline::{Pipeline, names::NameTable},
+    pipeline::Pipeline,
+    record::names::NameTable,
     state::State,
     stdio::complain,
 };

@@ -6,9 +6,7 @@
 
 pub mod decision;
 pub mod diff;
-pub mod editor;
 pub mod flows;
-pub mod follow;
 pub mod git;
 pub mod mask;
 pub mod window;

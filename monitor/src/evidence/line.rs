@@ -8,7 +8,7 @@ use serde::{
     de::{SeqAccess, Visitor},
 };
 
-use crate::{journal::ocsf::FLAGS, policy::name::DnsName};
+use crate::{policy::name::DnsName, record::activity::FLAGS};
 
 /// A text of the line; copied only where the line has escapes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

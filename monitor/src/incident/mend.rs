@@ -3,7 +3,7 @@
 use monitor_common::policy::Class;
 
 use super::{Incident, OVERFLOW, Outcome};
-use crate::{journal::terminal::shown, pipeline::tunnel};
+use crate::{journal::terminal::shown, record::tunnel};
 
 /// Two or three sentences for whoever is told.
 #[must_use]
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use crate::{
         incident::{Incidents, tests::event},
-        journal::ocsf::Activity,
+        record::activity::Activity,
     };
 
     fn of(rule: u16, verdict: Verdict, path: &str, change: impl FnOnce(&mut Incident)) -> String {

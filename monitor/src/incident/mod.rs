@@ -4,6 +4,7 @@
 //! events. A rule says what belongs together; where no rule has spoken, what was reached does. What was stopped, what was
 //! only watched, and what a maintenance window let through are incidents of their own.
 
+pub mod finding;
 pub mod mend;
 
 use std::{
@@ -22,12 +23,8 @@ use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
 use crate::{
-    journal::{
-        chain::Mark,
-        ocsf::{Activity, address},
-        terminal::shown,
-    },
-    pipeline::{decode::Record, enrich::Enriched},
+    journal::{chain::Mark, ocsf::address, terminal::shown},
+    record::{activity::Activity, decode::Record, enrich::Enriched},
 };
 
 /// Most incidents that are open at once; what comes beyond is counted in one.
@@ -316,7 +313,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pipeline::{
+    use crate::record::{
         decode::{decode, tests::bytes},
         enrich::{Enricher, Names, RuleName},
     };

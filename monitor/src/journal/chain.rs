@@ -83,7 +83,7 @@ pub struct Body {
 
 impl Body {
     /// From three objects: the event without `unmapped` and `metadata`, and these two.
-    pub(super) fn new(event: &impl Serialize, unmapped: &impl Serialize, metadata: &impl Serialize) -> Self {
+    pub(crate) fn new(event: &impl Serialize, unmapped: &impl Serialize, metadata: &impl Serialize) -> Self {
         let mut json = Vec::with_capacity(LIKELY);
         open(&mut json, event);
         json.extend_from_slice(b"\"unmapped\":");

@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::{
     JournalError,
-    finding::FINDING,
     reader::{Position, Reader},
     segment,
 };
+use crate::journal::ocsf::FINDING;
 
 /// What an event has to be like. Everything that is given has to hold.
 #[derive(Clone, Debug, Default)]

@@ -1,28 +1,26 @@
 //! From the kernel's bytes to a line in the journal: decode, enrich, render, append.
 
-pub mod decode;
-pub mod enrich;
-pub mod hostnames;
-pub mod lineage;
-pub mod names;
 pub mod programs;
-pub mod tunnel;
 
 use std::{sync::Arc, time::Instant};
 
 use monitor_common::{Verdict, event::Hook};
 
 use crate::{
-    change::editor::{Deploy, Editors},
-    incident::{Incident, Incidents, Phase},
-    journal::{Durability, Journal, JournalError, Limits, Spool, console, finding, ocsf},
+    deploys::editor::{Deploy, Editors},
+    incident::{Incident, Incidents, Phase, finding},
+    journal::{Durability, Journal, JournalError, Limits, Spool, ocsf},
     metrics::Counts,
+    record::{
+        activity::Activity,
+        decode::{DecodeError, Record, decode},
+        enrich::{Enriched, Enricher, Names},
+        sentence,
+        tunnel::Tunnels,
+    },
 };
-use decode::{DecodeError, Record};
-use enrich::{Enriched, Enricher, Names};
 use programs::Programs;
 use serde_json::{Map, Value};
-use tunnel::Tunnels;
 
 /// Why a record could not be journaled.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +104,7 @@ impl Pipeline {
     ///
     /// What was denied or killed is put on the disk at once; nobody waits for that here.
     pub fn record(&mut self, bytes: &[u8], names: &dyn Names) -> Result<Option<Told>, PipelineError> {
-        let record = decode::decode(bytes)?;
+        let record = decode(bytes)?;
         self.enricher.observe(&record);
         self.programs.observe(&record);
         let tunnel = self.tunnels.look(&record, |domain| names.trusts(record.event.instance, domain));
@@ -122,8 +120,8 @@ impl Pipeline {
 
     /// Journals what is to be journaled, and counts it in its incident.
     fn take(&mut self, enriched: Enriched) -> Told {
-        let sentence = console::sentence(&enriched);
-        let mut activity = ocsf::Activity::new(&enriched, &sentence);
+        let sentence = sentence::sentence(&enriched);
+        let mut activity = Activity::new(&enriched, &sentence);
         let urgent = enriched.record.verdict >= Verdict::Deny;
         let durability = if urgent { Durability::Now } else { Durability::Grouped };
         let noted = self.incidents.note(&enriched, &activity, Instant::now());
@@ -232,8 +230,11 @@ mod tests {
 
     use monitor_common::event::Event;
 
-    use super::{decode::tests::bytes, enrich::tests::Plain, *};
-    use crate::journal::Limits;
+    use super::*;
+    use crate::{
+        journal::Limits,
+        record::{decode::tests::bytes, enrich::tests::Plain},
+    };
 
     #[test]
     fn a_storm_is_journaled_event_by_event_and_told_as_one_incident_that_names_its_first_event() {

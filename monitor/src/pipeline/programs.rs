@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use monitor_common::Verdict;
 
-use super::decode::Record;
-use crate::journal::{ocsf::command_line, terminal::shown};
+use crate::{
+    journal::{ocsf::command_line, terminal::shown},
+    record::decode::Record,
+};
 
 /// Most different command lines that are kept for a window.
 const MOST: usize = 100;
@@ -57,7 +59,7 @@ mod tests {
     use monitor_common::event::{Event, Hook};
 
     use super::*;
-    use crate::pipeline::decode::{decode, tests::bytes};
+    use crate::record::decode::{decode, tests::bytes};
 
     fn exec(instance: u16, verdict: Verdict, argv: &[u8]) -> Record {
         let event = Event { hook: Hook::Exec as u8, sensor: 1, instance, verdict: verdict as u8, ..Event::ZERO };

@@ -12,6 +12,8 @@ use super::model::{Action, At, FileRule, KillScope, Names, Policy};
 /// What the ids of these rules begin with, and no other's may.
 pub const PREFIX: &str = "guard-";
 
+/// The rule for data that is carried out in the names that resolvers are asked for. Every policy has it.
+pub const DNS_TUNNEL: &str = "dns-tunnel";
 /// The rule for files that nobody watched may change.
 pub const FILES: &str = "guard-files";
 /// The rule for files that nobody watched may read either.

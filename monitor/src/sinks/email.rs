@@ -20,7 +20,7 @@ use super::{
     secret,
     smtp::Session,
 };
-use crate::journal::finding::FINDING;
+use crate::journal::ocsf::FINDING;
 
 /// Most events in a mail.
 const MOST: usize = 100;

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use crate::journal::finding::FINDING;
+use crate::journal::ocsf::FINDING;
 
 /// How grave an event is, in OCSF's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]

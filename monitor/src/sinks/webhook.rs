@@ -8,7 +8,7 @@ use super::{
     http::{Http, Refusal, halves},
     template,
 };
-use crate::journal::{finding::FINDING, format::rfc3339};
+use crate::journal::{format::rfc3339, ocsf::FINDING};
 
 /// Most alerts in a request.
 const MOST: usize = 50;

@@ -15,13 +15,15 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 /// The layers of `monitor/src` from the top down.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 13] = [
     &["cli"],
     &["agent", "evidence"],
     &["pipeline"],
     &["metrics"],
     &["maintenance", "sinks"],
     &["change", "heal", "incident"],
+    &["deploys"],
+    &["record"],
     &["instance", "journal", "kernel"],
     &["policy"],
     &["machine"],

@@ -12,8 +12,8 @@ use crate::{
         idiom::{self, Link},
     },
     journal::{format::rfc3339_seconds, terminal},
-    pipeline::tunnel,
     policy::{name::DnsName, own, preset::quoted},
+    record::tunnel,
 };
 
 /// What is needed of an event.

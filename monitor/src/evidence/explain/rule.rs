@@ -10,8 +10,8 @@ use monitor_common::{
 use super::{Found, Met, Page, Source, words};
 use crate::{
     journal::format::rfc3339_seconds,
-    pipeline::tunnel,
     policy::model::{KillScope, Names},
+    record::tunnel,
 };
 
 /// A rule of the policy, or one that only the journal has; `None` when neither has it.

@@ -2,7 +2,7 @@
 
 use monitor_common::policy::Class;
 
-use crate::{pipeline::tunnel, policy::own};
+use crate::{policy::own, record::tunnel};
 
 /// ATT&CK techniques that rules of the presets name, by identifier (MITRE ATT&CK for Enterprise).
 const TECHNIQUES: &[(&str, &str)] = &[

@@ -3,18 +3,16 @@
 //! Classes: 1001 File System Activity, 1007 Process Activity, 4001 Network Activity for what was met ([`Activity`]), 6002
 //! Application Lifecycle for the guard itself. What OCSF has no place for is in `unmapped`, flat.
 
-mod activity;
-
 use std::{net::Ipv6Addr, sync::OnceLock};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-pub use activity::{Activity, FLAGS};
-
 /// Version of the schema.
 pub const VERSION: &str = "1.8.0";
 
+/// Class of a Detection Finding: an incident.
+pub const FINDING: u32 = 2004;
 const LIFECYCLE: u32 = 6002;
 
 /// What happened to the guard itself.
@@ -46,7 +44,7 @@ pub enum Stage {
 
 /// A technique of MITRE ATT&CK, `T1552`, or a sub-technique, `T1552.004`.
 #[derive(Debug, Serialize)]
-pub(super) struct Attack<'a> {
+pub(crate) struct Attack<'a> {
     technique: Technique<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sub_technique: Option<Technique<'a>>,
@@ -59,7 +57,7 @@ struct Technique<'a> {
 
 impl<'a> Attack<'a> {
     /// By its identifier.
-    pub(super) fn new(uid: &'a str) -> Self {
+    pub(crate) fn new(uid: &'a str) -> Self {
         let technique = uid.split_once('.').map_or(uid, |(technique, _)| technique);
         let sub_technique = (technique != uid).then_some(Technique { uid });
         Self { technique: Technique { uid: technique }, sub_technique }
@@ -115,25 +113,25 @@ const PRODUCT: Product = Product { name: "Flowwarden", vendor_name: "Flowwarden"
 
 /// `metadata` of an event; the journal adds its number.
 #[derive(Debug, Serialize)]
-struct Metadata<'a> {
+pub(crate) struct Metadata<'a> {
     version: &'static str,
     product: Product,
     profiles: [&'static str; 2],
     #[serde(skip_serializing_if = "Option::is_none")]
-    correlation_uid: Option<&'a str>,
+    pub(crate) correlation_uid: Option<&'a str>,
 }
 
 impl Metadata<'_> {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { version: VERSION, product: PRODUCT, profiles: ["host", "security_control"], correlation_uid: None }
     }
 }
 
-pub(super) fn metadata() -> Value {
+pub(crate) fn metadata() -> Value {
     json!(Metadata::new())
 }
 
-pub(super) fn device() -> &'static Value {
+pub(crate) fn device() -> &'static Value {
     static DEVICE: OnceLock<Value> = OnceLock::new();
     DEVICE.get_or_init(|| {
         let uname = rustix::system::uname();
@@ -158,7 +156,7 @@ pub(crate) fn address(bytes: [u8; 16]) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::journal::format;
 
@@ -169,7 +167,7 @@ pub(super) mod tests {
     }
 
     /// Fails when an event is not as OCSF has it, or becomes what is no ECS or CEF.
-    pub(in crate::journal) fn valid(event: &Value) {
+    pub(crate) fn valid(event: &Value) {
         let mut event = event.clone();
         event["metadata"]["sequence"] = 1.into();
         event["metadata"]["uid"] = "x-1".into();

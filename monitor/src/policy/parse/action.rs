@@ -9,12 +9,9 @@ use monitor_common::{
 use toml::de::DeTable;
 
 use super::{Reader, Table, Value, suggest};
-use crate::{
-    pipeline::tunnel,
-    policy::{
-        model::{Action, ClassDefault, KillScope},
-        own,
-    },
+use crate::policy::{
+    model::{Action, ClassDefault, KillScope},
+    own,
 };
 
 /// Longest reason of a rule, in bytes.
@@ -138,7 +135,7 @@ impl Reader<'_> {
                 || !text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             {
                 self.fault(value.span().start, "`id` may hold lower-case letters, digits and `-`");
-            } else if text == tunnel::RULE {
+            } else if text == own::DNS_TUNNEL {
                 self.fault(value.span().start, format!("every policy has a rule `{text}`; choose another id"));
             } else if text.starts_with(own::PREFIX) {
                 self.fault(

@@ -13,9 +13,10 @@ use monitor_common::{dns::HEADER, event::Hook};
 use serde::Serialize;
 
 use super::decode::Record;
+use crate::policy::own;
 
 /// Id of the rule, which every policy has.
-pub const RULE: &str = "dns-tunnel";
+pub const RULE: &str = own::DNS_TUNNEL;
 /// What it says.
 pub const SENTENCE: &str = "names that resolvers are asked for carry no data: alert";
 /// ATT&CK: Application Layer Protocol: DNS; Exfiltration Over Alternative Protocol.
@@ -235,7 +236,7 @@ mod tests {
     use ring::digest::{SHA256, digest};
 
     use super::*;
-    use crate::pipeline::decode::{decode, tests::bytes};
+    use crate::record::decode::{decode, tests::bytes};
 
     const A: u16 = 1;
     const TXT: u16 = 16;

@@ -7,14 +7,14 @@ use monitor_common::{
     event::{FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_DAMAGED, FLAG_FAILED, FLAG_MAINTENANCE, FLAG_OBSERVED, Hook},
 };
 
-use super::{
-    ocsf::{address, command_line},
-    terminal::{plain, shown},
-};
 use crate::{
+    journal::{
+        ocsf::{address, command_line},
+        terminal::{plain, shown},
+    },
     kernel::table,
-    pipeline::enrich::Enriched,
     policy::limit::{bytes, within},
+    record::enrich::Enriched,
 };
 
 /// For example: `instance plant-a: child curl (pid 812 <- node 640) tried to connect 203.0.113.9:443: denied by rule
@@ -167,7 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pipeline::{
+    use crate::record::{
         decode::{decode, tests::bytes},
         enrich::{Enricher, Names, RuleName},
     };

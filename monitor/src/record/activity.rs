@@ -16,11 +16,13 @@ use monitor_common::{
 use serde::Serialize;
 use serde_json::{Number, Value, json};
 
-use super::{Attack, Metadata, address, command_line, device};
 use crate::{
-    journal::chain::Body,
+    journal::{
+        chain::Body,
+        ocsf::{Attack, Metadata, address, command_line, device},
+    },
     kernel::table,
-    pipeline::{
+    record::{
         enrich::{Enriched, Parent, Program},
         tunnel::Tunnel,
     },
@@ -498,10 +500,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        journal::{console, ocsf::tests::valid},
-        pipeline::{
+        journal::ocsf::tests::valid,
+        record::{
             decode::{decode, tests::bytes},
             enrich::{Enricher, Names, RuleName},
+            sentence,
         },
     };
 
@@ -545,7 +548,7 @@ mod tests {
         let record = decode(&bytes(event, path, text)).unwrap();
         enricher.observe(&record);
         let enriched = enricher.enrich(record, &Plain);
-        value(&Activity::new(&enriched, &console::sentence(&enriched)))
+        value(&Activity::new(&enriched, &sentence::sentence(&enriched)))
     }
 
     fn value(activity: &Activity<'_>) -> Value {

@@ -3,17 +3,14 @@
 use monitor_common::Verdict;
 use serde_json::{Value, json};
 
-use super::{
-    format::rfc3339_seconds,
-    ocsf::{Attack, device, metadata, now_ms},
-};
 use crate::{
-    change::editor::Deploy,
+    deploys::editor::Deploy,
     incident::{Incident, OVERFLOW, Outcome, Phase, mend::mend},
+    journal::{
+        format::rfc3339_seconds,
+        ocsf::{Attack, FINDING, device, metadata, now_ms},
+    },
 };
-
-/// Detection Finding.
-pub const FINDING: u32 = 2004;
 
 /// An incident as an event.
 #[must_use]
@@ -139,13 +136,14 @@ mod tests {
     use super::*;
     use crate::{
         incident::{Incidents, tests::event},
-        journal::{console, ocsf},
+        journal::ocsf,
+        record::{activity::Activity, sentence},
     };
 
     fn told(phase: Phase, verdict: Verdict, path: &str, times: usize) -> Value {
         let (mut incidents, event) = (Incidents::default(), event(1, verdict, path, 443));
-        let sentence = console::sentence(&event);
-        let activity = ocsf::Activity::new(&event, &sentence);
+        let sentence = sentence::sentence(&event);
+        let activity = Activity::new(&event, &sentence);
         for _ in 0..times {
             incidents.note(&event, &activity, Instant::now());
         }

@@ -348,14 +348,14 @@ fn now(clock: ClockId) -> i64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use monitor_common::event::{Ancestor, Event};
 
     use super::*;
-    use crate::pipeline::decode::{decode, tests::bytes};
+    use crate::record::decode::{decode, tests::bytes};
 
     /// Names that tell what they stand for.
-    pub(in crate::pipeline) struct Plain;
+    pub(crate) struct Plain;
 
     impl Names for Plain {
         fn rule(&self, _: u32, index: u16) -> RuleName {

@@ -80,7 +80,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pipeline::decode::{decode, tests::bytes};
+    use crate::record::decode::{decode, tests::bytes};
 
     fn answer(instance: u16, name: &str, address: [u8; 4]) -> Record {
         let mut text = b"\x12\x34\x81\x80\x00\x01\x00\x01\x00\x00\x00\x00".to_vec();
