@@ -25,3 +25,4 @@ pub mod record;
 pub mod sinks;
 pub mod state;
 pub mod stdio;
+pub mod toml_reader;

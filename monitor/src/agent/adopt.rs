@@ -5,11 +5,14 @@ use std::{path::Path, slice};
 use monitor_common::policy::MAX_INSTANCES;
 
 use super::AgentError;
-use crate::policy::{
-    self, Fault, PolicyError,
-    host::System,
-    model::Policy,
-    preset::{self, Found},
+use crate::{
+    policy::{
+        self, PolicyError,
+        host::System,
+        model::Policy,
+        preset::{self, Found},
+    },
+    toml_reader::Fault,
 };
 
 /// What a fault of it is about.

@@ -22,7 +22,7 @@ use crate::{
     journal::ocsf::Stage,
     kernel::load::{chain, first_line},
     policy::{
-        self, Fault, Located,
+        self,
         compile::{Compiled, Seen, Watched, compile, presence},
         host::{Host as _, System},
         model::Policy,
@@ -30,6 +30,7 @@ use crate::{
         settle::{Ages, GONE, GRACE, MADE, YOUNG},
     },
     stdio::complain,
+    toml_reader::{Fault, Located},
 };
 
 impl Agent {

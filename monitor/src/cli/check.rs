@@ -4,8 +4,9 @@ use std::{io::Write as _, path::PathBuf};
 
 use clap::Args;
 use monitor::{
-    policy::{self, Located, PolicyError, host::System},
+    policy::{self, PolicyError, host::System},
     stdio::Output,
+    toml_reader::Located,
 };
 
 use super::with_peers;

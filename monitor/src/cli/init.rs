@@ -11,8 +11,9 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use monitor::{
     instance::init,
-    policy::{self, Located, host::System, preset::Preset},
+    policy::{self, host::System, preset::Preset},
     stdio::{Output, aside},
+    toml_reader::Located,
 };
 
 use super::{discover::Place, printable};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Limits;
-use crate::policy::parse::{Reader, Table, Value};
+use crate::toml_reader::{Reader, Table, Value};
 
 const MIB: u64 = 1 << 20;
 
@@ -17,7 +17,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Limits
     };
     let mut table = Table::new(table, value.span().start);
     if let Some(value) = table.take("segment")
-        && let Some(bytes) = size(reader, value, "`segment`")
+        && let Some(bytes) = reader.size(value, "`segment`")
     {
         if !(16 * MIB..=64 * MIB).contains(&bytes) {
             reader.fault(value.span().start, "`segment` is from 16MiB to 64MiB");
@@ -25,7 +25,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Limits
         limits.segment_bytes = bytes;
     }
     if let Some(value) = table.take("max-size")
-        && let Some(bytes) = size(reader, value, "`max-size`")
+        && let Some(bytes) = reader.size(value, "`max-size`")
     {
         if bytes < 2 * limits.segment_bytes {
             reader.fault(value.span().start, "`max-size` must hold two segments at least");
@@ -37,20 +37,6 @@ pub(crate) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Limits
     }
     reader.finish(&table);
     limits
-}
-
-/// A size in bytes: `64KiB`, `32MiB`, `4GiB`.
-pub(crate) fn size(reader: &mut Reader<'_>, value: &Value<'_>, what: &str) -> Option<u64> {
-    let text = reader.string(value, what)?;
-    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
-    let bytes = units.iter().find_map(|(unit, shift)| {
-        let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
-        number.checked_mul(1 << shift)
-    });
-    if bytes.is_none() {
-        reader.fault(value.span().start, format!("{what} is a size like \"64MiB\" or \"4GiB\", not \"{text}\""));
-    }
-    bytes
 }
 
 /// A time: `90days`, `12h`.

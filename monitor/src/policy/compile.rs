@@ -30,10 +30,10 @@ use monitor_common::{
 
 use self::tree::Tree;
 use super::{
-    Fault,
     host::{Host, uid_of},
-    model::{Action, At, FileRule, InstancePolicy, KillScope, Names, NetRule, Policy},
+    model::{Action, FileRule, InstancePolicy, KillScope, Names, NetRule, Policy},
 };
+use crate::toml_reader::{At, Fault};
 
 /// A rule as records name it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,13 +13,14 @@ use monitor_common::{
     policy::{Class, Direction},
 };
 
-use crate::machine::{account::Accounts, device, procs, root::Root};
-
 use super::{
-    Fault,
-    model::{Action, At, InstancePolicy, Names, Policy, Select},
+    model::{Action, InstancePolicy, Names, Policy, Select},
     name::{self, DnsName},
     peers::Table,
+};
+use crate::{
+    machine::{account::Accounts, device, procs, root::Root},
+    toml_reader::{At, Fault},
 };
 
 /// The machine, as far as a policy is concerned.

@@ -8,12 +8,8 @@ use monitor_common::{
     volume::{Limit, LimitKey, MAX_LIMITS},
 };
 
-use super::{
-    Fault,
-    model::Action,
-    parse::{Reader, Table},
-};
-use crate::journal::config::size;
+use super::model::Action;
+use crate::toml_reader::{Fault, Reader, Table};
 
 /// A bound to what leaves for each address that a rule is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +100,7 @@ pub(super) fn read(
         return None;
     };
     let at = most.span().start;
-    let count = size(reader, most, "`max-bytes`");
+    let count = reader.size(most, "`max-bytes`");
     if count == Some(0) {
         reader.fault(at, "`max-bytes` of nothing: verdict = \"deny\" closes an address");
     }

@@ -15,7 +15,6 @@ pub mod preset;
 pub mod settle;
 
 use std::{
-    fmt,
     fs::{self, OpenOptions},
     io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -24,20 +23,10 @@ use std::{
 
 use model::Policy;
 
+use crate::toml_reader::{Fault, Located};
+
 /// Largest policy file.
 const MAX_BYTES: u64 = 32 << 20;
-
-/// One thing that is wrong with a policy file, and where.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}, column {column}: {what}")]
-pub struct Fault {
-    /// From 1; 0 when it is about the file as a whole.
-    pub line: usize,
-    /// From 1, in characters.
-    pub column: usize,
-    /// What is wrong, and the mend.
-    pub what: String,
-}
 
 /// A policy file that cannot be used. Nothing of it is applied.
 #[derive(Debug, thiserror::Error)]
@@ -63,20 +52,6 @@ pub enum PolicyError {
 fn render(path: &Path, faults: &[Fault]) -> String {
     let lines: Vec<_> = faults.iter().map(|fault| Located(path, fault).to_string()).collect();
     lines.join("\n")
-}
-
-/// A fault with its file, as an editor can jump to it.
-pub struct Located<'a>(pub &'a Path, pub &'a Fault);
-
-impl fmt::Display for Located<'_> {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(path, fault) = self;
-        if fault.line == 0 {
-            write!(to, "{}: {}", path.display(), fault.what)
-        } else {
-            write!(to, "{}:{}:{}: {}", path.display(), fault.line, fault.column, fault.what)
-        }
-    }
 }
 
 /// Reads, parses and validates a policy file; the warnings come beside it.

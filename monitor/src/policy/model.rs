@@ -12,16 +12,7 @@ use monitor_common::{
 };
 
 use super::{limit::Bound, name::DnsName};
-use crate::{journal::Limits, sinks::config::SinkConfig};
-
-/// Where in the file something stands: line and column from 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct At {
-    /// Line.
-    pub line: usize,
-    /// Column in characters.
-    pub column: usize,
-}
+use crate::{journal::Limits, sinks::config::SinkConfig, toml_reader::At};
 
 /// A whole policy.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use monitor_common::{Access, Verdict};
 
-use super::model::{Action, At, FileRule, KillScope, Names, Policy};
+use super::model::{Action, FileRule, KillScope, Names, Policy};
+use crate::toml_reader::At;
 
 /// What the ids of these rules begin with, and no other's may.
 pub const PREFIX: &str = "guard-";

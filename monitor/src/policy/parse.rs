@@ -3,7 +3,6 @@
 mod action;
 mod file;
 mod net;
-mod reader;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -22,12 +21,13 @@ use monitor_common::{
 use toml::de::DeTable;
 
 use super::{
-    Fault,
     model::{AuditLog, InstancePolicy, Policy, Select},
     peers::{self, MAX_PEERS},
 };
-use crate::{journal, metrics, sinks};
-pub(crate) use reader::{Reader, Table, Value, suggest};
+use crate::{
+    journal, metrics, sinks,
+    toml_reader::{Fault, Reader, Table, Value},
+};
 
 /// Parses a policy. Every fault that can be found in one pass comes back.
 pub fn parse(text: &str) -> Result<Policy, Vec<Fault>> {

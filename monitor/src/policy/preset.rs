@@ -13,11 +13,11 @@ use std::{
 use monitor_common::dns::PORT;
 
 use super::{
-    Fault,
     model::{Policy, Select},
     name::DnsName,
     parse::parse,
 };
+use crate::toml_reader::Fault;
 
 /// Most ports of one address that declarations open: it has room for 16 ranges, other rules' included.
 const MAX_PORTS: usize = 8;

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 /// The layers of `monitor/src` from the top down.
-const LAYERS: [&[&str]; 13] = [
+const LAYERS: [&[&str]; 14] = [
     &["cli"],
     &["agent", "evidence"],
     &["pipeline"],
@@ -28,7 +28,8 @@ const LAYERS: [&[&str]; 13] = [
     &["policy"],
     &["machine"],
     &["state"],
-    &["durable", "stdio"],
+    &["durable"],
+    &["stdio", "toml_reader"],
 ];
 
 /// Imports that run upwards or sideways today, as "file: module". The list may only shrink.

@@ -29,10 +29,10 @@ use super::{
 use crate::{
     journal::JournalError,
     policy::{
-        Fault,
         host::Host,
         model::{ClassDefault, InstancePolicy, Policy},
     },
+    toml_reader::Fault,
 };
 
 /// What was learnt.

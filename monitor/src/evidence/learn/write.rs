@@ -12,11 +12,11 @@ use super::{
 use crate::{
     evidence::critical,
     policy::{
-        Fault,
         model::{InstancePolicy, Policy},
         parse::parse,
         preset::{self, Found, Known},
     },
+    toml_reader::Fault,
 };
 
 /// Everything that is done with a file that is kept: it is made anew and moved over the old one.

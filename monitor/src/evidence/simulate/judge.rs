@@ -20,7 +20,6 @@ use super::tables::{EPOCH, Tables};
 use crate::{
     evidence::line::{BLOCK_DEVICE, Line},
     policy::{
-        Fault,
         compile::{Compiled, RuleInfo, Seen, compile},
         host::Host,
         model::{Policy, Select},
@@ -28,6 +27,7 @@ use crate::{
         own,
         settle::{GONE, GRACE, MADE, YOUNG},
     },
+    toml_reader::Fault,
 };
 
 /// What a file is made with: rules about these wait until it is made.

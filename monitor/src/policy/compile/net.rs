@@ -12,12 +12,14 @@ use monitor_common::{
 };
 
 use super::{Compiled, rule_of};
-use crate::policy::{
-    Fault,
-    host::Host,
-    limit,
-    model::{self, InstancePolicy, Prefix},
-    name::DnsName,
+use crate::{
+    policy::{
+        host::Host,
+        limit,
+        model::{self, InstancePolicy, Prefix},
+        name::DnsName,
+    },
+    toml_reader::Fault,
 };
 
 impl Compiled {

@@ -8,10 +8,12 @@ use monitor_common::{
 };
 use toml::de::DeTable;
 
-use super::{Reader, Table, Value, suggest};
-use crate::policy::{
-    model::{Action, ClassDefault, KillScope},
-    own,
+use crate::{
+    policy::{
+        model::{Action, ClassDefault, KillScope},
+        own,
+    },
+    toml_reader::{Reader, Table, Value, suggest},
 };
 
 /// Longest reason of a rule, in bytes.

@@ -8,8 +8,10 @@ use std::{
 use monitor_common::{Access, name::NAME_LEN, policy::PATTERN_LEN};
 use toml::de::DeTable;
 
-use super::{Reader, Table, Value, suggest};
-use crate::policy::model::{FileRule, InstancePolicy, Names};
+use crate::{
+    policy::model::{FileRule, InstancePolicy, Names},
+    toml_reader::{Reader, Table, Value, suggest},
+};
 
 /// Deepest path that a rule can name, in components.
 pub(super) const MAX_DEPTH: usize = 24;

@@ -6,11 +6,13 @@ use ipnet::IpNet;
 use monitor_common::{decide::map_v4, policy::Direction};
 use toml::de::{DeTable, DeValue};
 
-use super::{Reader, Table, Value, suggest};
-use crate::policy::{
-    limit,
-    model::{NetRule, Prefix},
-    name::DnsName,
+use crate::{
+    policy::{
+        limit,
+        model::{NetRule, Prefix},
+        name::DnsName,
+    },
+    toml_reader::{Reader, Table, Value, suggest},
 };
 
 /// Most resolvers of an instance.

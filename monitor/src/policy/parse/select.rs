@@ -2,8 +2,10 @@
 
 use toml::de::DeTable;
 
-use super::{Reader, Table};
-use crate::policy::model::Select;
+use crate::{
+    policy::model::Select,
+    toml_reader::{Reader, Table},
+};
 
 impl Reader<'_> {
     pub(super) fn select(&mut self, table: &DeTable<'_>, at: usize) -> Option<Select> {

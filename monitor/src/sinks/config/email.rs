@@ -5,7 +5,7 @@ use std::time::Duration;
 use lettre::message::Mailbox;
 
 use super::keys::{Login, TlsFiles, login, server, time, transport};
-use crate::policy::parse::{Reader, Table, Value};
+use crate::toml_reader::{Reader, Table, Value};
 
 /// How long what comes is gathered when nothing else is said.
 const USUAL_PAUSE: Duration = Duration::from_mins(1);

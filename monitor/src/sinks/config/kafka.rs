@@ -1,7 +1,7 @@
 //! The keys of a sink of type `kafka`.
 
 use super::keys::{Login, TlsFiles, address, login, text_like, transport};
-use crate::policy::parse::{Reader, Table};
+use crate::toml_reader::{Reader, Table};
 
 /// How a broker is shown that we know the password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

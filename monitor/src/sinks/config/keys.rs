@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::policy::parse::{Reader, Table, Value};
+use crate::toml_reader::{Reader, Table, Value};
 
 /// Files for TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     journal::format::Format,
-    policy::parse::{Reader, Table, Value, suggest},
+    toml_reader::{Reader, Table, Value, suggest},
 };
 
 use super::filter::{Filter, Grouping, Severity};

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 #[cfg(feature = "email")]
 use super::email::{self, EmailTarget};
 #[cfg(feature = "kafka")]
-use super::kafka::{self, KafkaTarget};
-use super::keys::{
-    Login, Secret, TOKEN, TlsFiles, Web, login, number, path, secret, server, text_like, transport, web,
+use super::{
+    kafka::{self, KafkaTarget},
+    keys::{Login, Secret, TOKEN, TlsFiles, Web, login, number, path, secret, server, text_like, transport, web},
 };
 use crate::{
-    journal::{config::size, format::Format},
-    policy::parse::{Reader, Table, suggest},
+    journal::format::Format,
+    toml_reader::{Reader, Table, suggest},
 };
 
 /// Where events go.
@@ -254,7 +254,7 @@ pub(super) fn read(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option
 fn left_out(
     reader: &mut Reader<'_>,
     table: &mut Table<'_, '_>,
-    value: &crate::policy::parse::Value<'_>,
+    value: &crate::toml_reader::Value<'_>,
     kind: &str,
 ) -> Option<Target> {
     table.forgive();
@@ -265,7 +265,7 @@ fn left_out(
 
 fn file(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<FileTarget> {
     let path = reader.required(table, "path").and_then(|value| path(reader, value, "`path`"));
-    let max_bytes = table.take("max-size").map_or(Some(64 << 20), |value| size(reader, value, "`max-size`"));
+    let max_bytes = table.take("max-size").map_or(Some(64 << 20), |value| reader.size(value, "`max-size`"));
     let keep = table.take("keep").map_or(Some(5), |value| number(reader, value, "`keep`", 0..=1000));
     Some(FileTarget { path: path?, max_bytes: max_bytes?, keep: keep? })
 }

@@ -1,11 +1,46 @@
-//! Reading values one by one, and collecting what is wrong with them.
+//! Reads values of a TOML file one by one, and collects every fault with its line and column.
+
+use std::{fmt, path::Path};
 
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
 
-use crate::policy::{Fault, model::At};
+/// One thing that is wrong with a file, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {what}")]
+pub struct Fault {
+    /// From 1; 0 when it is about the file as a whole.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// What is wrong, and the mend.
+    pub what: String,
+}
+
+/// A fault with its file, as an editor can jump to it.
+pub struct Located<'a>(pub &'a Path, pub &'a Fault);
+
+impl fmt::Display for Located<'_> {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(path, fault) = self;
+        if fault.line == 0 {
+            write!(to, "{}: {}", path.display(), fault.what)
+        } else {
+            write!(to, "{}:{}:{}: {}", path.display(), fault.line, fault.column, fault.what)
+        }
+    }
+}
+
+/// Where in the file something stands: line and column from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct At {
+    /// Line.
+    pub line: usize,
+    /// Column in characters.
+    pub column: usize,
+}
 
 /// A value with its place in the text.
 pub(crate) type Value<'a> = Spanned<DeValue<'a>>;
@@ -15,12 +50,12 @@ pub(crate) struct Reader<'a> {
     text: &'a str,
     /// Where each line begins.
     lines: Vec<usize>,
-    pub(super) faults: Vec<Fault>,
+    pub(crate) faults: Vec<Fault>,
 }
 
 /// A table whose keys are taken one by one; what is left at the end is unknown.
 pub(crate) struct Table<'a, 'i> {
-    pub(super) keys: &'a DeTable<'i>,
+    pub(crate) keys: &'a DeTable<'i>,
     known: Vec<&'static str>,
     /// Nobody can say which keys it may have.
     unknown: bool,
@@ -46,12 +81,12 @@ impl<'a, 'i> Table<'a, 'i> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(newline, _)| newline + 1)).collect();
         Self { text, lines, faults: Vec::new() }
     }
 
-    pub(super) fn at(&self, offset: usize) -> At {
+    pub(crate) fn at(&self, offset: usize) -> At {
         let line = self.lines.partition_point(|&start| start <= offset);
         let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
         let before = self.text.as_bytes().get(start..offset).unwrap_or_default();
@@ -125,6 +160,20 @@ impl<'a> Reader<'a> {
             }
         }
         tables
+    }
+
+    /// A size in bytes: `64KiB`, `32MiB`, `4GiB`.
+    pub(crate) fn size(&mut self, value: &Value<'_>, what: &str) -> Option<u64> {
+        let text = self.string(value, what)?;
+        let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+        let bytes = units.iter().find_map(|(unit, shift)| {
+            let number: u64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+            number.checked_mul(1 << shift)
+        });
+        if bytes.is_none() {
+            self.fault(value.span().start, format!("{what} is a size like \"64MiB\" or \"4GiB\", not \"{text}\""));
+        }
+        bytes
     }
 }
 
