@@ -179,25 +179,12 @@ impl<'a> Reader<'a> {
 
 /// `; did you mean "..."?` when a known word is near.
 pub(crate) fn suggest(text: &str, known: impl Iterator<Item = &'static str>) -> String {
+    // A longer text is near to no word.
+    let text: String = text.chars().take(64).collect();
     known
-        .map(|word| (distance(text, word), word))
+        .map(|word| (strsim::levenshtein(&text, word), word))
         .filter(|&(distance, word)| distance <= 2 && distance < word.len())
         .min()
         .map(|(_, word)| format!("; did you mean \"{word}\"?"))
         .unwrap_or_default()
-}
-
-/// Edit distance, for words.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate().take(64) {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, &y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

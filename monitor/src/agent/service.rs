@@ -1,4 +1,6 @@
-//! What systemd is told where it asks for it: `Type=notify`, `sd_notify(3)`.
+//! Readiness notification for systemd: `Type=notify`, `sd_notify(3)`.
+//!
+//! Own code, because the crate `sd-notify` (0.5) takes an abstract socket for a path.
 
 use std::{
     env,
