@@ -1,27 +1,32 @@
-//! Figures for Prometheus: what was counted since the start, and what is looked up when somebody asks.
+//! Figures for Prometheus, in its text format 0.0.4: what was counted since the start, and what is read at the scrape.
 //!
-//! Off unless the policy has `[metrics]`. There are kept libraries for such pages; they want to own every figure, while most
-//! of these belong to the journal and to cursors and are read at the moment of the question. What remains is to write lines
-//! (`exposition`), which `promtool check metrics` judges in the tests.
+//! Off unless the policy has `[metrics]`. Most figures belong to the journal and to cursors, so one collector reads them when
+//! Prometheus asks. `promtool check metrics` judges the page in the tests.
 
 pub(crate) mod config;
-mod exposition;
 mod server;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet, prometheus_text},
+    metrics::MetricType,
+    registry::Registry,
 };
 
 use crate::{
     journal::{Spool, segment},
     sinks::cursor::Cursor,
 };
-use exposition::{Kind, Page};
 pub use server::Server;
 
 /// Most combinations of instance, rule and verdict that are told apart: whoever collects them keeps each for ever.
@@ -97,90 +102,149 @@ impl Counts {
         self.enforcing.store(enforcing, Ordering::Relaxed);
         *self.sinks.lock().unwrap_or_else(PoisonError::into_inner) = sinks;
     }
+}
 
-    /// The page as it is now.
-    fn page(&self, spool: &Spool) -> String {
-        let mut page = Page::default();
-        let version = [("version", env!("CARGO_PKG_VERSION"))];
-        page.figure("flowwarden_build_info", Kind::Gauge, "The running version.").sample(&version, 1.0);
-        page.figure("flowwarden_start_time_seconds", Kind::Gauge, "When the guard started, since 1970.")
-            .sample(&[], seconds(self.started));
-        page.figure("flowwarden_enforcing", Kind::Gauge, "1 when verdicts are carried out, 0 when only observed.")
-            .sample(&[], f64::from(u8::from(self.enforcing.load(Ordering::Relaxed))));
-        // Not `instance`, which is Prometheus' own word for who was asked.
-        let mut events = page.figure(
-            "flowwarden_events_total",
-            Kind::Counter,
-            "Events since the start by instance, rule and what was done.",
-        );
-        for ([instance, rule, verdict], count) in &*self.events.lock().unwrap_or_else(PoisonError::into_inner) {
-            events.sample(&[("node_red", instance), ("rule", rule), ("verdict", verdict)], float(*count));
-        }
-        let mut counter = |name, help, value| page.figure(name, Kind::Counter, help).sample(&[], float(value));
-        counter(
-            "flowwarden_kernel_lost_records_total",
-            "Records that found the kernel's ring buffer full.",
-            self.lost.load(Ordering::Relaxed),
-        );
-        counter(
-            "flowwarden_unjudged_operations_total",
-            "Operations that were refused unjudged: too many at once on one CPU.",
-            self.unjudged.load(Ordering::Relaxed),
-        );
-        counter("flowwarden_journal_lost_events_total", "Events that the journal could not take.", spool.lost());
-        counter("flowwarden_journal_lines_total", "Lines of the journal since it was made.", spool.tail.sequence());
-        let (bytes, segments) = journal(spool);
-        page.figure("flowwarden_journal_size_bytes", Kind::Gauge, "What the journal's segments take on the disk.")
-            .sample(&[], float(bytes));
-        page.figure("flowwarden_journal_segments", Kind::Gauge, "How many segments the journal has.")
-            .sample(&[], float(segments));
-        self.sinks(&mut page, spool);
-        page.text()
+/// The figures as they are at the moment of a scrape.
+#[derive(Debug)]
+struct Figures {
+    counts: Arc<Counts>,
+    spool: Spool,
+}
+
+/// A figure without labels: its name, help and value.
+type Plain<'a> = (&'a str, &'a str, u64);
+
+impl Figures {
+    /// The page.
+    fn page(self: &Arc<Self>) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Arc::clone(self)));
+        let mut page = String::new();
+        prometheus_text::encode(&mut page, &registry)?;
+        Ok(page)
     }
 
-    fn sinks(&self, page: &mut Page, spool: &Spool) {
-        let names = self.sinks.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let end = spool.tail.sequence();
-        let cursors: Vec<_> =
-            names.iter().filter_map(|name| Some((name.as_str(), Cursor::load(&spool.path, name).ok()??))).collect();
-        let mut each = |name, kind, help, value: &dyn Fn(&Cursor) -> f64| {
-            let mut figure = page.figure(name, kind, help);
+    fn guard(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Self { counts, spool } = self;
+        let mut build =
+            encoder.encode_descriptor("flowwarden_build_info", "The running version", None, MetricType::Gauge)?;
+        build.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?.encode_gauge(&1_u64)?;
+        let (bytes, segments) = journal(spool);
+        let gauges: [Plain<'_>; 3] = [
+            (
+                "flowwarden_enforcing",
+                "1 when verdicts are enforced, 0 when they are only observed",
+                counts.enforcing.load(Ordering::Relaxed).into(),
+            ),
+            ("flowwarden_journal_size_bytes", "Size of the journal's segments on the disk", bytes),
+            ("flowwarden_journal_segments", "Number of segments of the journal", segments),
+        ];
+        let help = "When the guard started, in seconds since 1970";
+        encoder
+            .encode_descriptor("flowwarden_start_time_seconds", help, None, MetricType::Gauge)?
+            .encode_gauge(&seconds(counts.started))?;
+        for (name, help, value) in gauges {
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+        }
+        let counters: [Plain<'_>; 4] = [
+            (
+                "flowwarden_kernel_lost_records",
+                "Records that found the kernel's ring buffer full",
+                counts.lost.load(Ordering::Relaxed),
+            ),
+            (
+                "flowwarden_unjudged_operations",
+                "Operations that were refused without a decision: too many at once on one CPU",
+                counts.unjudged.load(Ordering::Relaxed),
+            ),
+            ("flowwarden_journal_lost_events", "Events that the journal could not take", spool.lost()),
+            ("flowwarden_journal_lines", "Lines of the journal since it was created", spool.tail.sequence()),
+        ];
+        for (name, help, value) in counters {
+            encoder
+                .encode_descriptor(name, help, None, MetricType::Counter)?
+                .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    fn events(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Events since the start, by instance, rule and verdict";
+        let mut events = encoder.encode_descriptor("flowwarden_events", help, None, MetricType::Counter)?;
+        for ([instance, rule, verdict], count) in &*self.counts.events.lock().unwrap_or_else(PoisonError::into_inner) {
+            // Not `instance`, which is Prometheus' own label for the target of a scrape.
+            let labels = [("node_red", instance.as_str()), ("rule", rule), ("verdict", verdict)];
+            events.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+        }
+        Ok(())
+    }
+
+    fn sinks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let names = self.counts.sinks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let cursor = |name: &String| Some((name.clone(), Cursor::load(&self.spool.path, name).ok()??));
+        let cursors: Vec<_> = names.iter().filter_map(cursor).collect();
+        let end = self.spool.tail.sequence();
+        let mut each = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Cursor) -> u64| {
+            let mut figure = encoder.encode_descriptor(name, help, None, kind)?;
             for (sink, cursor) in &cursors {
-                figure.sample(&[("sink", sink)], value(cursor));
+                let labels = [("sink", sink.as_str())];
+                let mut sample = figure.encode_family(&labels)?;
+                match kind {
+                    MetricType::Counter => sample.encode_counter::<NoLabelSet, _, u64>(&value(cursor), None)?,
+                    _ => sample.encode_gauge(&value(cursor))?,
+                }
             }
+            Ok(())
         };
-        let lag = |cursor: &Cursor| float(end.saturating_sub(cursor.sequence));
-        each("flowwarden_sink_lag_events", Kind::Gauge, "Lines of the journal that the sink has not passed.", &lag);
         each(
-            "flowwarden_sink_delivered_events_total",
-            Kind::Counter,
-            "Events that the receiver has taken.",
-            &|cursor| float(cursor.delivered),
-        );
+            "flowwarden_sink_lag_events",
+            "Lines of the journal that the sink has not passed",
+            MetricType::Gauge,
+            &|cursor| end.saturating_sub(cursor.sequence),
+        )?;
         each(
-            "flowwarden_sink_put_aside_events_total",
-            Kind::Counter,
-            "Events that the receiver will never take.",
-            &|cursor| float(cursor.dead),
-        );
+            "flowwarden_sink_delivered_events",
+            "Events that the receiver has accepted",
+            MetricType::Counter,
+            &|cursor| cursor.delivered,
+        )?;
+        each(
+            "flowwarden_sink_put_aside_events",
+            "Events that the receiver will never accept",
+            MetricType::Counter,
+            &|cursor| cursor.dead,
+        )?;
         each(
             "flowwarden_sink_failing",
-            Kind::Gauge,
-            "1 while the receiver does not take what it is sent.",
-            &|cursor| f64::from(u8::from(cursor.error.is_some())),
-        );
-        each(
+            "1 while the receiver does not accept what it is sent",
+            MetricType::Gauge,
+            &|cursor| cursor.error.is_some().into(),
+        )?;
+        let (name, help) = (
             "flowwarden_sink_last_delivery_timestamp_seconds",
-            Kind::Gauge,
-            "When the receiver took something last, since 1970; 0 for never.",
-            &|cursor| cursor.delivered_at.and_then(|at| u64::try_from(at).ok()).map_or(0.0, |at| float(at) / 1000.0),
+            "Time of the last delivery, in seconds since 1970; 0 for never",
         );
-        let mut has_run =
-            page.figure("flowwarden_sink_has_run", Kind::Gauge, "1 when the sink has a place in the journal.");
+        let mut last = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (sink, cursor) in &cursors {
+            let at = cursor.delivered_at.and_then(|at| u64::try_from(at).ok()).map(Duration::from_millis);
+            let at = at.unwrap_or_default().as_secs_f64();
+            last.encode_family(&[("sink", sink.as_str())])?.encode_gauge(&at)?;
+        }
+        let help = "1 when the sink has a position in the journal";
+        let mut has_run = encoder.encode_descriptor("flowwarden_sink_has_run", help, None, MetricType::Gauge)?;
         for name in &names {
             let run = cursors.iter().any(|(known, _)| known == name);
-            has_run.sample(&[("sink", name)], f64::from(u8::from(run)));
+            has_run.encode_family(&[("sink", name.as_str())])?.encode_gauge(&u64::from(run))?;
         }
+        Ok(())
+    }
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.guard(&mut encoder)?;
+        self.events(&mut encoder)?;
+        self.sinks(&mut encoder)
     }
 }
 
@@ -196,12 +260,6 @@ fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Exact up to 2^53, as far as Prometheus goes itself.
-#[expect(clippy::cast_precision_loss, reason = "the format knows nothing but such numbers")]
-fn float(value: u64) -> f64 {
-    value as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,14 +269,14 @@ mod tests {
     fn the_page_has_every_figure_and_no_more_series_than_it_promises() {
         let directory = tempfile::tempdir().unwrap();
         let journal = Journal::open(&directory.path().join("journal"), Limits::default()).unwrap();
-        let counts = Counts::default();
+        let counts = Arc::new(Counts::default());
         for rule in 0..MOST + 500 {
             counts.event("a", &format!("rule-{rule}"), "deny");
             counts.event("a", "rule-0", "deny");
         }
         counts.policy(true, vec!["siem".to_owned()]);
         counts.kernel(7, 0);
-        let page = counts.page(&journal.spool());
+        let page = Arc::new(Figures { counts, spool: journal.spool() }).page().unwrap();
         for name in NAMES {
             assert!(page.contains(&format!("# TYPE {name} ")), "{name} in {page}");
         }

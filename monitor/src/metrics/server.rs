@@ -1,36 +1,46 @@
-//! The page at `http://ADDRESS/metrics`: one request at a time, each with a deadline, so that nobody can hold more than a
-//! moment of one thread.
+//! The page at `http://ADDRESS/metrics`.
+//!
+//! A few connections at a time, each with a deadline, so that a client that says nothing keeps the page from no other.
 
 use std::{
-    io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::OwnedFd,
+    convert::Infallible,
+    io,
+    net::{SocketAddr, TcpListener},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
-    io::Errno,
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
 };
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::prometheus_text;
+use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio_util::sync::CancellationToken;
 
-use super::Counts;
+use super::{Counts, Figures};
 use crate::journal::Spool;
 
-/// How long a client may take to ask, and again to take the answer.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Longest head of a request, in bytes.
-const LONGEST: usize = 8 << 10;
-/// How long the thread rests when the system gives it no connection.
-const REST: Duration = Duration::from_millis(100);
+/// Timeout of one connection, from its first byte to the last of the answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum size of a request's head, in bytes.
+const MAX_HEAD: usize = 8 << 10;
+/// Maximum number of connections at a time.
+const MAX_CONNECTIONS: usize = 8;
+/// Pause after an `accept` that failed, for want of descriptors for one.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// The running page. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    /// An event on it ends the wait for connections.
-    stop: Arc<OwnedFd>,
+    stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -38,19 +48,16 @@ impl Server {
     /// Listens, and answers from now on.
     pub fn start(address: SocketAddr, counts: Arc<Counts>, spool: Spool) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
-        // Whoever was there may be gone again when it is asked who it was.
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let stopped = Arc::clone(&stop);
+        let stop = CancellationToken::new();
+        let (stopped, figures) = (stop.clone(), Arc::new(Figures { counts, spool }));
+        // A runtime of its own: to read the figures means to read files, which the guard's loop does not wait for.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || {
-            while is_asked(&listener, &stopped) {
-                match listener.accept() {
-                    // A client that goes away or talks nonsense is its own matter.
-                    Ok((stream, _)) => drop(answer(stream, &counts, &spool)),
-                    Err(_) => thread::sleep(REST),
-                }
-            }
+            runtime.block_on(async { stopped.run_until_cancelled(serve(listener, figures)).await });
+            // What is under way is not waited for.
+            runtime.shutdown_background();
         };
         let thread = thread::Builder::new().name("metrics".to_owned()).spawn(work)?;
         Ok(Self { address, stop, thread: Some(thread) })
@@ -65,66 +72,68 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Without an event the thread would never end: it is left alone then.
-        if rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).is_ok() {
-            let _ = self.thread.take().map(JoinHandle::join);
-        }
+        self.stop.cancel();
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// Waits for a connection; false when there is to be none any more.
-fn is_asked(listener: &TcpListener, stop: &OwnedFd) -> bool {
-    let mut both = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+async fn serve(listener: TcpListener, figures: Arc<Figures>) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        match poll(&mut both, None) {
-            Err(Errno::INTR) => {}
-            Err(_) => return false,
-            Ok(_) => return both[1].revents().is_empty(),
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let figures = Arc::clone(&figures);
+                tokio::spawn(async move {
+                    // A client that goes away or sends no HTTP gets no answer.
+                    let _ = timeout(TIMEOUT, connection(stream, figures)).await;
+                    drop(place);
+                });
+            }
+            Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
 }
 
-fn answer(mut stream: TcpStream, counts: &Counts, spool: &Spool) -> io::Result<()> {
-    let head = head(&mut stream)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut words = head.lines().next().unwrap_or_default().split(' ');
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let path = target.split('?').next().unwrap_or_default();
-    let (status, kind, body) = match (method, path) {
-        ("GET" | "HEAD", "/metrics") => ("200 OK", "text/plain; version=0.0.4; charset=utf-8", counts.page(spool)),
-        ("GET" | "HEAD", _) => ("404 Not Found", "text/plain", "the figures are at /metrics\n".to_owned()),
-        _ => ("405 Method Not Allowed", "text/plain", "only GET\n".to_owned()),
+async fn connection(stream: TcpStream, figures: Arc<Figures>) -> hyper::Result<()> {
+    let service = service_fn(move |request| {
+        let answer = answer(&request, &figures);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(TIMEOUT).max_buf_size(MAX_HEAD).keep_alive(false);
+    server.serve_connection(TokioIo::new(stream), service).await
+}
+
+fn answer(request: &Request<Incoming>, figures: &Arc<Figures>) -> Response<Full<Bytes>> {
+    const PLAIN: &str = "text/plain; charset=utf-8";
+    let (status, kind, body) = if ![Method::GET, Method::HEAD].contains(request.method()) {
+        (StatusCode::METHOD_NOT_ALLOWED, PLAIN, "use GET\n".to_owned())
+    } else if request.uri().path() != "/metrics" {
+        (StatusCode::NOT_FOUND, PLAIN, "the figures are at /metrics\n".to_owned())
+    } else {
+        match figures.page() {
+            Ok(page) => (StatusCode::OK, prometheus_text::CONTENT_TYPE, page),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, PLAIN, format!("{error}\n")),
+        }
     };
-    let allow = if status.starts_with("405") { "Allow: GET, HEAD\r\n" } else { "" };
-    let length = body.len();
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n{allow}Connection: close\r\n\r\n"
-    );
-    let body = if method == "HEAD" { "" } else { &body };
-    stream.write_all(format!("{head}{body}").as_bytes())
-}
-
-/// What a client says up to the empty line.
-fn head(stream: &mut TcpStream) -> io::Result<String> {
-    let deadline = Instant::now() + PATIENCE;
-    let (mut head, mut part) = (Vec::new(), [0; 1024]);
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || head.len() > LONGEST {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
-        let length = stream.read(&mut part)?;
-        if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        head.extend_from_slice(part.get(..length).unwrap_or_default());
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
     }
-    Ok(String::from_utf8_lossy(&head).into_owned())
+    response
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpStream,
+    };
+
     use super::*;
     use crate::journal::{Journal, Limits};
 
@@ -143,14 +152,14 @@ mod tests {
         let loopback = "127.0.0.1:0".parse().unwrap();
         let server = Server::start(loopback, Arc::default(), journal.spool()).unwrap();
         let address = server.address();
-        let _silent = TcpStream::connect(address).unwrap();
+        let _silent: Vec<_> = (0..MAX_CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
         let page = ask(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.contains("\nflowwarden_enforcing 0\n"), "{page}");
         assert!(ask(address, "HEAD /metrics HTTP/1.1\r\n\r\n").ends_with("\r\n\r\n"));
-        assert!(ask(address, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+        assert!(ask(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 404 "));
         assert!(ask(address, "POST /metrics HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
-        // What never ends is given up.
-        assert_eq!(ask(address, &"x".repeat(LONGEST * 2)), "");
+        let too_long = ask(address, &format!("GET /metrics HTTP/1.1\r\nx: {}", "x".repeat(MAX_HEAD * 2)));
+        assert!(too_long.is_empty() || too_long.starts_with("HTTP/1.1 431 "), "{too_long}");
         drop(server);
         assert!(TcpStream::connect(address).is_err());
     }
