@@ -25,4 +25,5 @@ pub mod record;
 pub mod sinks;
 pub mod state;
 pub mod stdio;
+pub mod text;
 pub mod toml_reader;

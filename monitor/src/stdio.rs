@@ -6,15 +6,18 @@ use std::{
     io::{self, ErrorKind, Write},
 };
 
-/// Says on the standard error what went wrong.
+use crate::text::terminal::lines;
+
+/// Reports on the standard error what went wrong. Names in the text are other people's: none of them acts on the terminal.
 pub fn complain(what: &dyn Display) {
-    aside(&format_args!("flowwarden: {what}\n"));
+    // A name with a line feed in it begins no line of its own.
+    aside(&format_args!("flowwarden: {}\n", what.to_string().replace('\n', "\n    ")));
 }
 
-/// Says on the standard error what is not what was asked for.
+/// Writes to the standard error what is not what was asked for, with the same care for the terminal.
 pub fn aside(text: &dyn Display) {
     // There is no other place for it.
-    let _ = write!(io::stderr().lock(), "{text}");
+    let _ = io::stderr().lock().write_all(lines(&text.to_string()).as_bytes());
 }
 
 /// The standard output. A reader that has seen enough is no error.

@@ -2,6 +2,7 @@
 
 use std::{fmt, path::Path};
 
+use crate::text::terminal::{plain, plain_path};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -25,11 +26,19 @@ pub struct Located<'a>(pub &'a Path, pub &'a Fault);
 impl fmt::Display for Located<'_> {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(path, fault) = self;
-        if fault.line == 0 {
-            write!(to, "{}: {}", path.display(), fault.what)
-        } else {
-            write!(to, "{}:{}:{}: {}", path.display(), fault.line, fault.column, fault.what)
-        }
+        // One line, whatever the names in it are. What is about the file as a whole is shown at its beginning.
+        let (line, column) = (fault.line.max(1), fault.column.max(1));
+        write!(to, "{}:{line}:{column}: {}", plain_path(path), plain(fault.what.as_bytes()))
+    }
+}
+
+impl Located<'_> {
+    /// The same as a warning, in the form of compilers.
+    #[must_use]
+    pub fn warning(&self) -> String {
+        let Self(path, Fault { line, column, what }) = self;
+        let what = format!("warning: {what}");
+        Located(path, &Fault { line: *line, column: *column, what }).to_string()
     }
 }
 

@@ -8,9 +8,17 @@ use std::{
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
     process::{Command, Output, Stdio},
+    sync::RwLock,
+    thread,
+    time::{Duration, Instant},
 };
 
-use monitor::journal::{Durability, Journal, Limits};
+use monitor::{
+    journal::{Durability, Journal, Limits},
+    policy::parse::parse,
+    sinks::Sinks,
+    text::terminal::is_hidden,
+};
 use tempfile::TempDir;
 
 const POLICY: &str = "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ unit = \"nodered.service\" }]\n\
@@ -32,8 +40,15 @@ fn place() -> TempDir {
 fn flowwarden(place: &Path, arguments: &[&str], stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowwarden"));
     command.args(arguments).current_dir(place).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-    command.spawn().unwrap().wait_with_output().unwrap()
+    let child = {
+        let _forking = FORKS.read().unwrap();
+        command.spawn().unwrap()
+    };
+    child.wait_with_output().unwrap()
 }
+
+/// Held for writing while a program is written: a child between fork and exec would have it open, and it could not be run.
+static FORKS: RwLock<()> = RwLock::new(());
 
 /// A pipe that nobody reads.
 fn closed() -> Stdio {
@@ -93,7 +108,7 @@ fn what_is_not_there_is_told_once_with_the_mend() {
         (&["check", "missing.toml"][..], 2, "flowwarden: missing.toml: No such file or directory (os error 2)\n"),
         (&["check", "empty"], 2, "flowwarden: empty: it is a directory\n"),
         (&["check", "/dev/zero"], 2, "flowwarden: /dev/zero: it is no regular file\n"),
-        (&["check", "binary.toml"], 2, "flowwarden: binary.toml:2:1: a byte that is no UTF-8: is this a policy?\n"),
+        (&["check", "binary.toml"], 2, "binary.toml:2:1: a byte that is no UTF-8: is this a policy?\n"),
         (&["journal", "query", "--journal", "empty"], 1, none),
         (&["journal", "export", "--journal", "empty", "--format", "ecs"], 1, none),
         (&["journal", "verify", "--journal", "empty"], 1, none),
@@ -104,6 +119,56 @@ fn what_is_not_there_is_told_once_with_the_mend() {
         let answer = flowwarden(place.path(), command, Stdio::piped(), Stdio::piped());
         assert_eq!(String::from_utf8_lossy(&answer.stderr), told, "{command:?}");
         assert_eq!((answer.status.code(), answer.stdout.len()), (Some(code), 0), "{command:?}");
+    }
+}
+
+#[test]
+fn each_fault_of_a_policy_is_a_line_that_an_editor_can_jump_to() {
+    let place = place();
+    fs::write(place.path().join("faulty.toml"), format!("{POLICY}acess = 1\nmode = 2\n\"x\\n\\u202Ey\" = 3\n"))
+        .unwrap();
+    let expected = "faulty.toml:6:1: unknown key \"acess\"\n\
+                    faulty.toml:7:1: unknown key \"mode\"\n\
+                    faulty.toml:8:1: unknown key \"x\\u{a}\\u{202e}y\"\n";
+    for command in [&["check", "faulty.toml"][..], &["audit", "--root", "root", "--policy", "faulty.toml"]] {
+        let answer = flowwarden(place.path(), command, Stdio::piped(), Stdio::piped());
+        assert_eq!(String::from_utf8_lossy(&answer.stderr), expected, "{command:?}");
+        assert_eq!(answer.status.code(), Some(2), "{command:?}");
+    }
+    let answer = flowwarden(place.path(), &["check", "policy.toml"], Stdio::piped(), Stdio::piped());
+    let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert!(said.lines().any(|line| line.starts_with("policy.toml:2:1: warning: user-dir ")), "{said}");
+}
+
+/// What other people have named, as commands show it.
+#[test]
+fn no_name_acts_on_the_terminal_or_begins_a_line_of_its_own() {
+    let place = place();
+    let name = "x\u{1b}[2J\u{61c}\u{2028}\u{feff}\u{e0041}\u{fe0f}\n  user       root";
+    let home = place.path().join("root/home").join(name);
+    fs::create_dir_all(home.join(".node-red")).unwrap();
+    fs::write(home.join(".node-red/settings.js"), "module.exports = {}\n").unwrap();
+    let passwd = format!("a:x:1000:1000::/home/{}:/bin/sh\n", name.replace('\n', ""));
+    fs::write(place.path().join("root/etc/passwd"), passwd).unwrap();
+    fs::rename(home, place.path().join("root/home").join(name.replace('\n', ""))).unwrap();
+    fs::write(place.path().join(name), "x").unwrap();
+    for command in [
+        &["discover", "--root", "root"][..],
+        &["audit", "--root", "root", "--all"],
+        &["init", "--root", "root"],
+        &["check", name],
+        &["journal", "verify", "--journal", name],
+        &["explain", name],
+        &["simulate", "--journal", name, "--policy", name],
+        &["sink", "test", "siem", "--config", name],
+    ] {
+        let answer = flowwarden(place.path(), command, Stdio::piped(), Stdio::piped());
+        let said = String::from_utf8([answer.stdout, answer.stderr].concat()).unwrap();
+        let bad: Vec<_> = said.chars().filter(|&char| char != '\n' && is_hidden(char)).collect();
+        assert!(said.contains('x') && bad.is_empty(), "{command:?}: {bad:?}\n{}", said.escape_debug());
+        let forged =
+            said.lines().any(|line| line.trim_start().starts_with("user       root") && !line.starts_with("   "));
+        assert!(!forged, "{command:?}: {said}");
     }
 }
 
@@ -133,7 +198,10 @@ fn what_only_root_may_do_is_not_tried_by_others() {
     }
     let place = place();
     let program = place.path().join("flowwarden");
-    fs::copy(env!("CARGO_BIN_EXE_flowwarden"), &program).unwrap();
+    {
+        let _writing = FORKS.write().unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_flowwarden"), &program).unwrap();
+    }
     for command in
         ["accept policy.toml", "restore policy.toml", "detach", "learn --for 1h", "run", "maintenance status"]
     {
@@ -173,4 +241,81 @@ fn verify_says_by_its_code_what_a_journal_lacks() {
     }
     fs::remove_dir_all(&directory).unwrap();
     assert_eq!(code(), Some(1));
+}
+
+/// What a sink has written, once it has all events of the journal.
+fn arrived(file: &Path, events: usize) -> String {
+    let end = Instant::now() + Duration::from_mins(1);
+    loop {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        if text.matches('\n').count() >= events {
+            return text;
+        }
+        assert!(Instant::now() < end, "{}: {text}", file.display());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn verify_takes_a_checkpoint_from_the_file_of_any_sink() {
+    let place = place();
+    let directory = place.path().join("journal");
+    let write = |count: u64| {
+        let journal = Journal::open(&directory, Limits::default()).unwrap();
+        for number in 0..count {
+            journal.append(serde_json::json!({ "message": number.to_string() }), Durability::Grouped);
+        }
+        journal
+    };
+    write(20).close().unwrap();
+    let verify = |against: &str| {
+        let arguments = ["journal", "verify", "--journal", "journal", "--against", against];
+        let answer = flowwarden(place.path(), &arguments, Stdio::piped(), Stdio::piped());
+        (answer.status.code(), String::from_utf8([answer.stdout, answer.stderr].concat()).unwrap())
+    };
+    let formats = ["jsonl", "ocsf", "ecs", "cef"];
+    let sinks: String = formats
+        .iter()
+        .map(|format| {
+            let path = place.path().join(format);
+            format!(
+                "[[sink]]\nname = \"{format}\"\ntype = \"file\"\npath = \"{}\"\nformat = \"{format}\"\nfrom = \"beginning\"\n",
+                path.display()
+            )
+        })
+        .collect();
+    let policy = parse(&format!("version = 1\n{sinks}{}", POLICY.trim_start_matches("version = 1\n"))).unwrap();
+    // The checkpoint of the first run is not the last thing that a sink has.
+    let mut journal = write(5);
+    let running = Sinks::start(&policy.sinks, journal.spool());
+    let texts = formats.map(|format| arrived(&place.path().join(format), 26));
+    drop(running);
+    journal.close().unwrap();
+    for (format, text) in formats.into_iter().zip(texts) {
+        let (code, said) = verify(format);
+        assert_eq!(code, Some(0), "{format}: {said}\n{text}");
+        // As rsyslog writes it.
+        let syslog =
+            format!("<134>1 2026-01-31T08:00:00.000Z plant flowwarden - - - {}\n", text.lines().nth(20).unwrap());
+        fs::write(place.path().join("syslog"), syslog).unwrap();
+        let (code, said) = verify("syslog");
+        assert_eq!(code, Some(0), "{format} by syslog: {said}\n{text}");
+    }
+    // It is compared: a journal that was cut to before it is found out, by each of them.
+    let segment = directory.join("journal-00000001.jsonl");
+    let whole = fs::read_to_string(&segment).unwrap();
+    let cut: String = whole.split_inclusive('\n').take(10).collect();
+    fs::write(&segment, cut).unwrap();
+    for file in directory.read_dir().unwrap().map(|entry| entry.unwrap().path()) {
+        if file.extension().is_some_and(|extension| extension == "checkpoints") {
+            fs::write(file, "").unwrap();
+        }
+    }
+    for format in formats {
+        let (code, said) = verify(format);
+        assert!(code == Some(4) && said.contains("the checkpoint to compare with"), "{format}: {code:?} {said}");
+    }
+    fs::write(place.path().join("none"), "{\"message\":\"x\"}\nCEF:0|a|b|c|d|e|1|msg=x\n").unwrap();
+    let (code, said) = verify("none");
+    assert_eq!((code, said.as_str()), (Some(1), "flowwarden: none: no line in it has a checkpoint\n"));
 }

@@ -44,7 +44,6 @@ use crate::{
         Journal, JournalError,
         ocsf::Stage,
         response::{self, Because},
-        terminal,
     },
     kernel::{
         inbound,
@@ -68,6 +67,7 @@ use crate::{
     sinks::Sinks,
     state::{State, StateError},
     stdio::complain,
+    text::terminal,
 };
 use adopt::Adopted;
 use apply::{own, read_policy};

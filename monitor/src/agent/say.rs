@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::{journal::terminal, pipeline::Said};
+use crate::{pipeline::Said, text::terminal};
 
 /// What is said goes to the standard error: the standard output is for something else.
 static ASIDE: AtomicBool = AtomicBool::new(false);

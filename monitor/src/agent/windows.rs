@@ -21,16 +21,14 @@ use crate::{
         window::{Report, Snapshot, compare},
     },
     heal,
-    journal::{
-        ocsf::{Stage, now_ms},
-        terminal,
-    },
+    journal::ocsf::{Stage, now_ms},
     kernel::load::Kernel,
     maintenance::{Answer, LONGEST, Request, Window, boot_ns},
     pipeline::Pipeline,
     policy::model::Policy,
     state::{State, StateError},
     stdio::complain,
+    text::terminal,
 };
 
 /// Where the windows are kept, in the state directory.

@@ -126,7 +126,7 @@ pub fn revert(state: &State, id: &str) -> Result<Kept, DecisionError> {
 }
 
 fn find(state: &State, id: &str) -> Result<Kept, DecisionError> {
-    let missing = || DecisionError::NoReport(crate::journal::terminal::shown(id.as_bytes()));
+    let missing = || DecisionError::NoReport(crate::text::terminal::shown(id.as_bytes()));
     // An id is no path.
     if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(missing());

@@ -8,10 +8,11 @@ use monitor::{
     instance::audit::{self, Finding, Mend, RULES, Report, Status},
     policy::{self, host::System},
     stdio::Output,
+    text::terminal::plain,
 };
 use serde_json::json;
 
-use super::{discover::Place, printable};
+use super::discover::Place;
 
 /// When a check warns and none fails.
 const WARNED: u8 = 3;
@@ -61,10 +62,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         writeln!(Output, "{}", serde_json::to_string_pretty(&json!({ "reports": reports, "problems": problems }))?)?;
     } else {
         for problem in &problems {
-            writeln!(Output, "problem: {}", printable(problem))?;
+            writeln!(Output, "problem: {}", plain(problem.as_bytes()))?;
         }
         for report in &reports {
-            write!(Output, "{}", printable(&text(report, arguments.all)))?;
+            write!(Output, "{}", text(report, arguments.all))?;
         }
     }
     if reports.is_empty() && !survey.instances.is_empty() {
@@ -95,8 +96,8 @@ fn text(report: &Report, all: bool) -> String {
     }
     let count = |status| report.findings.iter().filter(|finding| finding.status == status).count();
     let [passed, warned, failed] = [Status::Pass, Status::Warn, Status::Fail].map(count);
-    lines.push(format!("{}: {passed} checks pass, {warned} warn, {failed} fail\n\n", report.instance));
-    lines.join("\n")
+    lines.push(format!("{}: {passed} checks pass, {warned} warn, {failed} fail", report.instance));
+    lines.into_iter().fold(String::new(), |text, line| text + &plain(line.as_bytes()) + "\n") + "\n"
 }
 
 fn finding(finding: &Finding) -> Vec<String> {

@@ -6,6 +6,7 @@ use clap::Args;
 use monitor::{
     policy::{self, PolicyError, host::System},
     stdio::Output,
+    text::terminal::{plain, plain_path},
     toml_reader::Located,
 };
 
@@ -22,7 +23,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let file = &arguments.file;
     let (policy, warnings) = policy::read(file, &System::expected())?;
     for warning in &warnings {
-        writeln!(Output, "warning: {}", Located(file, warning))?;
+        writeln!(Output, "{}", Located(file, warning).warning())?;
     }
     // As the guard will: addresses of hosts that a policy names are entries of its tables, and may be another rule's.
     let host = with_peers(&policy);
@@ -33,8 +34,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     for instance in &policy.instances {
         let (files, nets) = (instance.files.len(), instance.nets.len());
-        writeln!(Output, "instance {}: {files} file and {nets} network rules", instance.name)?;
+        writeln!(Output, "instance {}: {files} file and {nets} network rules", plain(instance.name.as_bytes()))?;
     }
-    writeln!(Output, "{}: good, mode {}", file.display(), if policy.enforce { "enforce" } else { "observe" })?;
+    let mode = if policy.enforce { "enforce" } else { "observe" };
+    writeln!(Output, "{}: good, mode {mode}", plain_path(file))?;
     Ok(())
 }

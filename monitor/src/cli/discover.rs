@@ -16,9 +16,8 @@ use monitor::{
     },
     policy::host::System,
     stdio::Output,
+    text::terminal::{plain, plain_path},
 };
-
-use super::printable;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -58,33 +57,27 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(writeln!(Output, "{}", serde_json::to_string_pretty(&survey)?)?);
     }
     for note in &survey.notes {
-        writeln!(Output, "note: {}", printable(note))?;
+        writeln!(Output, "note: {}", plain(note.as_bytes()))?;
     }
     if survey.instances.is_empty() {
         writeln!(Output, "no Node-RED was found")?;
     }
     for instance in &survey.instances {
-        write!(Output, "{}", printable(&text(instance)))?;
-        writeln!(Output)?;
+        writeln!(Output, "{}", text(instance))?;
     }
     for installation in &survey.installations {
         let version = installation.version.as_deref().unwrap_or("unknown");
-        writeln!(
-            Output,
-            "installed: Node-RED {} in {}",
-            printable(version),
-            printable(&installation.path.display().to_string())
-        )?;
+        writeln!(Output, "installed: Node-RED {} in {}", plain(version.as_bytes()), plain_path(&installation.path))?;
     }
     Ok(())
 }
 
 /// One instance, a fact a line.
 fn text(instance: &Instance) -> String {
-    let mut text = format!("{}\n", instance.name);
+    let mut text = format!("{}\n", plain(instance.name.as_bytes()));
     let mut line = |key: &str, value: String| {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {key:<10} {value}");
+        let _ = writeln!(text, "  {key:<10} {}", plain(value.as_bytes()));
     };
     let place = [&instance.unit, &instance.container].into_iter().flatten().next();
     let place = place.map_or_else(String::new, |place| format!(" {place}"));

@@ -9,9 +9,9 @@ use anyhow::bail;
 use clap::Args;
 use monitor::{
     evidence::explain::{self, Source},
-    journal::terminal::plain,
     policy::{self, host::System},
     stdio::{Output, aside},
+    text::terminal::{lines, plain},
 };
 
 use super::journal::{DIRECTORY, look};
@@ -53,14 +53,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let (met, faults) = searched.map_or_else(Default::default, |it| (it.found, it.faults));
         if let Some(text) = explain::rule(what, source.as_ref(), &met) {
             aside(&faults);
-            return Ok(write!(Output, "{text}")?);
+            return Ok(write!(Output, "{}", lines(&text))?);
         }
     }
     if has_journal {
         let searched = explain::find(journal, what)?;
         aside(&searched.faults);
         if let Some(event) = searched.found {
-            return Ok(write!(Output, "{}", explain::event(&event, source.as_ref()))?);
+            return Ok(write!(Output, "{}", lines(&explain::event(&event, source.as_ref())))?);
         }
     }
     if is_number {

@@ -11,6 +11,7 @@ use monitor::{
     heal::{self, StoreError},
     state::{self, State},
     stdio::Output,
+    text::terminal::plain_path,
 };
 
 use super::as_root;
@@ -51,7 +52,7 @@ fn each(
     let state = State::open(&arguments.state)?;
     for file in &arguments.files {
         for place in act(&state, file)? {
-            writeln!(Output, "{} {done}", place.display())?;
+            writeln!(Output, "{} {done}", plain_path(&place))?;
         }
     }
     Ok(())

@@ -13,10 +13,11 @@ use monitor::{
     instance::init,
     policy::{self, host::System, preset::Preset},
     stdio::{Output, aside},
+    text::terminal::{plain, plain_path},
     toml_reader::Located,
 };
 
-use super::{discover::Place, printable};
+use super::discover::Place;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -63,21 +64,21 @@ impl Choice {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let survey = arguments.place.survey()?;
     for note in &survey.notes {
-        aside(&format_args!("note: {}\n", printable(note)));
+        aside(&format_args!("note: {}\n", plain(note.as_bytes())));
     }
     let (text, left_out) = init::text(&survey, arguments.preset.preset(), arguments.enforce)?;
     for line in &left_out {
-        aside(&format_args!("left out: {}\n", printable(line)));
+        aside(&format_args!("left out: {}\n", plain(line.as_bytes())));
     }
     let Some(file) = &arguments.output else {
         return Ok(write!(Output, "{text}")?);
     };
     write(file, &text, arguments.force)?;
-    writeln!(Output, "{}: written; read it, then: flowwarden run --config {0}", file.display())?;
+    writeln!(Output, "{}: written; read it, then: flowwarden run --config {0}", plain_path(file))?;
     // What stands there now is what a guard would read.
     let (_, warnings) = policy::read(file, &System::expected())?;
     for warning in &warnings {
-        writeln!(Output, "warning: {}", printable(&Located(file, warning).to_string()))?;
+        writeln!(Output, "{}", Located(file, warning).warning())?;
     }
     Ok(())
 }

@@ -18,10 +18,10 @@ use monitor::{
         key::PublicKey,
         query::{Filter, Query},
         segment,
-        terminal::{plain, shown},
         verify::{self, Report, Request},
     },
     stdio::complain,
+    text::terminal::{plain, shown},
 };
 use serde_json::Value;
 
@@ -114,12 +114,40 @@ struct ExportArguments {
 
 /// A time, or how long ago.
 pub(super) fn time(text: &str) -> Result<SystemTime, String> {
-    if let Ok(time) = humantime::parse_rfc3339_weak(text) {
+    if let Some(time) = rfc3339_time(text) {
         return Ok(time);
     }
-    let ago: Duration = humantime::parse_duration(text)
-        .map_err(|_| "a time like 2026-01-31T08:00:00Z, or how long ago, like 15m, is wanted".to_owned())?;
+    let ago: Duration = humantime::parse_duration(text).map_err(|_| {
+        "a time like 2026-01-31T08:00:00Z or 2026-01-31T09:00:00+01:00, or how long ago, like 15m, is wanted".to_owned()
+    })?;
     Ok(SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH))
+}
+
+/// A time of RFC 3339, with any offset; one without an offset is UTC. `humantime` knows no offset but `Z`.
+fn rfc3339_time(text: &str) -> Option<SystemTime> {
+    let (local, offset) = match text.strip_suffix(['Z', 'z']) {
+        Some(local) => (local, None),
+        None => match text.split_at_checked(text.len().checked_sub("+00:00".len())?)? {
+            (local, offset) if offset.starts_with(['+', '-']) => (local, Some(offset)),
+            _ => (text, None),
+        },
+    };
+    let fraction = local.get("2026-01-31T08:00:00".len()..)?;
+    let digits = fraction.strip_prefix('.').unwrap_or("0");
+    let is_fraction = fraction.is_empty() || fraction.starts_with('.');
+    if !is_fraction || digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let time = humantime::parse_rfc3339_weak(&local.to_ascii_uppercase()).ok()?;
+    let Some(offset) = offset else { return Some(time) };
+    let two = |text: &str, most: u64| {
+        let is_number = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|&number: &u64| is_number && number <= most)
+    };
+    let (hours, minutes) = offset[1..].split_once(':')?;
+    let ahead = Duration::from_secs((two(hours, 23)? * 60 + two(minutes, 59)?) * 60);
+    let utc = if offset.starts_with('+') { time.checked_sub(ahead) } else { time.checked_add(ahead) };
+    utc.filter(|&utc| utc >= UNIX_EPOCH)
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
@@ -192,11 +220,10 @@ fn verify(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
         .pubkey
         .as_deref()
         .map(|path| read(path)?.parse::<PublicKey>().map_err(|why| anyhow!("{}: {why}", path.display())));
-    let against = arguments.against.as_deref().map(|path| {
-        let text = read(path)?;
-        let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-        Checkpoint::parse(line.as_bytes()).map_err(|why| anyhow!("{}: {why}", path.display()))
-    });
+    let against = arguments
+        .against
+        .as_deref()
+        .map(|path| Checkpoint::last_of(&read(path)?).map_err(|why| anyhow!("{}: {why}", path.display())));
     // One of which everything was removed has keys at least, and is to be told as damaged.
     if !arguments.journal.join("keys.jsonl").exists() {
         look(&arguments.journal)?;
@@ -238,4 +265,68 @@ fn tell(report: &Report, request: &Request) -> io::Result<()> {
         Some(_) => "NOT whole",
     };
     writeln!(out, "the journal is {outcome}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_any_offset_that_rfc_3339_has() {
+        let utc = |text: &str| humantime::parse_rfc3339(text).unwrap();
+        for (text, expected) in [
+            ("2026-01-31T08:00:00Z", "2026-01-31T08:00:00Z"),
+            ("2026-01-31T09:00:00+01:00", "2026-01-31T08:00:00Z"),
+            ("2026-01-31t08:00:00z", "2026-01-31T08:00:00Z"),
+            ("2026-01-31 08:00:00", "2026-01-31T08:00:00Z"),
+            ("2026-01-31 08:00:00+00:00", "2026-01-31T08:00:00Z"),
+            ("2026-01-31T08:00:00-00:00", "2026-01-31T08:00:00Z"),
+            ("2026-01-31T00:30:00.25+05:45", "2026-01-30T18:45:00.250Z"),
+            ("2026-01-31T23:30:00.123456-09:30", "2026-02-01T09:00:00.123456Z"),
+            ("2026-01-31T23:59:60+23:59", "2026-01-31T00:00:59Z"),
+            ("1970-01-01T01:00:00+01:00", "1970-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(time(text), Ok(utc(expected)), "{text}");
+        }
+        let earlier = || SystemTime::now().checked_sub(Duration::from_hours(2)).unwrap();
+        let (before, ago, after) = (earlier(), time("2h").unwrap(), earlier());
+        assert!(before <= ago && ago <= after);
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused_with_examples() {
+        for text in [
+            "",
+            " ",
+            "yesterday",
+            "2026-01-31",
+            "2026-13-31T08:00:00Z",
+            "2026-02-30T08:00:00Z",
+            "2026-01-31T24:00:00Z",
+            "2026-01-31T08:60:00Z",
+            "2026-01-31T08:00:00Z ",
+            " 2026-01-31T08:00:00Z",
+            "2026-01-31T08:00:00+25:00",
+            "2026-01-31T08:00:00+01:60",
+            "2026-01-31T08:00:00+1:00",
+            "2026-01-31T08:00:00+0100",
+            "2026-01-31T08:00:00+01",
+            "2026-01-31T08:00:00Z+01:00",
+            "2026-01-31T08:00:00+01:00Z",
+            "2026-01-31T08:00:00+00:00+01:00",
+            "2026-01-31T08:00:00 +01:00",
+            "2026-01-31T08:00:00.+01:00",
+            "2026-01-31T08:00:00.Z",
+            "2026-01-31T08:00:00+-1:00",
+            "1970-01-01T00:00:00+01:00",
+            "1969-12-31T23:59:59Z",
+            "2026-01-31T08:00+01:00",
+            "2026-01-31T08:00:00é1:00",
+            "-2h",
+            "2026-01-31x08:00:00Z",
+        ] {
+            let why = time(text).expect_err(text);
+            assert!(why.contains("2026-01-31T09:00:00+01:00") && why.contains("15m"), "{text}: {why}");
+        }
+    }
 }

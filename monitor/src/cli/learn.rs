@@ -17,9 +17,9 @@ use monitor::{
         simulate::{Judge, simulate},
     },
     instance::{self, init},
-    journal::terminal::plain,
     policy::{self, PolicyError, host::System, model::Policy, parse},
     stdio::{Output, aside},
+    text::terminal::{lines, plain, plain_path},
 };
 use monitor_common::verdict::Sensor;
 use rustix::process::{Signal, getpid, kill_process};
@@ -110,7 +110,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         |fault| PolicyError::Faulty { path: arguments.policy.clone().unwrap_or_default(), faults: vec![fault] };
     let learnt = learn::learn(&present.policy, &host, &journal, arguments.since, arguments.include_critical);
     let learnt = learnt.map_err(faulty)??;
-    aside(&plain_lines(&learnt.faults.to_string()));
+    aside(&learnt.faults);
     aside(&told(&learnt, &present.policy));
     if learnt.operations == 0 {
         bail!("{}", nothing(&learnt));
@@ -119,13 +119,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     aside(&left(&draft, &journal, arguments.since)?);
     match &arguments.write {
         None if present.new => Ok(write!(Output, "{}", draft.text)?),
-        None => Ok(write!(Output, "{}", draft.diff)?),
+        None => Ok(write!(Output, "{}", lines(&draft.diff))?),
         Some(file) => {
             write(file, &draft.text, arguments.force)?;
             // What stands there now is what a guard would read.
             let (policy, _) = policy::read(file, &System::expected())?;
             let mode = if policy.enforce { "enforces: take care" } else { "only observes" };
-            writeln!(Output, "{}: written; it {mode}. Read it, then: flowwarden run --config {0}", file.display())?;
+            writeln!(Output, "{}: written; it {mode}. Read it, then: flowwarden run --config {0}", plain_path(file))?;
             Ok(())
         }
     }
@@ -159,10 +159,6 @@ fn watch(present: &Present, place: &Path, length: Duration, cgroup_root: Option<
     });
     runtime.block_on(agent.run(events))?;
     Ok(journal)
-}
-
-fn plain_lines(text: &str) -> String {
-    text.lines().fold(String::new(), |text, line| text + &plain(line.as_bytes()) + "\n")
 }
 
 /// What was seen, and what was refused.

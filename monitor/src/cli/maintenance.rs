@@ -13,19 +13,16 @@ use monitor::{
     journal::{
         format::rfc3339_seconds,
         query::{Filter, Query},
-        terminal::plain,
     },
     maintenance::{self, MaintenanceError, Request, Window},
     state::{self, State},
     stdio::Output,
+    text::terminal::{plain, plain_path},
 };
 
 use serde_json::Value;
 
-use super::{
-    journal::{DIRECTORY, look},
-    printable,
-};
+use super::journal::{DIRECTORY, look};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -136,7 +133,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
                 writeln!(Output, "no window was open")?;
             }
             for window in closed {
-                writeln!(Output, "closed: {} of instance {}", window.class, printable(&window.instance))?;
+                writeln!(Output, "closed: {} of instance {}", window.class, plain(window.instance.as_bytes()))?;
             }
         }
         Command::Report { .. } => {}
@@ -155,12 +152,16 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
                     Output,
                     "packages are not touched: npm runs what packages say, and root is not who should run it. Type"
                 )?;
-                writeln!(Output, "  flowwarden maintenance open --for 15m --instance {}", printable(&report.instance))?;
+                writeln!(
+                    Output,
+                    "  flowwarden maintenance open --for 15m --instance {}",
+                    plain(report.instance.as_bytes())
+                )?;
                 writeln!(
                     Output,
                     "and then, as the instance's user, in {}:\n  {}",
-                    printable(&report.user_dir.to_string_lossy()),
-                    printable(command)
+                    plain_path(&report.user_dir),
+                    plain(command.as_bytes())
                 )?;
             }
         }
@@ -176,7 +177,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
                 writeln!(Output, "no window is open")?;
             } else {
                 for window in &open {
-                    writeln!(Output, "open: {}, by {}", shown(window), printable(&window.by))?;
+                    writeln!(Output, "open: {}, by {}", shown(window), plain(window.by.as_bytes()))?;
                 }
             }
         }
@@ -186,7 +187,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 fn told(report: &Kept, done: &str) -> std::io::Result<()> {
     for file in &report.files {
-        writeln!(Output, "{} {done}", printable(&file.path.to_string_lossy()))?;
+        writeln!(Output, "{} {done}", plain_path(&file.path))?;
     }
     if report.files.is_empty() {
         writeln!(Output, "no file that is healed was changed in that window")?;
@@ -200,7 +201,7 @@ fn shown(window: &Window) -> String {
     format!(
         "{} of instance {}, for {} more",
         window.class,
-        printable(&window.instance),
+        plain(window.instance.as_bytes()),
         humantime::format_duration(left)
     )
 }

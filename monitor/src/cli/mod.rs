@@ -24,7 +24,6 @@ use std::{io, process::ExitCode, time::Duration};
 use clap::{Parser, Subcommand};
 use monitor::{
     agent::AgentError,
-    journal::terminal::plain,
     kernel::load::chain,
     policy::{
         PolicyError,
@@ -32,7 +31,8 @@ use monitor::{
         model::Policy,
         peers::{self, Told},
     },
-    stdio::complain,
+    stdio::{aside, complain},
+    text::terminal::plain,
 };
 
 /// Watches and restrains Node-RED from outside.
@@ -103,10 +103,36 @@ pub(crate) fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            complain(&sentence(&error, rustix::process::geteuid().is_root()));
+            report(&error);
             ExitCode::from(if is_users_fault(&error) { 2 } else { 1 })
         }
     }
+}
+
+/// Reports an error. The faults of a policy are a line each, with nothing before them, so that an editor can jump to each.
+fn report(error: &anyhow::Error) {
+    let sentence = sentence(error, rustix::process::geteuid().is_root());
+    match faults(error) {
+        Some(faults) if sentence == faults => aside(&format_args!("{faults}\n")),
+        // What else is said about them comes after them.
+        Some(faults) => {
+            let rest = sentence.replace(&faults, "the policy is faulty");
+            aside(&format_args!("{faults}\nflowwarden: {rest}\n"));
+        }
+        None => complain(&sentence),
+    }
+}
+
+/// The faults of a policy among the causes of an error, a line each.
+fn faults(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        let agents = cause.downcast_ref().and_then(|error| match error {
+            AgentError::Policy(error) => Some(error),
+            _ => None,
+        });
+        let policy = cause.downcast_ref::<PolicyError>().or(agents);
+        policy.filter(|error| matches!(error, PolicyError::Faulty { .. })).map(ToString::to_string)
+    })
 }
 
 /// An error and its causes, with what everybody but root may have to be told.
@@ -142,17 +168,6 @@ fn with_peers(policy: &Policy) -> System {
         }
     }
     System { peers, ..System::expected() }
-}
-
-/// Text that cannot command a terminal: names of files and settings are other people's.
-fn printable(text: &str) -> String {
-    let escape = |char: char| {
-        // Controls, and what reorders or hides the text around it.
-        let hidden = (char.is_control() && char != '\n')
-            || matches!(char, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if hidden { char.escape_unicode().to_string() } else { char.to_string() }
-    };
-    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]

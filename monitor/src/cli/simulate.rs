@@ -9,11 +9,9 @@ use std::{
 use clap::Args;
 use monitor::{
     evidence::simulate::{Judge, Report, Tally, simulate},
-    journal::{
-        format::rfc3339_seconds,
-        terminal::{plain, shown},
-    },
+    journal::format::rfc3339_seconds,
     policy::{self, PolicyError, host::System},
+    text::terminal::{plain, shown},
 };
 
 use super::{

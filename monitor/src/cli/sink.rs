@@ -12,11 +12,11 @@ use monitor::{
         format::rfc3339_seconds,
         reader::{Position, Reader},
         segment,
-        terminal::plain,
     },
     policy::{self, host::System},
     sinks::{self, config::SinkConfig, cursor::Cursor},
     stdio::Output,
+    text::terminal::plain,
 };
 use serde_json::Value;
 

@@ -69,7 +69,7 @@ impl Deploy {
         let line: Value = serde_json::Deserializer::from_str(json).into_iter().next()?.ok()?;
         let event = line["event"].as_str().filter(|event| DEPLOYS.contains(event) && line["error"].is_null())?;
         let text = |value: &Value| {
-            let visible = |char: char| if crate::journal::terminal::is_hidden(char) { '?' } else { char };
+            let visible = |char: char| if crate::text::terminal::is_hidden(char) { '?' } else { char };
             Some(value.as_str()?.chars().map(visible).take(MAX_TEXT).collect::<String>())
         };
         Some(Self {

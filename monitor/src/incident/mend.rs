@@ -3,7 +3,7 @@
 use monitor_common::policy::Class;
 
 use super::{Incident, OVERFLOW, Outcome};
-use crate::{journal::terminal::shown, record::tunnel};
+use crate::{record::tunnel, text::terminal::shown};
 
 /// Two or three sentences for whoever is told.
 #[must_use]

@@ -23,8 +23,9 @@ use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
 use crate::{
-    journal::{chain::Mark, ocsf::address, terminal::shown},
+    journal::{chain::Mark, ocsf::address},
     record::{activity::Activity, decode::Record, enrich::Enriched},
+    text::terminal::shown,
 };
 
 /// Most incidents that are open at once; what comes beyond is counted in one.

@@ -15,7 +15,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize, de};
 use serde_json::{Map, Value};
 
-use super::terminal::is_hidden;
+use crate::text::terminal::is_hidden;
 
 /// Longest line that is written or read, in bytes with its line feed.
 pub const MAX_LINE: usize = 1 << 20;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     JournalError,
     chain::Hash,
-    directory,
+    directory, format,
     key::{PublicKey, Signer},
     reader::Position,
     segment,
@@ -21,6 +21,10 @@ use crate::durable;
 
 /// Sidecars are thinned when they are longer, in bytes.
 const MUCH: u64 = 256 << 10;
+
+/// How deep a checkpoint may be in what a sink has sent: OpenTelemetry has it in a text in an attribute in a record in three
+/// lists.
+const NESTED: usize = 24;
 
 /// One checkpoint, as it stands in a sidecar and, under `unmapped.checkpoint`, in the journal itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,11 +83,40 @@ impl Checkpoint {
         key.verify(&self.message(), &self.signature)
     }
 
-    /// Reads one from a line of a sidecar, or from an event that carries one.
+    /// Reads one from a line of a sidecar.
     pub fn parse(line: &[u8]) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(line).map_err(|error| format!("no checkpoint: {error}"))?;
-        let inner = value.pointer("/unmapped/checkpoint").unwrap_or(&value);
-        Self::deserialize(inner).map_err(|error| format!("no checkpoint: {error}"))
+        serde_json::from_slice(line).map_err(|error| format!("no checkpoint: {error}"))
+    }
+
+    /// The last one in a text whose lines are those of a sidecar, or events in whatever form a sink has sent them. Where in
+    /// a line it stands does not matter: it is signed.
+    pub fn last_of(text: &str) -> Result<Self, &'static str> {
+        // What a collector has stored may be one document of many lines.
+        let found =
+            text.lines().rev().find_map(|line| Self::within(line, NESTED)).or_else(|| Self::within(text, NESTED));
+        found.ok_or("no line in it has a checkpoint")
+    }
+
+    /// One in a text: JSON, perhaps behind a header of syslog, or CEF. `depth` bounds texts within texts.
+    fn within(text: &str, depth: usize) -> Option<Self> {
+        let json = text.find('{').and_then(|start| {
+            // What follows the document, as a quote does, is none of it.
+            serde_json::Deserializer::from_str(&text[start..]).into_iter::<Value>().next()?.ok()
+        });
+        let found = json.and_then(|value| Self::within_value(&value, depth));
+        found.or_else(|| Self::within(&format::cef::checkpoint(text)?, depth.checked_sub(1)?))
+    }
+
+    fn within_value(value: &Value, depth: usize) -> Option<Self> {
+        let depth = depth.checked_sub(1)?;
+        match value {
+            Value::Object(map) => Self::deserialize(value)
+                .ok()
+                .or_else(|| map.values().find_map(|value| Self::within_value(value, depth))),
+            Value::Array(items) => items.iter().find_map(|value| Self::within_value(value, depth)),
+            Value::String(text) => Self::within(text, depth),
+            _ => None,
+        }
     }
 
     /// Adds it to the sidecar of its segment, and puts it on the disk.
@@ -150,6 +183,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::journal::format::Format;
 
     fn checkpoint(signer: &Signer, sequence: u64) -> Checkpoint {
         Checkpoint {
@@ -189,15 +223,47 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_from_a_sidecar_and_from_an_event() {
+    fn it_is_read_from_a_sidecar_and_from_whatever_a_sink_has_sent() {
         let directory = tempfile::tempdir().unwrap();
         let signer = Signer::open(directory.path(), || Ok(None)).unwrap();
         let one = checkpoint(&signer, 3);
-        let line = serde_json::to_vec(&one).unwrap();
-        assert_eq!(Checkpoint::parse(&line), Ok(one.clone()));
+        let line = serde_json::to_string(&one).unwrap();
+        assert_eq!(Checkpoint::parse(line.as_bytes()), Ok(one.clone()));
         let event = json!({ "class_uid": 6002, "unmapped": { "checkpoint": one } });
-        assert_eq!(Checkpoint::parse(event.to_string().as_bytes()), Ok(one));
-        assert!(Checkpoint::parse(b"{}").is_err());
+        let (ocsf, ecs, cef) = (event.to_string(), Format::Ecs.render(b"", &event), Format::Cef.render(b"", &event));
+        let [ecs, cef] = [ecs, cef].map(|text| String::from_utf8(text).unwrap());
+        let syslog = "<134>1 2026-01-31T08:00:00Z h flowwarden - - [a@1 b=\"c\"] ";
+        let attribute = json!({ "key": "log.record.original", "value": { "stringValue": &ecs } });
+        let records = json!([{ "body": { "stringValue": "x" }, "attributes": [attribute] }]);
+        for text in [
+            line.clone(),
+            ocsf.clone(),
+            format!("{ocsf}\n{{\"message\":\"{{ and more\"}}\n\n"),
+            format!("{event:#}"),
+            ecs.clone(),
+            cef.clone(),
+            format!("{syslog}{ocsf}"),
+            format!("{syslog}{ecs}"),
+            format!("{syslog}{cef}"),
+            json!({ "time": 1, "event": &event }).to_string(),
+            json!({ "_source": serde_json::from_str::<Value>(&ecs).unwrap() }).to_string(),
+            json!({ "text": &cef }).to_string(),
+            json!({ "resourceLogs": [{ "scopeLogs": [{ "logRecords": records }] }] }).to_string(),
+            format!("{}\n{ocsf}", json!({ "unmapped": { "checkpoint": checkpoint(&signer, 2) } })),
+        ] {
+            assert_eq!(Checkpoint::last_of(&text), Ok(one.clone()), "{text}");
+        }
+        let deep = "{\"a\":".repeat(100) + &line + &"}".repeat(100);
+        for none in [
+            "",
+            "{}",
+            "{",
+            "CEF:0|a|b|c|d|e|1|flexString1=",
+            "CEF:0|a|b|c|d|e|1|flexString1=CEF: flexString1={}",
+            &deep,
+        ] {
+            assert!(Checkpoint::last_of(none).is_err(), "{none}");
+        }
     }
 
     #[test]

@@ -20,7 +20,6 @@ pub mod response;
 pub mod segment;
 mod store;
 pub mod tail;
-pub mod terminal;
 pub mod verify;
 mod writer;
 

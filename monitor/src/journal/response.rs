@@ -2,13 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    ocsf::{device, metadata, now_ms},
-    terminal,
-};
+use super::ocsf::{device, metadata, now_ms};
 use crate::{
     change::Change,
     heal::{Outcome, Told},
+    text::terminal,
 };
 
 /// File System Activity.

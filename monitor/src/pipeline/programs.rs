@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use monitor_common::Verdict;
 
-use crate::{
-    journal::{ocsf::command_line, terminal::shown},
-    record::decode::Record,
-};
+use crate::{journal::ocsf::command_line, record::decode::Record, text::terminal::shown};
 
 /// Most different command lines that are kept for a window.
 const MOST: usize = 100;

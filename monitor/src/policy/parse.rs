@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     journal, metrics, sinks,
+    text::terminal::is_hidden,
     toml_reader::{Fault, Reader, Table, Value},
 };
 
@@ -151,7 +152,7 @@ impl Reader<'_> {
 
     fn name(&mut self, value: &Value<'_>) -> Option<String> {
         let text = self.string(value, "`name`")?;
-        if text.is_empty() || text.len() >= NAME_LEN || text.chars().any(char::is_control) {
+        if text.is_empty() || text.len() >= NAME_LEN || text.chars().any(is_hidden) {
             self.fault(value.span().start, format!("`name` must have 1 to {} bytes of printable text", NAME_LEN - 1));
         }
         Some(text.to_owned())

@@ -17,7 +17,7 @@ use super::{
     name::DnsName,
     parse::parse,
 };
-use crate::toml_reader::Fault;
+use crate::{text::terminal::is_hidden, toml_reader::Fault};
 
 /// Most ports of one address that declarations open: it has room for 16 ranges, other rules' included.
 const MAX_PORTS: usize = 8;
@@ -415,7 +415,7 @@ fn writable(path: &Path) -> Result<String, &'static str> {
 
 /// A text that cannot leave its comment.
 fn plain(text: &str) -> String {
-    text.chars().map(|char| if char.is_control() { '?' } else { char }).take(300).collect()
+    text.chars().map(|char| if is_hidden(char) { '?' } else { char }).take(300).collect()
 }
 
 /// A reason that fits a rule.
@@ -427,11 +427,11 @@ fn cut(text: &str) -> String {
 pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for char in text.chars() {
-        match char {
-            '"' | '\\' => quoted.extend(['\\', char]),
-            _ if char.is_control() => {
-                let _ = write!(quoted, "\\u{:04X}", u32::from(char));
-            }
+        match (char, u32::from(char)) {
+            ('"' | '\\', _) => quoted.extend(['\\', char]),
+            // What a reader of the policy could not see, or would see in another order.
+            (_, code @ 0x1_0000..) if is_hidden(char) => quoted.push_str(&format!("\\U{code:08X}")),
+            (_, code) if is_hidden(char) => quoted.push_str(&format!("\\u{code:04X}")),
             _ => quoted.push(char),
         }
     }

@@ -8,13 +8,11 @@ use monitor_common::{
 };
 
 use crate::{
-    journal::{
-        ocsf::{address, command_line},
-        terminal::{plain, shown},
-    },
+    journal::ocsf::{address, command_line},
     kernel::table,
     policy::limit::{bytes, within},
     record::enrich::Enriched,
+    text::terminal::{plain, shown},
 };
 
 /// For example: `instance plant-a: child curl (pid 812 <- node 640) tried to connect 203.0.113.9:443: denied by rule

@@ -9,7 +9,7 @@ use super::{
     config::{Access, Login, Secret, Target, Url},
     secret,
 };
-use crate::journal::terminal::plain;
+use crate::text::terminal::plain;
 
 /// What is told at most, in characters.
 const LONGEST: usize = 400;

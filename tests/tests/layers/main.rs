@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 /// The layers of `monitor/src` from the top down.
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 15] = [
     &["cli"],
     &["agent", "evidence"],
     &["pipeline"],
@@ -30,6 +30,7 @@ const LAYERS: [&[&str]; 14] = [
     &["state"],
     &["durable"],
     &["stdio", "toml_reader"],
+    &["text"],
 ];
 
 /// Imports that run upwards or sideways today, as "file: module". The list may only shrink.

@@ -11,9 +11,10 @@ use crate::{
         critical,
         idiom::{self, Link},
     },
-    journal::{format::rfc3339_seconds, terminal},
+    journal::format::rfc3339_seconds,
     policy::{name::DnsName, own, preset::quoted},
     record::tunnel,
+    text::terminal,
 };
 
 /// What is needed of an event.

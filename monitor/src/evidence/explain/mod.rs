@@ -20,8 +20,9 @@ use super::{
     stream::{self, Faults},
 };
 use crate::{
-    journal::{JournalError, terminal::plain},
+    journal::JournalError,
     policy::model::{Action, FileRule, InstancePolicy, NetRule, Policy},
+    text::terminal::plain,
 };
 
 /// Most names of programs that are kept for a rule.

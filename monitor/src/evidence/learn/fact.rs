@@ -64,7 +64,7 @@ impl Seen {
 
 /// A text that cannot leave its comment.
 pub(super) fn plain(text: &str) -> String {
-    let visible = |char: char| if crate::journal::terminal::is_hidden(char) { '?' } else { char };
+    let visible = |char: char| if crate::text::terminal::is_hidden(char) { '?' } else { char };
     text.chars().map(visible).take(40).collect()
 }
 

@@ -479,5 +479,5 @@ pub(super) fn refused(facts: &Facts) -> Vec<String> {
 }
 
 fn plain_long(text: &str) -> String {
-    crate::journal::terminal::shown(text.as_bytes())
+    crate::text::terminal::shown(text.as_bytes())
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{number, process, text};
-use crate::journal::terminal::is_hidden;
+use crate::text::terminal::is_hidden;
 
 /// An event as one line of CEF.
 pub(super) fn render(event: &Value) -> String {
@@ -68,7 +68,25 @@ pub(super) fn render(event: &Value) -> String {
             extension.text(key, value);
         }
     }
+    if let Some(checkpoint) = event.pointer("/unmapped/checkpoint") {
+        extension.text("flexString1Label", Some(CHECKPOINT));
+        extension.text("flexString1", Some(&checkpoint.to_string()));
+    }
     extension.out
+}
+
+/// The label of the key with a checkpoint, which is JSON.
+const CHECKPOINT: &str = "checkpoint";
+
+/// The checkpoint in an event, which may have something before it; as [`render`] has written it.
+pub(in crate::journal) fn checkpoint(text: &str) -> Option<String> {
+    let (_, event) = text.split_once("CEF:")?;
+    let (_, value) = event.split_once(&format!(" flexString1Label={CHECKPOINT} flexString1="))?;
+    let (mut out, mut chars) = (String::new(), value.chars());
+    while let Some(char) = chars.next().filter(|&char| char != ' ') {
+        out.push(if char == '\\' { chars.next()? } else { char });
+    }
+    Some(out)
 }
 
 /// One field of the header: `\` and `|` are escaped.

@@ -1,6 +1,6 @@
 //! Events in the forms that others read. On the disk everything is OCSF; these are made where events leave.
 
-mod cef;
+pub(super) mod cef;
 mod ecs;
 
 use std::{
@@ -156,7 +156,7 @@ pub(super) mod tests {
             let line = super::super::chain::to_line(&event) + "\n";
             for (format_name, format) in Format::NAMES {
                 let out = String::from_utf8(format.render(line.as_bytes(), &event)).unwrap();
-                assert!(!out.contains(super::super::terminal::is_hidden), "{format_name}: {out:?}");
+                assert!(!out.contains(crate::text::terminal::is_hidden), "{format_name}: {out:?}");
             }
         }
     }

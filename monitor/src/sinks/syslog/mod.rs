@@ -23,7 +23,7 @@ use super::{
     connection::{Connection, PATIENCE},
     later,
 };
-use crate::journal::{format::rfc3339, terminal::is_hidden};
+use crate::{journal::format::rfc3339, text::terminal::is_hidden};
 use sent::Sent;
 
 /// Most events that are handed over at once.

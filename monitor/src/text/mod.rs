@@ -1,0 +1,3 @@
+//! Text as people read it.
+
+pub mod terminal;
