@@ -13,7 +13,7 @@ pub fn parse<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<Value>> {
     let (rules, input) = (directory.path().join("rules"), directory.path().join("input"));
     fs::write(&rules, "version=2\nrule=:%f:cef%\n")?;
     fs::write(&input, lines.flat_map(|line| [line, "\n"]).collect::<String>())?;
-    let mut command = Command::new(needs::program("lognormalizer", "liblognorm-utils")?);
+    let mut command = Command::new(needs::program("lognormalizer")?);
     let output = command.arg("-r").arg(rules).args(["-e", "json"]).stdin(fs::File::open(input)?).output()?;
     let said = String::from_utf8(output.stdout)?;
     let events: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;

@@ -9,6 +9,7 @@
 //! [`record::Record`] is a line of the guard's journal.
 
 pub mod bpffs;
+#[cfg(feature = "judges")]
 pub mod cef;
 pub mod cgroup;
 pub mod cli;
@@ -40,5 +41,6 @@ pub mod sigma;
 pub mod sink;
 pub mod snapshot;
 pub mod stand_in;
+pub mod tools;
 pub mod user;
 pub mod wait;

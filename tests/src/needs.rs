@@ -6,7 +6,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::tools;
 
 /// Fails for anybody but root, who alone may load eBPF programs, change uids and make namespaces.
 pub fn root() -> Result<()> {
@@ -28,17 +30,25 @@ pub fn expected_sensor() -> Option<String> {
     env::var("FLOWWARDEN_EXPECT").ok()
 }
 
-/// Where `program` is; `package` has it.
-pub fn program(program: &str, package: &str) -> Result<PathBuf> {
-    let directories = env::var_os("PATH").unwrap_or_default();
-    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&directories)
-        .chain(sbin)
-        .map(|directory| directory.join(program))
-        .find(|file| file.is_file())
-        .with_context(|| {
-            format!("`{program}` is missing: type `apt-get install {package}`, or `cargo xtask setup --tests`")
-        })
+/// Where a program of the table is, by the name that starts it. Under `cargo xtask` it is one of the step's links.
+pub fn program(program: &str) -> Result<PathBuf> {
+    let tool =
+        tools::declared(program).with_context(|| format!("`{program}` is not declared in tests/src/tools.rs"))?;
+    if let Some(links) = env::var_os(tools::LINKS) {
+        let link = Path::new(&links).join(program);
+        ensure!(link.exists(), "`{program}` is not declared for this step in tests/src/tools.rs");
+        return Ok(link);
+    }
+    let package = tool.package().unwrap_or("rustup");
+    tool.find().with_context(|| {
+        format!("`{program}` is missing: type `apt-get install {package}`, or `cargo xtask setup --tests`")
+    })
+}
+
+/// The file that is executed when a program of the table is started, as the kernel names it.
+pub fn executed(name: &str) -> Result<PathBuf> {
+    let program = program(name)?;
+    program.canonicalize().with_context(|| format!("{} leads nowhere", program.display()))
 }
 
 /// Where a package of Debian is unpacked that cannot be installed beside what the tests need otherwise.

@@ -62,7 +62,7 @@ impl NetNs {
     /// Has what is sent to one port of an address arrive at another one, whose answers come from the first: what Docker does
     /// in the network of a container with its resolver (moby, `libnetwork/resolver_unix.go`), for datagrams and connections.
     pub fn redirect(&self, address: IpAddr, port: u16, to: u16) -> Result<()> {
-        let iptables = needs::program("iptables", "iptables")?;
+        let iptables = needs::program("iptables")?;
         for protocol in ["udp", "tcp"] {
             for rule in [
                 format!("OUTPUT -d {address} -p {protocol} --dport {port} -j DNAT --to-destination {address}:{to}"),
@@ -151,6 +151,6 @@ pub(crate) fn remove_where(is_ours: impl Fn(&str) -> bool) {
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
-    let program: PathBuf = needs::program("ip", "iproute2")?;
+    let program: PathBuf = needs::program("ip")?;
     needs::run(Command::new(program).args(arguments)).map(drop)
 }

@@ -1,7 +1,9 @@
 //! A real Node-RED, as npm installs it.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
@@ -54,7 +56,7 @@ pub fn install(version: &str) -> Result<PathBuf> {
 
 /// A Node.js whose libuv does file operations through `io_uring` when it is told to: the machine's, or one from npm.
 pub fn node_with_io_uring() -> Result<PathBuf> {
-    let node = needs::program("node", "nodejs")?;
+    let node = needs::executed("node")?;
     let libuv = needs::run(Command::new(&node).args(["--print", "process.versions.uv"]))?;
     let mut numbers = libuv.trim().split('.').map_while(|number| number.parse::<u32>().ok());
     if (numbers.next(), numbers.next()) >= (Some(1), Some(45)) {
@@ -92,7 +94,7 @@ pub fn npm_install(package: &str) -> Result<PathBuf> {
     // Under another name until it is whole.
     let unfinished = cache.join("unfinished");
     let _ = fs::remove_dir_all(&unfinished);
-    let npm = needs::program("npm", "npm")?;
+    let npm = needs::program("npm")?;
     let mut install = Command::new(npm);
     install.arg("install").arg("--prefix").arg(&unfinished);
     install.args(["--omit=dev", "--no-audit", "--no-fund", package]).current_dir(&cache);
@@ -116,7 +118,7 @@ pub fn pip_install(name: &str, packages: &[&str]) -> Result<PathBuf> {
     // Under another name until it is whole.
     let unfinished = cache.join("unfinished");
     let _ = fs::remove_dir_all(&unfinished);
-    let mut install = Command::new(needs::program("python3", "python3-pip")?);
+    let mut install = Command::new(needs::program("python3")?);
     install.args(["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--target"]).arg(&unfinished);
     needs::run(install.args(packages)).with_context(|| {
         format!(
@@ -164,6 +166,8 @@ pub struct NodeRed {
     home: Home,
     port: u16,
     node: PathBuf,
+    /// The version of Node.js, where it is not the machine's own.
+    release: Option<&'static str>,
     red_js: PathBuf,
     console: Console,
     child: Option<Child>,
@@ -183,7 +187,7 @@ impl NodeRed {
         needs::root()?;
         let node = match release.node {
             Some(version) => npm_install(&format!("node@{version}"))?.join("node_modules/node/bin/node"),
-            None => needs::program("node", "nodejs")?,
+            None => needs::executed("node")?,
         };
         Ok(Self {
             home: Home::new(confinement.uid)?,
@@ -191,6 +195,7 @@ impl NodeRed {
             container: None,
             port: PORT.fetch_add(1, Ordering::Relaxed),
             node,
+            release: release.node,
             red_js: install(release.node_red)?,
             console: Console::default(),
             child: None,
@@ -237,12 +242,17 @@ impl NodeRed {
     fn spawn(&self) -> Result<Child> {
         let mut command = Command::new(&self.node);
         command.arg(&self.red_js).arg("-u").arg(self.home.user_dir()).arg("-p").arg(self.port.to_string());
-        // npm and what it runs find the same node.
-        let own = self.node.parent().map(Path::display).map(|own| format!("{own}:")).unwrap_or_default();
-        let path = format!("{own}/usr/local/bin:/usr/bin:/bin");
-        command.env_clear().env("PATH", path).env("HOME", self.home.path());
+        command.env_clear().env("PATH", self.search_path()?).env("HOME", self.home.path());
         command.current_dir(self.home.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.confinement.spawn(&mut command)
+    }
+
+    /// The harness's `PATH`, so that a flow finds what the step declares and nothing else; npm and what it runs find the
+    /// node of the release.
+    fn search_path(&self) -> Result<OsString> {
+        let inherited = env::var_os("PATH").unwrap_or_default();
+        let own = self.release.and_then(|_| self.node.parent()).map(Path::to_owned);
+        Ok(env::join_paths(own.into_iter().chain(env::split_paths(&inherited)))?)
     }
 
     /// Asks the process to end, and waits for it.

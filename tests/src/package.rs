@@ -34,7 +34,7 @@ pub fn tarball(version: &str, scripts: &serde_json::Value) -> Result<Vec<u8>> {
         fs::write(package.join(name), content)?;
     }
     let archive = directory.path().join("package.tgz");
-    let mut tar = Command::new(needs::program("tar", "tar")?);
+    let mut tar = Command::new(needs::program("tar")?);
     tar.args(["--create", "--gzip", "--owner=0", "--group=0", "--file"]).arg(&archive);
     needs::run(tar.arg("--directory").arg(directory.path()).arg("package"))?;
     fs::read(&archive).context("tar has made no archive")

@@ -93,7 +93,7 @@ impl Podman {
         command.arg(format!("--volume={}:{NODE_RED}:ro", package.display()));
         command.arg(format!("--volume={}:{USER_DIR}", user_dir.display()));
         command.args(&self.flags).arg(IMAGE).args(&self.wrapper);
-        command.arg("/usr/bin/node").arg(format!("{NODE_RED}/node_modules/node-red/red.js"));
+        command.arg(needs::executed("node")?).arg(format!("{NODE_RED}/node_modules/node-red/red.js"));
         command.args(["--userDir", USER_DIR, "--port", &port.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         inside(|| command.spawn().with_context(|| format!("{command:?} cannot be started")))
@@ -137,8 +137,8 @@ impl Podman {
 
     /// Podman with everything of its own, and the runtime that asks the machine for least.
     fn command(&self) -> Result<Command> {
-        let mut command = Command::new(needs::program("podman", "podman")?);
-        command.arg("--runtime").arg(needs::program("runc", "runc")?);
+        let mut command = Command::new(needs::program("podman")?);
+        command.arg("--runtime").arg(needs::program("runc")?);
         command.arg("--root").arg(self.path("lib/containers/storage"));
         command.arg("--runroot").arg(self.path("run")).arg("--tmpdir").arg(self.path("tmp"));
         command.args(["--storage-driver=overlay", "--cgroup-manager=cgroupfs", "--events-backend=none"]);

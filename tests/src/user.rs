@@ -43,7 +43,7 @@ impl User {
     /// Makes an account that cannot log in.
     pub fn create() -> Result<Self> {
         let (name, uid) = (own::name(), free_uid()?);
-        let useradd = needs::program("useradd", "passwd")?;
+        let useradd = needs::program("useradd")?;
         let number = uid.to_string();
         let mut command = Command::new(useradd);
         command.args(["--no-create-home", "--no-log-init", "--no-user-group", "--shell", "/usr/sbin/nologin"]);
@@ -77,7 +77,7 @@ pub(crate) fn remove_where(is_ours: impl Fn(&str) -> bool) {
 }
 
 fn delete(name: &str) {
-    if let Ok(userdel) = needs::program("userdel", "passwd") {
+    if let Ok(userdel) = needs::program("userdel") {
         let _ = needs::run(Command::new(userdel).arg(name));
     }
 }

@@ -3,13 +3,34 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use flowwarden_tests::needs;
+use clap::Args;
+use flowwarden_tests::{needs, tools::Step};
 
-use crate::{cargo, setup, setup::Toolchain, shell};
+use crate::{cargo, links, setup, setup::Toolchain, shell};
+
+/// What `cargo xtask build` is asked for.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only the eBPF object
+    #[arg(long, hide = true)]
+    object: bool,
+}
 
 /// `cargo xtask build`.
-pub(crate) fn run() -> Result<()> {
-    build(&setup::kernel_toolchain()?)
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let toolchain = setup::kernel_toolchain()?;
+    if options.object { kernel(&toolchain) } else { build(&toolchain) }
+}
+
+/// Installs what these steps need as well, and then builds everything with the programs that a build may use.
+pub(crate) fn before(steps: &[Step]) -> Result<()> {
+    setup::prepare(&[&[Step::Build], steps].concat())?;
+    shell::run(&mut links::command(Step::Build, &[], &["build"])?)
+}
+
+/// Builds the eBPF object with the programs that a build may use.
+pub(crate) fn object() -> Result<()> {
+    shell::run(&mut links::command(Step::Build, &[], &["build", "--object"])?)
 }
 
 /// Builds everything with `toolchain` for the kernel crate.

@@ -16,7 +16,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use flowwarden_tests::needs;
+use flowwarden_tests::{
+    needs,
+    tools::{self, Step},
+};
 
 use crate::{
     build, cargo, setup, shell,
@@ -25,8 +28,7 @@ use crate::{
 
 /// The package with the standard library of Debian's compiler.
 const PACKAGE: &str = "libstd-rust-web-dev";
-/// The C compiler that links for arm64, and the C library that it links statically.
-const LINKER_PACKAGES: [&str; 2] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
+/// The C compiler that links for arm64.
 const LINKER: &str = "aarch64-linux-gnu-gcc";
 
 /// What tests are compiled in.
@@ -53,7 +55,7 @@ impl Std {
         if architecture == Architecture::OWN {
             return Ok(Self::Own);
         }
-        setup::apt_install(&LINKER_PACKAGES)?;
+        setup::install(&tools::missing(&[Step::Foreign]))?;
         if has_std(&mut rustc(), architecture) {
             return Ok(Self::Rustup);
         }

@@ -18,11 +18,12 @@ use flowwarden_tests::{
     scene::Scene,
     sink::Sink,
     snapshot::{Snapshot, State},
+    tools::Step,
     user::User,
     wait,
 };
 
-use crate::{build, setup, shell, signals};
+use crate::{build, links, shell, signals};
 
 const SECRET: &str = "-----THE PRIVATE KEY-----";
 
@@ -70,14 +71,14 @@ pub(crate) struct Options {
 /// `cargo xtask demo`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if !options.built {
-        build::build(&setup::kernel_toolchain()?)?;
+        build::before(&[Step::Demo])?;
     }
     if !shell::is_root() {
         // It makes a user and a network namespace. cargo, which root may not have, is done by now.
         let own = env::current_exe().context("this program's own file cannot be found")?;
         return shell::become_root("The demo", &own, &["demo", "--built"]);
     }
-    setup::test_tools()?;
+    links::enter(Step::Demo, &["demo", "--built"])?;
     signals::end_waits()?;
 
     println!("\nNode-RED {VERSION} starts under a user of its own, in a network namespace of its own ...");

@@ -5,6 +5,8 @@ mod build;
 mod cargo;
 mod cross;
 mod demo;
+mod fresh;
+mod links;
 mod run;
 mod setup;
 mod shell;
@@ -29,7 +31,7 @@ enum Command {
     /// Install what is missing to build Flowwarden.
     Setup(setup::Options),
     /// Build the eBPF object and the `flowwarden` binary around it.
-    Build,
+    Build(build::Options),
     /// Set up, build, and start Flowwarden as root on the Node-RED instances of this machine.
     Run(run::Options),
     /// Play six attacks on a throw-away Node-RED under guard, and show the alerts.
@@ -40,6 +42,8 @@ enum Command {
     Vm(vm::Options),
     /// Take figures here and inside other kernels, and write docs/benchmarks.md; as root.
     Bench,
+    /// Run the demo and the tests in a bare root of Debian, as before a release; as root.
+    Fresh(fresh::Options),
     /// Check licences and advisories of the dependencies; needs the network, so `test` leaves it out.
     Deny,
 }
@@ -47,12 +51,13 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Setup(options) => setup::run(&options),
-        Command::Build => build::run(),
+        Command::Build(options) => build::run(&options),
         Command::Run(options) => run::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Vm(options) => vm::run(&options),
         Command::Bench => bench::run(),
+        Command::Fresh(options) => fresh::run(&options),
         Command::Deny => test::deny(),
     };
     if let Err(error) = done {

@@ -15,7 +15,10 @@ use std::{env, fs, path::Path, process::Command};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use flowwarden_tests::needs;
+use flowwarden_tests::{
+    needs,
+    tools::{self, Step},
+};
 
 use crate::{
     cargo,
@@ -39,8 +42,7 @@ const OLDEST_NODE: (u32, u32) = (18, 5);
 /// What `cargo xtask setup` is asked for.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Also install what the demo and the tests need: Node.js, npm, iproute2, curl, openssl,
-    /// strace, rsyslog, Prometheus, Alertmanager, mosquitto, NATS, aiosmtpd, socat, pip, dnsmasq, iptables, podman; unpack syslog-ng
+    /// Also install what the demo and the tests need (tests/src/tools.rs has the list), and unpack syslog-ng
     #[arg(long)]
     pub(crate) tests: bool,
     /// Also install what boots other kernels: QEMU, and what builds for arm64
@@ -68,11 +70,15 @@ impl Toolchain {
 
 /// `cargo xtask setup`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let toolchain = kernel_toolchain()?;
+    const TESTS: [Step; 4] = [Step::Demo, Step::Unit, Step::Kernel, Step::Promises];
+    const MACHINES: [Step; 2] = [Step::Vm, Step::Foreign];
+    let mut steps = vec![Step::Build, Step::Fmt, Step::Clippy, Step::ClippyKernel, Step::Doc];
+    steps.extend(TESTS.iter().filter(|_| options.tests));
+    steps.extend(MACHINES.iter().filter(|_| options.vm));
+    let toolchain = prepare(&steps)?;
     println!("eBPF: {}, {LINKER} found", describe(&toolchain));
     if options.tests {
-        test_tools()?;
-        receivers()?;
+        syslog_ng()?;
         println!("tests: Node.js, npm and the other programs found");
     }
     if options.vm {
@@ -84,19 +90,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Finds what boots other kernels and builds for their processors, and installs what is missing.
 pub(crate) fn vm_tools(architectures: &[Architecture]) -> Result<()> {
     for architecture in architectures {
-        emulator(*architecture)?;
+        install(&tools::missing(&[architecture.step()]))?;
         let std = Std::find(*architecture)?;
         println!("{architecture}: {} found; standard library {}", architecture.emulator(), std.describe());
     }
-    let makers = [("mke2fs", "e2fsprogs"), ("mkfs.btrfs", "btrfs-progs")];
-    let missing = makers.iter().filter(|(program, _)| needs::program(program, "").is_err());
-    apt_install(&missing.map(|&(_, package)| package).collect::<Vec<_>>())
+    Ok(())
 }
 
-/// Finds what emulates a processor, and installs it when it is missing.
-fn emulator(architecture: Architecture) -> Result<()> {
-    let (program, package) = (architecture.emulator(), architecture.emulator_package());
-    if shell::find(program).is_some() || apt_install(&[package]).is_ok() {
+/// Installs a package that emulates a processor.
+fn emulator(package: &str) -> Result<()> {
+    if apt_install(&[package]).is_ok() {
         return Ok(());
     }
     // Parts of QEMU that are installed from backports already break those of the suite itself.
@@ -105,26 +108,40 @@ fn emulator(architecture: Architecture) -> Result<()> {
     apt::with_suite(&place, &suite, |apt| {
         shell::run(apt.args(["install", "--yes", "--no-install-recommends", "--target-release", &suite, package]))
     })
-    .with_context(|| format!("{program} is missing: install {package} by hand, from {suite} where its parts conflict"))
+    .with_context(|| format!("install {package} by hand, from {suite} where its parts conflict"))
 }
 
 /// Finds the compiler for the kernel crate, and installs it when there is none.
 pub(crate) fn kernel_toolchain() -> Result<Toolchain> {
+    prepare(&[Step::Build])
+}
+
+/// Finds what these steps need and the compiler for the kernel crate, and installs all that is missing at once.
+pub(crate) fn prepare(steps: &[Step]) -> Result<Toolchain> {
     if shell::find("rustup").is_none() {
         bail!("rustup is missing: install it as https://rustup.rs says, then run this command again");
     }
-    if let Some(toolchain) = complete_debian().or_else(complete_nightly) {
+    if steps.iter().any(|step| matches!(step, Step::Demo | Step::Promises)) {
+        node_is_new_enough()?;
+    }
+    let mut packages = tools::missing(steps);
+    let mut toolchain = complete_debian().or_else(complete_nightly);
+    if toolchain.is_none() {
+        println!("setup: no compiler for eBPF is complete; trying rustup's nightly");
+        toolchain = install_nightly();
+    }
+    if toolchain.is_none() {
+        println!(
+            "setup: nightly with rust-src and {LINKER} cannot be had here; Debian's matched set is the other way (about \
+             300 MB to fetch, 1.7 GB on disk)"
+        );
+        packages.extend(COMPILER_PACKAGES);
+    }
+    install(&packages)?;
+    if let Some(toolchain) = toolchain {
         return Ok(toolchain);
     }
-    println!("setup: no compiler for eBPF is complete; trying rustup's nightly");
-    if let Some(toolchain) = install_nightly() {
-        return Ok(toolchain);
-    }
-    println!(
-        "setup: nightly with rust-src and {LINKER} cannot be had here; Debian's matched set is the other way (about 300 MB \
-         to fetch, 1.7 GB on disk)"
-    );
-    install_debian()?;
+    link_debian()?;
     complete_debian().with_context(|| {
         format!(
             "setup finished, but no `core` for bpfel-unknown-none shows up: look at `rustup run bpf rustc -vV`, \
@@ -152,67 +169,9 @@ pub(crate) fn objcopy(toolchain: &Toolchain) -> Result<String> {
     Ok(file.display().to_string())
 }
 
-/// Finds what the demo and the tests need beside the compiler, and installs what is missing.
-pub(crate) fn test_tools() -> Result<()> {
-    let mut missing = Vec::new();
-    match node_version() {
-        Some(version) if version >= OLDEST_NODE => {}
-        Some((major, minor)) => bail!(
-            "Node.js {major}.{minor} is on PATH, and Node-RED needs {}.{} at least: update it, or take it off PATH to \
-             have Debian's installed",
-            OLDEST_NODE.0,
-            OLDEST_NODE.1
-        ),
-        None => missing.push("nodejs"),
-    }
-    let programs = [
-        ("npm", "npm"),
-        ("ip", "iproute2"),
-        ("curl", "curl"),
-        ("openssl", "openssl"),
-        ("useradd", "passwd"),
-        ("setpriv", "util-linux"),
-        ("strace", "strace"),
-    ];
-    missing.extend(programs.iter().filter(|(program, _)| shell::find(program).is_none()).map(|&(_, package)| package));
-    apt_install(&missing)
-}
-
-/// Finds the receivers of alerts and the other servers and tools that the promises are tested with, and installs what is
-/// missing.
-pub(crate) fn receivers() -> Result<()> {
-    let programs = [
-        ("rsyslogd", "rsyslog"),
-        ("prometheus-alertmanager", "prometheus-alertmanager"),
-        ("mosquitto", "mosquitto"),
-        ("git", "git"),
-        ("ssh-keygen", "openssh-client"),
-        ("promtool", "prometheus"),
-        ("mosquitto_sub", "mosquitto-clients"),
-        ("nats-server", "nats-server"),
-        ("dnsmasq", "dnsmasq-base"),
-        ("iptables", "iptables"),
-        ("lognormalizer", "liblognorm-utils"),
-        ("socat", "socat"),
-        ("pip3", "python3-pip"),
-        ("podman", "podman"),
-        ("runc", "runc"),
-    ];
-    let missing = programs.iter().filter(|(program, _)| shell::find(program).is_none());
-    let mut missing: Vec<_> = missing.map(|&(_, package)| package).collect();
-    if !has_file("/usr/lib", "rsyslog/lmnsd_gtls.so") {
-        missing.push("rsyslog-gnutls");
-    }
-    if !has_file("/usr/lib/python3", "aiosmtpd/smtp.py") {
-        missing.push("python3-aiosmtpd");
-    }
-    apt_install(&missing)?;
-    syslog_ng()
-}
-
 /// Unpacks syslog-ng with those of its libraries that a machine may not have. Debian has one syslog server at a time
 /// installed, and the tests talk to two.
-fn syslog_ng() -> Result<()> {
+pub(crate) fn syslog_ng() -> Result<()> {
     let place = needs::unpacked_to(SYSLOG_NG);
     if place.is_dir() {
         return Ok(());
@@ -223,11 +182,6 @@ fn syslog_ng() -> Result<()> {
     suite
         .unpack(&packages, &place)
         .with_context(|| format!("{SYSLOG_NG} comes from Debian's archive: see that apt reaches it"))
-}
-
-/// Whether one of the directories in `top` has a file; Debian keeps libraries by architecture.
-fn has_file(top: &str, file: &str) -> bool {
-    fs::read_dir(top).into_iter().flatten().flatten().any(|entry| entry.path().join(file).is_file())
 }
 
 fn describe(toolchain: &Toolchain) -> String {
@@ -290,8 +244,8 @@ fn install_nightly() -> Option<Toolchain> {
     nightly_with_sources()
 }
 
-fn install_debian() -> Result<()> {
-    apt_install(&COMPILER_PACKAGES)?;
+/// Has rustup know Debian's set, which is installed, and builds the linker for it.
+fn link_debian() -> Result<()> {
     shell::run(cargo::plain("rustup").args(["toolchain", "link", "bpf", "/usr"]))?;
     if shell::find(LINKER).is_some() {
         return Ok(());
@@ -309,8 +263,19 @@ fn install_debian() -> Result<()> {
     shell::run(&mut install)
 }
 
+/// Installs packages, of which those that emulate processors may be in the way of one another.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let emulators = packages.iter().filter(|package| package.starts_with("qemu-system-"));
+    if !shell::is_root() {
+        return apt_install(packages);
+    }
+    let others: Vec<_> = packages.iter().copied().filter(|package| !package.starts_with("qemu-system-")).collect();
+    apt_install(&others)?;
+    emulators.into_iter().try_for_each(|package| emulator(package))
+}
+
 /// Installs the packages that are not there yet; anybody but root gets the line to type.
-pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
+fn apt_install(packages: &[&str]) -> Result<()> {
     let missing: Vec<_> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());
@@ -322,22 +287,29 @@ pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
     if !shell::is_root() {
         bail!("packages are missing; as root, type:\n    apt-get update && {line}\nand run this command again");
     }
-    let mut install = apt();
+    let mut install = apt_get();
     install.args(["install", "--yes", "--no-install-recommends"]).args(&missing);
     if missing.iter().any(|package| !is_known(package)) {
-        shell::run(apt().arg("update"))?;
+        shell::run(apt_get().arg("update"))?;
     } else if shell::run(&mut install).is_ok() {
         return Ok(());
     } else {
         // The usual cause: the lists are older than the archive.
-        shell::run(apt().arg("update"))?;
+        shell::run(apt_get().arg("update"))?;
     }
     shell::run(&mut install).with_context(|| format!("mend what apt-get reports, then type `{line}`"))
 }
 
-fn apt() -> Command {
-    let mut apt = cargo::plain("apt-get");
+fn apt_get() -> Command {
+    let mut apt = apt("apt-get");
     apt.env("DEBIAN_FRONTEND", "noninteractive");
+    apt
+}
+
+/// A program of apt's. What it starts, such as gpgv, dpkg and the scripts of packages, is Debian's own.
+pub(crate) fn apt(program: &str) -> Command {
+    let mut apt = cargo::plain(program);
+    apt.env("PATH", tools::DEBIAN.join(":"));
     apt
 }
 
@@ -347,7 +319,21 @@ fn is_installed(package: &str) -> bool {
 }
 
 fn is_known(package: &str) -> bool {
-    shell::ask(cargo::plain("apt-cache").args(["show", "--no-all-versions", package])).is_some()
+    shell::ask(apt("apt-cache").args(["show", "--no-all-versions", package])).is_some()
+}
+
+fn node_is_new_enough() -> Result<()> {
+    match node_version() {
+        Some(version) if version < OLDEST_NODE => bail!(
+            "Node.js {}.{} is on PATH, and Node-RED needs {}.{} at least: update it, or take it off PATH to have Debian's \
+             installed",
+            version.0,
+            version.1,
+            OLDEST_NODE.0,
+            OLDEST_NODE.1
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn node_version() -> Option<(u32, u32)> {

@@ -3,12 +3,13 @@
 use std::{
     env,
     ffi::OsStr,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
+use flowwarden_tests::tools::{self, is_executable};
 
 /// Runs `command` with the terminal attached; anything but success is an error that quotes the command.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
@@ -33,8 +34,12 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     env::split_paths(&directories).map(|directory| directory.join(program)).find(|file| is_executable(file))
 }
 
-/// `PATH`, and after it the places where cargo and Debian keep programs that a root shell may not list.
+/// `PATH`, and after it the places where cargo and Debian keep programs that a root shell may not list; of a step its links
+/// and nothing else.
 pub(crate) fn search_path() -> std::ffi::OsString {
+    if env::var_os(tools::LINKS).is_some() {
+        return env::var_os("PATH").unwrap_or_default();
+    }
     let mut directories: Vec<_> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home.or_else(|| env::home_dir().map(|home| home.join(".cargo")));
@@ -63,10 +68,6 @@ pub(crate) fn become_root(what: &str, program: &Path, arguments: &[&str]) -> Res
     };
     let error = command.args(arguments).exec();
     Err(error).with_context(|| format!("{} cannot be started", program.display()))
-}
-
-fn is_executable(file: &Path) -> bool {
-    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 /// The command as it would be typed, near enough to be read.

@@ -3,15 +3,15 @@
 use std::{
     fs,
     path::PathBuf,
-    process::{self, Child, Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
-use flowwarden_tests::needs;
+use flowwarden_tests::{needs, tools};
 
-use crate::{build, cargo, setup, setup::Toolchain, shell, vm};
+use crate::{build, cargo, links, setup, shell, vm};
 
 /// What `cargo xtask test` is asked for.
 #[derive(Args)]
@@ -19,6 +19,12 @@ pub(crate) struct Options {
     /// Run only this step, and what it cannot do without; may be given more than once
     #[arg(long, value_enum, value_name = "STEP")]
     only: Vec<Step>,
+    /// Run what needs no virtual machine, no npm and no server, after a change of a few lines
+    #[arg(long, conflicts_with = "only")]
+    quick: bool,
+    /// Everything is prepared: run the step of `--only` in this process
+    #[arg(long, hide = true, requires = "only")]
+    inside: bool,
     /// Filter for the names of tests, after `--`
     #[arg(last = true)]
     filter: Vec<String>,
@@ -52,17 +58,43 @@ impl Step {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
+    /// What it is in the table of programs.
+    fn declared(self) -> tools::Step {
+        match self {
+            Self::Fmt => tools::Step::Fmt,
+            Self::Build => tools::Step::Build,
+            Self::Clippy => tools::Step::Clippy,
+            Self::ClippyKernel => tools::Step::ClippyKernel,
+            Self::Doc => tools::Step::Doc,
+            Self::Unit => tools::Step::Unit,
+            Self::Vm => tools::Step::Vm,
+            Self::Kernel => tools::Step::Kernel,
+            Self::Promises => tools::Step::Promises,
+        }
+    }
+
+    /// A process that runs it, after `before` on its command line, with the programs that are declared for it.
+    fn command(self, before: &[&str], filter: &[String]) -> Result<Command> {
+        let name = self.name();
+        let arguments = ["test", "--inside", "--only", &name, "--"];
+        let arguments: Vec<_> = arguments.into_iter().chain(filter.iter().map(String::as_str)).collect();
+        links::command(self.declared(), before, &arguments)
+    }
+
     /// Whether it runs the finished program.
     fn needs_guard(self) -> bool {
         matches!(self, Self::Vm | Self::Kernel | Self::Promises)
     }
 
-    fn run(self, toolchain: &Toolchain, filter: &[String]) -> Result<()> {
+    fn run(self, filter: &[String]) -> Result<()> {
         match self {
             Self::Fmt => shell::run(cargo::user("fmt").args(["--all", "--check"])).context("type `cargo fmt --all`"),
-            Self::Build => build::build(toolchain),
+            Self::Build => build::build(&setup::kernel_toolchain()?),
             Self::Clippy => clippy(),
-            Self::ClippyKernel => shell::run(cargo::kernel(toolchain, "clippy").args(["--", "--deny=warnings"])),
+            Self::ClippyKernel => {
+                let toolchain = setup::kernel_toolchain()?;
+                shell::run(cargo::kernel(&toolchain, "clippy").args(["--", "--deny=warnings"]))
+            }
             Self::Doc => shell::run(cargo::all("doc").arg("--no-deps").env("RUSTDOCFLAGS", "--deny=warnings")),
             Self::Unit => shell::run(cargo::all("test").arg("--").args(filter)),
             Self::Kernel => shell::run(cargo::harness("kernel", 1).args(filter)),
@@ -72,29 +104,34 @@ impl Step {
     }
 }
 
+/// The steps of `--quick`.
+const QUICK: [Step; 4] = [Step::Fmt, Step::Clippy, Step::ClippyKernel, Step::Unit];
+
 /// `cargo xtask test`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let toolchain = setup::kernel_toolchain()?;
-    setup::test_tools()?;
-    let chosen = |step: &Step| options.only.is_empty() || options.only.contains(step);
+    if options.inside {
+        return options.only.iter().try_for_each(|step| step.run(&options.filter));
+    }
+    let chosen = |step: &Step| {
+        if options.quick { QUICK.contains(step) } else { options.only.is_empty() || options.only.contains(step) }
+    };
     let steps: Vec<Step> = Step::value_variants().iter().copied().filter(chosen).collect();
     if steps.iter().any(|step| matches!(step, Step::Kernel | Step::Promises)) {
         // Better now than after the minutes that the other steps take.
         needs::root()?;
     }
+    let declared: Vec<_> = steps.iter().map(|step| step.declared()).chain([tools::Step::Build]).collect();
+    setup::prepare(&declared)?;
     if steps.contains(&Step::Promises) {
-        setup::receivers()?;
-    }
-    if steps.contains(&Step::Vm) {
-        vm::tools()?;
+        setup::syslog_ng()?;
     }
     if !steps.contains(&Step::Build) {
         if steps.iter().any(|step| matches!(step, Step::Kernel | Step::Promises)) {
             // They run the program.
-            build::build(&toolchain)?;
+            shell::run(&mut Step::Build.command(&[], &[])?)?;
         } else if steps.iter().any(|step| *step != Step::Fmt) {
             // The others compile `monitor`, which embeds the object.
-            build::kernel(&toolchain)?;
+            build::object()?;
         }
     }
     let (begin, mut times) = (Instant::now(), Vec::new());
@@ -109,7 +146,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         match step {
             _ if index + 1 == steps.len() => {}
             Step::Build => {
-                build::kernel(&toolchain)?;
+                build::object()?;
                 guard = Some(Aside::start(step, &options.filter, 0)?);
                 continue;
             }
@@ -120,7 +157,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             _ => {}
         }
         let start = Instant::now();
-        step.run(&toolchain, &options.filter).with_context(|| format!("step `{}` failed", step.name()))?;
+        shell::run(&mut step.command(&[], &options.filter)?)
+            .with_context(|| format!("step `{}` failed", step.name()))?;
         times.push((step, start.elapsed()));
     }
     for aside in [guard, machines].into_iter().flatten() {
@@ -148,13 +186,9 @@ impl Aside {
         println!("beside what follows");
         let said = needs::target().join(format!("{}.log", step.name()));
         let to = fs::File::create(&said).with_context(|| format!("{} cannot be written", said.display()))?;
-        let mut command = Command::new("setpriv");
-        // By its own name there may be another by now: steps build `xtask`, too.
-        let xtask = format!("/proc/{}/exe", process::id());
-        command.args(["--pdeathsig", "TERM", "nice", "-n", &niceness.to_string(), &xtask]);
-        command.args(["test", "--only", &step.name(), "--"]).args(filter);
+        let mut command = step.command(&["nice", "-n", &niceness.to_string()], filter)?;
         command.stdin(Stdio::null()).stdout(to.try_clone()?).stderr(to);
-        let child = command.spawn().context("setpriv of util-linux cannot be started")?;
+        let child = command.spawn().context("setpriv cannot be started")?;
         Ok(Self { step, child, start: Instant::now(), said })
     }
 

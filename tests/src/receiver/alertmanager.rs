@@ -21,7 +21,7 @@ impl Alertmanager {
         let server = Server::start("Alertmanager", Transport::Tcp, |directory, address| {
             let config = directory.join("config.yml");
             fs::write(&config, "route:\n  receiver: none\nreceivers:\n  - name: none\n")?;
-            let mut command = Command::new(needs::program("prometheus-alertmanager", "prometheus-alertmanager")?);
+            let mut command = Command::new(needs::program("prometheus-alertmanager")?);
             command.arg(format!("--config.file={}", config.display()));
             command.arg(format!("--storage.path={}", directory.join("data").display()));
             command.arg(format!("--web.listen-address={address}")).arg("--cluster.listen-address=");

@@ -22,7 +22,7 @@ impl Certificates {
     /// Makes all of them.
     pub fn new() -> Result<Self> {
         let certificates = Self { directory: tempfile::tempdir()? };
-        let openssl = needs::program("openssl", "openssl")?;
+        let openssl = needs::program("openssl")?;
         let run = |arguments: &str| {
             let mut command = Command::new(&openssl);
             needs::run(command.current_dir(certificates.directory.path()).args(arguments.split(' ')))

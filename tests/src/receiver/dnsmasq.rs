@@ -42,7 +42,7 @@ impl Dnsmasq {
             writeln!(lines, "{address} {name}")?;
         }
         fs::write(path("hosts"), lines)?;
-        let mut command = Command::new(needs::program("dnsmasq", "dnsmasq-base")?);
+        let mut command = Command::new(needs::program("dnsmasq")?);
         command.args([
             "--keep-in-foreground",
             "--log-facility=-",

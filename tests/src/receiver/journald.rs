@@ -8,14 +8,13 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::server::Program;
 use crate::{needs, wait};
 
-const PROGRAM: &str = "/lib/systemd/systemd-journald";
 const PERSISTENT: &str = "/var/log/journal";
 
 /// systemd-journald for one namespace; everything that it made goes with it.
@@ -31,11 +30,8 @@ impl Journald {
     pub fn start() -> Result<Self> {
         let name = format!("fwtest{}", std::process::id());
         let mut server = Self { name, directory: tempfile::tempdir()?, program: Program::default() };
-        let mut command = Command::new(PROGRAM);
-        server
-            .program
-            .start(command.arg(&server.name), &server.directory.path().join("log"))
-            .with_context(|| format!("{PROGRAM} is missing: type `apt-get install systemd`"))?;
+        let mut command = Command::new(needs::program("systemd-journald")?);
+        server.program.start(command.arg(&server.name), &server.directory.path().join("log"))?;
         wait::until("journald", wait::SOON, || Ok(server.socket().exists().then_some(())))?;
         Ok(server)
     }
@@ -49,7 +45,7 @@ impl Journald {
     /// What a unit of this user has as its standard output: each line is an entry.
     pub fn stream(&self, uid: u32) -> Result<Stream> {
         // Whose entries they are is the process that has connected.
-        let mut command = Command::new(needs::program("socat", "socat")?);
+        let mut command = Command::new(needs::program("socat")?);
         command.arg("-u").arg("-").arg(format!("UNIX-CONNECT:{}", self.runtime().join("stdout").display()));
         let mut stream = Stream(command.uid(uid).gid(uid).stdin(Stdio::piped()).spawn()?);
         // Identifier, unit, priority, whether a line may begin with one, and three places where else it may go.
@@ -63,7 +59,7 @@ impl Journald {
 
     /// The entries with a field.
     pub fn entries(&self, field: &str) -> Result<Vec<Value>> {
-        let mut command = Command::new(needs::program("journalctl", "systemd")?);
+        let mut command = Command::new(needs::program("journalctl")?);
         let text = needs::run(command.args(["--namespace", &self.name, "--output=json", "--all", field]))?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }

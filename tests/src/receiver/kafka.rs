@@ -70,7 +70,7 @@ impl Kafka {
             let script = directory.join("kafka_door.py");
             fs::write(&script, DOOR)?;
             fs::write(directory.join("kafka_topic.py"), READER)?;
-            let mut command = Command::new(needs::program("python3", "python3")?);
+            let mut command = Command::new(needs::program("python3")?);
             command.arg(script).arg(address.to_string()).arg(plain.to_string()).env("PYTHONPATH", &packages);
             command.args(["ca.pem", "server.pem", "server.key"].map(|name| certificates.path(name)));
             if let Entrance::Login(mechanism) = entrance {
@@ -122,7 +122,7 @@ impl Kafka {
 
     /// What the topic holds, each partition in its order.
     pub fn records(&self) -> Result<Vec<KafkaRecord>> {
-        let mut read = Command::new(needs::program("python3", "python3")?);
+        let mut read = Command::new(needs::program("python3")?);
         read.arg(self.door.path("kafka_topic.py")).arg(self.address().to_string()).arg(TOPIC).args(&self.certificates);
         if let Entrance::Login(mechanism) = self.entrance {
             read.args([mechanism, USER, PASSWORD]);

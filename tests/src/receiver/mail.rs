@@ -8,6 +8,7 @@ use super::{
     Certificates,
     server::{Server, Transport},
 };
+use crate::needs;
 
 /// Who may send.
 pub const USER: &str = "guard";
@@ -28,8 +29,7 @@ impl MailServer {
         let server = Server::start("aiosmtpd", Transport::Tls, |directory, address| {
             let script = directory.join("mail_server.py");
             fs::write(&script, SCRIPT)?;
-            // Another Python that comes first on PATH does not have Debian's packages.
-            let mut command = Command::new("/usr/bin/python3");
+            let mut command = Command::new(needs::program("python3")?);
             command.arg(script).arg(address.port().to_string()).arg(how).arg(directory);
             command.args(["ca.pem", "server.pem", "server.key"].map(|name| certificates.path(name)));
             command.args([USER, PASSWORD]);

@@ -30,7 +30,7 @@ impl Mosquitto {
         let plain = free_address(Transport::Tcp)?;
         let server = Server::start("mosquitto", Transport::Tls, |directory, address| {
             let passwords = directory.join("passwords");
-            let mut password = Command::new(needs::program("mosquitto_passwd", "mosquitto")?);
+            let mut password = Command::new(needs::program("mosquitto_passwd")?);
             needs::run(password.args(["-b", "-c"]).arg(&passwords).args([USER, PASSWORD]))?;
             let config = format!(
                 // Who listens misses nothing while it connects again.
@@ -48,7 +48,7 @@ impl Mosquitto {
             );
             let file = directory.join("mosquitto.conf");
             fs::write(&file, config)?;
-            let mut command = Command::new(needs::program("mosquitto", "mosquitto")?);
+            let mut command = Command::new(needs::program("mosquitto")?);
             command.arg("-c").arg(file);
             Ok(command)
         })?;
@@ -71,7 +71,7 @@ impl Mosquitto {
 
     /// A program that speaks with it.
     fn client(&self, program: &str) -> Result<Command> {
-        let mut client = Command::new(needs::program(program, "mosquitto-clients")?);
+        let mut client = Command::new(needs::program(program)?);
         client.args(["-h", "127.0.0.1", "-p", &self.plain.port().to_string(), "-u", USER, "-P", PASSWORD]);
         Ok(client)
     }

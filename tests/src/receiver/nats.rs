@@ -45,7 +45,7 @@ impl Nats {
             );
             let file = directory.join("nats.conf");
             fs::write(&file, config)?;
-            let mut command = Command::new(needs::program("nats-server", "nats-server")?);
+            let mut command = Command::new(needs::program("nats-server")?);
             command.arg("-c").arg(file);
             Ok(command)
         })?;

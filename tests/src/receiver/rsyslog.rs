@@ -39,7 +39,7 @@ pub(super) fn configure(
         directory.join(RECEIVED).display(),
     );
     fs::write(directory.join("rsyslog.conf"), config)?;
-    let mut command = Command::new(needs::program("rsyslogd", "rsyslog rsyslog-gnutls")?);
+    let mut command = Command::new(needs::program("rsyslogd")?);
     // One that was killed leaves its pid's file, which another one would not start beside.
     command.arg("-n").arg("-f").arg(directory.join("rsyslog.conf")).args(["-i", "NONE"]);
     Ok(command)

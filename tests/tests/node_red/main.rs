@@ -149,7 +149,7 @@ fn news(node_red: &NodeRed, forbidden: SocketAddr) -> Result<Vec<Attack>> {
     let on = |rule, flow| Attack { rule, flow };
     let code = |code: &str| Flow::function(code, &["fs", "child_process"]);
     let make = format!("fs.mkdirSync({}); return msg;", js(&home.path().join("new")));
-    let program = js(&needs::program("ip", "iproute2")?);
+    let program = js(&needs::program("ip")?);
     let run = format!("msg.payload = String(child_process.execFileSync({program}, ['-Version'])); return msg;");
     Ok(vec![
         on("settings-js", Flow::file(&node_red.settings(), FileAction::Append, "EVIL")),

@@ -40,7 +40,7 @@ fn closed_and_open() -> Result<tempfile::TempDir> {
 
 /// Runs `flowwarden` as a root without the capabilities that open every file.
 fn without_override(arguments: &[&str]) -> Result<Output> {
-    let mut command = Command::new(needs::program("setpriv", "util-linux")?);
+    let mut command = Command::new(needs::program("setpriv")?);
     command.arg("--bounding-set=-dac_override,-dac_read_search").arg(needs::flowwarden()?).args(arguments);
     Ok(command.output()?)
 }
@@ -126,7 +126,7 @@ fn the_mend_of_the_first_rule_mends() -> Result<()> {
     let mends = first["mend"].as_array().context("no mend")?;
     for mend in mends {
         ensure!(mend["kind"] == "shell", "{mend}");
-        needs::run(Command::new("/bin/sh").args(["-c", mend["text"].as_str().unwrap_or_default()]))?;
+        needs::run(Command::new("sh").args(["-c", mend["text"].as_str().unwrap_or_default()]))?;
     }
     let (findings, _) = cli::audit(&scene.node_red)?;
     let first = finding(&findings, "settings-writable")?;

@@ -102,7 +102,7 @@ fn root_in_a_container_is_held_to_the_rules_by_whatever_way_it_reaches_a_file() 
         cgroup: Arc::clone(&scene.node_red.confinement().cgroup),
         network: Arc::clone(&scene.network),
     };
-    let unshare = needs::program("unshare", "util-linux")?;
+    let unshare = needs::program("unshare")?;
     let ways = [
         ("its own name", format!("echo EVIL >> '{}'", file.display())),
         (
@@ -113,7 +113,7 @@ fn root_in_a_container_is_held_to_the_rules_by_whatever_way_it_reaches_a_file() 
         (
             "another root directory",
             format!(
-                "mount --bind / '{0}' && chroot '{0}' /bin/sh -c \"echo EVIL >> '{1}'\"",
+                "mount --bind / '{0}' && chroot '{0}' sh -c \"echo EVIL >> '{1}'\"",
                 data.display(),
                 file.display()
             ),
@@ -122,7 +122,7 @@ fn root_in_a_container_is_held_to_the_rules_by_whatever_way_it_reaches_a_file() 
     let mut settings = Snapshot::take(&file)?;
     let go = |script: &str| -> Result<bool> {
         let mut command = Command::new(&unshare);
-        command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", script]);
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
         Ok(root.spawn(&mut command)?.wait()?.success())
     };
     for (way, script) in &ways {

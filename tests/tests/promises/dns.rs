@@ -94,7 +94,7 @@ fn node(scene: &Scene, script: &str) -> Result<Value> {
     let script = format!(
         "{TOOLS}(async () => {{ {script} }})().then(() => {{ console.log(JSON.stringify(out)); process.exit(0); }})"
     );
-    let mut command = Command::new(needs::program("node", "nodejs")?);
+    let mut command = Command::new(needs::program("node")?);
     command.args(["-e", &script]).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped());
     let output = scene.node_red.confinement().spawn(&mut command)?.wait_with_output()?;
     serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))

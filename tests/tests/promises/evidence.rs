@@ -212,7 +212,7 @@ fn the_fields_of_ecs_are_the_published_ones() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let theirs = directory.path().join("fields.json");
     fs::copy(ours.join("fields.json"), &theirs)?;
-    let mut node = Command::new(needs::program("node", "nodejs")?);
+    let mut node = Command::new(needs::program("node")?);
     needs::run(node.arg(ours.join("generate.js")).arg(&theirs).env("NODE_PATH", package.join("node_modules")))?;
     ensure!(
         fs::read_to_string(ours.join("fields.json"))? == fs::read_to_string(&theirs)?,

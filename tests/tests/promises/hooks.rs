@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use flowwarden_tests::{guard::Guard, policy::Policy, record::Record, scene::Scene};
+use flowwarden_tests::{guard::Guard, needs, policy::Policy, record::Record, scene::Scene};
 
 use crate::stage::{SIGKILL, act, by_cgroup, copy, run, saw, shell};
 
@@ -33,7 +33,7 @@ fn guarded(scene: &Scene, access: &str, verdict: &str) -> Policy {
 #[test]
 fn a_program_is_killed_before_its_first_instruction() -> Result<()> {
     let (scene, file) = scene()?;
-    let tee = fs::canonicalize("/usr/bin/tee")?;
+    let tee = needs::executed("tee")?;
     let policy = Policy::enforce(&scene.node_red).exec(&tee.to_string_lossy(), "kill", "no-tee");
     ensure!(run(&scene, Command::new(&tee).arg(&file))?.success(), "tee does not run without a guard");
     ensure!(fs::read(&file)?.is_empty(), "tee does nothing without a guard");

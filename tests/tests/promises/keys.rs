@@ -104,7 +104,7 @@ fn declared_key_of_a_tls_node_stays_readable() -> Result<()> {
     SCENE.with(|scene| {
         let certificates = scene.node_red.home().directory(".node-red/certs")?;
         let (key, certificate) = (certificates.join("declared.pem"), certificates.join("declared.crt"));
-        let mut openssl = Command::new(needs::program("openssl", "openssl")?);
+        let mut openssl = Command::new(needs::program("openssl")?);
         openssl.args([
             "req",
             "-x509",

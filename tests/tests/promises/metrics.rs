@@ -14,7 +14,7 @@ const EVENTS: usize = 20;
 
 /// `promtool check metrics` says nothing about the page.
 fn check(page: &str) -> Result<()> {
-    let mut promtool = Command::new(needs::program("promtool", "prometheus")?);
+    let mut promtool = Command::new(needs::program("promtool")?);
     let mut child = promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     child.stdin.take().context("no way in")?.write_all(page.as_bytes())?;
     let output = child.wait_with_output()?;

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
     cli,
     flows::{FileAction, Flow, js},
+    needs,
     node_red::NodeRed,
     policy::Policy,
     record::Record,
@@ -91,8 +92,9 @@ fn a_program_that_was_brought_along_does_not_run() -> Result<()> {
     let uid = scene.node_red.confinement().uid;
     let (program, proof) = (format!("/tmp/fw-dropped-{uid}"), scene.node_red.home().path().join("proof"));
     let code = format!(
-        "fs.copyFileSync('/bin/touch', {program:?}); fs.chmodSync({program:?}, 0o755);
+        "fs.copyFileSync({touch}, {program:?}); fs.chmodSync({program:?}, 0o755);
          try {{ child_process.execFileSync({program:?}, [{proof}]) }} finally {{ fs.unlinkSync({program:?}) }} return msg;",
+        touch = js(&needs::executed("touch")?),
         proof = js(&proof),
     );
     let attack = Flow::function(&code, &["fs", "child_process"]);

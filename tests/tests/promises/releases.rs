@@ -55,7 +55,7 @@ pub(super) struct Broker(Child);
 
 impl Broker {
     pub(super) fn start(network: &Arc<Network>) -> Result<Self> {
-        let mut command = Command::new(needs::program("mosquitto", "mosquitto")?);
+        let mut command = Command::new(needs::program("mosquitto")?);
         command.arg("-p").arg(MQTT.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         network.home.run(|| Ok(Self(command.spawn()?)))
@@ -223,7 +223,7 @@ pub(super) fn make_key(node_red: &NodeRed) -> Result<()> {
     let home = node_red.home();
     home.directory(".node-red/certs")?;
     let certificate = home.directory("tls")?.join("plant.crt");
-    let mut openssl = Command::new(needs::program("openssl", "openssl")?);
+    let mut openssl = Command::new(needs::program("openssl")?);
     openssl.args(
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=plant -keyout".split(' '),
     );

@@ -193,7 +193,7 @@ pub(super) fn lay_out(scene: &Scene) -> Result<()> {
 
 /// A copy of a program that runs as root for everybody, as sudo does.
 fn as_root(scene: &Scene, program: &str) -> Result<PathBuf> {
-    copy(scene, &needs::program(program, "coreutils")?, 0o4755)
+    copy(scene, &needs::program(program)?, 0o4755)
 }
 
 /// A socket of the user's own container engine.
@@ -353,13 +353,14 @@ pub(super) fn attacks(scene: &Scene, bystanders: &Bystanders) -> Result<Vec<Atta
         "a program is brought to /tmp and run",
         &["dropped-programs"],
         "deny",
-        exec(&format!("cp /usr/bin/tee {dropped}; echo x | {dropped} '{}'; rm {dropped}", proof.display())),
+        exec(&format!("cp \"$(command -v tee)\" {dropped}; echo x | {dropped} '{}'; rm {dropped}", proof.display())),
         Harm::Changes(proof),
     );
     // The program is told to read this file.
     home.file("read", SECRET)?;
     let actor = Actor::new(scene)?;
-    let unnamed = format!("{:?}", actor.does("run-unnamed /bin/cat")).replace('"', "'");
+    let unnamed =
+        format!("{:?}", actor.does(&format!("run-unnamed {}", needs::executed("cat")?.display()))).replace('"', "'");
     add(
         11,
         "a program runs from memory",

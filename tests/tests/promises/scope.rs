@@ -29,8 +29,8 @@ use crate::{
 const RULE: &str = "settings-js";
 
 /// A copy of `program` that runs as root for everybody, as sudo does.
-fn setuid_copy(scene: &Scene, program: &str, package: &str) -> Result<PathBuf> {
-    copy(scene, &needs::program(program, package)?, 0o4755)
+fn setuid_copy(scene: &Scene, program: &str) -> Result<PathBuf> {
+    copy(scene, &needs::program(program)?, 0o4755)
 }
 
 /// A process that has become somebody else is still the instance's.
@@ -60,7 +60,7 @@ fn prove_watched(command: impl Fn(&Scene) -> Result<String>) -> Result<()> {
 #[test]
 fn setuid_program() -> Result<()> {
     prove_watched(|scene| {
-        let tee = setuid_copy(scene, "tee", "coreutils")?;
+        let tee = setuid_copy(scene, "tee")?;
         Ok(format!("'{}' -a '{}/vault/vault.js'", tee.display(), scene.node_red.home().path().display()))
     })
 }
@@ -68,7 +68,7 @@ fn setuid_program() -> Result<()> {
 #[test]
 fn all_ids_changed_as_sudo_does() -> Result<()> {
     prove_watched(|scene| {
-        let setpriv = setuid_copy(scene, "setpriv", "util-linux")?;
+        let setpriv = setuid_copy(scene, "setpriv")?;
         let ids = "--reuid=0 --regid=0 --clear-groups";
         Ok(format!("'{}' {ids} tee -a '{}/vault/vault.js'", setpriv.display(), scene.node_red.home().path().display()))
     })
@@ -77,7 +77,7 @@ fn all_ids_changed_as_sudo_does() -> Result<()> {
 #[test]
 fn new_session_after_all_ids_changed() -> Result<()> {
     prove_watched(|scene| {
-        let setpriv = setuid_copy(scene, "setpriv", "util-linux")?;
+        let setpriv = setuid_copy(scene, "setpriv")?;
         let ids = "--reuid=0 --regid=0 --clear-groups";
         let file = format!("{}/vault/vault.js", scene.node_red.home().path().display());
         Ok(format!("'{}' {ids} setsid --fork --wait tee -a '{file}'", setpriv.display()))
@@ -176,7 +176,7 @@ fn who_is_moved_into_the_instances_cgroup_is_watched_from_then_on() -> Result<()
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     for moved in [false, true] {
         fs::write(&file, "INTACT")?;
-        let mut command = Command::new("/bin/sh");
+        let mut command = Command::new("sh");
         let mut child = stranger.spawn(command.args(["-c", &attack]).stdin(Stdio::piped()))?;
         if moved {
             let entrance = scene.node_red.confinement().cgroup.entrance()?;

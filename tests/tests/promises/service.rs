@@ -80,7 +80,7 @@ fn a_second_guard_does_not_take_the_first_ones_place() -> Result<()> {
 #[test]
 fn where_processes_have_other_numbers_a_guard_does_not_start() -> Result<()> {
     let directory = Guard::new_directory()?;
-    let mut run = Command::new(needs::program("unshare", "util-linux")?);
+    let mut run = Command::new(needs::program("unshare")?);
     run.args(["--pid", "--fork", "--mount-proc", "timeout", "20"]).arg(needs::flowwarden()?).arg("run");
     for place in ["journal", "state", "pid-file"] {
         run.arg(format!("--{place}")).arg(directory.path().join(place));

@@ -220,7 +220,7 @@ pub(crate) fn a_long_event_holds_nothing_up(
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     // A program far below renames a file to somewhere farther below, and JSON needs six bytes for each character of the way.
     let script = "cd \"$1\"; name=$(printf '\\001%.0s' $(seq 250)); more=$name/$name/$name; way=deep/$more/$more/$name; \
-         mkdir -p $way/$more; cd $way; cp /bin/mv ./m$name; echo > f$name; ./m$name f$name $more/file";
+         mkdir -p $way/$more; cd $way; cp $(command -v mv) ./m$name; echo > f$name; ./m$name f$name $more/file";
     let mut rename = Command::new("sh");
     rename.args(["-ec", script, "sh"]).arg(scene.node_red.home().user_dir());
     let ended = scene.node_red.confinement().spawn(&mut rename)?.wait()?;

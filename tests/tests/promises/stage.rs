@@ -31,7 +31,7 @@ pub(crate) fn run(scene: &Scene, command: &mut Command) -> Result<ExitStatus> {
 
 /// A command line for the shell.
 pub(crate) fn shell(script: &str) -> Command {
-    let mut command = Command::new("/bin/sh");
+    let mut command = Command::new("sh");
     command.arg("-c").arg(script);
     command
 }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::architecture::Architecture;
-use crate::{cargo, shell};
+use crate::{cargo, setup, shell};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -52,7 +52,7 @@ impl Suite {
     }
 
     fn apt(&self, program: &str) -> Command {
-        let mut apt = cargo::plain(program);
+        let mut apt = setup::apt(program);
         let at = |name: &str| self.directory.join(name).display().to_string();
         for (option, value) in [
             ("Dir::Etc::sourcelist", at("sources.list")),
@@ -133,7 +133,7 @@ pub(crate) fn with_suite(directory: &Path, suite: &str, act: impl FnOnce(&mut Co
     let more = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
     fs::write(parts.join("flowwarden.list"), more)?;
     let apt = || {
-        let mut apt = cargo::plain("apt-get");
+        let mut apt = setup::apt("apt-get");
         apt.env("DEBIAN_FRONTEND", "noninteractive");
         apt.arg("-o").arg(format!("Dir::Etc::sourceparts={}", parts.display()));
         apt.arg("-o").arg(format!("Dir::State::lists={}", directory.join("lists").display()));
@@ -172,6 +172,14 @@ fn uri(line: &str) -> Option<&str> {
         return None;
     }
     words.find(|word| word.contains("://")).map(|uri| uri.trim_end_matches('/')).filter(|uri| uri.ends_with("/debian"))
+}
+
+/// The lines that name the archive of a suite, with its updates, at the mirror that the machine uses.
+pub(crate) fn sources(suite: &str) -> Result<[String; 3]> {
+    let mirror = mirror()?;
+    let line = |mirror: &str, suite: &str| format!("deb [signed-by={KEYRING}] {mirror} {suite} main");
+    let security = line(&format!("{mirror}-security"), &format!("{suite}-security"));
+    Ok([line(&mirror, suite), line(&mirror, &format!("{suite}-updates")), security])
 }
 
 /// What `path` begins with, in a directory.

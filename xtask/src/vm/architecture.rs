@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use flowwarden_tests::tools::Step;
+
 /// A processor's architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Architecture {
@@ -47,12 +49,9 @@ impl Architecture {
         }
     }
 
-    /// The Debian package of [`Self::emulator`].
-    pub(crate) fn emulator_package(self) -> &'static str {
-        match self {
-            Self::Amd64 => "qemu-system-x86",
-            Self::Arm64 => "qemu-system-arm",
-        }
+    /// What needs [`Self::emulator`], in the table of programs.
+    pub(crate) fn step(self) -> Step {
+        if self == Self::OWN { Step::Vm } else { Step::Foreign }
     }
 
     /// The emulated board, and its processor unless a kernel asks for another.

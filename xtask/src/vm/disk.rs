@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use flowwarden_tests::{needs, node_red};
+use flowwarden_tests::node_red;
 
 use super::{
     apt::{self, Suite},
@@ -80,18 +80,16 @@ pub(super) fn bare(place: &Path, file_system: FileSystem) -> Result<PathBuf> {
 fn fill(image: &Path, root: &Path, file_system: FileSystem) -> Result<PathBuf> {
     let partial = image.with_extension("partial");
     let size = size(root)? + ROOM;
-    let maker =
-        |program, package| needs::program(program, package).map(|path| cargo::plain(&path.display().to_string()));
     let mut make = match file_system {
         FileSystem::Ext4 => {
-            let mut make = maker("mke2fs", "e2fsprogs")?;
+            let mut make = cargo::plain("mke2fs");
             make.args(["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d"]).arg(root).arg(&partial);
             make.arg(format!("{size}M"));
             make
         }
         FileSystem::Btrfs => {
             fs::File::create(&partial)?.set_len(size << 20)?;
-            let mut make = maker("mkfs.btrfs", "btrfs-progs")?;
+            let mut make = cargo::plain("mkfs.btrfs");
             make.args(["--quiet", "--rootdir"]).arg(root).arg(&partial);
             make
         }

@@ -180,11 +180,6 @@ fn benches() -> Vec<Job> {
     whole.map(|kernel| Job { kernel, tests: Tests::Bench }).collect()
 }
 
-/// Finds what the machines need, and installs what is missing.
-pub(crate) fn tools() -> Result<()> {
-    setup::vm_tools(&architectures(&fast()))
-}
-
 /// What the machines emulate, each once.
 fn architectures(jobs: &[Job]) -> Vec<Architecture> {
     let all = [Architecture::Amd64, Architecture::Arm64];
