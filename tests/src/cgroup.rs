@@ -82,12 +82,11 @@ fn remove(path: &Path) {
         remove(&child.path());
     }
     // A cgroup can be removed a moment after its last process has ended, when that has been reaped.
-    let _ = wait::until("the end of a cgroup", Duration::from_secs(10), || {
+    wait::while_cleaning_up(Duration::from_secs(10), || {
         for pid in pids(path) {
             let _ = kill_process(pid, Signal::KILL);
         }
-        let removed = fs::remove_dir(path);
-        Ok((removed.is_ok() || !path.exists()).then_some(()))
+        fs::remove_dir(path).is_ok() || !path.exists()
     });
 }
 

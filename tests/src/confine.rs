@@ -3,6 +3,7 @@
 use std::{
     io,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Child, Command},
     sync::Arc,
 };
@@ -16,7 +17,7 @@ use rustix::{
     },
 };
 
-use crate::{cgroup::Cgroup, needs, netns::Network};
+use crate::{cgroup::Cgroup, needs, netns::Network, place};
 
 /// The unit that comes with the guard.
 const UNIT: &str = include_str!("../../contrib/systemd/flowwarden.service");
@@ -60,8 +61,9 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// Starts `command` confined.
+    /// Starts `command` confined. What an instance executes is not below a directory that every user can write.
     pub fn spawn(&self, command: &mut Command) -> Result<Child> {
+        place::ensure_ordinary(Path::new(command.get_program()))?;
         let entrance = self.cgroup.entrance()?;
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.uid));
         let enter = move || -> io::Result<()> {

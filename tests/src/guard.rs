@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -43,13 +43,23 @@ pub struct Memory {
     pub peak_kib: u64,
 }
 
+/// So many lines of its console a [`Guard`] prints when it is dropped.
+const LAST_LINES: usize = 200;
+/// So many events of its journal a [`Guard`] prints when it is dropped.
+const LAST_EVENTS: usize = 20;
+
 /// A running guard. It is stopped when it is dropped, but only [`Guard::stop`] checks how it ended.
+///
+/// When it is dropped it prints its console and the last events of its journal. The test harness keeps what a test prints
+/// and shows it when the test fails, at an early `?` as at an assertion after [`Guard::stop`].
 #[derive(Debug)]
 pub struct Guard {
     child: Child,
     console: Console,
     directory: TempDir,
     following: RefCell<journal::Following>,
+    /// Nothing is printed when it is dropped.
+    quiet: bool,
 }
 
 impl Guard {
@@ -92,6 +102,7 @@ impl Guard {
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
+        self.quiet |= !is_captured();
         Ok(())
     }
 
@@ -110,7 +121,7 @@ impl Guard {
         let mut child = command.spawn()?;
         let console = Console::default();
         console.follow(&mut child);
-        let mut guard = Self { child, console, directory, following: RefCell::default() };
+        let mut guard = Self { child, console, directory, following: RefCell::default(), quiet: false };
         wait::until("the guard to be ready", wait::PATIENCE, || {
             if let Some(status) = guard.child.try_wait()? {
                 bail!("the guard ended at its start ({status}):\n{}", guard.console.text());
@@ -246,20 +257,33 @@ impl Guard {
         Ok(records)
     }
 
-    /// Stops it; an exit code other than 0 is an error. For figures alone: nobody looks at the journal.
+    /// Stops it; an exit code other than 0 is an error. Does not validate the journal, and needs no other program.
     pub fn terminate(&mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
         let status = wait::until("the guard's end", wait::PATIENCE, || Ok(self.child.try_wait()?))?;
         if !status.success() {
             bail!("the guard did not end well ({status}):\n{}", self.console.text());
         }
+        // Without the capture of the test harness the report of every test that passes would be printed.
+        self.quiet |= !is_captured();
         Ok(())
     }
 
-    /// Keeps the journal when everything else goes.
-    pub fn keep_journal(&self, to: &Path) -> Result<()> {
-        let text = journal::text(&self.journal_directory())?;
-        fs::write(to, text).with_context(|| format!("the journal cannot be kept as {}", to.display()))
+    /// Prints nothing when it is dropped.
+    pub fn be_quiet(&mut self) {
+        self.quiet = true;
+    }
+
+    /// Its console and the last events of its journal.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let events = match journal::text(&self.journal_directory()) {
+            Ok(text) => last(text.lines(), LAST_EVENTS, "events"),
+            Err(error) => format!("{error:#}"),
+        };
+        let lines = self.console.since(0);
+        let console = last(lines.iter().map(String::as_str), LAST_LINES, "lines");
+        format!("console of the guard (pid {}):\n{console}\nlast events of its journal:\n{events}", self.pid())
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
@@ -274,13 +298,42 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // The polite way first: it detaches, and closes its journal.
+            // SIGTERM first: it detaches its programs and closes its journal.
             let _ = self.signal(Signal::TERM);
-            let ended = wait::until("the guard's end", Duration::from_secs(5), || Ok(self.child.try_wait()?));
-            if ended.is_err() {
+            let ended = || self.child.try_wait().is_ok_and(|status| status.is_some());
+            if !wait::while_cleaning_up(Duration::from_secs(5), ended) {
                 let _ = self.child.kill();
                 let _ = self.child.wait();
             }
         }
+        if !self.quiet && !wait::is_interrupted() {
+            eprintln!("{}", self.report());
+        }
+    }
+}
+
+/// Whether the test harness keeps what tests print.
+fn is_captured() -> bool {
+    !env::args().any(|argument| argument == "--nocapture" || argument == "--no-capture")
+}
+
+/// The last lines, indented, and how many others of `what` there are.
+fn last<'a>(lines: impl Iterator<Item = &'a str>, most: usize, what: &str) -> String {
+    let lines: Vec<_> = lines.collect();
+    let before = lines.len().saturating_sub(most);
+    let head = (before > 0).then(|| format!("    ({before} earlier {what})"));
+    let shown = lines.iter().skip(before).map(|line| format!("    {line}"));
+    head.into_iter().chain(shown).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_ends_with_the_last_lines_and_counts_the_others() {
+        assert_eq!(last(["a", "b"].into_iter(), 2, "events"), "    a\n    b");
+        assert_eq!(last(["a", "b", "c", "d"].into_iter(), 2, "events"), "    (2 earlier events)\n    c\n    d");
+        assert_eq!(last([].into_iter(), 2, "lines"), "");
     }
 }

@@ -1,14 +1,14 @@
 //! A home directory for a Node-RED.
 
 use std::{
-    env, fs,
-    os::unix::fs::{PermissionsExt as _, chown},
+    fs,
+    os::unix::fs::chown,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::own;
+use crate::place::Place;
 
 /// File systems that live in memory, by the magic numbers of tmpfs and ramfs.
 const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
@@ -17,24 +17,21 @@ const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 #[derive(Debug)]
 pub struct Home {
     uid: u32,
-    /// Ours; the home is inside, so that its owner can move what is in it and even its userDir.
-    top: PathBuf,
     path: PathBuf,
+    /// Root's; the home is inside, so that its owner can move what is in it and even its userDir.
+    _place: Place,
 }
 
 impl Home {
-    /// A home for `uid`, under `FLOWWARDEN_TMP` or `/var/tmp`: what is protected in earnest lies on a disk, not in memory.
+    /// A home for `uid` in a [`Place`] on a disk: what is protected in earnest lies there, not in memory.
     pub fn new(uid: u32) -> Result<Self> {
-        let place = place();
-        let kind =
-            rustix::fs::statfs(&place).with_context(|| format!("{} cannot be looked at", place.display()))?.f_type;
+        let place = Place::new()?;
+        let path = place.path();
+        let kind = rustix::fs::statfs(path).with_context(|| format!("{} cannot be looked at", path.display()))?.f_type;
         if IN_MEMORY.contains(&kind) {
-            bail!("{} is in memory: name a directory on a disk in FLOWWARDEN_TMP", place.display());
+            bail!("{} is in memory: name a directory on a disk in FLOWWARDEN_TMP", path.display());
         }
-        let top = place.join(own::name());
-        let home = Self { uid, path: top.join("home"), top };
-        fs::create_dir(&home.top).with_context(|| format!("{} cannot be made", home.top.display()))?;
-        fs::set_permissions(&home.top, fs::Permissions::from_mode(0o755))?;
+        let home = Self { uid, path: path.join("home"), _place: place };
         home.directory("")?;
         home.directory(".node-red")?;
         Ok(home)
@@ -67,24 +64,4 @@ impl Home {
         chown(&path, Some(self.uid), Some(self.uid))?;
         Ok(path)
     }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.top);
-    }
-}
-
-/// Removes the homes whose name `is_ours`.
-pub(crate) fn remove_where(is_ours: impl Fn(&str) -> bool) {
-    for entry in fs::read_dir(place()).into_iter().flatten().flatten() {
-        if is_ours(&entry.file_name().to_string_lossy()) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// Where homes are made, and what else is to lie on a disk.
-pub(crate) fn place() -> PathBuf {
-    env::var_os("FLOWWARDEN_TMP").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }

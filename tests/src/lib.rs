@@ -31,6 +31,7 @@ pub mod node_red;
 mod ocsf;
 pub mod own;
 pub mod package;
+pub mod place;
 pub mod podman;
 pub mod policy;
 pub mod receiver;

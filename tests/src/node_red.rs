@@ -21,7 +21,7 @@ use crate::{
     console::Console,
     flows::{self, Flow},
     home::Home,
-    http, needs,
+    http, needs, place,
     podman::Podman,
     wait,
 };
@@ -54,6 +54,12 @@ pub fn install(version: &str) -> Result<PathBuf> {
     Ok(directory.join("node_modules/node-red/red.js"))
 }
 
+/// Whether [`install`] has nothing to fetch.
+#[must_use]
+pub fn is_installed(version: &str) -> bool {
+    package_directory(&format!("node-red@{version}")).is_dir()
+}
+
 /// A Node.js whose libuv does file operations through `io_uring` when it is told to: the machine's, or one from npm.
 pub fn node_with_io_uring() -> Result<PathBuf> {
     let node = needs::executed("node")?;
@@ -62,7 +68,12 @@ pub fn node_with_io_uring() -> Result<PathBuf> {
     if (numbers.next(), numbers.next()) >= (Some(1), Some(45)) {
         return Ok(node);
     }
-    Ok(npm_install(&format!("node@{NODE_VERSION}"))?.join("node_modules/node/bin/node"))
+    node_from_npm(NODE_VERSION)
+}
+
+/// The Node.js of this version from npm, at a place where an instance may execute it.
+fn node_from_npm(version: &str) -> Result<PathBuf> {
+    place::program(&npm_install(&format!("node@{version}"))?.join("node_modules/node/bin/node"))
 }
 
 /// Where packages from npm are kept: `FLOWWARDEN_CACHE`, or the target directory, or a place that every uid can enter.
@@ -81,13 +92,17 @@ fn is_open_to_all(directory: &Path) -> bool {
     !directory.ancestors().any(closed)
 }
 
+fn package_directory(package: &str) -> PathBuf {
+    cache().join(package.replace(['@', '/'], "-"))
+}
+
 /// The directory of a package and its version from npm, installed once and then kept in [`cache`].
 pub fn npm_install(package: &str) -> Result<PathBuf> {
     let cache = cache();
     fs::create_dir_all(&cache).with_context(|| format!("{} cannot be made", cache.display()))?;
     let lock = fs::File::create(cache.join("lock"))?;
     lock.lock().context("the cache cannot be locked")?;
-    let directory = cache.join(package.replace(['@', '/'], "-"));
+    let directory = package_directory(package);
     if directory.is_dir() {
         return Ok(directory);
     }
@@ -186,7 +201,7 @@ impl NodeRed {
         static PORT: AtomicU16 = AtomicU16::new(1880);
         needs::root()?;
         let node = match release.node {
-            Some(version) => npm_install(&format!("node@{version}"))?.join("node_modules/node/bin/node"),
+            Some(version) => node_from_npm(version)?,
             None => needs::executed("node")?,
         };
         Ok(Self {

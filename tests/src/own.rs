@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use crate::{cgroup, home, netns, user};
+use crate::{cgroup, netns, place, user};
 
 const PREFIX: &str = "fwtest-";
 
@@ -27,7 +27,7 @@ pub fn sweep() {
     // The cgroups first: with them go the processes that use the rest.
     cgroup::remove_where(is_orphan);
     netns::remove_where(is_orphan);
-    home::remove_where(is_orphan);
+    place::remove_where(is_orphan);
     user::remove_where(is_orphan);
 }
 

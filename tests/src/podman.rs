@@ -13,9 +13,8 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::mount::{MountFlags, mount, mount_bind};
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::{cgroup, cgroup::Cgroup, home, mounts, needs, netns::NetNs, own};
+use crate::{cgroup, cgroup::Cgroup, mounts, needs, netns::NetNs, own, place::Place};
 
 /// What the image is called.
 const IMAGE: &str = "localhost/nodered/node-red:test";
@@ -27,7 +26,7 @@ const NODE_RED: &str = "/opt/node-red";
 /// A container that is not there yet, or has run; removed with all that belongs to it.
 #[derive(Debug)]
 pub struct Podman {
-    directory: TempDir,
+    directory: Place,
     name: String,
     cgroup: Arc<Cgroup>,
     /// More arguments of `podman run`.
@@ -40,7 +39,7 @@ impl Podman {
     /// Makes an image that has only directories: programs and Node-RED are mounted. The container's cgroup will be in this
     /// one.
     pub fn new(cgroup: &Arc<Cgroup>) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix(&format!("{}-", own::name())).tempdir_in(home::place())?;
+        let directory = Place::new()?;
         let cgroup = cgroup.child("podman")?;
         let podman = Self { directory, name: own::name(), cgroup, flags: Vec::new(), wrapper: Vec::new() };
         let image = podman.path("image");

@@ -1,6 +1,6 @@
 //! One line of the journal. Where each fact stands in it is known here and nowhere else.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use serde_json::Value;
 
@@ -84,6 +84,29 @@ impl Record {
     #[must_use]
     pub fn is_alarm(&self) -> bool {
         self.is_alert() && !self.has_flag("maintenance")
+    }
+
+    /// Whether a good copy of a file was kept.
+    #[must_use]
+    pub fn is_good_copy(&self) -> bool {
+        self.is_remediation("Harden")
+    }
+
+    /// Whether a file was restored from its good copy.
+    #[must_use]
+    pub fn is_restored(&self) -> bool {
+        self.is_remediation("Restore") && self.number("/status_id") == Some(1)
+    }
+
+    /// File Remediation Activity.
+    fn is_remediation(&self, activity: &str) -> bool {
+        self.number("/class_uid") == Some(7002) && self.text("/activity_name") == activity
+    }
+
+    /// When it happened, since 1970.
+    #[must_use]
+    pub fn time(&self) -> Option<Duration> {
+        self.number("/time").map(Duration::from_millis)
     }
 
     /// The file's path.
@@ -176,5 +199,16 @@ mod tests {
         );
         assert!(record.is_alert() && record.has_access("write") && record.has_flag("damaged"));
         assert!(!record.has_access("read"));
+    }
+
+    #[test]
+    fn only_what_was_done_to_a_file_is_restored() {
+        let line = |activity, status| {
+            format!(r#"{{"class_uid":7002,"activity_name":"{activity}","status_id":{status},"time":7}}"#)
+        };
+        let record = |activity, status| Record::parse(&line(activity, status)).unwrap();
+        assert!(record("Restore", 1).is_restored() && !record("Restore", 2).is_restored());
+        assert!(record("Harden", 1).is_good_copy() && !record("Detect", 1).is_restored());
+        assert_eq!(record("Detect", 1).time(), Some(Duration::from_millis(7)));
     }
 }

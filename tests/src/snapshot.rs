@@ -58,6 +58,26 @@ impl Snapshot {
         })
     }
 
+    /// Whether it is the same file, and nothing about it has changed. A new file may have the number of one that is gone.
+    pub fn is_untouched(&self) -> Result<bool> {
+        let facts = |meta: &fs::Metadata| (meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec());
+        match fs::symlink_metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            now => Ok(facts(&now?) == facts(&self.metadata)),
+        }
+    }
+
+    /// Whether a file with the same bytes, mode and owner has the name; it may be another one.
+    pub fn is_restored(&self) -> Result<bool> {
+        let facts = |meta: &fs::Metadata| (meta.is_file(), meta.mode() & 0o7777, meta.uid(), meta.gid());
+        let look = || io::Result::Ok((facts(&fs::symlink_metadata(&self.path)?), fs::read(&self.path)?));
+        match look() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("{} cannot be read", self.path.display())),
+            Ok((now, bytes)) => Ok(now == facts(&self.metadata) && bytes == self.bytes),
+        }
+    }
+
     /// Puts the file back as it was.
     pub fn restore(&mut self) -> Result<()> {
         match self.state()? {
@@ -72,5 +92,28 @@ impl Snapshot {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restored_file_has_the_bytes_and_the_mode_and_may_be_another_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, other) = (directory.path().join("settings.js"), directory.path().join("other"));
+        fs::write(&path, "good").unwrap();
+        let snapshot = Snapshot::take(&path).unwrap();
+        assert!(snapshot.is_restored().unwrap() && snapshot.is_untouched().unwrap());
+        fs::write(&path, "").unwrap();
+        assert!(!snapshot.is_restored().unwrap());
+        fs::remove_file(&path).unwrap();
+        assert!(!snapshot.is_restored().unwrap());
+        fs::write(&other, "good").unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(snapshot.is_restored().unwrap() && !snapshot.is_untouched().unwrap());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(!snapshot.is_restored().unwrap());
     }
 }

@@ -18,9 +18,8 @@ use rustix::{
     process::{Gid, Uid},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
-use tempfile::TempDir;
 
-use crate::{cgroup::Cgroup, needs, policy::Policy, user};
+use crate::{cgroup::Cgroup, needs, place::Place, policy::Policy, user};
 
 /// What settings.js says before anybody has touched it.
 pub const SETTINGS: &[u8] = b"module.exports = {}\n";
@@ -32,7 +31,7 @@ pub struct StandIn {
     pub uid: u32,
     /// Sockets are judged below this one.
     pub cgroup: Arc<Cgroup>,
-    directory: TempDir,
+    directory: Place,
     actor: PathBuf,
 }
 
@@ -41,8 +40,7 @@ impl StandIn {
     pub fn new(built: Option<&str>) -> Result<Self> {
         needs::root()?;
         let uid = user::free_uid()?;
-        let directory = tempfile::Builder::new().prefix("fwstandin-").tempdir()?;
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+        let directory = Place::new()?;
         let actor = directory.path().join("actor");
         fs::copy(needs::actor(built)?, &actor)?;
         fs::set_permissions(&actor, fs::Permissions::from_mode(0o755))?;

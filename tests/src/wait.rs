@@ -21,6 +21,12 @@ pub fn interrupt() {
     INTERRUPTED.store(true, Ordering::Relaxed);
 }
 
+/// Whether [`interrupt`] was called.
+#[must_use]
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
 /// Asks `look` again and again until it has something, and gives that back; `what` names the thing for the error.
 pub fn until<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
@@ -35,11 +41,25 @@ pub fn until<T>(what: &str, timeout: Duration, mut look: impl FnMut() -> Result<
     }
 }
 
+/// Waits while cleaning up: an interrupt does not end it. Returns whether `look` held within `timeout`.
+pub fn while_cleaning_up(timeout: Duration, mut look: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if look() {
+            return true;
+        }
+        if start.elapsed() > timeout {
+            return false;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
 /// Sleeps, unless the process is asked to end.
 pub fn pause(time: Duration) -> Result<()> {
     let start = Instant::now();
     loop {
-        if INTERRUPTED.load(Ordering::Relaxed) {
+        if is_interrupted() {
             bail!("interrupted");
         }
         let left = time.saturating_sub(start.elapsed());
@@ -47,5 +67,22 @@ pub fn pause(time: Duration) -> Result<()> {
             return Ok(());
         }
         thread::sleep(left.min(Duration::from_millis(50)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cleaning_up_waits_for_what_comes_later_and_for_no_longer_than_the_timeout() {
+        let mut looks = 0;
+        let third = || {
+            looks += 1;
+            looks == 3
+        };
+        assert!(while_cleaning_up(PATIENCE, third));
+        assert_eq!(looks, 3);
+        assert!(!while_cleaning_up(Duration::ZERO, || false));
     }
 }

@@ -7,6 +7,8 @@ mod cross;
 mod demo;
 mod fresh;
 mod links;
+mod paint;
+mod progress;
 mod run;
 mod setup;
 mod shell;
@@ -34,7 +36,7 @@ enum Command {
     Build(build::Options),
     /// Set up, build, and start Flowwarden as root on the Node-RED instances of this machine.
     Run(run::Options),
-    /// Play six attacks on a throw-away Node-RED under guard, and show the alerts.
+    /// Play six attacks on a throw-away Node-RED under guard.
     Demo(demo::Options),
     /// Run every check and test from a clean clone.
     Test(test::Options),

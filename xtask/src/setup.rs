@@ -23,7 +23,7 @@ use flowwarden_tests::{
 use crate::{
     cargo,
     cross::Std,
-    shell,
+    progress, shell,
     vm::{apt, architecture::Architecture},
 };
 
@@ -250,7 +250,6 @@ fn link_debian() -> Result<()> {
     if shell::find(LINKER).is_some() {
         return Ok(());
     }
-    println!("setup: building {LINKER} {LINKER_VERSION} against {LLVM_PREFIX}, about four minutes");
     // Without LLVM_PREFIX its build script takes whichever llvm-config comes first on PATH.
     let mut install = cargo::plain("cargo");
     install
@@ -260,7 +259,8 @@ fn link_debian() -> Result<()> {
         // Its own target directory: the workspace's must not hold somebody else's crates.
         .env_remove("CARGO_TARGET_DIR")
         .current_dir(env::temp_dir());
-    shell::run(&mut install)
+    let what = format!("cargo builds {LINKER} {LINKER_VERSION} against {LLVM_PREFIX}");
+    progress::noisy(&what, "about 4 min", || shell::run(&mut install))
 }
 
 /// Installs packages, of which those that emulate processors may be in the way of one another.
@@ -287,9 +287,15 @@ fn apt_install(packages: &[&str]) -> Result<()> {
     if !shell::is_root() {
         bail!("packages are missing; as root, type:\n    apt-get update && {line}\nand run this command again");
     }
+    let what = format!("apt-get installs {} packages", missing.len());
+    progress::noisy(&what, "it prints what it has to fetch", || install_missing(&missing))
+        .with_context(|| format!("fix what apt-get reports, then type `{line}`"))
+}
+
+fn install_missing(packages: &[&str]) -> Result<()> {
     let mut install = apt_get();
-    install.args(["install", "--yes", "--no-install-recommends"]).args(&missing);
-    if missing.iter().any(|package| !is_known(package)) {
+    install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+    if packages.iter().any(|package| !is_known(package)) {
         shell::run(apt_get().arg("update"))?;
     } else if shell::run(&mut install).is_ok() {
         return Ok(());
@@ -297,7 +303,7 @@ fn apt_install(packages: &[&str]) -> Result<()> {
         // The usual cause: the lists are older than the archive.
         shell::run(apt_get().arg("update"))?;
     }
-    shell::run(&mut install).with_context(|| format!("mend what apt-get reports, then type `{line}`"))
+    shell::run(&mut install)
 }
 
 fn apt_get() -> Command {

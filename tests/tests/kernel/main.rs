@@ -6,6 +6,7 @@
 mod attacks;
 mod clock;
 mod crowd;
+mod failures;
 mod limits;
 mod older;
 mod outlive;

@@ -341,6 +341,8 @@ impl Prepared<'_> {
         if self.disk.is_some() {
             // Of the disk, and not of memory.
             environment.push_str("TMPDIR=/var/tmp\n");
+        } else {
+            environment.push_str("FLOWWARDEN_TMP=/tmp\n");
         }
         if let Some(sensors) = sensors {
             environment = format!("{environment}FLOWWARDEN_SENSORS={sensors}\n");
