@@ -2,9 +2,9 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::netns::Network;
+use crate::{netns::Network, wait};
 
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -22,19 +22,48 @@ const PAUSE: Duration = Duration::from_millis(5);
 struct Arrived {
     count: AtomicUsize,
     bytes: Mutex<Vec<u8>>,
+    marks: Mutex<Marks>,
     stop: AtomicBool,
+}
+
+/// Messages of the harness itself, which count for nothing.
+#[derive(Debug, Default)]
+struct Marks {
+    /// Where they come from.
+    senders: Vec<SocketAddr>,
+    /// How many have arrived.
+    arrived: usize,
 }
 
 impl Arrived {
     fn add(&self, bytes: &[u8]) {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
     }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a message from there is a mark.
+    fn is_mark(&self, sender: SocketAddr) -> bool {
+        let mut marks = self.marks();
+        let is_mark = marks.senders.contains(&sender);
+        marks.arrived += usize::from(is_mark);
+        is_mark
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Tcp,
+    Udp,
 }
 
 /// A socket that takes everything; it answers TCP with an empty HTTP response.
 #[derive(Debug)]
 pub struct Sink {
     address: SocketAddr,
+    protocol: Protocol,
     arrived: Arc<Arrived>,
     thread: Option<JoinHandle<()>>,
 }
@@ -49,7 +78,8 @@ impl Sink {
     pub fn tcp_at(network: &Network, address: SocketAddr) -> Result<Self> {
         let listener = network.world.run(|| TcpListener::bind(address).context("the sink cannot listen"))?;
         listener.set_nonblocking(true)?;
-        Ok(Self::start(listener.local_addr()?, move |arrived| match listener.accept() {
+        Ok(Self::start(listener.local_addr()?, Protocol::Tcp, move |arrived| match listener.accept() {
+            Ok((_, peer)) if arrived.is_mark(peer) => {}
             Ok((stream, _)) => {
                 arrived.count.fetch_add(1, Ordering::Relaxed);
                 // A peer that hangs up early has still been counted.
@@ -63,7 +93,8 @@ impl Sink {
     pub fn reader(network: &Network, address: IpAddr) -> Result<Self> {
         let listener = network.world.run(|| TcpListener::bind((address, 0)).context("the sink cannot listen"))?;
         listener.set_nonblocking(true)?;
-        Ok(Self::start(listener.local_addr()?, move |arrived| match listener.accept() {
+        Ok(Self::start(listener.local_addr()?, Protocol::Tcp, move |arrived| match listener.accept() {
+            Ok((_, peer)) if arrived.is_mark(peer) => {}
             Ok((mut stream, _)) => {
                 arrived.count.fetch_add(1, Ordering::Relaxed);
                 // What has come before a peer goes away, or goes silent, counts.
@@ -82,16 +113,18 @@ impl Sink {
     pub fn udp_at(network: &Network, address: SocketAddr) -> Result<Self> {
         let socket = network.world.run(|| UdpSocket::bind(address).context("the sink cannot listen"))?;
         socket.set_read_timeout(Some(PAUSE))?;
-        Ok(Self::start(socket.local_addr()?, move |arrived| {
+        Ok(Self::start(socket.local_addr()?, Protocol::Udp, move |arrived| {
             let mut datagram = [0; 2048];
-            if let Ok(length) = socket.recv(&mut datagram) {
+            if let Ok((length, sender)) = socket.recv_from(&mut datagram)
+                && !arrived.is_mark(sender)
+            {
                 arrived.count.fetch_add(1, Ordering::Relaxed);
                 arrived.add(&datagram[..length]);
             }
         }))
     }
 
-    fn start(address: SocketAddr, step: impl Fn(&Arrived) + Send + 'static) -> Self {
+    fn start(address: SocketAddr, protocol: Protocol, step: impl Fn(&Arrived) + Send + 'static) -> Self {
         let arrived = Arc::new(Arrived::default());
         let seen = Arc::clone(&arrived);
         let work = move || {
@@ -99,13 +132,45 @@ impl Sink {
                 step(&seen);
             }
         };
-        Self { address, arrived, thread: Some(thread::spawn(work)) }
+        Self { address, protocol, arrived, thread: Some(thread::spawn(work)) }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Waits until everything that was sent to it before has arrived: a message of the harness, from Node-RED's namespace,
+    /// comes after it, and is not counted.
+    pub fn settle(&self, network: &Network) -> Result<()> {
+        let before = self.arrived.marks().arrived;
+        // A full queue drops datagrams.
+        wait::until("what was sent", wait::SOON, || {
+            network.home.run(|| self.mark())?;
+            let arrived = || Ok((self.arrived.marks().arrived > before).then_some(()));
+            Ok(wait::until("a mark", Duration::from_secs(1), arrived).ok())
+        })
+    }
+
+    fn mark(&self) -> Result<()> {
+        // The sink does not look at a sender before it is known.
+        let mut marks = self.arrived.marks();
+        match self.protocol {
+            Protocol::Tcp => {
+                let stream = TcpStream::connect(self.address).context("the sink is not reached")?;
+                marks.senders.push(stream.local_addr()?);
+            }
+            Protocol::Udp => {
+                let any: IpAddr =
+                    if self.address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                let socket = UdpSocket::bind((any, 0))?;
+                socket.connect(self.address)?;
+                marks.senders.push(socket.local_addr()?);
+                socket.send(b"mark")?;
+            }
+        }
+        Ok(())
     }
 
     /// How many connections or datagrams have arrived.

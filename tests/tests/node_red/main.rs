@@ -138,6 +138,7 @@ fn what_a_flow_may_not_do_does_not_happen() -> Result<()> {
     for attack in attacks(&scene.node_red, sink.address()) {
         is_denied(&mut scene, &guard, &settings, &attack)?;
     }
+    sink.settle(&scene.network)?;
     ensure!(sink.count() == 0, "{} bytes have left", sink.bytes().len());
     ensure!(scene.node_red.pid() == pid && scene.node_red.alive()?, "a denial is no reason to die");
     guard.stop().map(drop)
@@ -180,6 +181,7 @@ fn a_day_like_the_one_that_was_learnt_from_is_quiet_and_what_is_new_does_not_hap
     for attack in news(&scene.node_red, sink.address())? {
         is_denied(&mut scene, &guard, &settings, &attack).with_context(|| text.clone())?;
     }
+    sink.settle(&scene.network)?;
     ensure!(sink.count() == 0, "{} bytes have left", sink.bytes().len());
     ensure!(scene.node_red.pid() == pid && scene.node_red.alive()?, "a denial is no reason to die");
     guard.stop().map(drop)

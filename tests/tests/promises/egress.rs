@@ -33,13 +33,13 @@ fn prove_on(
 ) -> Result<()> {
     let reached = sink(&scene.network)?;
     let outcome = scene.without_guard(&attack(reached.address()))?;
-    settle()?;
+    reached.settle(&scene.network)?;
     ensure!(reached.count() > 0, "nothing arrives even without a guard: {outcome:?}");
 
     let spared = sink(&scene.network)?;
     let (address, policy) = (spared.address(), policy(&scene.node_red));
     let guarded = scene.with_guard(&policy, RULE, &attack(address))?;
-    settle()?;
+    spared.settle(&scene.network)?;
     ensure!(spared.count() == 0, "{} bytes have left: {guarded:#?}", spared.bytes().len());
     is_denied(&guarded, address)
 }
@@ -52,11 +52,6 @@ fn is_denied(guarded: &Guarded, address: SocketAddr) -> Result<()> {
     ensure!(alert.verdict() == "deny", "not denied: {alert:#?}");
     ensure!(!matches!(guarded.outcome, Outcome::Died(_)), "a denial is no reason to die: {guarded:#?}");
     Ok(())
-}
-
-/// What was sent on a cable inside this machine has arrived after this.
-fn settle() -> Result<()> {
-    flowwarden_tests::wait::pause(std::time::Duration::from_millis(200))
 }
 
 fn tcp(network: &Network) -> Result<Sink> {

@@ -1,6 +1,6 @@
 //! Each way to a socket is seen, and denied where the kernel asks.
 
-use std::{os::unix::process::ExitStatusExt as _, process::Command, time::Duration};
+use std::{os::unix::process::ExitStatusExt as _, process::Command};
 
 use anyhow::{Result, ensure};
 use flowwarden_tests::{guard::Guard, netns::Network, policy::Policy, scene::Scene, sink::Sink, wait};
@@ -88,7 +88,7 @@ fn prove(operation: &str, hook: &str, sink: impl Fn(&Network) -> Result<Sink>) -
     let policy = Policy::enforce(&scene.node_red).egress(&[Network::FORBIDDEN_NET], "deny", RULE);
     let (status, records) = act(&scene, &policy, &mut actor.does(&format!("{operation} {}", spared.address())))?;
     ensure!(status.code() == Some(EPERM), "{operation}: {status}");
-    wait::pause(Duration::from_millis(200))?;
+    spared.settle(&scene.network)?;
     ensure!(spared.count() == 0, "{} bytes have left", spared.bytes().len());
     let record = saw(&records, hook, "deny")?;
     ensure!(record.ip() == Some(Network::FORBIDDEN) && record.rule() == RULE, "{record:#?}");

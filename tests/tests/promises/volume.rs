@@ -104,7 +104,7 @@ fn datagrams_to_whomever_they_are_sent_count_as_well() -> Result<()> {
         let outcome = scene.node_red.play(&datagrams(sink.address(), sent))?;
         // The headers count: a few less than have room come through.
         ensure!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
-        wait::pause(Duration::from_millis(300))?;
+        sink.settle(&scene.network)?;
         ensure!((most * 9 / 10..=most).contains(&sink.count()), "{} have arrived", sink.count());
         let records = told(&guard)?;
         ensure!(records.len() == 1 && records[0].verdict() == "deny", "{records:#?}");

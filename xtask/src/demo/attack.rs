@@ -72,6 +72,11 @@ impl Targets {
         })
     }
 
+    /// Waits until everything that was sent to the forbidden addresses has arrived.
+    pub(super) fn settle(&self, scene: &Scene) -> Result<()> {
+        [&self.tcp, &self.udp].into_iter().try_for_each(|sink| sink.settle(&scene.network))
+    }
+
     /// The harm that an attack on this target has done by now; `since` marks Node-RED's console.
     pub(super) fn harm(&self, target: Target, scene: &Scene, since: usize) -> Result<Effect> {
         let arrived = |sink: &Sink, what: &str| match sink.count() {

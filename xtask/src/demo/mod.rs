@@ -86,6 +86,7 @@ fn play(paint: Paint) -> Result<()> {
     guard.terminate()?;
 
     // Harm may have come later.
+    stage.targets.settle(&stage.scene)?;
     for (row, attack) in rows.iter_mut().zip(&attacks) {
         if let harm @ Effect::Harm(_) = stage.targets.harm(attack.target, &stage.scene, 0)? {
             row.effect = harm;
