@@ -25,12 +25,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Installs what these steps need as well, and then builds everything with the programs that a build may use.
 pub(crate) fn before(steps: &[Step]) -> Result<()> {
     setup::prepare(&[&[Step::Build], steps].concat())?;
-    shell::run(&mut links::command(Step::Build, &[], &["build"])?)
+    shell::succeed(&mut links::command(Step::Build, &[], &["build"])?, "cargo xtask build")
 }
 
 /// Builds the eBPF object with the programs that a build may use.
 pub(crate) fn object() -> Result<()> {
-    shell::run(&mut links::command(Step::Build, &[], &["build", "--object"])?)
+    shell::succeed(&mut links::command(Step::Build, &[], &["build", "--object"])?, "cargo xtask build --object")
 }
 
 /// Builds everything with `toolchain` for the kernel crate.

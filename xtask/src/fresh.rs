@@ -15,6 +15,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -29,7 +30,7 @@ use flowwarden_tests::{
 use rustix::{
     fs::CWD,
     mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, unmount},
-    process::{chdir, pivot_root},
+    process::{Pid, Signal, chdir, kill_process, pivot_root},
 };
 
 use crate::{cargo, links, setup, shell, signals, vm::apt};
@@ -48,6 +49,11 @@ const VARIABLES: ([&str; 6], [&str; 6]) = (
     ["_proxy", "_ca_bundle", "_ca_certs", "_cert", "_cert_file", "_cert_dir"],
     ["npm_config_", "pip_", "rustup_", "cargo_http_", "cargo_net_", "cargo_registries_"],
 );
+/// How long one that was interrupted may clean up.
+const CLEANING_UP: Duration = Duration::from_secs(20);
+/// How long what was killed may go on writing.
+const LAST_WRITES: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long one command may take.
 const LIMIT: Duration = Duration::from_hours(3);
 
@@ -144,6 +150,8 @@ impl Root {
         let mut mmdebstrap = setup::apt("mmdebstrap");
         mmdebstrap.args(["--quiet", "--mode=root", "--variant=minbase"]);
         mmdebstrap.arg(format!("--aptopt={}", file.display()));
+        // The root is thrown away: nothing has to outlive a power failure.
+        mmdebstrap.arg("--dpkgopt=force-unsafe-io");
         mmdebstrap.arg(format!("--include={}", tools::REQUIRED.join(",")));
         shell::run(mmdebstrap.arg(SUITE).arg(&self.directory).args(apt::sources(SUITE)?))
     }
@@ -226,7 +234,17 @@ impl Root {
     }
 
     fn clear(&self) -> io::Result<()> {
-        if self.directory.exists() { fs::remove_dir_all(&self.directory) } else { Ok(()) }
+        let start = Instant::now();
+        loop {
+            match fs::remove_dir_all(&self.directory) {
+                // What was killed a moment ago may still be writing.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && start.elapsed() < LAST_WRITES => {
+                    thread::sleep(PAUSE);
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => return Ok(()),
+            }
+        }
     }
 }
 
@@ -246,7 +264,16 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended. What it has started goes with its cgroup.
+        // The polite way first: the demo and the tests clean up. What it has started goes with its cgroup.
+        let start = Instant::now();
+        if matches!(self.0.try_wait(), Ok(None))
+            && let Some(pid) = Pid::from_raw(self.0.id().cast_signed())
+        {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        while matches!(self.0.try_wait(), Ok(None)) && start.elapsed() < CLEANING_UP {
+            thread::sleep(PAUSE);
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

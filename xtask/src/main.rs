@@ -38,7 +38,7 @@ enum Command {
     Run(run::Options),
     /// Play six attacks on a throw-away Node-RED under guard.
     Demo(demo::Options),
-    /// Run every check and test from a clean clone.
+    /// Run every check and test from a clean clone; `--quick` those that take minutes.
     Test(test::Options),
     /// Run the kernel tests inside other kernels, under QEMU.
     Vm(vm::Options),

@@ -15,6 +15,11 @@ use flowwarden_tests::tools::{self, is_executable};
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = quote(command);
     println!("+ {line}");
+    succeed(command, &line)
+}
+
+/// The same without a word before it; `line` is what an error quotes.
+pub(crate) fn succeed(command: &mut Command, line: &str) -> Result<()> {
     let status = command.status().with_context(|| format!("`{line}` could not be started"))?;
     if !status.success() {
         bail!("`{line}` failed ({status})");

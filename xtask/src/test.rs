@@ -81,6 +81,12 @@ impl Step {
         links::command(self.declared(), before, &arguments)
     }
 
+    /// Runs it in a process of its own.
+    fn run_apart(self, filter: &[String]) -> Result<()> {
+        let line = format!("cargo xtask test --only {}", self.name());
+        shell::succeed(&mut self.command(&[], filter)?, &line)
+    }
+
     /// Whether it runs the finished program.
     fn needs_guard(self) -> bool {
         matches!(self, Self::Vm | Self::Kernel | Self::Promises)
@@ -128,7 +134,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !steps.contains(&Step::Build) {
         if steps.iter().any(|step| matches!(step, Step::Kernel | Step::Promises)) {
             // They run the program.
-            shell::run(&mut Step::Build.command(&[], &[])?)?;
+            Step::Build.run_apart(&[])?;
         } else if steps.iter().any(|step| *step != Step::Fmt) {
             // The others compile `monitor`, which embeds the object.
             build::object()?;
@@ -157,8 +163,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             _ => {}
         }
         let start = Instant::now();
-        shell::run(&mut step.command(&[], &options.filter)?)
-            .with_context(|| format!("step `{}` failed", step.name()))?;
+        step.run_apart(&options.filter)?;
         times.push((step, start.elapsed()));
     }
     for aside in [guard, machines].into_iter().flatten() {
