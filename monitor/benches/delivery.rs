@@ -122,9 +122,7 @@ fn guard_start(policy: &Path, journal: &Path) -> Duration {
     fs::create_dir_all(&cgroup).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowwarden"));
     command.arg("run").arg("--config").arg(policy).arg("--journal").arg(journal).arg("--cgroup-root").arg(&cgroup);
-    for (flag, name) in [("--state", "state"), ("--pid-file", "pid")] {
-        command.arg(flag).arg(policy.with_file_name(name));
-    }
+    command.arg("--state").arg(policy.with_file_name("state"));
     let start = Instant::now();
     let mut guard = command.stdout(Stdio::piped()).spawn().unwrap();
     let ready = BufReader::new(guard.stdout.take().unwrap()).lines().map_while(Result::ok);

@@ -110,7 +110,6 @@ impl Guard {
         let mut command = Command::new(needs::flowwarden()?);
         command.arg("run").arg("--journal").arg(directory.path().join("journal"));
         command.arg("--state").arg(directory.path().join("state"));
-        command.arg("--pid-file").arg(directory.path().join("pid"));
         command.arg("--cgroup-root").arg(cgroup.path()).args(flags);
         let policy = directory.path().join(POLICY);
         if policy.exists() {
@@ -218,8 +217,13 @@ impl Guard {
 
     /// `flowwarden maintenance` with its state: the command and its arguments, parted by spaces.
     pub fn maintenance(&self, what: &str) -> Result<Answer> {
+        self.control(&format!("maintenance {what}"))
+    }
+
+    /// A command that asks the running guard, with its state: the command and its arguments, parted by spaces.
+    pub fn control(&self, what: &str) -> Result<Answer> {
         let state = self.directory.path().join("state").display().to_string();
-        let arguments: Vec<_> = ["maintenance"].into_iter().chain(what.split(' ')).chain(["--state", &state]).collect();
+        let arguments: Vec<_> = what.split(' ').chain(["--state", &state]).collect();
         cli::flowwarden(&arguments)
     }
 

@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::Path,
     time::Instant,
 };
 
-use monitor_common::policy::MAX_INSTANCES;
+use monitor_common::{policy::MAX_INSTANCES, scope::Selector};
 use serde_json::Map;
 
 use super::{
@@ -14,34 +15,71 @@ use super::{
     adopt::{Adopted, EMBEDDED},
     say::say,
     takeover,
+    trouble::Task,
+    windows::{self, Hands},
 };
 use crate::{
+    control::{Refusal, Reloaded},
     deploys::editor::Source,
     heal::Healed,
     instance,
     journal::ocsf::Stage,
-    kernel::load::{chain, first_line},
+    kernel::{
+        enforcer::Enforcer,
+        load::{chain, first_line},
+    },
     policy::{
-        self,
+        self, PolicyError,
         compile::{Compiled, Seen, Watched, compile, presence},
         host::{Host as _, System},
         model::Policy,
         own::Own,
         settle::{Ages, GONE, GRACE, MADE, YOUNG},
     },
+    record::names::NameTable,
     stdio::complain,
     toml_reader::{Fault, Located},
 };
 
-impl Agent {
+/// The policy in force, and what was made of it. Exchanged as a whole, by one assignment.
+#[derive(Debug, Default)]
+pub(super) struct InForce {
+    pub(super) policy: Policy,
+    /// What its rules, and those of some policies before it, are called.
+    pub(super) names: NameTable,
+    /// The paths that it rests on.
+    pub(super) watched: Vec<Watched>,
+    pub(super) selectors: Vec<Selector>,
+    /// Slots of instances with rules about what is in proc file systems.
+    pub(super) about_proc: BTreeSet<u16>,
+    /// Where this machine looks names up, as it was when the policy was compiled.
+    pub(super) resolvers: Vec<IpAddr>,
+}
+
+/// Why a policy is put in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Somebody asks for it, and is told when the state directory cannot be written.
+    Asked,
+    /// What the policy rests on has changed. Protection does not wait for a disk that is full.
+    Changed,
+}
+
+/// A policy that is compiled, and whose last step is to be taken.
+struct Ready {
+    in_force: InForce,
+    compiled: Compiled,
+}
+
+impl<E: Enforcer> Agent<E> {
     /// Compiles a policy, with the hosts that it names at the addresses that are known by now, and puts it in force, all or
     /// nothing.
-    pub(super) fn apply(&mut self, policy: Policy) -> Result<(), AgentError> {
+    pub(super) fn apply(&mut self, policy: Policy, cause: Cause) -> Result<(), AgentError> {
         let before = std::mem::replace(&mut self.host.peers, self.peers.table());
-        let applied = self.put_in_force(policy);
+        let applied = self.put_in_force(policy, cause);
         let now = Instant::now();
         if applied.is_ok() {
-            self.peers.follow(&self.policy, now);
+            self.peers.follow(&self.in_force.policy, now);
             self.host.peers = self.peers.table();
         } else {
             // What cannot be put in force is not tried again each second.
@@ -51,48 +89,98 @@ impl Agent {
         applied
     }
 
-    fn put_in_force(&mut self, policy: Policy) -> Result<(), AgentError> {
+    /// Everything that can fail comes before the kernel takes the policy; what comes after that cannot.
+    fn put_in_force(&mut self, policy: Policy, cause: Cause) -> Result<(), AgentError> {
+        let ready = self.prepare(policy)?;
+        self.count_volumes(&ready.compiled);
+        let written = self.write_ahead(&ready.in_force, cause);
+        let installed = written.and_then(|()| Ok(self.kernel.install(&ready.compiled)?));
+        if installed.is_ok() {
+            self.commit(ready);
+        }
+        // The list of windows is as it was where nothing came of the policy.
+        let kept = self.windows.keep(&self.state);
+        self.note(Task::Windows, &kept);
+        installed
+    }
+
+    /// Makes of a policy what is to be in force. Changes nothing that others go by.
+    fn prepare(&mut self, policy: Policy) -> Result<Ready, AgentError> {
         let mut guarded = policy.clone();
         self.own.protect(&mut guarded);
-        let slots = slots(&self.names.slots, &policy);
-        let compiled = self.compile(&guarded, &slots)?;
-        self.count_volumes(&compiled);
-        self.kernel.install(&compiled)?;
+        let slots = slots(&self.in_force.names.slots, &policy);
+        let resolvers = self.host.resolvers();
+        let mut compiled = self.compile(&guarded, &slots)?;
+        // Whoever gets the place of another instance gets no window with it.
+        for (_, &slot) in slots.iter().filter(|&(name, _)| !self.in_force.names.slots.contains_key(name)) {
+            windows::shut(slot, &mut self.kernel)?;
+        }
+        let mut names = self.in_force.names.clone();
+        names.add(self.kernel.next_epoch(), &compiled);
+        names.assign(slots, &policy);
+        let in_force = InForce {
+            policy,
+            names,
+            watched: std::mem::take(&mut compiled.watched),
+            selectors: compiled.selectors.clone(),
+            about_proc: std::mem::take(&mut compiled.about_proc),
+            resolvers,
+        };
+        Ok(Ready { in_force, compiled })
+    }
+
+    /// Writes what the next run is to know, in a way that does no harm while the policy before is still in force.
+    fn write_ahead(&mut self, next: &InForce, cause: Cause) -> Result<(), AgentError> {
+        let windows = self.windows.leave(|window| next.names.slots.contains_key(&window.instance), &self.state);
+        let names = match self.options.pin {
+            Some(_) => takeover::keep_names(&self.state, &next.names, &self.in_force.names.slots),
+            None => Ok(()),
+        };
+        self.names_kept = names.is_ok();
+        if cause == Cause::Asked {
+            windows?;
+            return Ok(names?);
+        }
+        self.note(Task::Names, &names);
+        Ok(())
+    }
+
+    /// The kernel has taken the policy: so does everything here.
+    fn commit(&mut self, Ready { in_force, compiled }: Ready) {
+        let before = std::mem::replace(&mut self.in_force, in_force);
+        let Self { windows, kernel, pipeline, state, in_force, .. } = self;
+        let slots = &in_force.names.slots;
+        let mut hands = Hands { kernel, pipeline, state, policy: &before.policy, slots: &before.names.slots };
+        windows.drop_gone(|window| slots.contains_key(&window.instance), &mut hands);
         let gone: BTreeSet<_> =
-            self.names.slots.values().copied().filter(|slot| !slots.values().any(|used| used == slot)).collect();
-        // Whoever gets the place of an instance next gets no window with it.
-        let (windows, mut hands) = self.windows();
-        windows.close(
-            |window| !slots.contains_key(&window.instance),
-            "the instance is not guarded any more",
-            &mut hands,
-        )?;
-        for (tgid, label) in self.kernel.labels() {
+            before.names.slots.values().filter(|slot| !slots.values().any(|used| used == *slot)).collect();
+        for (tgid, label) in kernel.labels() {
             if gone.contains(&label.instance) {
-                self.kernel.forget_task(tgid);
+                kernel.forget_task(tgid);
             }
         }
-        self.names.add(self.kernel.epoch(), &compiled);
-        self.names.assign(slots, &policy);
+        let policy = &in_force.policy;
         let logs = policy.instances.iter().filter_map(|it| Some((it.name.as_str(), Source::of(it, &self.host)?)));
-        self.pipeline.editors().watch(logs);
+        pipeline.editors().watch(logs);
         let rule = |index: u16| compiled.rules.get(usize::from(index).checked_sub(1)?);
         let healed = compiled.healed.iter().filter_map(|(index, path)| {
             let rule = rule(*index)?;
             Some(Healed { instance: rule.instance.clone(), rule: rule.id.clone(), path: path.clone() })
         });
         self.healer.guard(healed.collect());
-        if self.pins.is_some() {
-            takeover::keep_names(&self.state, &self.names)?;
+        let sinks = policy.sinks.iter().map(|sink| sink.name.clone()).collect();
+        pipeline.counts().policy(policy.enforce, sinks);
+        self.tell_made(&before.watched);
+    }
+
+    /// Keeps the names of the policy in force where that has failed.
+    pub(super) fn keep_names(&mut self) {
+        if !self.names_kept {
+            let names = &self.in_force.names;
+            let kept = takeover::keep_names(&self.state, names, &names.slots);
+            self.names_kept = kept.is_ok();
+            self.note(Task::Names, &kept);
         }
-        let before = std::mem::replace(&mut self.watched, compiled.watched);
-        self.selectors = compiled.selectors;
-        self.about_proc = compiled.about_proc;
-        self.policy = policy;
-        let sinks = self.policy.sinks.iter().map(|sink| sink.name.clone()).collect();
-        self.pipeline.counts().policy(self.policy.enforce, sinks);
-        self.tell_made(&before);
-        Ok(())
     }
 
     /// Brings up what counts, where a policy sets a bound to what leaves.
@@ -110,7 +198,7 @@ impl Agent {
     /// Tells which files are let through while they are made, and which have been made, or are gone, since the policy was
     /// compiled last.
     fn tell_made(&self, before: &[Watched]) {
-        let (before, now) = (presence(before), presence(&self.watched));
+        let (before, now) = (presence(before), presence(&self.in_force.watched));
         let is_there = |path: &Path| now.get(path).is_some_and(|now| now.there);
         for (path, _) in before.iter().filter(|(path, old)| old.there && old.waits && !is_there(path)) {
             self.tell_of(Stage::Reload, path, &format!("{} {GONE}", path.display()));
@@ -145,7 +233,6 @@ impl Agent {
 
     fn compile(&mut self, policy: &Policy, slots: &BTreeMap<String, u16>) -> Result<Compiled, AgentError> {
         let epoch = self.kernel.next_epoch();
-        self.resolvers = self.host.resolvers();
         let (kernel, settling, now) = (&mut self.kernel, &mut self.settling, Instant::now());
         let mut failed = None;
         let mut identify = |path: &Path| match kernel.identify(path) {
@@ -170,46 +257,56 @@ impl Agent {
         Located(path, fault).to_string()
     }
 
-    /// Reads the policy again; the old one stays in force when the new one is wrong.
-    pub(super) fn reload(&mut self) -> Result<(), AgentError> {
-        let (sinks, page) = (self.policy.sinks.clone(), self.policy.metrics);
-        let outcome = match read_policy(&self.options, &self.host, &mut self.adopted) {
-            Ok(policy) => self.apply(policy),
-            Err(error) => Err(error),
-        };
-        match outcome {
-            Ok(()) => {
-                self.label_running()?;
-                self.peers.hurry(Instant::now());
-                if self.policy.sinks != sinks {
-                    self.sinks.exchange(&self.policy.sinks);
-                }
-                if self.policy.metrics != page {
-                    self.serve_metrics();
-                }
-                self.pipeline.limit_journal(self.policy.journal);
-                say("reload: the new policy is in force");
-                let details = Map::from_iter([("epoch".to_owned(), self.kernel.epoch().into())]);
-                self.pipeline.lifecycle(Stage::Reload, "The new policy is in force", &details);
-            }
-            Err(error) => {
-                say(&format!("reload: refused, the old policy stays in force: {error}"));
-                let details = Map::from_iter([("error".to_owned(), error.to_string().into())]);
-                self.pipeline.lifecycle(
-                    Stage::Error,
-                    "The new policy was refused; the old one stays in force",
-                    &details,
-                );
-            }
+    /// Reads the policy again; the old one stays in force when the new one is wrong. What has come of it is reported, and
+    /// the answer.
+    pub(super) fn reload(&mut self, by: &str) -> Result<Reloaded, Refusal> {
+        let (sinks, page) = (self.in_force.policy.sinks.clone(), self.in_force.policy.metrics);
+        let read = read_policy(&self.options, &self.host, &mut self.adopted);
+        let warnings = read.as_ref().map(|policy| warnings(&self.options, policy, &self.host)).unwrap_or_default();
+        if let Err(error) = read.and_then(|policy| self.apply(policy, Cause::Asked)) {
+            say(&format!("reload: refused, the old policy stays in force: {error}"));
+            let details = Map::from_iter([
+                ("error".to_owned(), error.to_string().into()),
+                ("by".to_owned(), by.to_owned().into()),
+            ]);
+            self.pipeline.lifecycle(Stage::Error, "The new policy was refused; the old one stays in force", &details);
+            return Err(refusal(error));
         }
-        Ok(())
+        self.label();
+        self.peers.hurry(Instant::now());
+        if self.in_force.policy.sinks != sinks {
+            self.sinks.exchange(&self.in_force.policy.sinks);
+        }
+        if self.in_force.policy.metrics != page {
+            self.serve_metrics();
+        }
+        self.pipeline.limit_journal(self.in_force.policy.journal);
+        let epoch = self.kernel.epoch();
+        say("reload: the new policy is in force");
+        let details = Map::from_iter([("epoch".to_owned(), epoch.into()), ("by".to_owned(), by.to_owned().into())]);
+        self.pipeline.lifecycle(Stage::Reload, "The new policy is in force", &details);
+        let policy = &self.in_force.policy;
+        let instances = policy.instances.iter().map(|instance| instance.name.clone()).collect();
+        Ok(Reloaded { epoch, enforce: policy.enforce, instances, warnings })
+    }
+}
+
+/// Why the policy was not taken, for whoever has asked.
+fn refusal(error: AgentError) -> Refusal {
+    match error {
+        AgentError::Policy(PolicyError::Faulty { path, faults }) => {
+            Refusal::Policy(faults.iter().map(|fault| Located(&path, fault).to_string()).collect())
+        }
+        AgentError::Policy(error @ PolicyError::Unreadable { .. }) => Refusal::Policy(vec![error.to_string()]),
+        AgentError::Compile(fault) => Refusal::Policy(vec![fault]),
+        error => Refusal::Failed(error.to_string()),
     }
 }
 
 /// What belongs to the guard.
 pub(super) fn own(options: &Options, host: &System) -> Own {
     let mut own = Own::process(&host.cgroup_mount);
-    for path in options.config.iter().chain(&options.pid_file) {
+    if let Some(path) = &options.config {
         own.file(path);
     }
     for path in [&options.journal, &options.state].into_iter().chain(&options.pin) {
@@ -221,17 +318,24 @@ pub(super) fn own(options: &Options, host: &System) -> Own {
 /// Reads the policy file; without one makes the embedded policy for the instances that are known and those that run.
 pub(super) fn read_policy(options: &Options, host: &System, adopted: &mut Adopted) -> Result<Policy, AgentError> {
     let mut policy = if let Some(path) = &options.config {
-        let (policy, warnings) = policy::read(path, host)?;
-        for warning in &warnings {
-            complain(&format_args!("warning: {}", Located(path, warning)));
-        }
-        policy
+        policy::load(path, host)?
     } else {
         adopted.look(instance::discover(&host.cgroup_mount), host);
         adopted.policy()?
     };
     policy.enforce = options.enforce.unwrap_or(policy.enforce);
     Ok(policy)
+}
+
+/// What is odd about a policy on this machine, which is to say first what it [can deny](System::can_deny). Each is printed.
+pub(super) fn warnings(options: &Options, policy: &Policy, host: &System) -> Vec<String> {
+    let Some(path) = &options.config else { return Vec::new() };
+    let warnings: Vec<_> =
+        policy::host::warn(policy, host).iter().map(|warning| Located(path, warning).to_string()).collect();
+    for warning in &warnings {
+        complain(&format_args!("warning: {warning}"));
+    }
+    warnings
 }
 
 /// The slot of each instance: the one it had, or a free one.

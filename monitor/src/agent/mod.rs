@@ -2,18 +2,21 @@
 
 mod adopt;
 mod apply;
+pub mod fatal;
 mod peers;
-mod pid_file;
 mod respond;
 mod say;
 mod service;
 mod takeover;
+mod trouble;
 mod windows;
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::IsTerminal as _,
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -23,8 +26,8 @@ use aya::maps::{MapData, RingBuf};
 use monitor_common::{
     Verdict,
     dns::MAX_TOLD,
-    event::{FLAG_OBSERVED, Hook},
-    scope::{Selector, TaskLabel},
+    event::{Counters, FLAG_OBSERVED, Hook},
+    scope::TaskLabel,
     security::SecurityHook,
     verdict::Sensor,
 };
@@ -37,7 +40,7 @@ use tokio::{
 
 use crate::{
     change::Changes,
-    durable::PATIENCE,
+    control::{Answer, Asked, Listener, Refusal, Request},
     heal::{self, Healer},
     instance,
     journal::{
@@ -46,12 +49,13 @@ use crate::{
         response::{self, Because},
     },
     kernel::{
+        census,
+        enforcer::Enforcer,
         inbound,
         load::{Kernel, KernelError, chain, first_line},
         pin::{PinError, Pins},
     },
     machine::{procs::Procs, scan},
-    maintenance::{Asked, Listener},
     metrics,
     pipeline::{Pipeline, Told},
     policy::{
@@ -63,18 +67,19 @@ use crate::{
         peers::Peers,
         settle::{Ages, Settling},
     },
-    record::{enrich::Enricher, names::NameTable, sentence},
+    record::{enrich::Enricher, sentence},
     sinks::Sinks,
     state::{State, StateError},
     stdio::complain,
     text::terminal,
 };
 use adopt::Adopted;
-use apply::{own, read_policy};
-use pid_file::PidFile;
+use apply::{Cause, InForce, own, read_policy};
+use fatal::Fatal;
 use respond::Responder;
 use say::{say, say_incident};
 use takeover::Takeover;
+use trouble::{Task, Troubles};
 use windows::{Hands, Windows};
 
 /// The namespace in which processes have the kernel's own numbers: `PROC_PID_INIT_INO` of `include/linux/proc_ns.h`.
@@ -120,17 +125,6 @@ pub enum AgentError {
     /// Pins cannot be used.
     #[error(transparent)]
     Pin(#[from] PinError),
-    /// Whoever asks for a reload would ask another guard.
-    #[error("a guard runs already with the pid file {}: stop it first, or name another file with --pid-file", .0.display())]
-    PidFileInUse(PathBuf),
-    /// Nobody could ask the guard to reload.
-    #[error("{}: the pid cannot be written: {source}; name another file with --pid-file", path.display())]
-    PidFile {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
     /// The runtime failed.
     #[error("{what}: {source}")]
     Io {
@@ -162,8 +156,6 @@ pub struct Options {
     pub cgroup_root: Option<PathBuf>,
     /// The sensors on security hooks that may be used.
     pub sensors: Vec<Sensor>,
-    /// Where the agent's pid is written, for `flowwarden reload`.
-    pub pid_file: Option<PathBuf>,
     /// Operations are journaled and not told, and the rest is told on the standard error.
     pub quiet: bool,
 }
@@ -188,18 +180,18 @@ impl Signals {
 }
 
 /// A running guard.
-pub struct Agent {
+pub struct Agent<E = Kernel> {
     options: Options,
     signals: Signals,
-    pid_file: Option<PidFile>,
-    kernel: Kernel,
+    kernel: E,
     host: System,
     sinks: Sinks,
     pipeline: Pipeline,
     /// The page for Prometheus, where there is one.
     metrics: Option<metrics::Server>,
-    names: NameTable,
-    policy: Policy,
+    in_force: InForce,
+    /// The state directory has the names of the policy in force, where they outlive the guard.
+    names_kept: bool,
     state: State,
     windows: Windows,
     listener: Listener,
@@ -208,18 +200,18 @@ pub struct Agent {
     changes: Changes,
     /// Locked for as long as the guard runs.
     pins: Option<Pins>,
-    watched: Vec<Watched>,
     settling: Settling,
-    selectors: Vec<Selector>,
     /// The hosts that ingress rules name.
     peers: Peers,
     /// The proc file systems that instances see.
     procs: Procs,
-    /// Slots of instances with rules about what is in there.
-    about_proc: BTreeSet<u16>,
-    /// Where this machine looks names up, as it was when the policy was compiled.
-    resolvers: Vec<IpAddr>,
+    /// What fails at present.
+    troubles: Troubles,
+    /// Processes that run already may lack their mark: to be looked for again.
+    unlabelled: bool,
     reported_lost: u64,
+    /// How many of them the next run knows to have been reported.
+    noted_lost: u64,
     reported_unjudged: u64,
     reported_skipped: u64,
     colour: bool,
@@ -227,13 +219,13 @@ pub struct Agent {
     adopted: Adopted,
 }
 
-impl std::fmt::Debug for Agent {
+impl<E> std::fmt::Debug for Agent<E> {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         to.debug_struct("Agent").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
-impl Agent {
+impl Agent<Kernel> {
     /// Brings everything up; on an error nothing stays behind.
     pub fn start(options: Options) -> Result<(Self, RingBuf<MapData>), AgentError> {
         if !rustix::process::geteuid().is_root() {
@@ -272,50 +264,19 @@ impl Agent {
         kernel.attach_security(&options.sensors)?;
         kernel.load_syscalls()?;
         host.can_deny = kernel.can_deny();
-        let own = own(&options, &host);
-        let pipeline = Pipeline::new(Enricher::new(host.cgroup_mount.clone()), journal);
-        let sinks = Sinks::start(&policy.sinks, pipeline.spool());
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        let mut agent = Self {
-            options,
-            signals,
-            pid_file: None,
-            kernel,
-            host,
-            sinks,
-            pipeline,
-            metrics: None,
-            names: NameTable::default(),
-            policy: Policy::default(),
-            own,
-            healer: Healer::open(&state)?,
-            changes: Changes::open(&state)?,
-            listener: Listener::open(&state)?,
-            state,
-            windows: Windows::default(),
-            pins,
-            watched: Vec::new(),
-            settling: Settling::default(),
-            selectors: Vec::new(),
-            peers,
-            procs: Procs::default(),
-            about_proc: BTreeSet::new(),
-            resolvers: Vec::new(),
-            reported_lost: 0,
-            reported_unjudged: 0,
-            reported_skipped: 0,
-            colour,
-            adopted,
-        };
+        // Not before it is known what can be denied here.
+        apply::warnings(&options, &policy, &host);
+        let parts = Parts { options, kernel, host, state, journal, signals, peers, pins };
+        let mut agent = Self::new(parts, &policy, adopted)?;
         agent.tell_peers(&told);
         // After what may fail for a reason of its own: earlier programs go on unless these are in place.
         let takeover = Takeover::begin(older, &agent.state)?;
         agent.kernel.begin_after(takeover.epoch);
-        agent.names.slots.clone_from(&takeover.names.slots);
+        agent.in_force.names.slots.clone_from(&takeover.names.slots);
         takeover.teach(&mut agent.kernel);
         let (_, mut hands) = agent.windows();
         agent.windows = Windows::take_over(&takeover, &mut hands)?;
-        agent.apply(policy)?;
+        agent.apply(policy, Cause::Asked)?;
         agent.kernel.attach_scope()?;
         // A process that is made while the first pass runs is met by the second.
         for _ in 0..2 {
@@ -326,12 +287,12 @@ impl Agent {
         // What was compiled before the programs ran may be old by now.
         agent.refresh()?;
         takeover.teach(&mut agent.kernel);
-        agent.pid_file = agent.options.pid_file.as_deref().map(|path| PidFile::write(path, PATIENCE)).transpose()?;
         if let Some(begun) = begun {
             agent.kernel.pin(&begun)?;
             begun.keep();
         }
         takeover.finish(&mut agent.pipeline)?;
+        agent.report_unguarded();
         agent.look_at_healed();
         agent.serve_metrics();
         // SAFETY: no arguments that could be wrong; gives memory of the start back to the system.
@@ -340,17 +301,20 @@ impl Agent {
         Ok((agent, events))
     }
 
-    /// The maintenance windows, and what is needed to open and close them.
-    fn windows(&mut self) -> (&mut Windows, Hands<'_>) {
-        let Self { windows, kernel, pipeline, state, policy, names, .. } = self;
-        (windows, Hands { kernel, pipeline, state, policy, slots: &names.slots })
+    /// Reports what earlier runs have pinned elsewhere, which this one does not take over.
+    fn report_unguarded(&self) {
+        for found in census::take().iter().filter(|found| !found.guarded) {
+            let message = terminal::plain(found.to_string().as_bytes());
+            complain(&message);
+            self.pipeline.lifecycle(Stage::Error, &message, &Map::new());
+        }
     }
 
     fn announce(&self) {
         for degraded in self.kernel.degraded() {
             complain(&format_args!("{} does not run here: {}", degraded.hook, first_line(&degraded.why)));
         }
-        let mode = if self.policy.enforce { "enforce" } else { "observe" };
+        let mode = if self.in_force.policy.enforce { "enforce" } else { "observe" };
         let degraded: Vec<_> =
             self.kernel.degraded().iter().map(|it| json!({ "hook": it.hook, "why": first_line(&it.why) })).collect();
         let details = Map::from_iter([
@@ -364,7 +328,7 @@ impl Agent {
         ]);
         self.pipeline.lifecycle(Stage::Start, "Flowwarden started", &details);
         let journal = self.pipeline.journal_path().display();
-        let status = if self.policy.instances.is_empty() {
+        let status = if self.in_force.policy.instances.is_empty() {
             format!("no Node-RED runs on this machine; waiting for one (Ctrl-C ends), journal {journal}")
         } else {
             let (names, processes) = (self.instance_names(), self.kernel.labels().len());
@@ -390,15 +354,10 @@ impl Agent {
         SecurityHook::NAMES.iter().map(|&(name, hook)| (name, served.name(hook))).collect()
     }
 
-    fn instance_names(&self) -> String {
-        let names: Vec<_> = self.policy.instances.iter().map(|instance| instance.name.as_str()).collect();
-        names.join(", ")
-    }
-
     /// Marks what an earlier run had in scope, and is no instance's by itself.
     fn label_inherited(&mut self, takeover: &Takeover) -> Result<(), AgentError> {
-        let in_use: BTreeSet<_> = self.names.slots.values().copied().collect();
-        let known: BTreeSet<_> = self.kernel.labels().into_iter().map(|(tgid, _)| tgid).collect();
+        let in_use: BTreeSet<_> = self.in_force.names.slots.values().copied().collect();
+        let known = self.kernel.labelled();
         for (tgid, label) in takeover.labels() {
             if in_use.contains(&label.instance) && !known.contains(&tgid) {
                 self.kernel.label(tgid, label)?;
@@ -410,24 +369,98 @@ impl Agent {
         }
         Ok(())
     }
+}
 
-    /// Marks what already runs.
+/// What an agent is made of.
+struct Parts<E> {
+    options: Options,
+    kernel: E,
+    host: System,
+    state: State,
+    journal: Journal,
+    signals: Signals,
+    peers: Peers,
+    pins: Option<Pins>,
+}
+
+impl<E: Enforcer> Agent<E> {
+    /// An agent with no policy in force yet. It serves the sinks of the one that is to come.
+    fn new(parts: Parts<E>, policy: &Policy, adopted: Adopted) -> Result<Self, AgentError> {
+        let Parts { options, kernel, host, state, journal, signals, peers, pins } = parts;
+        let own = own(&options, &host);
+        let pipeline = Pipeline::new(Enricher::new(host.cgroup_mount.clone()), journal);
+        let sinks = Sinks::start(&policy.sinks, pipeline.spool());
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Ok(Self {
+            options,
+            signals,
+            kernel,
+            host,
+            sinks,
+            pipeline,
+            metrics: None,
+            in_force: InForce::default(),
+            names_kept: true,
+            own,
+            healer: Healer::open(&state)?,
+            changes: Changes::open(&state)?,
+            listener: Listener::open(&state)?,
+            state,
+            windows: Windows::default(),
+            pins,
+            settling: Settling::default(),
+            peers,
+            procs: Procs::default(),
+            troubles: Troubles::default(),
+            unlabelled: false,
+            reported_lost: 0,
+            noted_lost: 0,
+            reported_unjudged: 0,
+            reported_skipped: 0,
+            colour,
+            adopted,
+        })
+    }
+
+    /// The maintenance windows, and what is needed to open and close them.
+    fn windows(&mut self) -> (&mut Windows, Hands<'_>) {
+        let Self { windows, kernel, pipeline, state, in_force, .. } = self;
+        let InForce { policy, names, .. } = in_force;
+        (windows, Hands { kernel, pipeline, state, policy, slots: &names.slots })
+    }
+
+    fn instance_names(&self) -> String {
+        let names: Vec<_> = self.in_force.policy.instances.iter().map(|instance| instance.name.as_str()).collect();
+        names.join(", ")
+    }
+
+    /// Marks what already runs. One that cannot be marked keeps no other from it.
     fn label_running(&mut self) -> Result<(), AgentError> {
         let own = std::process::id();
-        let known: BTreeSet<_> = self.kernel.labels().into_iter().map(|(tgid, _)| tgid).collect();
+        let known = self.kernel.labelled();
         let processes = scan::processes(&self.host.cgroup_mount);
-        for (tgid, label) in scan::labels(&processes, &self.selectors, own) {
-            if !known.contains(&tgid) {
-                self.kernel.label(tgid, label)?;
-                if let Some(process) = processes.iter().find(|process| process.tgid == tgid) {
-                    self.own_sockets(process, label)?;
-                }
-                self.pipeline.enricher().seed(tgid);
+        let mut labelled = Ok(());
+        for (tgid, label) in scan::labels(&processes, &self.in_force.selectors, own) {
+            if known.contains(&tgid) {
+                continue;
             }
+            let mut done = self.kernel.label(tgid, label).map_err(AgentError::from);
+            if let Some(process) = processes.iter().find(|process| process.tgid == tgid) {
+                done = done.and(self.own_sockets(process, label));
+            }
+            self.pipeline.enricher().seed(tgid);
+            labelled = labelled.and(done);
         }
         // Started from inside an instance, the guard would have inherited its mark.
         self.kernel.forget_task(own);
-        Ok(())
+        labelled
+    }
+
+    /// Marks what already runs, now or, where that fails, later.
+    fn label(&mut self) {
+        let labelled = self.label_running();
+        self.unlabelled = labelled.is_err();
+        self.note(Task::Label, &labelled);
     }
 
     /// Notes the sockets that a process has bound already.
@@ -442,6 +475,15 @@ impl Agent {
         let renewed = self.renew();
         self.tell_peers(&told);
         renewed
+    }
+
+    /// The same in a guard that runs.
+    fn keep_up(&mut self) {
+        let renewed = self.refresh();
+        self.note(Task::Renew, &renewed);
+        if self.unlabelled {
+            self.label();
+        }
     }
 
     /// Looks for instances that the embedded policy is not about yet.
@@ -461,26 +503,27 @@ impl Agent {
         if self.options.config.is_none() && self.adopt() {
             let mut policy = self.adopted.policy()?;
             policy.enforce = self.options.enforce.unwrap_or(policy.enforce);
-            self.apply(policy)?;
-            self.label_running()?;
+            self.apply(policy, Cause::Changed)?;
+            self.label();
             let names = self.instance_names();
             say(&format!("found a new Node-RED; instances now: {names}"));
             let details = Map::from_iter([("instances".to_owned(), names.into())]);
             self.pipeline.lifecycle(Stage::Reload, "A new instance was found", &details);
             return Ok(());
         }
-        let (mut changed, now) = (self.host.resolvers() != self.resolvers, Instant::now());
+        let (mut changed, now) = (self.host.resolvers() != self.in_force.resolvers, Instant::now());
         if changed {
             self.peers.hurry(now);
         }
         changed |= self.peers.table() != self.host.peers;
-        let procs = self.procs.look(&self.about_proc, || self.kernel.labels());
+        let procs = self.procs.look(&self.in_force.about_proc, || self.kernel.labels());
         changed |= procs != self.host.procs;
-        for Watched { path, id, waits } in &self.watched {
+        for Watched { path, id, waits } in &self.in_force.watched {
             let found = self.kernel.identify(path)?;
             changed |= found != *id || (*waits && self.settling.is_made(path, Ages::of(path), now));
         }
         let by_cgroup = self
+            .in_force
             .policy
             .instances
             .iter()
@@ -490,23 +533,24 @@ impl Agent {
             return Ok(());
         }
         if !changed {
-            let now = selectors(&self.policy, &self.names.slots, &self.host);
-            if now.map_err(|fault| AgentError::Compile(self.located(&fault)))? == self.selectors {
+            let now = selectors(&self.in_force.policy, &self.in_force.names.slots, &self.host);
+            if now.map_err(|fault| AgentError::Compile(self.located(&fault)))? == self.in_force.selectors {
                 return Ok(());
             }
         }
         let before = std::mem::replace(&mut self.host.procs, procs);
-        if let Err(error) = self.apply(self.policy.clone()) {
+        if let Err(error) = self.apply(self.in_force.policy.clone(), Cause::Changed) {
             self.host.procs = before;
             return Err(error);
         }
-        self.label_running()
+        self.label();
+        Ok(())
     }
 
     /// Gives figures where the policy wants them. An address that cannot be had is told, and keeps nobody from guarding.
     fn serve_metrics(&mut self) {
         self.metrics = None;
-        let Some(address) = self.policy.metrics else { return };
+        let Some(address) = self.in_force.policy.metrics else { return };
         let counts = Arc::clone(self.pipeline.counts());
         match metrics::Server::start(address, counts, self.pipeline.spool()) {
             Ok(server) => self.metrics = Some(server),
@@ -519,9 +563,36 @@ impl Agent {
     }
 
     /// Tells about records that were lost since the last time.
-    fn report_loss(&mut self) -> Result<(), AgentError> {
-        let counters = self.kernel.counters()?;
-        let sum = |of: fn(&monitor_common::event::Counters) -> u64| counters.iter().map(of).sum::<u64>();
+    fn report_loss(&mut self) {
+        let counters = self.kernel.counters();
+        self.note(Task::Counters, &counters.as_ref().map(drop));
+        if let Ok(counters) = counters {
+            self.report_counters(&counters);
+        }
+        let skipped = self.kernel.skipped_names();
+        self.note(Task::Skipped, &skipped.as_ref().map(drop));
+        let skipped = skipped.unwrap_or_default();
+        if skipped > self.reported_skipped {
+            let new = skipped - self.reported_skipped;
+            self.reported_skipped = skipped;
+            let message = format!(
+                "{new} questions to resolvers, or answers, were not read: one instance had more than {MAX_TOLD} a second"
+            );
+            say(&message);
+            let details = Map::from_iter([("skipped".to_owned(), new.into())]);
+            self.pipeline.lifecycle(Stage::Loss, &message, &details);
+        }
+        if self.reported_lost > self.noted_lost {
+            let noted = self.kernel.tell_lost(self.reported_lost);
+            if noted.is_ok() {
+                self.noted_lost = self.reported_lost;
+            }
+            self.note(Task::Reported, &noted);
+        }
+    }
+
+    fn report_counters(&mut self, counters: &[Counters]) {
+        let sum = |of: fn(&Counters) -> u64| counters.iter().map(of).sum::<u64>();
         let (produced, emitted, lost) = (sum(|it| it.produced), sum(|it| it.emitted), sum(|it| it.lost));
         let unjudged = sum(|it| it.unjudged);
         self.pipeline.counts().kernel(lost, unjudged);
@@ -531,17 +602,6 @@ impl Agent {
             let message = format!("{new} operations were refused unjudged: too many at once on one CPU");
             say(&message);
             let details = Map::from_iter([("unjudged".to_owned(), new.into())]);
-            self.pipeline.lifecycle(Stage::Loss, &message, &details);
-        }
-        let skipped = self.kernel.skipped_names()?;
-        if skipped > self.reported_skipped {
-            let new = skipped - self.reported_skipped;
-            self.reported_skipped = skipped;
-            let message = format!(
-                "{new} questions to resolvers, or answers, were not read: one instance had more than {MAX_TOLD} a second"
-            );
-            say(&message);
-            let details = Map::from_iter([("skipped".to_owned(), new.into())]);
             self.pipeline.lifecycle(Stage::Loss, &message, &details);
         }
         if lost > self.reported_lost {
@@ -556,9 +616,7 @@ impl Agent {
             let message = format!("{new} records were lost: the ring buffer was full");
             say(&message);
             self.pipeline.lifecycle(Stage::Loss, &message, &details);
-            self.kernel.tell_lost(lost)?;
         }
-        Ok(())
     }
 
     /// Takes records from the ring buffer, up to [`TURN`] of them; true when there may be more.
@@ -568,16 +626,13 @@ impl Agent {
                 self.heal();
                 return false;
             };
-            match self.pipeline.record(&item, &self.names) {
-                Ok(Some(told)) => {
-                    if !self.options.quiet {
-                        self.say_met(&told);
-                    }
-                    self.respond(&told);
+            let recorded = self.pipeline.record(&item, &self.in_force.names);
+            self.note(Task::Records, &recorded.as_ref().map(drop));
+            if let Ok(Some(told)) = recorded {
+                if !self.options.quiet {
+                    self.say_met(&told);
                 }
-                Ok(None) => {}
-                // One bad record must not end the guard: enforcement goes on in the kernel.
-                Err(error) => complain(&error),
+                self.respond(&told);
             }
         }
         self.heal();
@@ -586,7 +641,7 @@ impl Agent {
 
     /// Tells which settings and flows have changed.
     fn look_at_changes(&mut self) {
-        let instances = self.policy.instances.iter().map(|it| (it.name.as_str(), it.user_dir.as_path()));
+        let instances = self.in_force.policy.instances.iter().map(|it| (it.name.as_str(), it.user_dir.as_path()));
         for change in self.changes.look(instances, Instant::now()) {
             say(&terminal::plain(change.sentence().as_bytes()));
             self.pipeline.response(response::changed(&change));
@@ -615,11 +670,12 @@ impl Agent {
     fn respond(&mut self, told: &Told) {
         let Told { record, instance, rule, .. } = told;
         let event = &record.event;
-        let scope = if record.verdict == Verdict::Kill { self.names.scope(record) } else { KillScope::Process };
+        let scope =
+            if record.verdict == Verdict::Kill { self.in_force.names.scope(record) } else { KillScope::Process };
         if scope != KillScope::Process {
             let lineage = self.pipeline.enricher().lineage();
             let responder = Responder { kernel: &self.kernel, lineage, host: &self.host };
-            let ended = responder.kill(record, scope, &self.policy, instance);
+            let ended = responder.kill(record, scope, &self.in_force.policy, instance);
             let because = Because { instance, rule, scope: scope.name(), actor: event.tgid };
             for process in &ended {
                 let sentence = format!(
@@ -647,18 +703,17 @@ impl Agent {
             for path in &restored {
                 self.settling.put_back(path);
             }
-            let renewed = if restored.is_empty() { Ok(()) } else { self.refresh() };
             // Whoever hears that a file is healed may rely on it that it is closed.
-            self.tell_healing(&told);
-            if let Err(error) = renewed {
-                complain(&format_args!("the policy could not be renewed, the old one stays in force: {error}"));
+            if !restored.is_empty() {
+                self.keep_up();
             }
+            self.tell_healing(&told);
         }
     }
 
     /// Takes first copies, and tells what is not as it should be.
     fn look_at_healed(&mut self) {
-        let watched = &self.watched;
+        let watched = &self.in_force.watched;
         let is_made = |path: &Path| watched.iter().any(|it| it.path == path && it.id.is_some() && !it.waits);
         let told = self.healer.look(is_made);
         self.tell_healing(&told);
@@ -671,18 +726,51 @@ impl Agent {
         }
     }
 
+    /// What is done once a second.
+    fn tick(&mut self) {
+        self.keep_up();
+        self.look_at_healed();
+        self.look_at_changes();
+        let (windows, mut hands) = self.windows();
+        windows.expire(&mut hands);
+        let kept = self.windows.keep(&self.state);
+        self.note(Task::Windows, &kept);
+        self.keep_names();
+        for said in self.pipeline.tick(Instant::now()) {
+            say_incident(&said, true);
+        }
+        self.report_loss();
+        let written = self.pipeline.check();
+        self.note(Task::Journal, &written);
+    }
+
+    /// Does what the command line asks.
+    fn answer(&mut self, Asked { request, by, answer }: Asked) {
+        let outcome = match request {
+            Request::Maintenance(request) => {
+                let (windows, mut hands) = self.windows();
+                windows.answer(&request, &by, &mut hands).map(Answer::Windows).map_err(Refusal::Failed)
+            }
+            Request::Reload => self.reload(&by).map(Answer::Reloaded),
+        };
+        let kept = self.windows.keep(&self.state);
+        self.note(Task::Windows, &kept);
+        // The peer may have gone away meanwhile: what was done is in the journal.
+        let _ = answer.send(outcome);
+    }
+
     /// Runs until SIGTERM or SIGINT.
-    pub async fn run(mut self, events: RingBuf<MapData>) -> Result<(), AgentError> {
+    pub async fn run(mut self, events: RingBuf<MapData>) -> Result<(), Fatal> {
         let (mut refresh, mut healing) = (interval(REFRESH), interval(HEALING));
         healing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // SAFETY: the ring buffer owns its map's descriptor and keeps it open for as long as it lives itself.
         let registered = unsafe { AsyncFd::register(events) };
-        let mut events = registered.map_err(|error| io("the ring buffer")(error.into_parts().1))?;
+        let mut events = registered.map_err(|error| Fatal::Records(error.into_parts().1))?;
         loop {
             tokio::select! {
                 guard = events.readable_mut() => {
-                    let mut guard = guard.map_err(io("the ring buffer"))?;
+                    let mut guard = guard.map_err(Fatal::Records)?;
                     if self.drain(guard.get_inner_mut()) {
                         // Without a pause the runtime would never look for signals and timers.
                         tokio::task::yield_now().await;
@@ -691,30 +779,10 @@ impl Agent {
                     }
                 }
                 _ = healing.tick(), if self.healer.is_busy() => self.heal(),
-                _ = refresh.tick() => {
-                    if let Err(error) = self.refresh() {
-                        complain(&format_args!("the policy could not be renewed, the old one stays in force: {error}"));
-                    }
-                    self.look_at_healed();
-                    self.look_at_changes();
-                    let (windows, mut hands) = self.windows();
-                    if let Err(error) = windows.expire(&mut hands) {
-                        complain(&error);
-                    }
-                    for said in self.pipeline.tick(Instant::now()) {
-                        say_incident(&said, true);
-                    }
-                    self.report_loss()?;
-                    if let Err(error) = self.pipeline.check() {
-                        complain(&error);
-                    }
-                }
-                Some(Asked { request, by, answer }) = self.listener.next() => {
-                    let (windows, mut hands) = self.windows();
-                    // Who has gone away meanwhile sees it by `status`.
-                    let _ = answer.send(windows.answer(&request, &by, &mut hands));
-                }
-                _ = self.signals.hangup.recv() => self.reload()?,
+                _ = refresh.tick() => self.tick(),
+                Some(asked) = self.listener.next() => self.answer(asked),
+                // What has come of it is reported.
+                _ = self.signals.hangup.recv() => drop(self.reload("SIGHUP")),
                 _ = self.signals.terminate.recv() => break,
                 _ = self.signals.interrupt.recv() => break,
             }
@@ -726,14 +794,18 @@ impl Agent {
                 break;
             }
         }
-        self.report_loss()?;
+        self.stop()
+    }
+
+    /// Writes the journal out, and says what stays in the kernel.
+    fn stop(mut self) -> Result<(), Fatal> {
+        self.report_loss();
         for said in self.pipeline.end() {
             say_incident(&said, true);
         }
         let message = if self.pins.is_some() { "Flowwarden stopped; its programs go on" } else { "Flowwarden stopped" };
         self.pipeline.lifecycle(Stage::Stop, message, &Map::new());
-        self.pipeline.close()?;
-        drop(self.pid_file.take());
+        let closed = self.pipeline.close();
         match &self.options.pin {
             Some(path) => say(&format!(
                 "stopped; the kernel goes on to judge: `flowwarden detach --pin {}` ends it",
@@ -741,6 +813,6 @@ impl Agent {
             )),
             None => say("stopped"),
         }
-        Ok(())
+        Ok(closed?)
     }
 }

@@ -36,7 +36,7 @@ fn keep(state: &State, table: &Table) -> Result<(), AgentError> {
     Ok(state.write(KEPT, &serde_json::to_vec(&kept).unwrap_or_default())?)
 }
 
-impl Agent {
+impl<E> Agent<E> {
     /// Says and records what became of look-ups, and keeps the addresses that are in force.
     pub(super) fn tell_peers(&self, all: &[Told]) {
         for told in all {

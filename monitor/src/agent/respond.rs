@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::{
     journal::response::Ended,
-    kernel::load::Kernel,
+    kernel::enforcer::Enforcer,
     machine::scan,
     policy::{
         host::{Host, System},
@@ -27,7 +27,7 @@ const MAX_HEIGHT: usize = 64;
 
 /// What is needed to find out who belongs to whom.
 pub(super) struct Responder<'a> {
-    pub(super) kernel: &'a Kernel,
+    pub(super) kernel: &'a dyn Enforcer,
     pub(super) lineage: &'a Lineage,
     pub(super) host: &'a System,
 }

@@ -2,6 +2,8 @@
 //!
 //! Until the very end both judge, so an operation in between may be recorded twice, and never not at all.
 
+use std::collections::BTreeMap;
+
 use monitor_common::{policy::Maintenance, scope::TaskLabel};
 use serde_json::{Map, json};
 
@@ -14,7 +16,7 @@ use crate::{
     },
     pipeline::Pipeline,
     record::names::NameTable,
-    state::State,
+    state::{State, StateError},
     stdio::complain,
 };
 
@@ -113,7 +115,8 @@ impl Takeover {
     }
 }
 
-/// Keeps the names of the policy in force for the run that may take over.
-pub(super) fn keep_names(state: &State, names: &NameTable) -> Result<(), AgentError> {
-    Ok(state.write(NAMES, names.to_text().as_bytes())?)
+/// Keeps the names of a policy for the run that may take over, with the slots of the one before it: until the new one is in
+/// force, that is the one to take over.
+pub(super) fn keep_names(state: &State, names: &NameTable, former: &BTreeMap<String, u16>) -> Result<(), StateError> {
+    state.write(NAMES, names.to_text(former).as_bytes())
 }

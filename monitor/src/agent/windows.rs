@@ -22,8 +22,8 @@ use crate::{
     },
     heal,
     journal::ocsf::{Stage, now_ms},
-    kernel::load::Kernel,
-    maintenance::{Answer, LONGEST, Request, Window, boot_ns},
+    kernel::{enforcer::Enforcer, load::KernelError},
+    maintenance::{LONGEST, Request, Window, boot_ns},
     pipeline::Pipeline,
     policy::model::Policy,
     state::{State, StateError},
@@ -47,11 +47,13 @@ struct Before {
 #[derive(Debug, Default)]
 pub(super) struct Windows {
     open: Vec<Window>,
+    /// The file does not say what is open: to be written again.
+    stale: bool,
 }
 
 /// What is needed to open and close them.
 pub(super) struct Hands<'a> {
-    pub(super) kernel: &'a mut Kernel,
+    pub(super) kernel: &'a mut dyn Enforcer,
     pub(super) pipeline: &'a mut Pipeline,
     pub(super) state: &'a State,
     pub(super) policy: &'a Policy,
@@ -87,13 +89,13 @@ impl Windows {
                 None => tell_closed(&window, "the guard that had opened it has ended", hands),
             }
         }
-        windows.keep(hands.state)?;
+        write(&windows.open, hands.state)?;
         Ok(windows)
     }
 
     /// Does what is asked.
-    pub(super) fn answer(&mut self, request: &Request, by: &str, hands: &mut Hands<'_>) -> Answer {
-        self.expire(hands).map_err(|error| error.to_string())?;
+    pub(super) fn answer(&mut self, request: &Request, by: &str, hands: &mut Hands<'_>) -> Result<Vec<Window>, String> {
+        self.expire(hands);
         match request {
             Request::Status => Ok(self.open.clone()),
             Request::Open { instance, class, seconds } => self.open(instance.as_deref(), class, *seconds, by, hands),
@@ -104,12 +106,19 @@ impl Windows {
                     instance.as_ref().is_none_or(|name| *name == window.instance)
                         && class.as_ref().is_none_or(|class| *class == window.class)
                 };
-                self.close(fits, &format!("by {by}"), hands).map_err(|error| error.to_string())
+                self.close(fits, &format!("by {by}"), hands)
             }
         }
     }
 
-    fn open(&mut self, instance: Option<&str>, class: &str, seconds: u64, by: &str, hands: &mut Hands<'_>) -> Answer {
+    fn open(
+        &mut self,
+        instance: Option<&str>,
+        class: &str,
+        seconds: u64,
+        by: &str,
+        hands: &mut Hands<'_>,
+    ) -> Result<Vec<Window>, String> {
         let maintenance = maintenance(class)?;
         if seconds == 0 || seconds > LONGEST.as_secs() {
             return Err("a window is open for 1s to 24h".to_owned());
@@ -139,52 +148,111 @@ impl Windows {
         if !self.open.iter().any(|open| open.instance == window.instance && open.class == window.class) {
             begin(&window, &policy.user_dir, hands.state).map_err(|error| error.to_string())?;
         }
+        let is_same = |open: &Window| open.instance == window.instance && open.class == window.class;
+        let mut open: Vec<_> = self.open.iter().filter(|open| !is_same(open)).cloned().collect();
+        open.push(window.clone());
+        write(&open, hands.state).map_err(|error| error.to_string())?;
         hands.pipeline.programs().begin(slot, class);
-        self.open.retain(|open| open.instance != window.instance || open.class != window.class);
-        self.open.push(window.clone());
         // Told before it is open: what happens in a window of which nothing is known would be a riddle.
         let message = format!("maintenance: {class} of instance {} is open for {seconds} s, by {by}", window.instance);
         tell(Stage::Open, &window, &message, Map::new(), hands.pipeline);
-        let opened = self.keep(hands.state).and_then(|()| Ok(hands.kernel.set_window(slot, maintenance, until_ns)?));
-        opened.map_err(|error| error.to_string())?;
+        if let Err(error) = hands.kernel.set_window(slot, maintenance, until_ns) {
+            self.stale = true;
+            let before = self.open.iter().find(|open| is_same(open));
+            let message = format!("maintenance: {class} of instance {} could not be opened: {error}", window.instance);
+            tell(Stage::Error, before.unwrap_or(&window), &message, Map::new(), hands.pipeline);
+            return Err(error.to_string());
+        }
+        self.open = open;
         Ok(vec![window])
     }
 
-    /// Closes those that fit.
-    pub(super) fn close(
+    /// Closes those that fit. One that the kernel does not close stays open, and that is the error; the others are closed.
+    fn close(
         &mut self,
         fits: impl Fn(&Window) -> bool,
         why: &str,
         hands: &mut Hands<'_>,
-    ) -> Result<Vec<Window>, AgentError> {
-        let (closed, open): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open).into_iter().partition(fits);
-        self.open = open;
-        if closed.is_empty() {
-            return Ok(closed);
-        }
-        for window in &closed {
-            if let (Some(&slot), Some(maintenance)) = (hands.slots.get(&window.instance), window.maintenance()) {
-                hands.kernel.set_window(slot, maintenance, 0)?;
+    ) -> Result<Vec<Window>, String> {
+        let (mut closed, mut failed) = (Vec::new(), None);
+        for window in std::mem::take(&mut self.open) {
+            if !fits(&window) {
+                self.open.push(window);
+                continue;
             }
-            tell_closed(window, why, hands);
+            match set(&window, 0, hands) {
+                Ok(()) => {
+                    tell_closed(&window, why, hands);
+                    closed.push(window);
+                }
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    self.open.push(window);
+                }
+            }
         }
-        self.keep(hands.state)?;
-        Ok(closed)
+        self.stale |= !closed.is_empty();
+        failed.map_or(Ok(closed), |error| Err(error.to_string()))
     }
 
-    /// Tells of those that the kernel has closed.
-    pub(super) fn expire(&mut self, hands: &mut Hands<'_>) -> Result<(), AgentError> {
-        if self.open.is_empty() {
+    /// Tells of those that the kernel has closed by itself.
+    pub(super) fn expire(&mut self, hands: &mut Hands<'_>) {
+        let now = boot_ns();
+        let (over, open): (Vec<_>, _) = std::mem::take(&mut self.open).into_iter().partition(|it| it.until_ns <= now);
+        self.open = open;
+        for window in &over {
+            tell_closed(window, "its time is over", hands);
+        }
+        self.stale |= !over.is_empty();
+    }
+
+    /// Writes the list of those that are open where it is not as it should be. What rests on it are reports alone: a failure
+    /// opens and closes nothing, and is tried again.
+    pub(super) fn keep(&mut self, state: &State) -> Result<(), StateError> {
+        if self.stale {
+            write(&self.open, state)?;
+            self.stale = false;
+        }
+        Ok(())
+    }
+
+    /// Those that stay when instances go: written, before anything of it is in force. Where nothing comes of that, the list
+    /// is [written](Self::keep) again as it was.
+    pub(super) fn leave(&mut self, stays: impl Fn(&Window) -> bool, state: &State) -> Result<(), StateError> {
+        if self.open.iter().all(&stays) {
             return Ok(());
         }
-        let now = boot_ns();
-        self.close(|window| window.until_ns <= now, "its time is over", hands).map(drop)
+        let left: Vec<_> = self.open.iter().filter(|window| stays(window)).cloned().collect();
+        self.stale = true;
+        write(&left, state)
     }
 
-    fn keep(&self, state: &State) -> Result<(), AgentError> {
-        let text = serde_json::to_vec(&self.open).unwrap_or_default();
-        Ok(state.write(KEPT, &text)?)
+    /// Closes those of instances that have gone. The kernel has no rule any more that they would be about.
+    pub(super) fn drop_gone(&mut self, stays: impl Fn(&Window) -> bool, hands: &mut Hands<'_>) {
+        let (open, gone): (Vec<_>, _) = std::mem::take(&mut self.open).into_iter().partition(stays);
+        self.open = open;
+        for window in &gone {
+            // Should it stay: before the slot is another instance's, it is shut.
+            let _ = set(window, 0, hands);
+            tell_closed(window, "the instance is not guarded any more", hands);
+        }
     }
+}
+
+/// Makes sure that no window is open for a slot that is about to be given to an instance.
+pub(super) fn shut(slot: u16, kernel: &mut dyn Enforcer) -> Result<(), KernelError> {
+    Maintenance::NAMES.iter().try_for_each(|&(_, maintenance)| kernel.set_window(slot, maintenance, 0))
+}
+
+fn set(window: &Window, until_ns: u64, hands: &mut Hands<'_>) -> Result<(), KernelError> {
+    match (hands.slots.get(&window.instance), window.maintenance()) {
+        (Some(&slot), Some(maintenance)) => hands.kernel.set_window(slot, maintenance, until_ns),
+        _ => Ok(()),
+    }
+}
+
+fn write(open: &[Window], state: &State) -> Result<(), StateError> {
+    state.write(KEPT, &serde_json::to_vec(open).unwrap_or_default())
 }
 
 fn maintenance(class: &str) -> Result<Maintenance, String> {

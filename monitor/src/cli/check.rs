@@ -2,15 +2,14 @@
 
 use std::{io::Write as _, path::PathBuf};
 
+use super::{guards, with_peers};
 use clap::Args;
 use monitor::{
     policy::{self, PolicyError, host::System},
-    stdio::Output,
+    stdio::{Output, complain},
     text::terminal::{plain, plain_path},
     toml_reader::Located,
 };
-
-use super::with_peers;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -21,6 +20,9 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let file = &arguments.file;
+    for line in guards::unguarded() {
+        complain(&format_args!("warning: {line}"));
+    }
     let (policy, warnings) = policy::read(file, &System::expected())?;
     for warning in &warnings {
         writeln!(Output, "{}", Located(file, warning).warning())?;

@@ -2,13 +2,14 @@
 
 use std::{io::Write as _, path::PathBuf};
 
+use anyhow::bail;
 use clap::Args;
 use monitor::{
-    kernel::pin::{DIRECTORY, Pins},
+    kernel::pin::{DIRECTORY, PinError, Pins},
     stdio::Output,
 };
 
-use super::as_root;
+use super::{as_root, guards};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -21,13 +22,26 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Whoever may not look there would find nothing.
     as_root("detach")?;
     let path = arguments.pin.display();
-    if !arguments.pin.exists() {
-        writeln!(Output, "{path}: nothing is pinned here")?;
-        return Ok(());
+    let count = match arguments.pin.exists().then(|| Pins::open(&arguments.pin)).transpose() {
+        Ok(pins) => pins.map(Pins::remove).transpose()?.unwrap_or_default(),
+        Err(error @ PinError::NoBpfFs(_)) => return Err(guards::with_unguarded(error)),
+        Err(error) => return Err(error.into()),
+    };
+    // Programs that were detached a moment ago may still be on their way out; those that are pinned are not.
+    let all: Vec<_> = guards::all().into_iter().filter(|it| count == 0 || it.guarded || it.pins.is_some()).collect();
+    let unguarded: Vec<_> = all.iter().filter(|it| !it.guarded).map(|it| format!("\n{it}")).collect();
+    if count == 0 && !unguarded.is_empty() {
+        bail!("{path}: nothing is pinned here, but elsewhere:{}", unguarded.concat());
     }
-    match Pins::open(&arguments.pin)?.remove()? {
-        0 => writeln!(Output, "{path}: nothing was pinned here")?,
-        count => writeln!(Output, "{path}: the programs of {count} run(s) are detached; nothing is judged any more")?,
+    match count {
+        0 => writeln!(Output, "{path}: nothing is pinned here")?,
+        count => writeln!(Output, "{path}: the programs of {count} run(s) are detached")?,
+    }
+    if count > 0 && all.is_empty() {
+        writeln!(Output, "nothing enforces any more")?;
+    }
+    for found in &all {
+        writeln!(Output, "{found}")?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::guards;
 use anyhow::Context as _;
 use clap::Args;
 use monitor::{
@@ -52,7 +53,10 @@ impl Place {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let survey = arguments.place.survey()?;
+    let mut survey = arguments.place.survey()?;
+    if arguments.place.root().is_none() {
+        survey.notes.extend(guards::unguarded());
+    }
     if arguments.json {
         return Ok(writeln!(Output, "{}", serde_json::to_string_pretty(&survey)?)?);
     }

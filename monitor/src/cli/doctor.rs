@@ -6,6 +6,7 @@ use clap::Args;
 use monitor::{
     kernel::{
         btf::VMLINUX,
+        census,
         load::{Kernel, Loaded, first_line},
         security::FLAVOURS,
     },
@@ -41,6 +42,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         writeln!(Output, "sensors     only root can try them: sudo flowwarden doctor")?;
         return Ok(());
+    }
+    let enforcing = census::take();
+    if enforcing.is_empty() {
+        writeln!(Output, "guard       none runs, and nothing enforces")?;
+    }
+    for found in enforcing {
+        writeln!(Output, "{:<11} {found}", if found.guarded { "guard" } else { "no guard" })?;
     }
     let start = Instant::now();
     let mut kernel = Kernel::load(None)?;

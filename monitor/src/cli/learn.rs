@@ -144,7 +144,6 @@ fn watch(present: &Present, place: &Path, length: Duration, cgroup_root: Option<
         enforce: Some(false),
         cgroup_root,
         sensors: vec![Sensor::Lsm, Sensor::Fentry, Sensor::Kprobe, Sensor::Tracepoint],
-        pid_file: None,
         quiet: true,
     };
     let runtime =

@@ -6,23 +6,25 @@ use std::{
     time::Duration,
 };
 
-use anyhow::bail;
+use super::{
+    as_root, guards,
+    journal::{DIRECTORY, look},
+};
+use anyhow::{bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use monitor::{
     change::decision::{self, Kept},
+    control::{self, Answer},
     journal::{
         format::rfc3339_seconds,
         query::{Filter, Query},
     },
-    maintenance::{self, MaintenanceError, Request, Window},
+    maintenance::{self, Request, Window},
     state::{self, State},
     stdio::Output,
     text::terminal::{plain, plain_path},
 };
-
 use serde_json::Value;
-
-use super::journal::{DIRECTORY, look};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -109,26 +111,20 @@ impl Class {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(MaintenanceError::NotRoot.into());
-    }
+    as_root("maintenance")?;
     if let Command::Report { instance, journal, json } = &arguments.command {
         return report(instance.as_ref(), journal, *json);
     }
-    // A directory that is not there is not made for a question.
-    if !arguments.state.is_dir() {
-        return Err(MaintenanceError::NoGuard(arguments.state).into());
-    }
-    let state = State::open(&arguments.state)?;
+    let ask = |request: Request| ask(&arguments.state, request);
     match arguments.command {
         Command::Open { length, instance, class } => {
             let request = Request::Open { instance, class: class.name(), seconds: length.as_secs() };
-            for window in maintenance::request(&state, &request)? {
+            for window in ask(request)? {
                 writeln!(Output, "open: {}; what happens meanwhile is in the journal", shown(&window))?;
             }
         }
         Command::Close { instance, class } => {
-            let closed = maintenance::request(&state, &Request::Close { instance, class: class.map(Class::name) })?;
+            let closed = ask(Request::Close { instance, class: class.map(Class::name) })?;
             if closed.is_empty() {
                 writeln!(Output, "no window was open")?;
             }
@@ -138,14 +134,14 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::Report { .. } => {}
         Command::Accept { id } => {
-            let report = decision::accept(&state, &id)?;
+            let report = decision::accept(&kept(&arguments.state)?, &id)?;
             told(&report, "is the good copy now")?;
             if report.packages.is_some() {
                 writeln!(Output, "packages stay as they are; nothing keeps a copy of them")?;
             }
         }
         Command::Revert { id } => {
-            let report = decision::revert(&state, &id)?;
+            let report = decision::revert(&kept(&arguments.state)?, &id)?;
             told(&report, "is as its good copy again")?;
             if let Some(command) = &report.packages {
                 writeln!(
@@ -166,7 +162,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
         }
         Command::Status { json } => {
-            let open = maintenance::request(&state, &Request::Status)?;
+            let open = ask(Request::Status)?;
             if json {
                 let window = |it: &Window| {
                     serde_json::json!({ "instance": it.instance, "class": it.class, "by": it.by,
@@ -183,6 +179,24 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Asks the running guard about windows.
+fn ask(state: &Path, request: Request) -> anyhow::Result<Vec<Window>> {
+    match control::ask(state, &control::Request::Maintenance(request)).map_err(guards::explained)? {
+        Answer::Windows(windows) => Ok(windows),
+        answer => bail!("the guard has answered something else: {answer:?}; is it of another version?"),
+    }
+}
+
+/// The state directory, which is not made for a question.
+fn kept(state: &Path) -> anyhow::Result<State> {
+    ensure!(
+        state.is_dir(),
+        "{}: no guard has kept anything here; name another directory with --state",
+        state.display()
+    );
+    Ok(State::open(state)?)
 }
 
 fn told(report: &Kept, done: &str) -> std::io::Result<()> {

@@ -10,6 +10,7 @@ mod discover;
 mod doctor;
 mod explain;
 mod good;
+mod guards;
 mod init;
 mod journal;
 mod learn;
@@ -23,7 +24,7 @@ use std::{io, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use monitor::{
-    agent::AgentError,
+    agent::{AgentError, fatal::Fatal},
     kernel::load::chain,
     policy::{
         PolicyError,
@@ -69,7 +70,7 @@ enum Command {
     Init(init::Arguments),
     /// Opens and closes windows in which rules only log, so that an administrator can work (as root).
     Maintenance(maintenance::Arguments),
-    /// Has the running guard read its policy again.
+    /// Have the running guard read its policy again; wait, and print what came of it (as root).
     Reload(reload::Arguments),
     /// Reads, checks and converts the journal.
     Journal(journal::Arguments),
@@ -95,7 +96,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Detach(arguments) => detach::run(&arguments).map(done),
         Command::Init(arguments) => init::run(&arguments).map(done),
         Command::Maintenance(arguments) => maintenance::run(arguments).map(done),
-        Command::Reload(arguments) => reload::run(&arguments).map(done),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Journal(arguments) => journal::run(arguments),
         Command::Simulate(arguments) => simulate::run(&arguments).map(done),
         Command::Sink(arguments) => sink::run(&arguments).map(done),
@@ -104,7 +105,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             report(&error);
-            ExitCode::from(if is_users_fault(&error) { 2 } else { 1 })
+            ExitCode::from(code(&error))
         }
     }
 }
@@ -143,6 +144,16 @@ fn sentence(error: &anyhow::Error, root: bool) -> String {
         text.push_str("; root may");
     }
     text
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<Fatal>() {
+        Fatal::EXIT_CODE
+    } else if is_users_fault(error) {
+        2
+    } else {
+        1
+    }
 }
 
 fn is_users_fault(error: &anyhow::Error) -> bool {

@@ -1,39 +1,53 @@
 //! `flowwarden reload`
 
-use std::{fs, io::Write as _, path::PathBuf};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, bail};
 use clap::Args;
-use monitor::stdio::Output;
-use rustix::process::{Pid, Signal, kill_process};
+use monitor::{
+    control::{self, Answer, ControlError, Refusal, Request},
+    state,
+    stdio::{Output, complain},
+    text::terminal::plain,
+};
 
-/// Where the running guard keeps its pid.
-pub(super) const PID_FILE: &str = "/run/flowwarden.pid";
+use super::{as_root, guards};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Where the running guard keeps its pid.
-    #[arg(long, value_name = "FILE", default_value = PID_FILE)]
-    pid_file: PathBuf,
+    /// Where the running guard keeps its state.
+    #[arg(long, value_name = "DIR", default_value = state::DIRECTORY)]
+    state: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let path = arguments.pid_file.display();
-    let text = fs::read_to_string(&arguments.pid_file)
-        .with_context(|| format!("{path}: no guard runs, or it was given another --pid-file"))?;
-    let pid: i32 = text.trim().parse().with_context(|| format!("{path}: not a pid"))?;
-    let Some(pid) = Pid::from_raw(pid) else { bail!("{path}: not a pid") };
-    // A pid from a file may be somebody else's by now.
-    let comm = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap_or_default();
-    if comm.trim() != "flowwarden" {
-        bail!("{path}: process {} is not flowwarden any more; start the guard again", pid.as_raw_nonzero());
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    as_root("reload")?;
+    match control::ask(&arguments.state, &Request::Reload) {
+        Ok(Answer::Reloaded(reloaded)) => {
+            for warning in &reloaded.warnings {
+                writeln!(Output, "warning: {}", plain(warning.as_bytes()))?;
+            }
+            let mode = if reloaded.enforce { "enforce" } else { "observe" };
+            let instances = plain(reloaded.instances.join(", ").as_bytes());
+            writeln!(Output, "the new policy is in force: {mode}, instances {instances}")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(answer) => anyhow::bail!("the guard has answered something else: {answer:?}; is it of another version?"),
+        Err(ControlError::Refused(Refusal::Policy(faults))) => {
+            for fault in &faults {
+                // As compilers do, so that an editor can jump to each.
+                eprint(fault);
+            }
+            complain(&"the policy was refused; the old one stays in force");
+            Ok(ExitCode::from(2))
+        }
+        Err(ControlError::Refused(Refusal::Failed(why))) => {
+            anyhow::bail!("the old policy stays in force: {}", plain(why.as_bytes()))
+        }
+        Err(error) => Err(guards::explained(error)),
     }
-    kill_process(pid, Signal::HUP)
-        .with_context(|| format!("process {} cannot be signalled; are you root?", pid.as_raw_nonzero()))?;
-    writeln!(
-        Output,
-        "asked process {} to read its policy again; its console and journal say what came of it",
-        pid.as_raw_nonzero()
-    )?;
-    Ok(())
+}
+
+/// A line for the standard error; a reader that went away is no error.
+fn eprint(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", plain(line.as_bytes()));
 }

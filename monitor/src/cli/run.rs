@@ -11,7 +11,7 @@ use monitor::{
 };
 use monitor_common::verdict::Sensor;
 
-use super::{journal::DIRECTORY, reload::PID_FILE};
+use super::journal::DIRECTORY;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -43,9 +43,6 @@ pub(super) struct Arguments {
     /// Directory of what is kept from one run to the next; made when it is not there, closed to others.
     #[arg(long, value_name = "DIR", default_value = state::DIRECTORY)]
     state: PathBuf,
-    /// Where the pid is kept for `flowwarden reload`.
-    #[arg(long, value_name = "FILE", default_value = PID_FILE)]
-    pid_file: PathBuf,
 }
 
 /// A sensor by its name on the command line.
@@ -86,7 +83,6 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         enforce,
         cgroup_root: arguments.cgroup_root,
         sensors: arguments.sensors.into_iter().map(Choice::sensor).collect(),
-        pid_file: Some(arguments.pid_file),
         quiet: false,
     };
     let runtime =

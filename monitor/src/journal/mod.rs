@@ -151,7 +151,7 @@ impl Journal {
         self.shared.queue.push(Entry::new(event, durability == Durability::Now).naming(mark));
     }
 
-    /// What has gone wrong since the last time; events wait in memory meanwhile, as far as it goes.
+    /// What is wrong at present; events wait in memory meanwhile, as far as it goes.
     pub fn check(&self) -> Result<(), JournalError> {
         self.shared.trouble().map_or(Ok(()), |what| Err(JournalError::Trouble(what)))
     }

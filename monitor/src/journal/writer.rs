@@ -32,24 +32,16 @@ pub(super) struct Shared {
     pub(super) tail: Arc<Tail>,
     /// Lowest segment that a sink still needs.
     pub(super) needed: Arc<AtomicU64>,
-    trouble: Mutex<Trouble>,
+    /// What is wrong now.
+    trouble: Mutex<Option<String>>,
     /// Limits that the thread has not taken over yet.
     limits: Mutex<Option<Limits>>,
 }
 
-#[derive(Debug, Default)]
-struct Trouble {
-    /// What is wrong now.
-    now: Option<String>,
-    /// Whether the owner has been told.
-    told: bool,
-}
-
 impl Shared {
-    /// What went wrong since the last time that somebody asked.
+    /// What is wrong now.
     pub(super) fn trouble(&self) -> Option<String> {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut trouble.told, true) { None } else { trouble.now.clone() }
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Other limits, for the next time that something is written.
@@ -62,10 +54,7 @@ impl Shared {
     }
 
     fn set_trouble(&self, what: Option<String>) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        if trouble.now != what {
-            *trouble = Trouble { told: what.is_none(), now: what };
-        }
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 }
 

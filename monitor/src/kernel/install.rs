@@ -33,21 +33,60 @@ pub(super) struct Watched {
     _files: Vec<File>,
 }
 
+/// The numbers of policies. Entries of the one in force and of the one that is being written stand side by side, so no
+/// number is used again, also not that of a policy that was refused halfway: what it has left would be taken for the next one's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Epochs {
+    current: u32,
+    refused: u32,
+}
+
+impl Epochs {
+    /// That of the policy in force; 0 for none.
+    pub(super) fn current(self) -> u32 {
+        self.current
+    }
+
+    /// That of the next policy. Halves of arrays go by parity, so the parity is the other one.
+    pub(super) fn next(self) -> u32 {
+        let step = self.refused.checked_mul(2).and_then(|skipped| skipped.checked_add(1));
+        let first = if self.current.is_multiple_of(2) { 3 } else { 2 };
+        step.and_then(|step| self.current.checked_add(step)).unwrap_or(first)
+    }
+
+    /// Begins after one that an earlier run has used.
+    pub(super) fn begin_after(&mut self, epoch: u32) {
+        self.current = self.current.max(epoch);
+    }
+
+    /// The next one never came.
+    fn refuse(&mut self) {
+        self.refused = self.refused.saturating_add(1);
+    }
+
+    /// The next one has come.
+    fn commit(&mut self) {
+        *self = Self { current: self.next(), refused: 0 };
+    }
+}
+
 impl Kernel {
-    /// Puts a policy in force: all of it or none.
+    /// Puts a policy in force: all of it or none. The last step that can fail is the store that makes it the policy.
     pub fn install(&mut self, policy: &Compiled) -> Result<()> {
         let epoch = self.next_epoch();
-        let watched = match write(&mut self.ebpf, policy, epoch).and_then(|()| self.watch(policy, epoch)) {
-            Ok(watched) => watched,
+        let selectors = u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX);
+        let written = write(&mut self.ebpf, policy, epoch).and_then(|()| self.watch(policy, epoch));
+        match written.and_then(|watched| self.control(epoch, selectors).map(|()| watched)) {
+            Ok(watched) => self.watched = watched,
             Err(error) => {
                 // What was written belongs to an epoch that never came.
                 forget(&mut self.ebpf, epoch);
+                self.epochs.refuse();
                 return Err(error);
             }
-        };
-        self.control(epoch, u32::try_from(policy.selectors.len()).unwrap_or(u32::MAX))?;
-        let old = std::mem::replace(&mut self.epoch, epoch);
-        self.watched = watched;
+        }
+        let old = self.epoch();
+        self.epochs.commit();
         if old != 0 {
             forget(&mut self.ebpf, old);
         }
@@ -147,5 +186,23 @@ fn clear_trie<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &'static str, is_old: impl 
     let old: Vec<Key<K>> = map.keys().flatten().filter(|key| is_old(&key.data())).collect();
     for key in old {
         let _ = map.remove(&key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_used_once_and_has_the_other_half_of_the_one_in_force() {
+        let (mut epochs, mut used) = (Epochs::default(), vec![0]);
+        epochs.begin_after(u32::MAX - 40);
+        for round in 0..30 {
+            let (current, next) = (epochs.current(), epochs.next());
+            assert_ne!(current % 2, next % 2, "{current}, {next}");
+            assert!(!used.contains(&next), "{next} again");
+            used.push(next);
+            if round % 3 == 0 { epochs.commit() } else { epochs.refuse() }
+        }
     }
 }

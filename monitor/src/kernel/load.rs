@@ -31,7 +31,7 @@ use super::{
     abi, btf,
     btf::Btf,
     inherit,
-    install::Watched,
+    install::{Epochs, Watched},
     link::{Links, Target},
     pin::{self, Begun, Generation, PinError},
     rights::{self, RightsError},
@@ -196,7 +196,7 @@ pub struct Kernel {
     /// The programs are reachable by tail call only while this is open.
     handlers: ProgramArray<MapData>,
     pub(super) watched: Watched,
-    pub(super) epoch: u32,
+    pub(super) epochs: Epochs,
     flags: u32,
     /// The tracepoint that a request of `io_uring` comes by.
     uring: Option<&'static str>,
@@ -249,7 +249,7 @@ impl Kernel {
             tasks,
             handlers,
             watched: Watched::default(),
-            epoch: 0,
+            epochs: Epochs::default(),
             flags: 0,
             uring,
             degraded,
@@ -500,7 +500,7 @@ impl Kernel {
 
     /// Lets epochs begin after one that an earlier run has used.
     pub fn begin_after(&mut self, epoch: u32) {
-        self.epoch = self.epoch.max(epoch);
+        self.epochs.begin_after(epoch);
     }
 
     /// Lets the programs know what those of an earlier run have learnt, and may have learnt since the last time.
@@ -543,13 +543,13 @@ impl Kernel {
     /// The epoch that a new policy is to be compiled for.
     #[must_use]
     pub fn next_epoch(&self) -> u32 {
-        self.epoch.checked_add(1).unwrap_or(2)
+        self.epochs.next()
     }
 
     /// The epoch of the policy in force.
     #[must_use]
     pub fn epoch(&self) -> u32 {
-        self.epoch
+        self.epochs.current()
     }
 
     /// Marks a process as belonging to an instance.

@@ -2,6 +2,8 @@
 
 pub mod abi;
 pub mod btf;
+pub mod census;
+pub mod enforcer;
 pub mod inbound;
 mod inherit;
 mod install;

@@ -172,7 +172,7 @@ impl Pipeline {
         self.journal.append(ocsf::lifecycle(stage, message, details), Durability::Now);
     }
 
-    /// What has gone wrong with the journal since the last time.
+    /// What is wrong with the journal at present.
     pub fn check(&self) -> Result<(), JournalError> {
         self.journal.check()
     }

@@ -56,6 +56,13 @@ fn render(path: &Path, faults: &[Fault]) -> String {
 
 /// Reads, parses and validates a policy file; the warnings come beside it.
 pub fn read(path: &Path, host: &dyn host::Host) -> Result<(Policy, Vec<Fault>), PolicyError> {
+    let policy = load(path, host)?;
+    let warnings = host::warn(&policy, host);
+    Ok((policy, warnings))
+}
+
+/// The same for whoever cannot say yet what the machine can deny, and asks for [warnings](host::warn) later.
+pub fn load(path: &Path, host: &dyn host::Host) -> Result<Policy, PolicyError> {
     let unreadable = |source| PolicyError::Unreadable { path: path.to_owned(), source };
     let named = std::path::absolute(path).map_err(unreadable)?;
     let real = fs::canonicalize(path).map_err(unreadable)?;
@@ -68,12 +75,7 @@ pub fn read(path: &Path, host: &dyn host::Host) -> Result<(Policy, Vec<Fault>), 
     if faults.is_empty() {
         faults.extend(fits(&policy, host).err());
     }
-    if faults.is_empty() {
-        let warnings = host::warn(&policy, host);
-        Ok((policy, warnings))
-    } else {
-        Err(refused(faults))
-    }
+    if faults.is_empty() { Ok(policy) } else { Err(refused(faults)) }
 }
 
 /// What is in a file, if it is one: whoever waits for a pipe, or reads a device to its end, guards nothing.

@@ -5,6 +5,7 @@ use std::{
     ffi::OsString,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use monitor_common::{
@@ -50,7 +51,7 @@ struct Epoch {
 /// Names by epoch. Outlives the guard as text, for the run that takes its records over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameTable {
-    epochs: BTreeMap<u32, Epoch>,
+    epochs: BTreeMap<u32, Arc<Epoch>>,
     /// Slots of the instances, by name.
     pub slots: BTreeMap<String, u16>,
     /// Names of the present policy below which an instance may reach everything, by its slot.
@@ -66,7 +67,7 @@ impl NameTable {
         };
         let rules = policy.rules.iter().map(rule).collect();
         let places = policy.watches.iter().map(|(_, node, path)| (*node, path.clone())).collect();
-        self.epochs.insert(epoch, Epoch { rules, scopes: policy.scopes.clone(), places });
+        self.epochs.insert(epoch, Arc::new(Epoch { rules, scopes: policy.scopes.clone(), places }));
         while self.epochs.len() > EPOCHS_KEPT {
             self.epochs.pop_first();
         }
@@ -99,9 +100,16 @@ impl NameTable {
         found.map_or(KillScope::Process, |&(_, _, scope)| scope)
     }
 
-    /// As JSON.
+    /// As JSON, with these slots as well where nothing else has taken them: until a policy is in force, the one before it
+    /// may still be the one that a later run takes over.
     #[must_use]
-    pub fn to_text(&self) -> String {
+    pub fn to_text(&self, former: &BTreeMap<String, u16>) -> String {
+        let mut slots = self.slots.clone();
+        for (name, slot) in former {
+            if !self.slots.values().any(|used| used == slot) {
+                slots.entry(name.clone()).or_insert(*slot);
+            }
+        }
         let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_owned();
         let epochs: Vec<_> = self
             .epochs
@@ -115,7 +123,7 @@ impl NameTable {
                 json!({ "epoch": number, "rules": rules, "places": places })
             })
             .collect();
-        json!({ "slots": self.slots, "epochs": epochs }).to_string()
+        json!({ "slots": slots, "epochs": epochs }).to_string()
     }
 
     /// From what [`NameTable::to_text`] gave; what cannot be read is left out.
@@ -129,7 +137,7 @@ impl NameTable {
     }
 }
 
-fn epoch(value: &Value) -> Option<(u32, Epoch)> {
+fn epoch(value: &Value) -> Option<(u32, Arc<Epoch>)> {
     let word = |value: &Value| value.as_str().map(str::to_owned);
     let byte = |value: &Value| u8::try_from(value.as_u64()?).ok();
     let number = |value: &Value| u32::try_from(value.as_u64()?).ok();
@@ -146,7 +154,7 @@ fn epoch(value: &Value) -> Option<(u32, Epoch)> {
     };
     let places = value["places"].as_array()?.iter().map(place);
     let (rules, places) = (rules.collect::<Option<_>>()?, places.collect::<Option<_>>()?);
-    Some((number(&value["epoch"])?, Epoch { rules, scopes: Vec::new(), places }))
+    Some((number(&value["epoch"])?, Arc::new(Epoch { rules, scopes: Vec::new(), places })))
 }
 
 impl Names for NameTable {
@@ -202,13 +210,20 @@ mod tests {
     #[test]
     fn names_come_back_from_their_text() {
         let table = table();
-        let back = NameTable::from_text(table.to_text().as_bytes());
+        let back = NameTable::from_text(table.to_text(&BTreeMap::new()).as_bytes());
         assert_eq!(back, table);
         assert_eq!(back.rule(7, 1).id, "settings-js");
         assert_eq!(back.rule(7, 1).techniques, ["T1565.001"]);
         assert_eq!(back.place(7, 9).unwrap(), b"/u/\xff");
         assert_eq!(back.instance(3), "a");
         assert_eq!(back.rule(7, RULE_GUARD_PROCESS).id, "guard-process");
+    }
+
+    #[test]
+    fn slots_of_the_policy_before_are_kept_beside_the_new_ones_unless_they_are_taken() {
+        let former = BTreeMap::from([("a".to_owned(), 7), ("b".to_owned(), 3), ("c".to_owned(), 4)]);
+        let back = NameTable::from_text(table().to_text(&former).as_bytes());
+        assert_eq!(back.slots, BTreeMap::from([("a".to_owned(), 3), ("c".to_owned(), 4)]));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod attacks;
 mod clock;
+mod control;
 mod crowd;
 mod failures;
 mod limits;

@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 15] = [
     &["cli"],
     &["agent", "evidence"],
     &["pipeline"],
-    &["metrics"],
+    &["control", "metrics"],
     &["maintenance", "sinks"],
     &["change", "heal", "incident"],
     &["deploys"],

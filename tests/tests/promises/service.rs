@@ -35,14 +35,13 @@ fn systemd_knows_how_a_guard_is_and_a_console_that_is_gone_ends_none() -> Result
     systemd.set_read_timeout(Some(wait::PATIENCE))?;
     let mut run = Command::new(needs::flowwarden()?);
     run.arg("run").arg("--config").arg(at("policy.toml")).arg("--cgroup-root").arg(scene.cgroup.path());
-    for place in ["journal", "state", "pid-file"] {
+    for place in ["journal", "state"] {
         run.arg(format!("--{place}")).arg(at(place));
     }
     run.env("NOTIFY_SOCKET", at("notify")).stdin(Stdio::null());
     let mut guard = run.stdout(pipe()?.1).stderr(pipe()?.1).spawn()?;
     let said = next(&systemd)?;
     ensure!(said.starts_with("READY=1\nSTATUS=enforce, instances "), "{said}");
-    ensure!(fs::read_to_string(at("pid-file"))? == guard.id().to_string(), "it is ready before it can be asked");
     signal(&guard, Signal::HUP)?;
     wait::until("a reload", wait::PATIENCE, || {
         ensure!(guard.try_wait()?.is_none(), "it has ended");
@@ -64,7 +63,7 @@ fn a_second_guard_does_not_take_the_first_ones_place() -> Result<()> {
     let directory = Guard::new_directory()?;
     let mut second = Command::new(needs::flowwarden()?);
     second.arg("run").arg("--config").arg(first.policy_file()).arg("--cgroup-root").arg(scene.cgroup.path());
-    for (flag, place) in [("journal", directory.path()), ("pid-file", directory.path()), ("state", first.directory())] {
+    for (flag, place) in [("journal", directory.path()), ("state", first.directory())] {
         second.arg(format!("--{flag}")).arg(place.join(flag));
     }
     let mut child = second.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
@@ -82,7 +81,7 @@ fn where_processes_have_other_numbers_a_guard_does_not_start() -> Result<()> {
     let directory = Guard::new_directory()?;
     let mut run = Command::new(needs::program("unshare")?);
     run.args(["--pid", "--fork", "--mount-proc", "timeout", "20"]).arg(needs::flowwarden()?).arg("run");
-    for place in ["journal", "state", "pid-file"] {
+    for place in ["journal", "state"] {
         run.arg(format!("--{place}")).arg(directory.path().join(place));
     }
     let ended = run.stdin(Stdio::null()).output()?;
