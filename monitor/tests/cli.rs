@@ -5,6 +5,8 @@ use std::{
     collections::BTreeSet,
     fs,
     fs::File,
+    io::ErrorKind,
+    net::TcpListener,
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::Path,
     process::{Command, Output, Stdio},
@@ -318,4 +320,63 @@ fn verify_takes_a_checkpoint_from_the_file_of_any_sink() {
     fs::write(place.path().join("none"), "{\"message\":\"x\"}\nCEF:0|a|b|c|d|e|1|msg=x\n").unwrap();
     let (code, said) = verify("none");
     assert_eq!((code, said.as_str()), (Some(1), "flowwarden: none: no line in it has a checkpoint\n"));
+}
+
+#[test]
+fn learn_closes_nothing_that_the_journals_policy_did_not_log() {
+    let place = place();
+    let mut journal = Journal::open(&place.path().join("journal"), Limits::default()).unwrap();
+    let start = serde_json::json!({ "message": "Flowwarden started", "unmapped": { "logged": ["a: egress"] } });
+    journal.append(start, Durability::Grouped);
+    for number in 0..10 {
+        let attack = serde_json::json!({
+            "time": 1000, "message": "x", "file": { "path": format!("/srv/nobody/has/this/{number}.pem") },
+            "unmapped": { "instance": "a", "rule": "private-keys", "verdict": "log", "wanted": "log", "hook": "open",
+                          "sensor": "lsm", "access": ["read"], "flags": [] },
+        });
+        journal.append(attack, Durability::Grouped);
+    }
+    journal.close().unwrap();
+    let command = ["learn", "--journal", "journal", "--policy", "policy.toml", "--write", "new.toml"];
+    let answer = flowwarden(place.path(), &command, Stdio::piped(), Stdio::piped());
+    let said = String::from_utf8(answer.stderr).unwrap();
+    let error = said.lines().last().unwrap_or_default();
+    let begins =
+        error.starts_with("flowwarden: the policy of this journal did not log what no rule names (a: files, ingress, ");
+    assert!(begins && error.contains("flowwarden learn --for 1h") && !error.contains(" egress, "), "{said}");
+    assert_eq!((answer.status.code(), answer.stdout.len()), (Some(1), 0), "{said}");
+    assert!(!place.path().join("new.toml").exists());
+}
+
+#[test]
+fn nothing_is_sent_with_an_address_or_a_secret_that_is_none() {
+    let place = place();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let secret = place.path().join("token");
+    fs::write(&secret, "\n").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let sink = |url: &str| {
+        let sink = format!(
+            "[[sink]]\nname = \"siem\"\ntype = \"webhook\"\nurl = \"{url}\"\ntoken-file = \"{}\"\n",
+            secret.display()
+        );
+        fs::write(place.path().join("sink.toml"), format!("{POLICY}{sink}")).unwrap();
+    };
+    let run = |command: &[&str]| {
+        let answer = flowwarden(place.path(), command, Stdio::piped(), Stdio::piped());
+        (answer.status.code(), String::from_utf8(answer.stderr).unwrap())
+    };
+    let test = ["sink", "test", "siem", "--config", "sink.toml"];
+    sink("http://127.0.0.1:99999/");
+    for command in [&["check", "sink.toml"][..], &test] {
+        let (code, said) = run(command);
+        assert!(code == Some(2) && said.starts_with("sink.toml:9:7: `url` is an address like "), "{command:?}: {said}");
+    }
+    sink(&format!("http://127.0.0.1:{port}/"));
+    let (code, said) = run(&test);
+    let expected = format!("flowwarden: sink siem: {}: the secret is empty", secret.display());
+    assert!(code == Some(1) && said.starts_with(&expected), "{said}");
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "a connection was made");
 }

@@ -98,4 +98,21 @@ mod tests {
         assert!(adopted.look(vec![found("/srv/better")], &System::new()));
         assert_eq!(names(&adopted).len(), 2);
     }
+
+    #[test]
+    fn no_more_are_adopted_than_a_policy_takes_and_no_more_are_reported() {
+        let mut adopted = Adopted::default();
+        let running: Vec<_> = (0..MAX_INSTANCES + 3).map(|number| found(format!("/srv/{number}"))).collect();
+        assert!(adopted.look(running.clone(), &System::new()));
+        assert_eq!(adopted.policy().unwrap().instances.len(), MAX_INSTANCES);
+        assert!(!adopted.look(running, &System::new()), "one too many is found again and again");
+        // Nor do those that cannot be guarded fill the memory.
+        let nameless = |number: usize| {
+            let name = [b"/srv/\xff".as_slice(), number.to_string().as_bytes()].concat();
+            found(OsStr::from_bytes(&name).to_owned())
+        };
+        let mut adopted = Adopted::default();
+        assert!(!adopted.look((0..MAX_INSTANCES + 3).map(nameless).collect(), &System::new()));
+        assert_eq!((adopted.refused.len(), adopted.untold.len()), (MAX_INSTANCES, MAX_INSTANCES));
+    }
 }

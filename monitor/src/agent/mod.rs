@@ -325,6 +325,7 @@ impl Agent<Kernel> {
             ("degraded".to_owned(), json!(degraded)),
             ("processes".to_owned(), json!(self.kernel.labels().len())),
             ("epoch".to_owned(), json!(self.kernel.epoch())),
+            ("logged".to_owned(), json!(self.in_force.policy.logged())),
         ]);
         self.pipeline.lifecycle(Stage::Start, "Flowwarden started", &details);
         let journal = self.pipeline.journal_path().display();
@@ -507,7 +508,10 @@ impl<E: Enforcer> Agent<E> {
             self.label();
             let names = self.instance_names();
             say(&format!("found a new Node-RED; instances now: {names}"));
-            let details = Map::from_iter([("instances".to_owned(), names.into())]);
+            let details = Map::from_iter([
+                ("instances".to_owned(), names.into()),
+                ("logged".to_owned(), self.in_force.policy.logged().into()),
+            ]);
             self.pipeline.lifecycle(Stage::Reload, "A new instance was found", &details);
             return Ok(());
         }

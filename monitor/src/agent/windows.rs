@@ -144,13 +144,7 @@ impl Windows {
         let slot = hands.slots.get(&policy.name).copied().ok_or("the instance has no place in the kernel")?;
         let until_ns = boot_ns().saturating_add(seconds.saturating_mul(1_000_000_000));
         let window = Window { instance: policy.name.clone(), class: class.to_owned(), until_ns, by: by.to_owned() };
-        // One that is open already has begun with things as they were then.
-        if !self.open.iter().any(|open| open.instance == window.instance && open.class == window.class) {
-            begin(&window, &policy.user_dir, hands.state).map_err(|error| error.to_string())?;
-        }
-        let is_same = |open: &Window| open.instance == window.instance && open.class == window.class;
-        let mut open: Vec<_> = self.open.iter().filter(|open| !is_same(open)).cloned().collect();
-        open.push(window.clone());
+        let open = self.with(&window, &policy.user_dir, hands.state).map_err(|error| error.to_string())?;
         write(&open, hands.state).map_err(|error| error.to_string())?;
         hands.pipeline.programs().begin(slot, class);
         // Told before it is open: what happens in a window of which nothing is known would be a riddle.
@@ -158,13 +152,23 @@ impl Windows {
         tell(Stage::Open, &window, &message, Map::new(), hands.pipeline);
         if let Err(error) = hands.kernel.set_window(slot, maintenance, until_ns) {
             self.stale = true;
-            let before = self.open.iter().find(|open| is_same(open));
+            let before = self.open.iter().find(|open| is_same(open, &window));
             let message = format!("maintenance: {class} of instance {} could not be opened: {error}", window.instance);
             tell(Stage::Error, before.unwrap_or(&window), &message, Map::new(), hands.pipeline);
             return Err(error.to_string());
         }
         self.open = open;
         Ok(vec![window])
+    }
+
+    /// The open windows with this one, which takes the place of the one of its class: that has begun with things as they
+    /// were then.
+    fn with(&self, window: &Window, user_dir: &Path, state: &State) -> Result<Vec<Window>, AgentError> {
+        if !self.open.iter().any(|open| is_same(open, window)) {
+            begin(window, user_dir, state)?;
+        }
+        let others = self.open.iter().filter(|open| !is_same(open, window));
+        Ok(others.chain([window]).cloned().collect())
     }
 
     /// Closes those that fit. One that the kernel does not close stays open, and that is the error; the others are closed.
@@ -333,4 +337,49 @@ fn tell(stage: Stage, window: &Window, message: &str, more: Map<String, Value>, 
     ]);
     details.extend(more);
     pipeline.lifecycle(stage, message, &details);
+}
+
+/// Whether two windows are about one class of one instance.
+fn is_same(a: &Window, b: &Window) -> bool {
+    a.instance == b.instance && a.class == b.class
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_that_is_opened_again_reports_from_its_first_opening_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = State::open(&directory.path().join("state")).unwrap();
+        let user_dir = directory.path().join("user");
+        fs::create_dir(&user_dir).unwrap();
+        let window = |instance: &str, class: &str, until_ns| Window {
+            instance: instance.to_owned(),
+            class: class.to_owned(),
+            until_ns,
+            by: "root".to_owned(),
+        };
+        let mut windows = Windows::default();
+        fs::write(user_dir.join("settings.js"), "module.exports = {}\n").unwrap();
+        windows.open = windows.with(&window("a", "settings", 1), &user_dir, &state).unwrap();
+        // Another class and another instance are other windows.
+        windows.open = windows.with(&window("a", "palette", 1), &user_dir, &state).unwrap();
+        windows.open = windows.with(&window("b", "settings", 1), &user_dir, &state).unwrap();
+        fs::write(user_dir.join("settings.js"), "module.exports = { evil: 1 }\n").unwrap();
+        windows.open = windows.with(&window("a", "settings", 2), &user_dir, &state).unwrap();
+        let open: Vec<_> = windows.open.iter().map(|it| (&*it.instance, &*it.class, it.until_ns)).collect();
+        assert_eq!(open, [("a", "palette", 1), ("b", "settings", 1), ("a", "settings", 2)]);
+        let changed = |window| {
+            let mut more = Map::new();
+            end(&window, &state).unwrap().1.tell(&mut more);
+            more.get("settings_diff").and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let diff = changed(window("a", "settings", 2));
+        assert!(diff.contains("+module.exports = { evil: 1 }"), "what was done before it was opened again: {diff}");
+        // One that was closed meanwhile begins anew.
+        windows.open.retain(|open| open.class != "settings");
+        windows.open = windows.with(&window("a", "settings", 3), &user_dir, &state).unwrap();
+        assert_eq!(changed(window("a", "settings", 3)), "");
+    }
 }

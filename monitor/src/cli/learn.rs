@@ -8,12 +8,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::Args;
 use monitor::{
     agent::{Agent, Options},
     evidence::{
-        learn::{self, Draft, Learnt},
+        learn::{self, Draft, Learnt, Logged},
         simulate::{Judge, simulate},
     },
     instance::{self, init},
@@ -108,13 +108,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let host = with_peers(&present.policy);
     let faulty =
         |fault| PolicyError::Faulty { path: arguments.policy.clone().unwrap_or_default(), faults: vec![fault] };
-    let learnt = learn::learn(&present.policy, &host, &journal, arguments.since, arguments.include_critical);
+    // A guard that was started to learn from logs everything.
+    let logged = if arguments.length.is_some() { Logged::Everything } else { Logged::AsJournaled };
+    let critical = arguments.include_critical;
+    let learnt = learn::learn(&present.policy, &host, &journal, arguments.since, critical, logged);
     let learnt = learnt.map_err(faulty)??;
     aside(&learnt.faults);
     aside(&told(&learnt, &present.policy));
     if learnt.operations == 0 {
         bail!("{}", nothing(&learnt));
     }
+    let unlogged = unlogged(&learnt, &present.policy)?;
+    aside(&unlogged);
     let draft = learn::draft(&present.text, &present.policy, &learnt)?;
     aside(&left(&draft, &journal, arguments.since)?);
     match &arguments.write {
@@ -187,12 +192,37 @@ fn told(learnt: &Learnt, policy: &Policy) -> String {
     text
 }
 
+/// How a policy comes to a journal that can be learnt from.
+const TO_LEARN: &str = "run `flowwarden learn --for 1h`, which logs everything by itself; or let the policy log what no rule \
+                        names, default = { files = \"log\", exec = \"log\", egress = \"log\", ... }, reload it, and learn from what \
+                        is journaled from then on (--since)";
+
+/// What stays as it is since the journal says nothing about it, a line for each instance. An error where nothing else is left.
+fn unlogged(learnt: &Learnt, policy: &Policy) -> anyhow::Result<String> {
+    let unlogged = policy.instances.iter().map(|instance| (instance, learnt.unlogged(&instance.name)));
+    let unlogged: Vec<_> = unlogged
+        .filter(|(_, classes)| !classes.is_empty())
+        .map(|(instance, classes)| format!("{}: {}", plain(instance.name.as_bytes()), classes.join(", ")))
+        .collect();
+    let is_about = policy.instances.iter().any(|instance| learnt.is_about(&instance.name));
+    ensure!(
+        is_about || unlogged.is_empty(),
+        "the policy of this journal did not log what no rule names ({}): what Node-RED needs there is not known, and closing \
+         it would stop Node-RED. To learn, {TO_LEARN}",
+        unlogged.join("; ")
+    );
+    if unlogged.is_empty() {
+        return Ok(String::new());
+    }
+    let lines: String =
+        unlogged.iter().flat_map(|line| ["left as it was, since it was not logged: ", line, "\n"]).collect();
+    Ok(format!("{lines}to learn the rest, {TO_LEARN}\n"))
+}
+
 /// Why nothing could be learnt.
 fn nothing(learnt: &Learnt) -> String {
     if learnt.strangers.is_empty() {
-        return "nothing was seen: the policy of a journal to learn from has to log what no rule names, \
-                default = { files = \"log\", exec = \"log\", egress = \"log\", ... }; `learn --for` sees to that by itself"
-            .to_owned();
+        return format!("nothing was seen. To learn, {TO_LEARN}");
     }
     let names: Vec<_> = learnt.strangers.keys().map(|name| plain(name.as_bytes())).collect();
     format!("the journal is about other instances: {}; give the policy that names them as --policy", names.join(", "))

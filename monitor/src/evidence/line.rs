@@ -179,6 +179,9 @@ pub struct Own<'a> {
     /// The maintenance that a window is for.
     #[serde(borrow)]
     pub maintenance: Option<Text<'a>>,
+    /// What the policy logs where no rule speaks, an instance a text.
+    #[serde(borrow)]
+    pub logged: Vec<Text<'a>>,
     /// When the window closes.
     #[serde(borrow)]
     pub until: Option<Text<'a>>,

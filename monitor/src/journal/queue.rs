@@ -33,6 +33,26 @@ struct State {
     lost: u64,
 }
 
+impl State {
+    /// Adds an entry; true when the writer has to be woken for it.
+    fn add(&mut self, entry: Entry) -> bool {
+        let length = entry.line_len();
+        if self.closed || self.bytes + length > MOST {
+            self.lost += 1;
+            return false;
+        }
+        let (empty, much) = (self.entries.is_empty(), self.bytes > MUCH);
+        self.bytes += length;
+        self.urgent |= entry.urgent;
+        let wake = empty || entry.urgent || (!much && self.bytes > MUCH);
+        if empty {
+            self.since = Some(Instant::now());
+        }
+        self.entries.push_back(entry);
+        wake
+    }
+}
+
 /// What the writer takes.
 #[derive(Debug)]
 pub(super) struct Taken {
@@ -47,22 +67,7 @@ pub(super) struct Taken {
 impl Queue {
     /// Adds an entry. Never waits: when the queue is full the entry is counted as lost.
     pub(super) fn push(&self, entry: Entry) {
-        let mut state = self.state();
-        let length = entry.line_len();
-        if state.closed || state.bytes + length > MOST {
-            state.lost += 1;
-            return;
-        }
-        let (empty, much) = (state.entries.is_empty(), state.bytes > MUCH);
-        state.bytes += length;
-        state.urgent |= entry.urgent;
-        let wake = empty || entry.urgent || (!much && state.bytes > MUCH);
-        if empty {
-            state.since = Some(Instant::now());
-        }
-        state.entries.push_back(entry);
-        drop(state);
-        if wake {
+        if self.state().add(entry) {
             self.changed.notify_one();
         }
     }
@@ -137,6 +142,22 @@ mod tests {
         let writer = thread::spawn(move || writer.take(Duration::from_mins(1)).entries.len());
         queue.push(entry(true));
         assert_eq!(writer.join().unwrap(), 1);
+    }
+
+    #[test]
+    fn the_writer_is_woken_by_the_first_line_by_an_urgent_one_and_when_there_is_much() {
+        let mut state = State::default();
+        let woken: Vec<_> = [false, false, true, false, true].map(|urgent| state.add(entry(urgent))).to_vec();
+        assert_eq!(woken, [true, false, true, false, true]);
+        assert!(state.urgent && state.bytes < MUCH);
+        let mut last = false;
+        while state.bytes <= MUCH {
+            assert!(!last, "woken before there was much");
+            last = state.add(entry(false));
+        }
+        assert!(last && !state.add(entry(false)), "woken when there is much, and once");
+        state.bytes = MOST;
+        assert!(!state.add(entry(true)) && state.lost == 1);
     }
 
     #[test]

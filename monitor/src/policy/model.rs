@@ -29,6 +29,20 @@ pub struct Policy {
     pub metrics: Option<SocketAddr>,
 }
 
+impl Policy {
+    /// What is logged, or more, where no rule speaks: an instance a text, `NAME: CLASS, CLASS`. A journal says it, so that
+    /// its readers know what it says nothing about.
+    #[must_use]
+    pub fn logged(&self) -> Vec<String> {
+        let of = |instance: &InstancePolicy| {
+            let is_logged = |class: Class| instance.defaults[class as usize].verdict >= Verdict::Log;
+            let classes = Class::NAMES.iter().filter(|&&(_, class)| is_logged(class)).map(|&(name, _)| name);
+            format!("{}: {}", instance.name, classes.collect::<Vec<_>>().join(", "))
+        };
+        self.instances.iter().map(of).collect()
+    }
+}
+
 /// What holds for one Node-RED instance.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstancePolicy {

@@ -430,8 +430,12 @@ pub(crate) fn quoted(text: &str) -> String {
         match (char, u32::from(char)) {
             ('"' | '\\', _) => quoted.extend(['\\', char]),
             // What a reader of the policy could not see, or would see in another order.
-            (_, code @ 0x1_0000..) if is_hidden(char) => quoted.push_str(&format!("\\U{code:08X}")),
-            (_, code) if is_hidden(char) => quoted.push_str(&format!("\\u{code:04X}")),
+            (_, code @ 0x1_0000..) if is_hidden(char) => {
+                let _ = write!(quoted, "\\U{code:08X}");
+            }
+            (_, code) if is_hidden(char) => {
+                let _ = write!(quoted, "\\u{code:04X}");
+            }
             _ => quoted.push(char),
         }
     }

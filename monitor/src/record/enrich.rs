@@ -415,4 +415,12 @@ pub(crate) mod tests {
         assert_eq!(container_id(&id), Some(id.as_str()));
         assert_eq!(container_id("user-1000.slice"), None);
     }
+
+    #[test]
+    fn of_long_arguments_the_beginning_is_kept() {
+        let argv: Vec<_> = (0..=u8::MAX).cycle().take(4 * MAX_ARGV).collect();
+        let kept = Program::new(b"/bin/x".to_vec(), argv.clone()).argv;
+        assert!(kept == argv[..MAX_ARGV] && kept.capacity() < 2 * MAX_ARGV, "{} bytes", kept.len());
+        assert_eq!(Program::new(Vec::new(), b"a\0b".to_vec()).argv, b"a\0b");
+    }
 }

@@ -8,7 +8,7 @@ use super::{
     Failure, Message, Receiver,
     config::{Access, ElasticTarget},
     http::{Answer, Http, Refusal},
-    secret,
+    secret, token,
 };
 
 /// Most events in a request.
@@ -32,7 +32,7 @@ impl Elastic {
     fn post(&mut self, batch: &[&Message]) -> Result<Answer, Refusal> {
         let access = match &self.target.access {
             None => None,
-            Some(Access::Key(key)) => Some(format!("ApiKey {}", secret(key).map_err(Refusal::Later)?)),
+            Some(Access::Key(key)) => Some(format!("ApiKey {}", token(key).map_err(Refusal::Later)?)),
             Some(Access::Login(login)) => {
                 let password = secret(&login.password).map_err(Refusal::Later)?;
                 let pair = format!("{}:{password}", login.user);

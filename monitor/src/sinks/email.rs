@@ -39,7 +39,7 @@ impl Email {
 
     /// Sends what there is in one mail.
     fn mail(&self, batch: &[Message]) -> Result<(), Refusal> {
-        let place = &self.target.server;
+        let place = &self.target.server.to_string();
         let later = |what: &str, error: &dyn std::fmt::Display| Refusal::Later(format!("{place}: {what}{error}"));
         let mail =
             self.write(batch).map_err(|error| Refusal::Never(format!("{place}: no mail can be made: {error}")))?;
@@ -183,7 +183,7 @@ mod tests {
 
     fn email() -> Email {
         let (sender, to) = ("Flowwarden <g@x.example>".parse().unwrap(), vec!["o@x.example".parse().unwrap()]);
-        let (server, transport) = ("127.0.0.1:1".to_owned(), EmailTransport::Tcp);
+        let (server, transport) = ("127.0.0.1:1".into(), EmailTransport::Tcp);
         Email::new(EmailTarget { server, transport, login: None, sender, to, pause: Duration::ZERO })
     }
 

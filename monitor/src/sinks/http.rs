@@ -134,7 +134,7 @@ fn agent(web: &Web) -> Result<Agent, String> {
         .max_redirects(0)
         .proxy(None)
         .user_agent(concat!("flowwarden/", env!("CARGO_PKG_VERSION")));
-    if !web.url.as_str().starts_with("https://") {
+    if !web.url.is_secure() {
         return Ok(config.build().into());
     }
     let path = web.ca.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_CA));

@@ -57,7 +57,7 @@ impl Kafka {
     }
 
     fn send(&mut self, batch: &[Message]) -> Result<(), Refusal> {
-        let place = self.target.servers.join(", ");
+        let place = self.target.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let later = |why: &dyn std::fmt::Display| Refusal::Later(format!("{place}: {why}"));
         let runtime = match &mut self.runtime {
             Some(runtime) => runtime,
@@ -101,7 +101,8 @@ impl Receiver for Kafka {
 /// The partition of this guard.
 async fn partition(target: &KafkaTarget) -> Result<PartitionClient, Refusal> {
     let failed = |error: io::Error| Refusal::Later(error.to_string());
-    let mut builder = ClientBuilder::new(target.servers.clone()).client_id("flowwarden");
+    let mut builder =
+        ClientBuilder::new(target.servers.iter().map(ToString::to_string).collect()).client_id("flowwarden");
     builder = builder.max_message_size(LONGEST).backoff_config(TRIES);
     if let Some(files) = &target.tls {
         builder = builder.tls_config(tls::config(files).map_err(failed)?);

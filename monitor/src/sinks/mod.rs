@@ -264,8 +264,8 @@ fn later(taken: usize, what: &str, error: &io::Error) -> Failure {
 }
 
 /// A header that shows a secret, where there is one.
-fn bearer(token: Option<&config::Secret>) -> Result<Option<String>, String> {
-    Ok(token.map(secret).transpose()?.map(|token| format!("Bearer {token}")))
+fn bearer(secret: Option<&config::Secret>) -> Result<Option<String>, String> {
+    Ok(secret.map(token).transpose()?.map(|token| format!("Bearer {token}")))
 }
 
 /// A random number in hexadecimal digits, that nobody else has.
@@ -303,5 +303,32 @@ fn secret(secret: &config::Secret) -> Result<String, String> {
     }
     let text = durable::read(&path, LONGEST_SECRET).map_err(|error| format!("{}: {error}", path.display()))?;
     let text = String::from_utf8(text).map_err(|_| format!("{}: no text in UTF-8", path.display()))?;
-    Ok(text.trim().to_owned())
+    let text = text.trim();
+    let wrong = |what: &str| Err(format!("{}: {what}; put the secret in it, on one line", path.display()));
+    if text.is_empty() {
+        return wrong("the secret is empty");
+    }
+    if text.contains(['\n', '\r']) {
+        return wrong("there is more than one line in it");
+    }
+    if text.contains(|char: char| char == '\u{feff}' || (char.is_control() && char != '\t')) {
+        return wrong("a control character in it: this is no secret");
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads a secret that goes as it is into a header: a token or a key, not a password.
+fn token(from: &config::Secret) -> Result<String, String> {
+    let text = secret(from)?;
+    let place = || match from {
+        config::Secret::File(path) => path.display().to_string(),
+        config::Secret::Credential(name) => format!("credential {name}"),
+    };
+    if text.contains(char::is_whitespace) {
+        return Err(format!("{}: there is a blank in the token; put it in the file alone, on one line", place()));
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("{}: this is no secret that a token can be: tokens are ASCII", place()));
+    }
+    Ok(text)
 }

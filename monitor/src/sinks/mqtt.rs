@@ -128,7 +128,7 @@ impl Mqtt {
     }
 
     fn send(&mut self, batch: &[Message]) -> Result<(), Failure> {
-        let (place, topic) = (self.target.server.clone(), self.names.events());
+        let (place, topic) = (self.target.server.to_string(), self.names.events());
         let broken = |taken, error: &io::Error| later(taken, &place, error);
         let session = self.session().map_err(|error| broken(0, &error))?;
         let (mut sent, mut ids) = (0, Vec::new());

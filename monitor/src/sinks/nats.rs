@@ -73,7 +73,7 @@ impl Nats {
     }
 
     fn send(&mut self, batch: &[Message]) -> Result<(), Failure> {
-        let place = self.target.server.clone();
+        let place = self.target.server.to_string();
         let subject = self.target.subject.clone();
         let session = self.session().map_err(|error| later(0, &place, &error))?;
         let broken = |error: &io::Error| later(0, &place, error);
@@ -135,7 +135,7 @@ impl Session {
         });
         match &target.access {
             None => {}
-            Some(Access::Key(token)) => connect["auth_token"] = secret(token).map_err(invalid)?.into(),
+            Some(Access::Key(token)) => connect["auth_token"] = super::token(token).map_err(invalid)?.into(),
             Some(Access::Login(login)) => {
                 connect["user"] = login.user.as_str().into();
                 connect["pass"] = secret(&login.password).map_err(invalid)?.into();
@@ -296,9 +296,14 @@ impl Receiver for Nats {
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Read as _, net::TcpListener, thread};
+
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        super::config::{Login, Secret, TlsFiles},
+        *,
+    };
 
     const SAID: &[u8] = b"INFO {\"a\":1}\r\nPING\r\n+OK\r\nMSG _INBOX.x.7 1 4\r\na\r\nb\r\n\
         HMSG _INBOX.x.8 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n-ERR 'no'\r\nPONG\r\n";
@@ -333,6 +338,46 @@ mod tests {
         for wrong in ["HTTP/1.1 400 Bad Request\r\n", "MSG a 1 99999999999\r\n", "HMSG a 1 9 4\r\nabcd\r\n", "MSG\r\n"]
         {
             assert!(next(&mut wrong.as_bytes().to_vec()).is_err(), "{wrong}");
+        }
+    }
+
+    /// What a client does that is greeted with `info`: its error, and all that it has sent.
+    fn greeted(info: &str, tls: Option<TlsFiles>) -> (String, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap().to_string().as_str().into();
+        let info = format!("INFO {info}\r\n");
+        let served = thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            client.write_all(info.as_bytes()).unwrap();
+            let mut sent = Vec::new();
+            // Until the client hangs up, in whatever way.
+            let _ = client.read_to_end(&mut sent);
+            sent
+        });
+        let access = Some(Access::Login(Login { user: "u".to_owned(), password: Secret::Credential("p".to_owned()) }));
+        let target = NatsTarget { server, tls, subject: "s".to_owned(), access };
+        let error = Session::open(&target).err().unwrap().to_string();
+        (error, served.join().unwrap())
+    }
+
+    #[test]
+    fn nothing_is_said_to_a_server_without_the_tls_that_was_asked_for() {
+        let files = || Some(TlsFiles { ca: "/nowhere".into(), own: None });
+        for (info, tls, why) in [
+            ("{\"headers\":true,\"jetstream\":true}", files(), "the server has no TLS"),
+            ("{\"tls_required\":false,\"tls_available\":false}", files(), "the server has no TLS"),
+            ("{\"tls_required\":\"yes\"}", files(), "the server has no TLS"),
+            ("{\"tls_required\":true,\"headers\":true,\"jetstream\":true}", None, "the server wants TLS"),
+            ("{\"headers\":true}", None, "the server has no JetStream"),
+            ("{\"jetstream\":true}", None, "the server has no JetStream"),
+        ] {
+            let (error, sent) = greeted(info, tls);
+            assert!(error.starts_with(why) && sent.is_empty(), "{info}: {error}, {sent:?}");
+        }
+        // One that has it is asked to show it.
+        for info in ["{\"tls_required\":true}", "{\"tls_available\":true}"] {
+            let (error, sent) = greeted(info, files());
+            assert!(error.contains("/nowhere") && sent.is_empty(), "{info}: {error}");
         }
     }
 

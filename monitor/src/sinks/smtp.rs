@@ -12,7 +12,7 @@ use std::{
 use data_encoding::BASE64;
 
 use super::{
-    config::EmailTransport,
+    config::{EmailTransport, Server},
     connection::{Connection, PATIENCE},
 };
 
@@ -83,7 +83,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Connects as `us`, and goes as far as the server may ask who we are.
-    pub(super) fn open(server: &str, transport: &EmailTransport, us: &str) -> Result<Self, SmtpError> {
+    pub(super) fn open(server: &Server, transport: &EmailTransport, us: &str) -> Result<Self, SmtpError> {
         let at_once = match transport {
             EmailTransport::Tls(files) => Some(files),
             EmailTransport::StartTls(_) | EmailTransport::Tcp => None,

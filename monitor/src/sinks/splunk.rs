@@ -11,7 +11,7 @@ use super::{
     Failure, Message, Receiver,
     config::SplunkTarget,
     http::{Answer, Http, Refusal, halves},
-    secret,
+    token,
 };
 
 /// Most events in a request.
@@ -57,7 +57,7 @@ impl Splunk {
     }
 
     fn post(&mut self, path: &str, body: &[u8]) -> Result<Answer, Refusal> {
-        let token = secret(&self.target.token).map_err(Refusal::Later)?;
+        let token = token(&self.target.token).map_err(Refusal::Later)?;
         let token = format!("Splunk {token}");
         let headers = [
             ("Authorization", token.as_str()),

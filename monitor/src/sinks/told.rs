@@ -97,3 +97,62 @@ fn in_address(url: &Url) -> Vec<String> {
     found.retain(|text| text.len() >= SHORTEST);
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            config::{Body, ElasticTarget, MqttTarget, MqttVersion, NatsTarget, Web, WebhookTarget},
+            stub,
+        },
+        *,
+    };
+
+    /// Everything that a receiver may repeat, in each form in which it was sent.
+    #[test]
+    fn no_secret_is_reported_in_any_form_in_which_it_was_sent() {
+        let file = stub::secret("hunt/er2hunter2");
+        let kept = || Secret::File(file.path().to_owned());
+        let login = || Login { user: "me".to_owned(), password: kept() };
+        let web =
+            || Web { url: "http://asker:url-pass@h.example/T0KEN-IN-PATH?key=QUERY-KEY".into(), ca: None, own: None };
+        let webhook = Target::Webhook(WebhookTarget { web: web(), body: Body::Text, token: Some(kept()) });
+        let elastic =
+            Target::Elastic(ElasticTarget { web: web(), index: "x".to_owned(), access: Some(Access::Login(login())) });
+        let nats = Target::Nats(NatsTarget {
+            server: "n:1".into(),
+            tls: None,
+            subject: "s".to_owned(),
+            access: Some(Access::Key(kept())),
+        });
+        let mqtt = Target::Mqtt(MqttTarget {
+            server: "m:1".into(),
+            tls: None,
+            version: MqttVersion::V5,
+            login: Some(login()),
+            topic: None,
+            discovery: None,
+        });
+        let secret = "hunt/er2hunter2";
+        let plain = BASE64_NOPAD.encode(secret.as_bytes());
+        let pairs = ["me:", "\0me\0"].map(|user| BASE64.encode(format!("{user}{secret}").as_bytes()));
+        let asker = BASE64.encode(b"asker:url-pass");
+        let of_url = ["url-pass", "T0KEN-IN-PATH", "QUERY-KEY", &asker];
+        for (target, forms) in [
+            (&webhook, [&[secret, "hunt\\/er2hunter2", &plain][..], &of_url].concat()),
+            (&elastic, [&[secret, &plain, &pairs[0]][..], &of_url].concat()),
+            (&nats, vec![secret, &plain]),
+            (&mqtt, vec![secret, &plain, &pairs[0], &pairs[1]]),
+        ] {
+            for form in forms {
+                let said = told(target, &format!("you said <{form}> to me"));
+                assert_eq!(said, format!("you said <{HIDDEN}> to me"), "{form}");
+            }
+        }
+        // With the padding that some forms have, and without a word that is in the address by chance.
+        assert_eq!(told(&webhook, &BASE64.encode(secret.as_bytes())).replace('=', ""), HIDDEN);
+        assert_eq!(told(&webhook, "no route to asker"), "no route to asker");
+        assert_eq!(told(&webhook, "x\u{1b}[2J\n"), "x\\u{1b}[2J");
+        assert_eq!(told(&webhook, &"y".repeat(1000)).chars().count(), LONGEST + 1);
+    }
+}

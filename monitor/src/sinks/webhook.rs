@@ -133,7 +133,13 @@ fn said(event: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{
+            config::Secret,
+            stub::{self, Server},
+        },
+        *,
+    };
 
     #[test]
     fn an_alert_has_no_label_that_is_empty_or_changes() {
@@ -161,5 +167,37 @@ mod tests {
         assert_eq!((&begin["labels"], &begin["startsAt"]), (&end["labels"], &end["startsAt"]));
         assert_eq!((&begin["endsAt"], &end["endsAt"]), (&Value::Null, &"1970-01-01T00:00:00.009Z".into()));
         assert_eq!(begin["annotations"]["description"], "do");
+    }
+
+    /// Each way in which a file with a secret can be wrong.
+    #[test]
+    fn a_secret_that_is_none_is_not_sent_and_its_file_is_named() {
+        let server = Server::start(|_| (200, String::new()));
+        for (content, why) in [
+            ("", "the secret is empty"),
+            ("\n", "the secret is empty"),
+            (" \t\r\n\n", "the secret is empty"),
+            ("\u{feff}\n", "is no secret"),
+            ("one two", "a blank"),
+            ("one\ttwo", "a blank"),
+            ("one\ntwo\n", "more than one line"),
+            ("one\r\n\r\ntwo", "more than one line"),
+            ("one\u{0}", "is no secret"),
+            ("one\u{7f}two", "is no secret"),
+            ("\u{e9}", "is no secret"),
+            ("# the token\nsecret", "more than one line"),
+        ] {
+            let file = stub::secret(content);
+            let token = Some(Secret::File(file.path().to_owned()));
+            let event = json!({ "message": "m" });
+            let target = WebhookTarget { web: server.url("/").into(), body: Body::Text, token };
+            let failure = Webhook::new(target).deliver(&[Message { event, text: Vec::new() }]).unwrap_err();
+            let Failure::Later { taken: 0, why: said } = failure else { panic!("{content:?}: {failure:?}") };
+            assert!(
+                said.starts_with(&format!("{}: ", file.path().display())) && said.contains(why),
+                "{content:?}: {said}"
+            );
+        }
+        assert_eq!(server.connections(), 0);
     }
 }

@@ -1,6 +1,9 @@
 //! What an instance was seen doing.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use monitor_common::{Access, policy::Class};
 
@@ -97,6 +100,8 @@ pub struct Facts {
     pub refused: BTreeMap<(String, String), Seen>,
     /// What found no place.
     pub more: u64,
+    /// The classes whose operations the journal's policy logged where no rule spoke. Of others nothing is known.
+    pub logged: BTreeSet<usize>,
 }
 
 /// Adds an event, unless there are too many.

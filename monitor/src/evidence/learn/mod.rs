@@ -4,7 +4,9 @@
 //! is not learnt. What is [`critical`] is refused unless somebody insists. Paths become what a person would
 //! write, and the rules are put into the present policy's text.
 
+mod edit;
 mod fact;
+mod logged;
 mod net;
 mod pattern;
 mod write;
@@ -18,6 +20,7 @@ use monitor_common::{
 };
 
 pub use fact::{End, Facts, Peer, Seen};
+pub use logged::Logged;
 pub use write::{Draft, WriteError, base, draft, observing};
 
 use super::{
@@ -68,11 +71,17 @@ pub fn learn(
     journal: &Path,
     since: Option<SystemTime>,
     critical: bool,
+    logged: Logged,
 ) -> Result<Result<Learnt, JournalError>, Fault> {
     let mut judge = Judge::new(&closed(policy), host)?;
     let mut learnt = Learnt::default();
+    let known = match logged.read(journal, since) {
+        Ok(known) => known,
+        Err(error) => return Ok(Err(error)),
+    };
     for instance in &policy.instances {
-        learnt.instances.insert(instance.name.clone(), Facts::default());
+        let logged = known.of(&instance.name);
+        learnt.instances.insert(instance.name.clone(), Facts { logged, ..Facts::default() });
     }
     let faults = stream::events(journal, since, |line, _| learnt.take(&mut judge, policy, line, critical));
     let faults = match faults {
@@ -82,6 +91,7 @@ pub fn learn(
     learnt.faults = faults;
     for instance in &policy.instances {
         if let Some(facts) = learnt.instances.get_mut(&instance.name) {
+            facts.forget_unlogged();
             pattern::join(&mut facts.files, &instance.user_dir);
             pattern::join(&mut facts.programs, &instance.user_dir);
         }
@@ -90,6 +100,20 @@ pub fn learn(
 }
 
 impl Learnt {
+    /// The classes of an instance that stay as they are, since the journal's policy did not log them.
+    #[must_use]
+    pub fn unlogged(&self, instance: &str) -> Vec<&'static str> {
+        let logged = self.instances.get(instance).map(|facts| &facts.logged);
+        let is_logged = |class: Class| logged.is_some_and(|logged| logged.contains(&(class as usize)));
+        Class::NAMES.iter().filter(|&&(_, class)| !is_logged(class)).map(|&(name, _)| name).collect()
+    }
+
+    /// Whether anything is added to an instance's policy, or closed in it.
+    #[must_use]
+    pub fn is_about(&self, instance: &str) -> bool {
+        self.instances.get(instance).is_some_and(|facts| !facts.is_empty())
+    }
+
     /// What was not learnt of an instance, and why, a line each.
     #[must_use]
     pub fn refused(&self, instance: &str) -> Vec<String> {
@@ -114,6 +138,10 @@ impl Learnt {
         if own.flags & FLAG_MAINTENANCE != 0 {
             self.in_windows += 1;
             return;
+        }
+        if let Some(facts) = self.instances.get_mut(&*own.instance) {
+            // What a default has decided is logged by it.
+            facts.logged.extend(logged::class(&own.rule));
         }
         let Some(instance) = policy.instances.iter().find(|instance| instance.name == *own.instance) else { return };
         let (Some(facts), Some(hook)) = (self.instances.get_mut(&*own.instance), own.hook) else { return };
@@ -198,6 +226,25 @@ impl Learnt {
 }
 
 impl Facts {
+    /// Leaves out what belongs to classes of which only a part is known: what other rules have logged.
+    fn forget_unlogged(&mut self) {
+        let is_logged = |class: Class| self.logged.contains(&(class as usize));
+        if !is_logged(Class::Files) {
+            self.files.clear();
+        }
+        if !is_logged(Class::Exec) {
+            self.programs.clear();
+        }
+        if !is_logged(Class::Egress) {
+            self.egress.clear();
+        }
+        if !is_logged(Class::Ingress) {
+            self.ingress.clear();
+        }
+        let logged = &self.logged;
+        self.classes.retain(|class, _| logged.contains(class));
+    }
+
     /// Takes the other path of a rename or a link: where names are judged, one event is about both.
     fn other(
         &mut self,

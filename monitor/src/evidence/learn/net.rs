@@ -39,10 +39,9 @@ impl NetLine {
         lines
     }
 
-    /// As a table.
-    pub(super) fn table(&self, name: &str) -> Vec<String> {
-        let mut lines = vec![String::new(), format!("[[instance.{name}]]")];
-        lines.extend(self.keys.iter().cloned());
+    /// As the lines of a table.
+    pub(super) fn table(&self) -> Vec<String> {
+        let mut lines = self.keys.clone();
         list(&mut lines, self.end, &self.items);
         lines
     }

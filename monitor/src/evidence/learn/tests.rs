@@ -102,7 +102,21 @@ fn day() -> Vec<Value> {
     ]
 }
 
+/// What a guard says at its start about a policy.
+fn start(text: &str) -> Value {
+    let logged = parse(text).unwrap().logged();
+    json!({ "time": 500, "message": "Flowwarden started", "class_uid": 6002, "unmapped": { "logged": logged } })
+}
+
+/// The events of a guard that logged everything.
 fn journal(events: &[Value]) -> tempfile::TempDir {
+    let names: Vec<_> = Class::NAMES.iter().map(|&(name, _)| name).collect();
+    let logged = format!("plant-a: {}", names.join(", "));
+    let start = json!({ "time": 500, "message": "Flowwarden started", "unmapped": { "logged": [logged] } });
+    journal_of(&[&[start][..], events].concat())
+}
+
+fn journal_of(events: &[Value]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let lines: Vec<_> = events.iter().map(|event| format!("{event}\n")).collect();
     fs::write(segment::plain(directory.path(), 1), lines.concat()).unwrap();
@@ -110,9 +124,12 @@ fn journal(events: &[Value]) -> tempfile::TempDir {
 }
 
 fn learnt_from(text: &str, events: &[Value], critical: bool) -> (Learnt, Draft) {
-    let directory = journal(events);
+    learnt_in(text, &journal(events), critical)
+}
+
+fn learnt_in(text: &str, directory: &tempfile::TempDir, critical: bool) -> (Learnt, Draft) {
     let policy = parse(text).unwrap();
-    let learnt = learn(&policy, &Bare, directory.path(), None, critical).unwrap().unwrap();
+    let learnt = learn(&policy, &Bare, directory.path(), None, critical, Logged::AsJournaled).unwrap().unwrap();
     let draft = draft(text, &policy, &learnt).unwrap_or_else(|error| panic!("{error}"));
     (learnt, draft)
 }
@@ -246,22 +263,192 @@ fn rules_that_are_there_stay_and_only_lines_are_added() {
     assert!(draft.text.contains("id = \"learnt-closed-2\""), "{}", draft.text);
     assert!(draft.text.contains("kernel = { verdict = \"deny\", fallback = \"kill\" }"), "{}", draft.text);
     let removed: Vec<_> = draft.diff.lines().filter(|line| line.starts_with('-')).collect();
-    assert_eq!(removed.len(), 3, "{}", draft.diff);
+    assert_eq!(removed, ["-egress = \"log\""], "{}", draft.diff);
     let policy = parse(&draft.text).unwrap();
     // Nothing was seen of the other one, so nothing is known.
     assert_eq!(policy.instances[1].defaults[Class::Files as usize].verdict, Verdict::Allow);
     assert_eq!(policy.instances[0].defaults[Class::Files as usize].verdict, Verdict::Deny);
 }
 
+/// The journal of the preset `home`, which logs no default: nothing but ten attacks, and none of them by a default.
 #[test]
-fn what_cannot_be_added_to_is_left_alone() {
-    let present = format!(
-        "version = 1\n[[instance]]\nname = \"plant-a\"\nselect = [{{ uid = 990 }}]\nuser-dir = \"{UD}\"\ndefault = {{ files = \"log\",\n exec = \"log\" }}\n"
-    );
-    let Ok(policy) = parse(&present) else { return };
-    let directory = journal(&day());
-    let learnt = learn(&policy, &Bare, directory.path(), None, false).unwrap().unwrap();
-    assert!(draft(&present, &policy, &learnt).is_err_and(|error| error.to_string().contains("goes on after its line")));
+fn nothing_is_closed_that_the_journals_policy_did_not_log() {
+    let home = preset::text(preset::Preset::Home, &[found()], false);
+    let attacks: Vec<_> = (1..=10)
+        .map(|number| {
+            let mut event = file(number, &format!("{UD}/other{number}.key"), &["read"]);
+            event["unmapped"]["rule"] = "private-keys".into();
+            event
+        })
+        .collect();
+    // With the journal's own policy, and with another one.
+    for (policy, events) in [
+        (&home, [&[start(&home)][..], &attacks].concat()),
+        (&home, attacks.clone()),
+        (&base(&[found()]), [&[start(&home)][..], &attacks].concat()),
+        (&base(&[found()]), attacks.clone()),
+    ] {
+        let (learnt, draft) = learnt_in(policy, &journal_of(&events), false);
+        assert_eq!((&draft.text, draft.diff.as_str()), (policy, ""));
+        // What the preset logs where no rule speaks.
+        let unlogged = learnt.unlogged("plant-a");
+        assert!(!learnt.is_about("plant-a") && unlogged.len() >= Class::COUNT - 1, "{unlogged:?}");
+    }
+}
+
+#[test]
+fn classes_that_were_not_logged_stay_as_they_are() {
+    let policy = base(&[found()]);
+    let logged = |classes: &str, at: i64| json!({ "time": at, "message": "Flowwarden started", "unmapped": { "logged": [format!("plant-a: {classes}")] } });
+    let verdict =
+        |draft: &Draft, class: Class| parse(&draft.text).unwrap().instances[0].defaults[class as usize].verdict;
+    let mut accept = day().into_iter().find(|event| event["message"] == "accept").unwrap();
+    accept["unmapped"]["rule"] = "own-editor".into();
+    let seen = [file(1, "/usr/lib/x.so", &["read"]), accept];
+    // Files by what the guard has said, and by the event of a default alone.
+    for events in [[&[logged("files", 1)][..], &seen].concat(), seen.to_vec()] {
+        let (learnt, draft) = learnt_in(&policy, &journal_of(&events), false);
+        let closed: Vec<_> = Class::NAMES.iter().filter(|&&(_, it)| verdict(&draft, it) == Verdict::Deny).collect();
+        assert_eq!(closed, [&("files", Class::Files)], "{}", draft.text);
+        assert!(!learnt.unlogged("plant-a").contains(&"files") && learnt.unlogged("plant-a").len() == Class::COUNT - 1);
+        // Ports are closed by a rule, and what another rule has logged is no whole picture.
+        assert!(!draft.text.contains("learnt-closed") && !draft.text.contains("1880"), "{}", draft.text);
+    }
+    // What was logged before `since` counts only when it was still so.
+    let since = std::time::UNIX_EPOCH + std::time::Duration::from_millis(600);
+    for (first, second, expected) in [("files", "exec", "exec"), ("", "exec", "exec"), ("exec", "", "")] {
+        let later = json!({ "time": 700, "message": "x", "unmapped": {} });
+        let journal = journal_of(&[logged(first, 400), logged(second, 500), later]);
+        let learnt = learn(&parse(&policy).unwrap(), &Bare, journal.path(), Some(since), false, Logged::AsJournaled);
+        let found = learnt.unwrap().unwrap().instances["plant-a"].logged.clone();
+        let expected: Vec<_> =
+            Class::NAMES.iter().filter(|(name, _)| *name == expected).map(|&(_, class)| class as usize).collect();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected, "{first}, {second}");
+    }
+    let all = learn(&parse(&policy).unwrap(), &Bare, journal_of(&[]).path(), None, false, Logged::Everything);
+    assert_eq!(all.unwrap().unwrap().unlogged("plant-a"), [""; 0]);
+}
+
+/// How defaults are written, and what would confuse an editor of lines.
+const FORMS: [&str; 9] = [
+    "",
+    "default = { kernel = \"kill\" } # {",
+    "default = { egress = \"log\", kernel = { verdict = \"deny\", fallback = \"kill\", scope = \"tree\" } } # }} [x]",
+    "default = {\n    # why\n    files = \"log\", # [[instance]]\n    exec = \"log\" # {\n}",
+    "default.files = \"log\" # dotted\ndefault.kernel.verdict = \"kill\"",
+    "\"default\" = { 'egress' = \"log\" }",
+    "# keep\n[instance.default] # here\negress = \"log\" # and here\n# there\nkernel = { verdict = \"deny\", fallback = \"kill\" }",
+    "[ instance . default ]\negress = 'log'\n[instance.default.kernel] # deep\nverdict = \"deny\"\nfallback = \"log\"",
+    "[instance.default]",
+];
+
+/// Rules as they stand in an instance.
+const RULES: [&str; 7] = [
+    "",
+    "egress = [{ to = [\"10.0.0.9\"], verdict = \"allow\" }]",
+    "egress = [\n    { to = [\"10.0.0.9\"], verdict = \"allow\" }, # the [broker]\n    # more to come\n]",
+    "egress = [\n    { to = [\"10.0.0.9\"], verdict = \"allow\" } # no comma\n]\ningress = [] # none",
+    "files = [{ path = \"x\", access = [\"read\"], verdict = \"deny\" }]\nexec = [{ path = \"/bin/x\", verdict = \"log\" }] # inline",
+    "[[instance.files]] # a file\nid = \"learnt-closed\"\npath = \"x\"\naccess = [\"read\"] # [\nverdict = \"deny\"\n# end",
+    "[[ instance.egress ]]\nto = [\"10.0.0.9\"]\nverdict = \"allow\"\n[[instance.exec]]\npath = \"/bin/x\"\nverdict = \"log\"",
+];
+
+/// What stands beside the instances.
+const AROUND: [&str; 4] = [
+    "",
+    "[[sink]]\nname = \"hook\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:9/\"\ntemplate = '''\n[\n[[instance]]\n[instance.default]\n'''\n",
+    "# about size\n[journal] # [[instance]]\nsegment = \"32MiB\"\n",
+    "[metrics]\nlisten = \"127.0.0.1:9\"\n\n[[sink]]\nname = \"f\"\ntype = \"file\"\npath = \"/x\"\n",
+];
+
+/// A policy without its places and without what learning changes; and how many rules it has.
+fn rest(text: &str) -> (String, usize, usize) {
+    let mut policy = parse(text).unwrap_or_else(|faults| panic!("{faults:?}\n{text}"));
+    let at = regex::Regex::new(r"At \{ line: \d+, column: \d+ \}").unwrap();
+    let (mut files, mut nets) = (0, 0);
+    for instance in &mut policy.instances {
+        instance.defaults = [ClassDefault::ALLOW; Class::COUNT];
+        files += instance.files.len();
+        nets += instance.nets.len();
+        instance.files.retain(|rule| rule.path.ends_with("x"));
+        instance.nets.retain(|rule| rule.prefixes.iter().any(|prefix| prefix.address.ends_with(&[10, 0, 0, 9])));
+    }
+    (at.replace_all(&format!("{policy:?}"), "").into_owned(), files, nets)
+}
+
+fn comments(text: &str) -> Vec<&str> {
+    let ends = |line: &str| line.rsplit_once('#').map_or(0, |(before, _)| before.len());
+    text.lines()
+        .filter(|line| line.contains('#') && !line.contains("times, event") && !line.ends_with("# everything else"))
+        .map(|line| &line[ends(line)..])
+        .collect()
+}
+
+#[test]
+fn a_policy_that_is_edited_stays_what_it_was_but_for_what_is_learnt() {
+    for number in 0..FORMS.len() * RULES.len() * AROUND.len() * 2 {
+        let (form, number) = (FORMS[number % FORMS.len()], number / FORMS.len());
+        let (rules, number) = (RULES[number % RULES.len()], number / RULES.len());
+        let (around, at_the_end) = (AROUND[number % AROUND.len()], number / AROUND.len() == 1);
+        // Keys come before tables.
+        let is_table = |text: &&str| text.starts_with('[') || text.contains("\n[");
+        let (tables, keys): (Vec<_>, Vec<_>) = [form, rules].into_iter().partition(is_table);
+        let inside = [keys, tables].concat().join("\n");
+        let [before, after] = if at_the_end { ["", around] } else { [around, ""] };
+        let text = format!(
+            "# ours\nversion = 1\nmode = \"observe\"\n{before}\n[[ instance ]] # the first\nname = \"plant-a\"\n\
+             select = [{{ uid = 990 }}]\nuser-dir = \"{UD}\"\n{inside}\n\n[[\"instance\"]]\nname = \"plant-b\"\n\
+             select = [{{ uid = 991 }}]\nuser-dir = \"/h/b\"\n{after}\n# last\n"
+        );
+        let policy = parse(&text).unwrap_or_else(|faults| panic!("{faults:?}\n{text}"));
+        let observing = observing(&text, &policy).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let parsed = parse(&observing).unwrap();
+        let logs = |instance: &InstancePolicy| instance.defaults.iter().all(|default| default.verdict >= Verdict::Log);
+        assert!(parsed.instances.iter().all(logs), "{observing}");
+        assert!(parsed.sinks.is_empty() && parsed.metrics.is_none(), "{observing}");
+        let kernel = |policy: &Policy| policy.instances[0].defaults[Class::Kernel as usize];
+        if kernel(&policy).verdict != Verdict::Allow {
+            assert_eq!(kernel(&parsed), kernel(&policy), "{observing}");
+        }
+
+        let (_, draft) = learnt_from(&text, &day(), false);
+        let ((old, files, nets), (new, more_files, more_nets)) = (rest(&text), rest(&draft.text));
+        assert_eq!(old, new, "{text}\n----\n{}", draft.text);
+        assert!(more_files > files && more_nets > nets, "{text}\n----\n{}", draft.text);
+        assert_eq!(comments(&text), comments(&draft.text), "{text}\n----\n{}", draft.text);
+        assert_eq!(stopped(&draft.text, &day()).first(), Some(&20), "{text}\n----\n{}", draft.text);
+    }
+}
+
+#[test]
+fn every_preset_can_be_learnt_with() {
+    use preset::Preset;
+    for preset in [Preset::Home, Preset::Standard, Preset::MultiTenant, Preset::Strict] {
+        let text = preset::text(preset, &[found()], false);
+        let policy = parse(&text).unwrap();
+        let observing = observing(&text, &policy).unwrap();
+        let (_, draft) = learnt_from(&text, &day(), false);
+        assert_eq!(comments(&observing), comments(&text));
+        assert_eq!(comments(&draft.text), comments(&text));
+        let [old, new] = [&text, &draft.text].map(|text| parse(text).unwrap().instances.remove(0));
+        let ids = |instance: &InstancePolicy| {
+            let nets = instance.nets.iter().map(|rule| rule.action.id.clone());
+            instance.files.iter().map(|rule| rule.action.id.clone()).chain(nets).collect::<Vec<_>>()
+        };
+        let (old, new) = (ids(&old), ids(&new));
+        assert!(new.len() > old.len() && old.iter().all(|id| new.contains(id)), "{old:?} {new:?}");
+    }
+}
+
+#[test]
+fn instances_in_an_array_are_edited_too() {
+    let instance = format!("{{ name = \"plant-a\", select = [{{ uid = 990 }}], user-dir = \"{UD}\" }}");
+    let text = format!("version = 1\ninstance = [{instance}]\n");
+    let policy = parse(&text).unwrap();
+    let parsed = parse(&observing(&text, &policy).unwrap()).unwrap();
+    assert!(parsed.instances[0].defaults.iter().all(|default| default.verdict == Verdict::Log));
+    let (_, draft) = learnt_from(&text, &day()[..14], false);
+    assert!(stopped(&draft.text, &day()[..14]).is_empty(), "{}", draft.text);
 }
 
 #[test]
@@ -305,7 +492,7 @@ fn a_corrupt_line_is_told_and_the_others_are_learnt() {
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("{{\"time\": \n{text}")).unwrap();
     let policy = parse(&base(&[found()])).unwrap();
-    let learnt = learn(&policy, &Bare, directory.path(), None, false).unwrap().unwrap();
+    let learnt = learn(&policy, &Bare, directory.path(), None, false, Logged::AsJournaled).unwrap().unwrap();
     assert_eq!((learnt.faults.count, learnt.operations), (1, 23));
     assert!(learnt.faults.to_string().starts_with("journal-00000001, byte 0: no event"));
 }

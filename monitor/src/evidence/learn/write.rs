@@ -3,16 +3,18 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use monitor_common::{Access, Verdict, policy::Class};
+use similar::TextDiff;
+use toml_edit::{ArrayOfTables, DocumentMut};
 
 use super::{
-    Learnt,
+    Learnt, edit,
     fact::{Facts, Seen},
     net::{NetLine, egress, ingress},
 };
 use crate::{
     evidence::critical,
     policy::{
-        model::{InstancePolicy, Policy},
+        model::{ClassDefault, InstancePolicy, KillScope, Policy},
         parse::parse,
         preset::{self, Found, Known},
     },
@@ -33,9 +35,7 @@ const TOOLS: [&str; 9] = ["curl", "wget", "nc", "ncat", "socat", "python3", "per
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The text has a form that rules cannot be put into.
-    #[error(
-        "the present policy cannot be added to: {0}; write `default` on one line or as [instance.default], as `flowwarden init` does"
-    )]
+    #[error("the present policy cannot be added to: {0}")]
     Form(String),
     /// What was written is no policy.
     #[error("what was learnt makes no policy: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
@@ -116,37 +116,41 @@ verdict = "allow"
 
 /// The same policy as one that is to learn from: every default that allows logs instead, and no events leave the machine.
 pub fn observing(text: &str, policy: &Policy) -> Result<String, WriteError> {
-    let mut blocks = Blocks::of(text, policy)?;
-    blocks.lines.retain_tables(&["sink", "metrics", "journal"]);
-    let mut blocks = Blocks::of(&blocks.lines.text(), policy)?;
-    let changes: Vec<_> = policy
-        .instances
-        .iter()
-        .map(|instance| {
-            let line = defaults(instance, |_, verdict| if verdict == Verdict::Allow { Verdict::Log } else { verdict });
-            Added { lines: vec![line], ..Added::default() }
-        })
-        .collect();
-    blocks.put(&changes)?;
-    let text = blocks.lines.text();
+    let mut document = document(text)?;
+    for key in ["sink", "metrics", "journal"] {
+        document.remove(key);
+    }
+    for (table, instance) in instances(&mut document, policy)?.iter_mut().zip(&policy.instances) {
+        let of = |_, verdict| if verdict == Verdict::Allow { Verdict::Log } else { verdict };
+        edit::set_defaults(table, &defaults(instance, of));
+    }
+    let text = document.to_string();
     parse(&text).map_err(WriteError::Faulty)?;
     Ok(text)
 }
 
+/// A policy as a document that can be edited.
+fn document(text: &str) -> Result<DocumentMut, WriteError> {
+    text.parse().map_err(|error: toml_edit::TomlError| WriteError::Form(error.message().to_owned()))
+}
+
+/// The instances in a document, in the order of the policy.
+fn instances<'d>(document: &'d mut DocumentMut, policy: &Policy) -> Result<&'d mut ArrayOfTables, WriteError> {
+    let found = edit::tables(document, "instance").filter(|tables| tables.len() == policy.instances.len());
+    found.ok_or_else(|| WriteError::Form("its instances are not where they were".to_owned()))
+}
+
 /// The present policy with what was learnt. Rules that are there stay as they are.
 pub fn draft(text: &str, policy: &Policy, learnt: &Learnt) -> Result<Draft, WriteError> {
-    let mut blocks = Blocks::of(text, policy)?;
-    let none = Facts::default();
-    let added: Vec<_> = policy
-        .instances
-        .iter()
-        .map(|instance| {
-            let facts = learnt.instances.get(&instance.name).unwrap_or(&none);
-            if facts.is_empty() { Added::default() } else { rules(instance, facts) }
-        })
-        .collect();
-    let diff = blocks.put(&added)?;
-    let text = blocks.lines.text();
+    let mut document = document(text)?;
+    for (table, instance) in instances(&mut document, policy)?.iter_mut().zip(&policy.instances) {
+        if let Some(facts) = learnt.instances.get(&instance.name).filter(|facts| !facts.is_empty()) {
+            rules(instance, facts).put(table)?;
+        }
+    }
+    let old = text;
+    let text = document.to_string();
+    let diff = TextDiff::from_lines(old, &text).unified_diff().context_radius(2).to_string();
     let written = parse(&text).map_err(WriteError::Faulty)?;
     for (old, new) in policy.instances.iter().zip(&written.instances) {
         let kept = old.files.iter().all(|rule| {
@@ -169,196 +173,79 @@ pub fn draft(text: &str, policy: &Policy, learnt: &Learnt) -> Result<Draft, Writ
 }
 
 impl Facts {
-    fn is_empty(&self) -> bool {
-        let Self { files, programs, egress, ingress, classes, refused, more: _ } = self;
-        files.is_empty()
-            && programs.is_empty()
-            && egress.is_empty()
-            && ingress.is_empty()
-            && classes.is_empty()
-            && refused.is_empty()
+    /// Whether nothing is known of what the instance needs. What was refused says nothing about that.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { files, programs, egress, ingress, classes, refused: _, more: _, logged } = self;
+        logged.is_empty()
+            || files.is_empty() && programs.is_empty() && egress.is_empty() && ingress.is_empty() && classes.is_empty()
     }
-}
-
-/// The lines of a text.
-#[derive(Debug)]
-struct Lines(Vec<String>);
-
-impl Lines {
-    fn text(&self) -> String {
-        let mut text = self.0.join("\n");
-        text.push('\n');
-        text
-    }
-
-    /// Leaves out the tables with these names, those below them included.
-    fn retain_tables(&mut self, without: &[&str]) {
-        let mut out = false;
-        self.0.retain(|line| {
-            if let Some(name) = header(line) {
-                out = without.contains(&name.split('.').next().unwrap_or_default());
-            }
-            !out
-        });
-    }
-}
-
-/// The name of the table that a line begins.
-fn header(line: &str) -> Option<&str> {
-    let name = line.trim_start().strip_prefix('[')?.trim_start_matches('[');
-    name.split(']').next().map(str::trim)
 }
 
 /// What is added to the text of an instance.
-#[derive(Default)]
 struct Added {
-    /// Its defaults, which take the place of those that are there, and what goes with them.
-    lines: Vec<String>,
+    /// Its defaults, which take the place of those that are there.
+    defaults: Vec<(&'static str, ClassDefault)>,
+    /// Comments on them.
+    comments: Vec<String>,
     /// Rules for addresses by the name of their table: where there are no such tables yet they are written a line each.
     nets: Vec<(&'static str, Vec<NetLine>)>,
-    /// Other tables.
-    tables: Vec<String>,
+    /// Other rules by the name of their table, each as the lines of one.
+    tables: Vec<(&'static str, Vec<String>)>,
 }
 
-/// Where the instances of a policy stand in its text.
-struct Blocks {
-    lines: Lines,
-    /// First line of each instance and the line after its last.
-    ranges: Vec<(usize, usize)>,
-}
-
-impl Blocks {
-    fn of(text: &str, policy: &Policy) -> Result<Self, WriteError> {
-        let lines: Vec<_> = text.lines().map(str::to_owned).collect();
-        let starts: Vec<_> =
-            lines.iter().enumerate().filter(|(_, line)| header(line) == Some("instance")).map(|(at, _)| at).collect();
-        if starts.len() != policy.instances.len() {
-            return Err(WriteError::Form("its instances are not written as [[instance]]".to_owned()));
-        }
-        let ends = starts.iter().skip(1).copied().chain([lines.len()]);
-        Ok(Self { ranges: starts.iter().copied().zip(ends).collect(), lines: Lines(lines) })
-    }
-
-    /// Puts into each instance what is added to it, before its first table. Answers with the difference.
-    fn put(&mut self, added: &[Added]) -> Result<String, WriteError> {
-        let mut diffs = Vec::new();
-        // From the last one on, so that the others stay where they are.
-        for (&(start, end), new) in self.ranges.iter().zip(added).rev() {
-            if new.lines.is_empty() {
-                continue;
-            }
-            let mut block: Vec<String> = self.lines.0[start..end].to_vec();
-            let mut diff = format!("@@ {} @@\n", block.get(1).map_or("", String::as_str));
-            for line in take_defaults(&mut block)? {
-                let _ = writeln!(diff, "-{line}");
-            }
-            let (mut lines, mut tables) = (new.lines.clone(), Vec::new());
-            for (table, rules) in &new.nets {
-                if block.iter().any(|line| header(line) == Some(&format!("instance.{table}"))) {
-                    tables.extend(rules.iter().flat_map(|rule| rule.table(table)));
-                    continue;
+impl Added {
+    /// Puts all of it into the table of an instance.
+    fn put(&self, table: &mut toml_edit::Table) -> Result<(), WriteError> {
+        let faulty = |error: toml_edit::TomlError| WriteError::Form(error.message().to_owned());
+        edit::set_defaults(table, &self.defaults);
+        edit::comment_on_defaults(table, &self.comments);
+        for (name, rules) in self.nets.iter().filter(|(_, rules)| !rules.is_empty()) {
+            if edit::are_tables(table, name) {
+                for rule in rules {
+                    edit::add_table(table, name, &rule.table()).map_err(faulty)?;
                 }
-                let rules: Vec<_> = rules.iter().flat_map(NetLine::inline).collect();
-                if let Some(end) = end_of_array(&block, table) {
-                    for line in &rules {
-                        let _ = writeln!(diff, "+{line}");
-                    }
-                    block.splice(end..end, rules);
-                } else if !rules.is_empty() {
-                    lines.push(format!("{table} = ["));
-                    lines.extend(rules);
-                    lines.push("]".to_owned());
-                }
+            } else {
+                let lines: Vec<_> = rules.iter().flat_map(NetLine::inline).collect();
+                edit::add_elements(table, name, &lines).map_err(faulty)?;
             }
-            lines.extend(new.tables.iter().cloned().chain(tables));
-            let at = block.iter().skip(1).position(|line| header(line).is_some()).map_or(block.len(), |at| at + 1);
-            // Comments and an empty line before a table are the table's.
-            let is_key = |line: &String| !line.trim().is_empty() && !line.trim_start().starts_with('#');
-            let at = block[..at].iter().rposition(is_key).map_or(at, |last| last + 1);
-            for line in &lines {
-                let _ = writeln!(diff, "+{line}");
-            }
-            diffs.push(diff);
-            block.splice(at..at, lines);
-            self.lines.0.splice(start..end, block);
         }
-        diffs.reverse();
-        Ok(diffs.concat())
+        for (name, lines) in &self.tables {
+            edit::add_table(table, name, lines).map_err(faulty)?;
+        }
+        Ok(())
     }
 }
 
-/// Where rules of a table end that are written a line each, as here.
-fn end_of_array(block: &[String], table: &str) -> Option<usize> {
-    let keys = block.iter().enumerate().skip(1).take_while(|(_, line)| header(line).is_none());
-    let mut inside = keys.skip_while(|(_, line)| line.trim_end() != format!("{table} = ["));
-    inside.find(|(_, line)| line.trim_end() == "]").map(|(at, _)| at)
-}
-
-/// Takes the defaults out of the lines of an instance.
-fn take_defaults(block: &mut Vec<String>) -> Result<Vec<String>, WriteError> {
-    let mut removed = Vec::new();
-    let mut inside = false;
-    let mut kept = Vec::new();
-    let mut before_tables = true;
-    for (at, line) in block.drain(..).enumerate() {
-        if at > 0
-            && let Some(name) = header(&line)
-        {
-            before_tables = false;
-            inside = name == "instance.default";
-        }
-        let is_line = before_tables && line.trim_start().starts_with("default") && line.contains('=');
-        if is_line && line.matches('{').count() != line.matches('}').count() {
-            return Err(WriteError::Form(format!("`{}` goes on after its line", line.trim())));
-        }
-        let comment = line.trim().is_empty() || line.trim_start().starts_with('#');
-        if is_line || (inside && !comment) {
-            removed.push(line);
-        } else {
-            kept.push(line);
-        }
-    }
-    *block = kept;
-    Ok(removed)
-}
-
-/// The defaults of an instance in one line; `of` makes them others.
-fn defaults(instance: &InstancePolicy, of: impl Fn(Class, Verdict) -> Verdict) -> String {
-    let all = Class::NAMES.iter().map(|&(name, class)| {
+/// The defaults of an instance; `of` makes them others.
+fn defaults(instance: &InstancePolicy, of: impl Fn(Class, Verdict) -> Verdict) -> Vec<(&'static str, ClassDefault)> {
+    let each = |&(name, class): &(&'static str, Class)| {
         let old = instance.defaults[class as usize];
         let verdict = of(class, old.verdict);
-        let mut more = String::new();
-        if verdict == Verdict::Deny && old.fallback > Verdict::Log {
-            let _ = write!(more, ", fallback = \"{}\"", old.fallback.name());
-        }
-        if verdict == old.verdict && old.scope != crate::policy::model::KillScope::Process {
-            let _ = write!(more, ", scope = \"{}\"", old.scope.name());
-        }
-        if more.is_empty() {
-            format!("{name} = \"{}\"", verdict.name())
-        } else {
-            format!("{name} = {{ verdict = \"{}\"{more} }}", verdict.name())
-        }
-    });
-    format!("default = {{ {} }}", all.collect::<Vec<_>>().join(", "))
+        let fallback = if verdict == Verdict::Deny { old.fallback } else { Verdict::Unset };
+        let scope = if verdict == old.verdict { old.scope } else { KillScope::default() };
+        (name, ClassDefault { verdict, fallback, scope })
+    };
+    Class::NAMES.iter().map(each).collect()
 }
 
-/// What is added to an instance: its defaults, and the rules.
+/// What is added to an instance: its defaults, and the rules. Nothing is closed that the journal's policy did not log: what
+/// was done there is not known.
 fn rules(instance: &InstancePolicy, facts: &Facts) -> Added {
-    let mut lines = Vec::new();
-    for (class, seen) in facts.classes.values() {
-        lines.push(format!("# {} is allowed: {}", Class::NAMES[*class as usize].0, seen.comment()));
-    }
-    lines.push(defaults(instance, |class, old| {
+    let comments = facts.classes.values();
+    let comments = comments
+        .map(|(class, seen)| format!("# {} is allowed: {}", Class::NAMES[*class as usize].0, seen.comment()))
+        .collect();
+    let defaults = defaults(instance, |class, old| {
         let seen = facts.classes.contains_key(&(class as usize));
         match class {
+            _ if !facts.logged.contains(&(class as usize)) => old,
             // The kernel asks this one alone whether a socket may listen; ports are closed by a rule.
             Class::Ingress => old,
             // Programs are learnt one by one; what decides about them is their rule.
             _ if seen => Verdict::Allow.max(old.min(Verdict::Log)),
             _ => old.max(Verdict::Deny),
         }
-    }));
+    });
     let mut tables = Vec::new();
     let read: Vec<_> = facts.files.iter().filter(|(_, seen)| seen.access == Access::READ).collect();
     let linked: Vec<_> = facts.files.iter().filter(|(_, seen)| seen.access.contains(Access::LINK)).collect();
@@ -369,35 +256,38 @@ fn rules(instance: &InstancePolicy, facts: &Facts) -> Added {
             continue;
         }
         let names: Vec<_> = access.names().collect();
-        tables.extend([String::new(), "[[instance.files]]".to_owned(), format!("access = {names:?}")]);
-        tables.push("verdict = \"allow\"".to_owned());
-        list(&mut tables, "paths", &places(paths));
+        let mut lines = vec![format!("access = {names:?}"), "verdict = \"allow\"".to_owned()];
+        list(&mut lines, "paths", &places(paths));
+        tables.push(("files", lines));
     }
-    tables.extend(hooks(instance, facts));
+    tables.extend(hooks(instance, facts).map(|lines| ("files", lines)));
     if !facts.programs.is_empty() {
-        tables.extend([String::new(), "[[instance.exec]]".to_owned()]);
-        tables.push("verdict = \"allow\"".to_owned());
+        let mut lines = vec!["verdict = \"allow\"".to_owned()];
         let programs = facts.programs.iter();
         let programs = programs.map(|(path, seen)| (quoted(path), format!("{}{}", seen.comment(), warning(path))));
-        list(&mut tables, "paths", &programs.collect::<Vec<_>>());
+        list(&mut lines, "paths", &programs.collect::<Vec<_>>());
+        tables.push(("exec", lines));
     }
-    let nets = vec![("egress", egress(&facts.egress)), ("ingress", ingress(instance, &facts.ingress))];
-    Added { lines, nets, tables }
+    let mut nets = vec![("egress", egress(&facts.egress))];
+    if facts.logged.contains(&(Class::Ingress as usize)) {
+        nets.push(("ingress", ingress(instance, &facts.ingress)));
+    }
+    Added { defaults, comments, nets, tables }
 }
 
 /// Where git works in repositories they are taken as a whole, and its hooks are closed: what is written there runs by itself.
-fn hooks(instance: &InstancePolicy, facts: &Facts) -> Vec<String> {
+fn hooks(instance: &InstancePolicy, facts: &Facts) -> Option<Vec<String>> {
     const ID: &str = "git-hooks";
     let works = facts.files.get("projects/**").is_some_and(|seen| seen.access != Access::READ);
     if !works || instance.files.iter().any(|rule| rule.action.id == ID) {
-        return Vec::new();
+        return None;
     }
     let paths = critical::HOOKS.map(|name| format!("projects/**/*{name}"));
     let rule = format!(
-        "\n[[instance.files]]\nid = \"{ID}\"\nwhy = \"git runs these by itself at the next commit, pull or checkout\"\n\
+        "id = \"{ID}\"\nwhy = \"git runs these by itself at the next commit, pull or checkout\"\n\
          paths = {paths:?}\naccess = [\"write\", \"create\", \"rename\", \"link\"]\nverdict = \"deny\"\nfallback = \"kill\""
     );
-    rule.lines().map(str::to_owned).collect()
+    Some(rule.lines().map(str::to_owned).collect())
 }
 
 /// What to say about a program that runs anything.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lettre::message::Mailbox;
 
+use super::address::Server;
 use super::keys::{Login, TlsFiles, login, server, time, transport};
 use crate::toml_reader::{Reader, Table, Value};
 
@@ -13,8 +14,8 @@ const USUAL_PAUSE: Duration = Duration::from_mins(1);
 /// A mail server, and who writes to whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmailTarget {
-    /// `HOST:PORT`, an IPv6 address in brackets.
-    pub server: String,
+    /// Where it is.
+    pub server: Server,
     /// How it is reached.
     pub transport: EmailTransport,
     /// Who we are.

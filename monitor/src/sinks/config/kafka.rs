@@ -1,5 +1,6 @@
 //! The keys of a sink of type `kafka`.
 
+use super::address::Server;
 use super::keys::{Login, TlsFiles, address, login, text_like, transport};
 use crate::toml_reader::{Reader, Table};
 
@@ -17,8 +18,8 @@ pub enum Mechanism {
 /// A topic of Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KafkaTarget {
-    /// Brokers that are asked for all others, `HOST:PORT`; one at least.
-    pub servers: Vec<String>,
+    /// Brokers that are asked for all others; one at least.
+    pub servers: Vec<Server>,
     /// Files for TLS; a plain connection without them.
     pub tls: Option<TlsFiles>,
     /// Who we are, and how that is shown.

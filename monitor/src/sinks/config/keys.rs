@@ -1,11 +1,11 @@
 //! Keys that sinks of several types have.
 
 use std::{
-    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use super::address::{Server, Url};
 use crate::toml_reader::{Reader, Table, Value};
 
 /// Files for TLS.
@@ -15,39 +15,6 @@ pub struct TlsFiles {
     pub ca: PathBuf,
     /// Our own certificate and its key; PEM.
     pub own: Option<(PathBuf, PathBuf)>,
-}
-
-/// An address of a web server. What comes after the host may be a secret: [`fmt::Debug`] does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Url(String);
-
-impl Url {
-    /// The whole of it.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Scheme, host and port: nothing secret.
-    #[must_use]
-    pub fn place(&self) -> String {
-        let (scheme, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
-        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-        format!("{scheme}://{host}")
-    }
-}
-
-impl fmt::Debug for Url {
-    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(to, "Url({})", self.place())
-    }
-}
-
-impl From<&str> for Url {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
 }
 
 /// A web server.
@@ -64,7 +31,7 @@ pub struct Web {
 #[cfg(test)]
 impl From<String> for Web {
     fn from(url: String) -> Self {
-        Self { url: Url(url), ca: None, own: None }
+        Self { url: url.as_str().into(), ca: None, own: None }
     }
 }
 
@@ -110,20 +77,16 @@ pub(super) fn number(
     number
 }
 
-pub(super) fn server(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<String> {
+pub(super) fn server(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Server> {
     let text = reader.string(value, "`server`")?;
     address(reader, text, value.span().start)
 }
 
 /// `HOST:PORT`.
-pub(super) fn address(reader: &mut Reader<'_>, text: &str, at: usize) -> Option<String> {
-    let port =
-        text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
-    if port.is_none_or(|port| port == 0) {
-        reader.fault(at, format!("`server` is HOST:PORT, like \"siem.example.net:6514\", not \"{text}\""));
-        return None;
-    }
-    Some(text.to_owned())
+pub(super) fn address(reader: &mut Reader<'_>, text: &str, at: usize) -> Option<Server> {
+    let server = Server::parse(text);
+    let fault = |why| format!("`server` is HOST:PORT, like \"siem.example.net:6514\", not \"{text}\": {why}");
+    server.map_err(|why| reader.fault(at, fault(why))).ok()
 }
 
 /// `cert` and `key`: the outer one is none when something is wrong with them.
@@ -197,24 +160,22 @@ pub(super) fn time(reader: &mut Reader<'_>, value: &Value<'_>, what: &str) -> Op
 pub(super) fn web(reader: &mut Reader<'_>, table: &mut Table<'_, '_>) -> Option<Web> {
     let url = reader.required(table, "url").and_then(|value| {
         let text = reader.string(value, "`url`")?;
-        if !(text.starts_with("https://") || text.starts_with("http://")) {
-            let shown = text.split("://").next().unwrap_or_default();
-            reader.fault(value.span().start, format!("`url` begins with https:// or http://; \"{shown}\" does not"));
-            return None;
-        }
-        let plain = text.starts_with("http://");
-        Some((Url::from(text), plain))
+        // The address may have a secret in it.
+        let fault = |why| format!("`url` is an address like \"https://siem.example.net/\": {why}");
+        Url::parse(text).map_err(|why| reader.fault(value.span().start, fault(why))).ok()
     });
     let ca = table.take("ca");
     let own = own_certificate(reader, table);
-    if let (Some((_, true)), Some(value)) = (&url, ca) {
+    if let (Some(url), Some(value)) = (&url, ca)
+        && !url.is_secure()
+    {
         reader.fault(value.span().start, "certificates are for https:// only");
     }
     let ca = match ca {
         Some(value) => Some(path(reader, value, "`ca`")?),
         None => None,
     };
-    Some(Web { url: url?.0, ca, own: own? })
+    Some(Web { url: url?, ca, own: own? })
 }
 
 /// A secret by its two keys: `NAME-file` and `NAME-credential`.
@@ -278,16 +239,4 @@ pub(super) fn text_like(
         return None;
     }
     Some(text.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_but_the_server_of_a_url_is_shown() {
-        let url = Url::from("https://user:pass@hooks.example.net/T/B/secret?token=x");
-        assert_eq!(url.place(), "https://hooks.example.net");
-        assert_eq!(format!("{url:?}"), "Url(https://hooks.example.net)");
-    }
 }

@@ -1,5 +1,6 @@
 //! `[[sink]]` in the policy file.
 
+mod address;
 #[cfg(feature = "email")]
 mod email;
 #[cfg(feature = "kafka")]
@@ -15,12 +16,13 @@ use crate::{
 };
 
 use super::filter::{Filter, Grouping, Severity};
+pub use address::{Server, Url};
 #[cfg(feature = "email")]
 pub use email::{EmailTarget, EmailTransport};
 #[cfg(feature = "kafka")]
 pub use kafka::{KafkaTarget, Mechanism};
 use keys::number;
-pub use keys::{Login, Secret, TlsFiles, Url, Web};
+pub use keys::{Login, Secret, TlsFiles, Web};
 pub use target::{
     Access, Body, ElasticTarget, FileTarget, JournaldTarget, MqttTarget, MqttVersion, NatsTarget, OtlpTarget,
     SplunkTarget, SyslogTarget, Target, Transport, WebhookTarget,
@@ -290,7 +292,7 @@ mod tests {
                 "name = \"a\"\ntype = \"syslog\"\nserver = \"x:1\"\ntransport = \"tcp\"\nca = \"/x\"".into(),
                 "line 7, column 6: certificates are for",
             ),
-            ("name = \"a\"\ntype = \"webhook\"\nurl = \"ftp://x\"".into(), "line 5, column 7: `url` begins with"),
+            ("name = \"a\"\ntype = \"webhook\"\nurl = \"ftp://x\"".into(), "line 5, column 7: `url` is an address like \"https://siem.example.net/\": it begins with"),
             ("name = \"a\"\ntype = \"webhook\"\nurl = \"http://x\"\ntemplate = \"${x\"".into(), "line 6, column 12: "),
             (
                 "name = \"a\"\ntype = \"mqtt\"\nserver = \"x:1\"\ntransport = \"udp\"".into(),
@@ -349,6 +351,220 @@ mod tests {
         ] {
             let found = read(&sink).unwrap_err();
             assert!(found.starts_with(fault), "{sink}: {found}");
+        }
+    }
+
+    /// A sink of each type that has a `server`, or a `url`, with all its other keys.
+    const SERVERS: [&str; 5] = [
+        "type = \"syslog\"\ntransport = \"tcp\"",
+        "type = \"mqtt\"\ntransport = \"tcp\"",
+        "type = \"nats\"\ntransport = \"tcp\"",
+        #[cfg(feature = "email")]
+        "type = \"email\"\ntransport = \"tcp\"\nsender = \"a@b.example\"\nto = \"c@d.example\"",
+        #[cfg(not(feature = "email"))]
+        "type = \"syslog\"\ntransport = \"udp\"",
+        #[cfg(feature = "kafka")]
+        "type = \"kafka\"\ntransport = \"tcp\"",
+        #[cfg(not(feature = "kafka"))]
+        "type = \"syslog\"\ntransport = \"udp\"",
+    ];
+    const URLS: [&str; 5] = [
+        "type = \"webhook\"",
+        "type = \"webhook\"\nbody = \"alertmanager\"",
+        "type = \"splunk\"\ntoken-file = \"/t\"",
+        "type = \"elastic\"",
+        "type = \"otlp\"",
+    ];
+
+    #[test]
+    fn an_address_that_cannot_be_reached_is_a_fault_with_its_place_and_an_example() {
+        for (keys, key, example, addresses) in SERVERS
+            .iter()
+            .map(|keys| {
+                let bad = [
+                    "",
+                    " ",
+                    ":",
+                    "siem",
+                    "siem:",
+                    ":514",
+                    "siem:0",
+                    "siem:65536",
+                    "siem:99999",
+                    "siem:-1",
+                    "siem:+1",
+                    "siem:514 ",
+                    " siem:514",
+                    "si em:514",
+                    "siem:51 4",
+                    "siem:514\\n",
+                    "\\tsiem:514",
+                    "tcp://siem:514",
+                    "siem:514/",
+                    "siem:6514:1",
+                    "::1:6514",
+                    "[::1]",
+                    "[::1]:",
+                    "[::1:514",
+                    "::1]:514",
+                    "[]:514",
+                    "[siem]:514",
+                    "[::g]:514",
+                    "[127.0.0.1]:514",
+                    "user@siem:514",
+                    "siem:5e2",
+                    "siem:0x20",
+                    "-siem:514",
+                    "siem-:514",
+                    "a..b:514",
+                    ".siem:514",
+                    "127.0.0.256:514",
+                    "1.2.3:514",
+                    "127.0.0.1.:514",
+                    "s\u{ef}em:514",
+                    "siem:\u{661}",
+                    "siem%20x:514",
+                    "si*em:514",
+                    "siem:514#x",
+                    "siem:514?x",
+                ];
+                (*keys, "server", "siem.example.net:6514", bad.map(str::to_owned).to_vec())
+            })
+            .chain(URLS.iter().map(|keys| {
+                let bad = [
+                    "",
+                    " ",
+                    "/",
+                    "http://",
+                    "https://",
+                    "http:///",
+                    "http:///x",
+                    "http://:8080/",
+                    "http://:/",
+                    "http://?x",
+                    "http://#x",
+                    "http://host:0/",
+                    "http://host:65536/",
+                    "http://host:99999/",
+                    "http://127.0.0.1:99999/",
+                    "http://host:-1/",
+                    "http://host:+1/",
+                    "http://host:/",
+                    "http://host:x/",
+                    "http://host:80:80/",
+                    "http://[::1/",
+                    "http://::1/",
+                    "http://[]/",
+                    "http://[::1]:99999/",
+                    "http://[x]/",
+                    "http://a b/",
+                    "http://host/a b",
+                    "http://host/ ",
+                    " http://host/",
+                    "http://host/\\n",
+                    "http://ho\\tst/",
+                    "http:/host/",
+                    "http:host",
+                    "http//host",
+                    "//host/",
+                    "host",
+                    "ftp://host/",
+                    "tcp://host:80",
+                    "http:\\\\\\\\host\\\\",
+                    "http://host\\\\x/",
+                    "http://127.0.0.256/",
+                    "http://1.2.3/",
+                    "http://-host/",
+                    "http://a..b/",
+                    "http://h\u{f6}st/",
+                    "http://user@/",
+                    "http://user:pass@:80/",
+                    "http://us er@host/",
+                    "http://ho%20st/",
+                    "http://ho*st/",
+                    "http://a@b@c/",
+                    "https://host:443:/",
+                ];
+                (*keys, "url", "https://siem.example.net/", bad.map(str::to_owned).to_vec())
+            }))
+        {
+            for address in addresses {
+                let faults = read(&format!("name = \"a\"\n{key} = \"{address}\"\n{keys}"))
+                    .expect_err(&format!("{keys}: {key} = \"{address}\""));
+                let place = format!("line 4, column {}: `{key}` ", key.len() + 4);
+                assert!(faults.starts_with(&place) && faults.contains(example), "{keys}: \"{address}\": {faults}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_that_can_be_reached_is_taken_as_it_is_written() {
+        for keys in SERVERS {
+            for address in [
+                "siem:514",
+                "siem.example.net:6514",
+                "siem.example.net.:1",
+                "127.0.0.1:65535",
+                "[::1]:6514",
+                "[2001:db8::7]:514",
+                "a_b.x:1",
+                "1e100.net:25",
+                "x--y.example:9",
+                "xn--sem-vla.example:80",
+            ] {
+                let sink = read(&format!("name = \"a\"\nserver = \"{address}\"\n{keys}"));
+                let sink = sink.unwrap_or_else(|fault| panic!("{keys}: {address}: {fault}"));
+                let server = match &sink.target {
+                    Target::Syslog(target) => target.server.to_string(),
+                    Target::Mqtt(target) => target.server.to_string(),
+                    Target::Nats(target) => target.server.to_string(),
+                    #[cfg(feature = "email")]
+                    Target::Email(target) => target.server.to_string(),
+                    #[cfg(feature = "kafka")]
+                    Target::Kafka(target) => target.servers[0].to_string(),
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(server, address, "{keys}");
+            }
+        }
+        for keys in URLS {
+            for address in [
+                "http://127.0.0.1/",
+                "https://hooks.example.net/T/B?x=%20y&z",
+                "http://[::1]:8080",
+                "https://user:pass@host:1/x",
+                "http://host",
+                "http://host.",
+                "http://a_b/",
+                "https://host:65535",
+                "http://host?x=1",
+                "http://localhost:9093/api/v2/alerts",
+            ] {
+                let sink = read(&format!("name = \"a\"\nurl = \"{address}\"\n{keys}"));
+                let sink = sink.unwrap_or_else(|fault| panic!("{keys}: {address}: {fault}"));
+                let web = match &sink.target {
+                    Target::Webhook(target) => &target.web,
+                    Target::Splunk(target) => &target.web,
+                    Target::Elastic(target) => &target.web,
+                    Target::Otlp(target) => &target.web,
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(web.url.as_str(), address, "{keys}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_of_an_address_that_may_be_a_secret_is_in_a_fault() {
+        for address in [
+            "http://user:hunter2@host:99999/x",
+            "https://host:0/T0/hunter2",
+            "http://hunter2@/",
+            "ftp://host/hunter2",
+            "hunter2",
+        ] {
+            let fault = read(&format!("name = \"a\"\nurl = \"{address}\"\ntype = \"webhook\"")).unwrap_err();
+            assert!(!fault.contains("hunter2"), "{fault}");
         }
     }
 }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 #[cfg(feature = "email")]
 use super::email::{self, EmailTarget};
 #[cfg(feature = "kafka")]
+use super::kafka::{self, KafkaTarget};
 use super::{
-    kafka::{self, KafkaTarget},
+    address::Server,
     keys::{Login, Secret, TOKEN, TlsFiles, Web, login, number, path, secret, server, text_like, transport, web},
 };
 use crate::{
@@ -57,8 +58,8 @@ pub struct FileTarget {
 /// A syslog server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyslogTarget {
-    /// `HOST:PORT`, an IPv6 address in brackets.
-    pub server: String,
+    /// Where it is.
+    pub server: Server,
     /// How it is reached.
     pub transport: Transport,
 }
@@ -103,8 +104,8 @@ pub enum Body {
 /// An MQTT broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MqttTarget {
-    /// `HOST:PORT`, an IPv6 address in brackets.
-    pub server: String,
+    /// Where it is.
+    pub server: Server,
     /// Files for TLS; a plain connection without them.
     pub tls: Option<TlsFiles>,
     /// Version of the protocol.
@@ -178,8 +179,8 @@ pub struct OtlpTarget {
 /// A NATS server with `JetStream`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsTarget {
-    /// `HOST:PORT`, an IPv6 address in brackets.
-    pub server: String,
+    /// Where it is.
+    pub server: Server,
     /// Files for TLS; a plain connection without them.
     pub tls: Option<TlsFiles>,
     /// What messages are about; a stream has to take it.

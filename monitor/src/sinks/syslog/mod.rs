@@ -9,7 +9,7 @@ mod sent;
 
 use std::{
     io::{self, Write as _},
-    net::{TcpStream, ToSocketAddrs as _, UdpSocket},
+    net::{TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
     thread,
     time::{Duration, Instant},
@@ -72,7 +72,7 @@ impl Syslog {
 
     fn socket(&self) -> io::Result<UdpSocket> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in self.target.server.to_socket_addrs()? {
+        for address in self.target.server.addresses()? {
             let socket = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" });
             match socket.and_then(|socket| socket.connect(address).map(|()| socket)) {
                 Ok(socket) => return Ok(socket),
@@ -141,7 +141,7 @@ impl Syslog {
     fn broken(&mut self, error: &io::Error) -> Failure {
         self.open = None;
         self.sent.doubt();
-        later(0, &self.target.server, error)
+        later(0, &self.target.server.to_string(), error)
     }
 }
 
@@ -274,7 +274,7 @@ mod tests {
     }
 
     fn sink(address: SocketAddr) -> Syslog {
-        Syslog::new(SyslogTarget { server: address.to_string(), transport: Transport::Tcp })
+        Syslog::new(SyslogTarget { server: address.to_string().as_str().into(), transport: Transport::Tcp })
     }
 
     /// What a server reads until the other end is silent.
@@ -416,7 +416,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_in_a_datagram_is_put_aside_and_the_rest_goes() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let server = socket.local_addr().unwrap().to_string();
+        let server = socket.local_addr().unwrap().to_string().as_str().into();
         let mut sink = Syslog::new(SyslogTarget { server, transport: Transport::Udp });
         let large = "x".repeat(LARGEST + 1);
         let failure = sink.deliver(&[message("one"), message(&large)]).unwrap_err();
