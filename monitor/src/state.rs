@@ -96,6 +96,15 @@ impl State {
         }
     }
 
+    /// Removes what was kept under a name, if anything was.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let path = self.directory.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io(&path)(error)),
+            _ => File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(io(&self.directory)),
+        }
+    }
+
     /// Keeps something under a name: after a crash there is either what was there before or all of the new.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         let path = self.directory.join(name);

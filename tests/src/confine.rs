@@ -24,10 +24,16 @@ const UNIT: &str = include_str!("../../contrib/systemd/flowwarden.service");
 
 /// Leaves a command of root's no more privileges than the guard's unit does, and the memory that the unit grants.
 pub fn as_service(command: &mut Command) -> &mut Command {
+    as_service_without(command, &[])
+}
+
+/// The same without some of the unit's capabilities, as where it was edited.
+pub fn as_service_without<'a>(command: &'a mut Command, lacking: &[&str]) -> &'a mut Command {
     let sets = UNIT.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
     // What docs/service.md says of kernels where nothing better than kprobes runs.
     let probes = needs::expected_sensor().is_some_and(|sensor| sensor == "kprobe").then_some("CAP_SYS_ADMIN");
-    let kept: Vec<_> = sets.flat_map(str::split_whitespace).chain(probes).collect();
+    let kept: Vec<_> =
+        sets.flat_map(str::split_whitespace).chain(probes).filter(|name| !lacking.contains(name)).collect();
     let unlimited = UNIT.lines().any(|line| line == "LimitMEMLOCK=infinity");
     // What systemd grants otherwise.
     limited(command, &kept, (!unlimited).then_some(8 << 20))

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::{
     cgroup::Cgroup,
     cli::{self, Answer},
-    confine::as_service,
+    confine::as_service_without,
     console::Console,
     journal, needs,
     policy::Policy,
@@ -78,7 +78,14 @@ impl Guard {
         if let Some(policy) = policy {
             fs::write(directory.path().join(POLICY), policy.text())?;
         }
-        Self::launch(directory, cgroup, flags)
+        Self::launch(directory, cgroup, flags, &[])
+    }
+
+    /// The same in a directory of its own, without some of the capabilities that the unit grants.
+    pub fn start_lacking(policy: &Policy, cgroup: &Cgroup, flags: &[&str], lacking: &[&str]) -> Result<Self> {
+        let directory = Self::new_directory()?;
+        fs::write(directory.path().join(POLICY), policy.text())?;
+        Self::launch(directory, cgroup, flags, lacking)
     }
 
     /// Kills it as nobody can fend off, and starts it again with what it has left.
@@ -86,16 +93,31 @@ impl Guard {
         self.kill()?;
         // What is left of this one is not to be removed.
         let directory = std::mem::replace(&mut self.directory, tempfile::tempdir()?);
-        Self::launch(directory, cgroup, flags)
+        Self::launch(directory, cgroup, flags, &[])
     }
 
     /// Has it stand still while `act` goes on, as on a machine that is busy.
     pub fn standing_still<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        let pid = Pid::from_raw(self.pid().cast_signed()).context("a guard without a pid")?;
-        kill_process(pid, Signal::STOP)?;
+        let pid = self.own_pid()?;
+        self.stop_still()?;
         let done = act();
         kill_process(pid, Signal::CONT)?;
         done
+    }
+
+    /// Has it stand still until it gets SIGCONT; it does when this returns.
+    fn stop_still(&self) -> Result<()> {
+        let pid = self.own_pid()?;
+        kill_process(pid, Signal::STOP)?;
+        let look = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), look)?.context("the guard has ended")?;
+        Ok(())
+    }
+
+    /// The directory with its state.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
     }
 
     /// Kills it as nobody can fend off.
@@ -106,7 +128,7 @@ impl Guard {
         Ok(())
     }
 
-    fn launch(directory: TempDir, cgroup: &Cgroup, flags: &[&str]) -> Result<Self> {
+    fn launch(directory: TempDir, cgroup: &Cgroup, flags: &[&str], lacking: &[&str]) -> Result<Self> {
         let mut command = Command::new(needs::flowwarden()?);
         command.arg("run").arg("--journal").arg(directory.path().join("journal"));
         command.arg("--state").arg(directory.path().join("state"));
@@ -116,7 +138,7 @@ impl Guard {
             command.arg("--config").arg(policy);
         }
         // What the unit does not leave it, nothing that is tested may need.
-        as_service(&mut command).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        as_service_without(&mut command, lacking).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let console = Console::default();
         console.follow(&mut child);
@@ -198,15 +220,20 @@ impl Guard {
 
     /// Gives it another policy, and waits until it says what became of that, and until its rules hold.
     pub fn reload(&self, policy: &Policy) -> Result<String> {
-        fs::write(self.directory.path().join(POLICY), policy.text())?;
         let mark = self.console.mark();
-        self.signal(Signal::HUP)?;
+        self.ask_to_reload(policy)?;
         let answer = wait::until("an answer to a reload", wait::PATIENCE, || {
             ensure!(self.runs()?, "the guard has ended:\n{}", self.console.text());
             Ok(self.console.find(mark, |line| line.contains("reload: ")))
         })?;
         self.wait_for_young_files()?;
         Ok(answer)
+    }
+
+    /// Gives it another policy, and does not wait for its answer.
+    pub fn ask_to_reload(&self, policy: &Policy) -> Result<()> {
+        fs::write(self.directory.path().join(POLICY), policy.text())?;
+        self.signal(Signal::HUP)
     }
 
     /// Whether it has not ended yet.

@@ -13,6 +13,7 @@ use serde_json::Map;
 use super::{
     Agent, AgentError, Options,
     adopt::{Adopted, EMBEDDED},
+    healing::Made,
     say::say,
     takeover,
     trouble::Task,
@@ -34,7 +35,7 @@ use crate::{
         host::{Host as _, System},
         model::Policy,
         own::Own,
-        settle::{Ages, GONE, GRACE, MADE, YOUNG},
+        settle::{Ages, GONE, GRACE, YOUNG},
     },
     record::names::NameTable,
     stdio::complain,
@@ -167,10 +168,11 @@ impl<E: Enforcer> Agent<E> {
             let rule = rule(*index)?;
             Some(Healed { instance: rule.instance.clone(), rule: rule.id.clone(), path: path.clone() })
         });
-        self.healer.guard(healed.collect());
+        self.healer.guard(healed.collect(), policy.enforce);
         let sinks = policy.sinks.iter().map(|sink| sink.name.clone()).collect();
         pipeline.counts().policy(policy.enforce, sinks);
         self.tell_made(&before.watched);
+        self.settle();
     }
 
     /// Keeps the names of the policy in force where that has failed.
@@ -195,13 +197,14 @@ impl<E: Enforcer> Agent<E> {
         }
     }
 
-    /// Tells which files are let through while they are made, and which have been made, or are gone, since the policy was
-    /// compiled last.
-    fn tell_made(&self, before: &[Watched]) {
+    /// Tells which files are let through while they are made, or are gone, since the policy was compiled last. Those that
+    /// have been made are announced when their baselines are on disk.
+    fn tell_made(&mut self, before: &[Watched]) {
         let (before, now) = (presence(before), presence(&self.in_force.watched));
         let is_there = |path: &Path| now.get(path).is_some_and(|now| now.there);
         for (path, _) in before.iter().filter(|(path, old)| old.there && old.waits && !is_there(path)) {
             self.tell_of(Stage::Reload, path, &format!("{} {GONE}", path.display()));
+            self.healer.gone_young(path);
         }
         for (path, now) in now.into_iter().filter(|(_, now)| now.there) {
             let old = before.get(path).map(|old| (old.there, old.waits));
@@ -211,21 +214,26 @@ impl<E: Enforcer> Agent<E> {
                 (Some((true, true)), true) => continue,
                 (_, true) => {
                     let most = GRACE.as_secs();
-                    (Stage::Reload, format!("{shown} {YOUNG}: its maker is let through, for {most} s at most"))
+                    let message = format!("{shown} {YOUNG}: its maker is let through, for {most} s at most");
+                    self.tell_of(Stage::Reload, path, &message);
+                    continue;
                 }
-                (Some((_, true)), false) if was_quiet => (Stage::Reload, format!("{shown} is made: {MADE}")),
+                (Some((_, true)), false) if self.host.expected.contains(path) => {
+                    (Stage::Reload, format!("{shown} is about to be restored"))
+                }
+                (Some((_, true)), false) if was_quiet => (Stage::Reload, format!("{shown} is made")),
                 (Some((_, true)), false) => {
                     let most = GRACE.as_secs();
-                    (Stage::Error, format!("{shown} was still being changed after {most} s: {MADE}"))
+                    (Stage::Error, format!("{shown} was still being changed after {most} s"))
                 }
                 (_, false) => continue,
             };
-            self.tell_of(stage, path, &message);
+            self.made.push(Made { stage, path: path.to_owned(), message });
         }
     }
 
     /// Says and records what became of a watched path.
-    fn tell_of(&self, stage: Stage, path: &Path, message: &str) {
+    pub(super) fn tell_of(&self, stage: Stage, path: &Path, message: &str) {
         say(message);
         let details = Map::from_iter([("path".to_owned(), path.display().to_string().into())]);
         self.pipeline.lifecycle(stage, message, &details);

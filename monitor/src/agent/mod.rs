@@ -3,6 +3,7 @@
 mod adopt;
 mod apply;
 pub mod fatal;
+mod healing;
 mod peers;
 mod respond;
 mod say;
@@ -17,6 +18,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::IsTerminal as _,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -24,16 +26,11 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use monitor_common::{
-    Verdict,
-    dns::MAX_TOLD,
-    event::{Counters, FLAG_OBSERVED, Hook},
-    scope::TaskLabel,
-    security::SecurityHook,
-    verdict::Sensor,
+    Verdict, dns::MAX_TOLD, event::Counters, scope::TaskLabel, security::SecurityHook, verdict::Sensor,
 };
 use serde_json::{Map, Value, json};
 use tokio::{
-    io::unix::AsyncFd,
+    io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval},
 };
@@ -41,7 +38,7 @@ use tokio::{
 use crate::{
     change::Changes,
     control::{Answer, Asked, Listener, Refusal, Request},
-    heal::{self, Healer},
+    heal::Healer,
     instance,
     journal::{
         Journal, JournalError,
@@ -76,6 +73,7 @@ use crate::{
 use adopt::Adopted;
 use apply::{Cause, InForce, own, read_policy};
 use fatal::Fatal;
+use healing::Made;
 use respond::Responder;
 use say::{say, say_incident};
 use takeover::Takeover;
@@ -184,6 +182,8 @@ pub struct Agent<E = Kernel> {
     options: Options,
     signals: Signals,
     kernel: E,
+    /// Its records; `None` while the guard starts, and while they are being taken.
+    events: Option<RingBuf<MapData>>,
     host: System,
     sinks: Sinks,
     pipeline: Pipeline,
@@ -201,6 +201,8 @@ pub struct Agent<E = Kernel> {
     /// Locked for as long as the guard runs.
     pins: Option<Pins>,
     settling: Settling,
+    /// Files whose rules hold by now, to be announced.
+    made: Vec<Made>,
     /// The hosts that ingress rules name.
     peers: Peers,
     /// The proc file systems that instances see.
@@ -226,8 +228,8 @@ impl<E> std::fmt::Debug for Agent<E> {
 }
 
 impl Agent<Kernel> {
-    /// Brings everything up; on an error nothing stays behind.
-    pub fn start(options: Options) -> Result<(Self, RingBuf<MapData>), AgentError> {
+    /// Brings everything up; on an error nothing stays behind. The descriptor can be read from when there are records.
+    pub fn start(options: Options) -> Result<(Self, OwnedFd), AgentError> {
         if !rustix::process::geteuid().is_root() {
             return Err(AgentError::NotRoot);
         }
@@ -251,6 +253,7 @@ impl Agent<Kernel> {
         let begun = pins.as_ref().map(Pins::begin).transpose()?;
         let mut kernel = Kernel::load(begun.as_ref())?;
         let events = kernel.events()?;
+        let waiting = events.as_fd().try_clone_to_owned().map_err(io("the ring buffer"))?;
         let root = options.cgroup_root.clone().unwrap_or_else(|| host.cgroup_mount.clone());
         if let Err(error) = kernel.attach_cgroup(&root) {
             kernel.degrade("cgroup", chain(&error));
@@ -291,14 +294,20 @@ impl Agent<Kernel> {
             agent.kernel.pin(&begun)?;
             begun.keep();
         }
-        takeover.finish(&mut agent.pipeline)?;
+        let Self { pipeline, healer, .. } = &mut agent;
+        if takeover.finish(pipeline, |told| healing::note(healer, told))? > 0 {
+            agent.healer.lost(true, Instant::now());
+        }
+        agent.events = Some(events);
+        agent.healer.begin(Instant::now());
+        agent.heal();
         agent.report_unguarded();
         agent.look_at_healed();
         agent.serve_metrics();
         // SAFETY: no arguments that could be wrong; gives memory of the start back to the system.
         unsafe { libc::malloc_trim(0) };
         agent.announce();
-        Ok((agent, events))
+        Ok((agent, waiting))
     }
 
     /// Reports what earlier runs have pinned elsewhere, which this one does not take over.
@@ -396,6 +405,7 @@ impl<E: Enforcer> Agent<E> {
             options,
             signals,
             kernel,
+            events: None,
             host,
             sinks,
             pipeline,
@@ -410,6 +420,7 @@ impl<E: Enforcer> Agent<E> {
             windows: Windows::default(),
             pins,
             settling: Settling::default(),
+            made: Vec::new(),
             peers,
             procs: Procs::default(),
             troubles: Troubles::default(),
@@ -620,16 +631,25 @@ impl<E: Enforcer> Agent<E> {
             let message = format!("{new} records were lost: the ring buffer was full");
             say(&message);
             self.pipeline.lifecycle(Stage::Loss, &message, &details);
+            self.healer.lost(false, Instant::now());
         }
     }
 
     /// Takes records from the ring buffer, up to [`TURN`] of them; true when there may be more.
-    fn drain(&mut self, events: &mut RingBuf<MapData>) -> bool {
-        for _ in 0..TURN {
-            let Some(item) = events.next() else {
-                self.heal();
-                return false;
-            };
+    fn drain(&mut self) -> bool {
+        let more = self.take_records(TURN);
+        self.heal();
+        more
+    }
+
+    /// Takes records from the ring buffer, up to so many; true when there may be more.
+    fn take_records(&mut self, most: usize) -> bool {
+        let Some(mut events) = self.events.take() else { return false };
+        let mut left = most;
+        while left > 0
+            && let Some(item) = events.next()
+        {
+            left -= 1;
             let recorded = self.pipeline.record(&item, &self.in_force.names);
             self.note(Task::Records, &recorded.as_ref().map(drop));
             if let Ok(Some(told)) = recorded {
@@ -639,8 +659,8 @@ impl<E: Enforcer> Agent<E> {
                 self.respond(&told);
             }
         }
-        self.heal();
-        true
+        self.events = Some(events);
+        left == 0
     }
 
     /// Tells which settings and flows have changed.
@@ -692,42 +712,7 @@ impl<E: Enforcer> Agent<E> {
                 self.pipeline.response(response::ended(process, because, &sentence));
             }
         }
-        // What was denied has done no harm, and who only observes changes nothing.
-        if record.wanted >= Verdict::Deny && record.verdict != Verdict::Deny && event.flags & FLAG_OBSERVED == 0 {
-            self.healer.suspect(instance, rule, record.hook == Hook::Link, Instant::now());
-        }
-    }
-
-    /// Puts back what came to harm.
-    fn heal(&mut self) {
-        if self.healer.is_busy() {
-            let told = self.healer.heal(Instant::now());
-            let restored = told.iter().filter(|told| told.outcome == heal::Outcome::Restored);
-            let restored: Vec<_> = restored.map(|told| &told.file.path).collect();
-            for path in &restored {
-                self.settling.put_back(path);
-            }
-            // Whoever hears that a file is healed may rely on it that it is closed.
-            if !restored.is_empty() {
-                self.keep_up();
-            }
-            self.tell_healing(&told);
-        }
-    }
-
-    /// Takes first copies, and tells what is not as it should be.
-    fn look_at_healed(&mut self) {
-        let watched = &self.in_force.watched;
-        let is_made = |path: &Path| watched.iter().any(|it| it.path == path && it.id.is_some() && !it.waits);
-        let told = self.healer.look(is_made);
-        self.tell_healing(&told);
-    }
-
-    fn tell_healing(&mut self, all: &[heal::Told]) {
-        for told in all {
-            say(&terminal::plain(told.message.as_bytes()));
-            self.pipeline.response(response::healing(told));
-        }
+        healing::note(&mut self.healer, told);
     }
 
     /// What is done once a second.
@@ -764,25 +749,25 @@ impl<E: Enforcer> Agent<E> {
     }
 
     /// Runs until SIGTERM or SIGINT.
-    pub async fn run(mut self, events: RingBuf<MapData>) -> Result<(), Fatal> {
+    pub async fn run(mut self, waiting: OwnedFd) -> Result<(), Fatal> {
         let (mut refresh, mut healing) = (interval(REFRESH), interval(HEALING));
         healing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // SAFETY: the ring buffer owns its map's descriptor and keeps it open for as long as it lives itself.
-        let registered = unsafe { AsyncFd::register(events) };
-        let mut events = registered.map_err(|error| Fatal::Records(error.into_parts().1))?;
+        // SAFETY: it is the registered value that owns the descriptor, and keeps it open for as long as it lives itself.
+        let registered = unsafe { AsyncFd::register_with_interest(waiting, Interest::READABLE) };
+        let mut waiting = registered.map_err(|error| Fatal::Records(error.into_parts().1))?;
         loop {
             tokio::select! {
-                guard = events.readable_mut() => {
+                guard = waiting.readable_mut() => {
                     let mut guard = guard.map_err(Fatal::Records)?;
-                    if self.drain(guard.get_inner_mut()) {
+                    if self.drain() {
                         // Without a pause the runtime would never look for signals and timers.
                         tokio::task::yield_now().await;
                     } else {
                         guard.clear_ready();
                     }
                 }
-                _ = healing.tick(), if self.healer.is_busy() => self.heal(),
+                _ = healing.tick(), if self.healer.is_busy(Instant::now()) => self.heal(),
                 _ = refresh.tick() => self.tick(),
                 Some(asked) = self.listener.next() => self.answer(asked),
                 // What has come of it is reported.
@@ -794,7 +779,7 @@ impl<E: Enforcer> Agent<E> {
         service::stopping();
         // Whoever floods the guard does not keep it from stopping: what is there now is taken, not what keeps coming.
         for _ in 0..LAST_TURNS {
-            if !self.drain(events.get_mut()) {
+            if !self.drain() {
                 break;
             }
         }

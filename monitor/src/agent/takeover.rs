@@ -14,7 +14,7 @@ use crate::{
         load::{Kernel, chain},
         pin::Generation,
     },
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Told},
     record::names::NameTable,
     state::{State, StateError},
     stdio::complain,
@@ -80,9 +80,10 @@ impl Takeover {
     }
 
     /// Journals what was recorded while nobody read, and removes the older programs. To be called when the new ones judge.
-    pub(super) fn finish(self, pipeline: &mut Pipeline) -> Result<(), AgentError> {
+    /// `met` gets each operation that a rule has met. Answers with how many records were lost.
+    pub(super) fn finish(self, pipeline: &mut Pipeline, mut met: impl FnMut(&Told)) -> Result<u64, AgentError> {
         if self.generations.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let mut found = Found::default();
         for generation in self.generations {
@@ -92,7 +93,10 @@ impl Takeover {
                 while let Some(item) = events.next() {
                     found.records += 1;
                     match pipeline.record(&item, &self.names) {
-                        Ok(Some(told)) => say(&told.sentence),
+                        Ok(Some(told)) => {
+                            say(&told.sentence);
+                            met(&told);
+                        }
                         Ok(None) => {}
                         Err(error) => complain(&error),
                     }
@@ -111,7 +115,7 @@ impl Takeover {
         } else {
             pipeline.lifecycle(Stage::Takeover, &message, &details);
         }
-        Ok(())
+        Ok(lost)
     }
 }
 

@@ -150,6 +150,8 @@ fn name(id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
     use crate::heal::{Healed, Healer};
 
@@ -166,8 +168,9 @@ mod tests {
         let path = fs::canonicalize(directory.path()).unwrap().join("settings.js");
         fs::write(&path, "before").unwrap();
         let mut healer = Healer::open(&state).unwrap();
-        healer.guard(vec![Healed { instance: "a".to_owned(), rule: "r".to_owned(), path: path.clone() }]);
-        healer.look(|_| true);
+        healer.guard(vec![Healed { instance: "a".to_owned(), rule: "r".to_owned(), path: path.clone() }], true);
+        let candidates = healer.candidates(|_, _| true, 0);
+        healer.keep(candidates, 0, Instant::now());
         fs::write(&path, "after").unwrap();
         let files = heal::differing(&state, [path.as_path()]);
         assert_eq!(files.len(), 1);

@@ -28,18 +28,22 @@ pub(super) struct Arguments {
 
 /// Makes files as they are now their good copies.
 pub(super) fn accept(arguments: &Arguments) -> anyhow::Result<()> {
-    each("accept", arguments, "is the good copy now", heal::accept)
+    let done = |place: &Path| match place.symlink_metadata() {
+        Ok(_) => "is the good copy now",
+        Err(_) => "is gone, and no good copy of it is kept any more",
+    };
+    each("accept", arguments, done, heal::accept)
 }
 
 /// Puts the good copies of files back.
 pub(super) fn restore(arguments: &Arguments) -> anyhow::Result<()> {
-    each("restore", arguments, "is as its good copy again", heal::restore)
+    each("restore", arguments, |_| "is as its good copy again", heal::restore)
 }
 
 fn each(
     what: &str,
     arguments: &Arguments,
-    done: &str,
+    done: fn(&Path) -> &'static str,
     act: fn(&State, &Path) -> Result<Vec<PathBuf>, StoreError>,
 ) -> anyhow::Result<()> {
     as_root(what)?;
@@ -52,7 +56,7 @@ fn each(
     let state = State::open(&arguments.state)?;
     for file in &arguments.files {
         for place in act(&state, file)? {
-            writeln!(Output, "{} {done}", plain_path(&place))?;
+            writeln!(Output, "{} {}", plain_path(&place), done(&place))?;
         }
     }
     Ok(())

@@ -1,24 +1,33 @@
-//! Healing: a good copy of protected files is kept, and put back when one came to harm.
+//! Healing: a good copy of protected files, the baseline, is kept, and put back when one came to harm.
 //!
 //! Where a sensor cannot deny, the process that cut a file or moved another over it is killed, and the harm is done all the
-//! same. The file is then compared with its good copy; the evil version is kept as evidence before the good one takes its
-//! place. What an administrator changes is told, and left alone until it is accepted.
+//! same. The file is then compared with its baseline; the tampered version is kept as evidence before the baseline takes its
+//! place. What an administrator changes is reported, and left alone until it is accepted.
+//!
+//! A baseline is taken once, when a file has settled. What a rule has met before that may have changed the file: such content
+//! is reported, and only `flowwarden accept` makes it a baseline. What cannot be restored is reported once for each cause,
+//! and retried with backoff until it is.
 
 mod copy;
+mod obstacle;
 mod restore;
 mod store;
+mod ward;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use self::ward::Ward;
 pub use self::{
     copy::{Copy, MAX_BYTES},
-    store::{Store, StoreError},
+    obstacle::Obstacle,
+    store::{Listed, Mark, Store, StoreError},
 };
 use crate::{
     change::{self, decision::Left},
@@ -29,6 +38,14 @@ use crate::{
 /// How long after the last alert a file is looked at again. A sensor that cannot deny speaks before the operation takes
 /// place, and the kernel finishes what it is at before the process dies.
 const WATCH: Duration = Duration::from_secs(1);
+/// A file that is gone for so long is not on its way to be replaced.
+const GONE: Duration = Duration::from_secs(2);
+/// When restoring is tried again the first time, and how long it takes at most from one time to the next.
+const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(30)];
+/// How many symbolic links are followed to a file.
+const MAX_LINKS: usize = 40;
+/// How many paths are remembered at which something was met.
+const MAX_TOUCHED: usize = 4096;
 
 /// A file that is healed, and by which rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,231 +78,280 @@ pub enum Outcome {
     Kept,
     /// It is not what it should be, and no rule that is enforced has met anybody at it.
     Differs,
+    /// It is gone, and no rule that is enforced has met anybody at it.
+    Gone,
     /// The good copy is in its place again.
     Restored,
-    /// It could not be put back.
+    /// It could not be put back, or has no baseline to be put back from.
     Failed,
 }
 
-/// How a file was when it was looked at last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
-    Unknown,
-    Good,
-    Differs,
+/// An operation that a rule has met, and that was not denied.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[derive(Clone, Copy, Debug)]
+pub struct Act<'a> {
+    /// Name of the instance whose rule it was.
+    pub instance: &'a str,
+    /// Id of the rule.
+    pub rule: &'a str,
+    /// The paths that it was about, as far as they are known.
+    pub paths: [Option<&'a Path>; 2],
+    /// It can change a file, and the system has not refused it.
+    pub changes: bool,
+    /// It gives a file a second name.
+    pub links: bool,
+    /// It takes away a name that was there.
+    pub removes: bool,
+    /// The policy only observes.
+    pub observed: bool,
 }
 
+/// What is to become a baseline, when nothing was met meanwhile that could have changed it.
 #[derive(Debug)]
-struct Ward {
-    file: Healed,
-    /// Where it really is, its own name aside.
+pub struct Candidate {
     place: PathBuf,
-    /// Until when it is suspected.
-    suspected: Option<Instant>,
-    /// Somebody was about to give it a second name, which goes on to lead to the same file.
-    linked: bool,
-    seen: Seen,
-    /// Why no copy could be taken, when that was told.
-    refused: Option<String>,
+    copy: Copy,
 }
 
-/// Keeps good copies and puts them back.
+/// Keeps baselines and restores files from them.
 #[derive(Debug)]
 pub struct Healer {
     store: Store,
     wards: Vec<Ward>,
+    listed: Vec<Listed>,
+    told: Vec<Told>,
+    /// Paths that something was met at, healed or not: a later policy may heal them.
+    touched: BTreeSet<PathBuf>,
+    /// The policy does not only observe.
+    enforce: bool,
 }
 
 impl Healer {
     /// With what was kept in earlier runs.
     pub fn open(state: &State) -> Result<Self, StateError> {
-        Ok(Self { store: Store::open(state)?, wards: Vec::new() })
+        let store = Store::open(state)?;
+        let listed = store.listed();
+        Ok(Self { store, wards: Vec::new(), listed, told: Vec::new(), touched: BTreeSet::new(), enforce: false })
     }
 
     /// The files of the policy in force. What is known about those that stay is kept.
-    pub fn guard(&mut self, mut files: Vec<Healed>) {
+    ///
+    /// While a policy only observes nothing is restored.
+    pub fn guard(&mut self, mut files: Vec<Healed>, enforce: bool) {
+        self.enforce = enforce;
         files.sort();
         files.dedup();
         let mut old = std::mem::take(&mut self.wards);
         for file in files {
-            let places = places(&file.path);
-            for place in places {
+            for place in self.places(&file) {
                 let known = old.iter().position(|ward| ward.file == file && ward.place == place);
-                self.wards.push(known.map_or_else(
-                    || Ward {
-                        file: file.clone(),
-                        place,
-                        suspected: None,
-                        linked: false,
-                        seen: Seen::Unknown,
-                        refused: None,
-                    },
-                    |at| old.swap_remove(at),
-                ));
+                let ward = known.map(|at| old.swap_remove(at));
+                let mut ward = ward.unwrap_or_else(|| {
+                    let touched = self.touched.contains(&place) || self.touched.contains(&file.path);
+                    let doubtful = touched && !self.store.has(&place);
+                    Ward::new(file.clone(), place, doubtful, &self.store)
+                });
+                ward.recall(&self.store, enforce);
+                self.wards.push(ward);
+            }
+            // What has still to be restored stays so when the path leads elsewhere meanwhile.
+            let left = old.extract_if(.., |ward| enforce && ward.file == file && ward.is_damaged());
+            self.wards.extend(left);
+        }
+        let listed: Vec<_> = self.wards.iter().map(|ward| Listed::new(&ward.file, &ward.place)).collect();
+        if self.listed != listed {
+            match self.store.list(&listed) {
+                Ok(()) => self.listed = listed,
+                Err(error) => complain(&error),
             }
         }
     }
 
-    /// Takes the first copies of files that are there and complete, and tells which are not what they should be. To be
-    /// called now and then.
-    pub fn look(&mut self, is_made: impl Fn(&Path) -> bool) -> Vec<Told> {
-        let mut told = Vec::new();
-        for ward in self.wards.iter_mut().filter(|ward| ward.suspected.is_none() && is_made(&ward.file.path)) {
-            look(&self.store, ward, &mut told);
-        }
-        told
-    }
-
-    /// A rule has met somebody: its files may have come to harm, or be about to.
-    pub fn suspect(&mut self, instance: &str, rule: &str, linked: bool, now: Instant) {
-        for ward in self.wards.iter_mut().filter(|ward| ward.file.instance == instance && ward.file.rule == rule) {
-            ward.suspected = Some(now + WATCH);
-            ward.linked |= linked;
-        }
-    }
-
-    /// Whether any file is suspected.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        self.wards.iter().any(|ward| ward.suspected.is_some())
-    }
-
-    /// Looks at the files that are suspected, and puts back those that came to harm.
-    pub fn heal(&mut self, now: Instant) -> Vec<Told> {
-        let mut told = Vec::new();
-        for ward in &mut self.wards {
-            let Some(until) = ward.suspected else { continue };
-            heal(&self.store, ward, &mut told);
-            if now >= until {
-                ward.suspected = None;
-                ward.linked = false;
-            }
-        }
-        told
-    }
-}
-
-/// Where a file really is, and, for a symbolic link, where it leads: both are healed.
-fn places(path: &Path) -> Vec<PathBuf> {
-    let real = |path: &Path| Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
-    let Some(own) = real(path) else { return vec![path.to_owned()] };
-    let target = fs::canonicalize(&own).ok().filter(|target| *target != own);
-    [Some(own), target].into_iter().flatten().collect()
-}
-
-fn look(store: &Store, ward: &mut Ward, told: &mut Vec<Told>) {
-    let now = match Copy::take(&ward.place) {
-        Ok(Some(now)) => now,
-        // A file that is gone may be on its way to be replaced.
-        Ok(None) => return,
-        Err(error) => {
-            let why = error.to_string();
-            if ward.refused.as_ref() != Some(&why) {
-                let message = format!("{} cannot be healed: {why}", ward.place.display());
-                told.push(ward.tell(Outcome::Failed, message, [("error", why.as_str().into())]));
-                ward.refused = Some(why);
-            }
-            return;
-        }
-    };
-    ward.refused = None;
-    let path = ward.place.display();
-    let seen = match store.good(&ward.place) {
-        Ok(Some(good)) if good == now => Seen::Good,
-        Ok(Some(good)) => {
-            if ward.seen != Seen::Differs {
-                let message = format!(
-                    "{path} differs from its good copy: `flowwarden accept {path}` makes it the good copy, `flowwarden restore \
-                     {path}` takes the change back"
-                );
-                let mut details = vec![("sha256", now.digest().into()), ("good_sha256", good.digest().into())];
-                details.extend(diff(&ward.place, &good, &now));
-                told.push(ward.tell(Outcome::Differs, message, details));
-            }
-            Seen::Differs
-        }
-        Ok(None) => match store.keep(&ward.place, &now) {
-            Ok(()) => {
-                let message = format!("a good copy of {path} is kept");
-                told.push(ward.tell(Outcome::Kept, message, [("sha256", now.digest().into())]));
-                Seen::Good
-            }
-            Err(error) => {
+    /// Where a file is; while its directory is gone, where it was.
+    fn places(&mut self, file: &Healed) -> Vec<PathBuf> {
+        let Some(places) = places(&file.path) else {
+            let listed = self.listed.iter().filter(|listed| listed.path == file.path);
+            let mut known: Vec<_> = listed.map(|listed| listed.place.clone()).collect();
+            known.dedup();
+            return if known.is_empty() { vec![file.path.clone()] } else { known };
+        };
+        // A name that leads elsewhere than it did may lead to what an attacker has put there.
+        let before: Vec<_> = self.listed.iter().filter(|listed| listed.path == file.path).collect();
+        for place in &places {
+            let moved = !before.is_empty()
+                && before.iter().all(|listed| listed.place != *place)
+                && before.iter().any(|listed| self.store.has(&listed.place) && !places.contains(&listed.place));
+            if moved
+                && !self.store.has(place)
+                && let Err(error) = self.store.mark(place, Mark::Unaccepted)
+            {
                 complain(&error);
-                Seen::Unknown
             }
-        },
-        Err(error) => {
-            complain(&error);
-            Seen::Unknown
         }
-    };
-    if (ward.seen, seen) == (Seen::Differs, Seen::Good) {
-        let message = format!("{path} is as its good copy again");
-        told.push(ward.tell(Outcome::Kept, message, [("sha256", now.digest().into())]));
+        places
     }
-    ward.seen = seen;
+
+    /// Copies the files that have settled and have no baseline. `lost` is how many records were lost so far.
+    ///
+    /// What was met until then has to be made known by [`Healer::met`] before [`Healer::keep`].
+    pub fn candidates(&mut self, mut is_made: impl FnMut(&Path, &Path) -> bool, lost: u64) -> Vec<Candidate> {
+        let mut found: Vec<Candidate> = Vec::new();
+        for ward in &mut self.wards {
+            if self.store.has(&ward.place) {
+                ward.doubtful = false;
+                continue;
+            }
+            if fs::symlink_metadata(&ward.place).is_ok() {
+                ward.lost_before.get_or_insert(lost);
+            }
+            let known = found.iter().any(|candidate| candidate.place == ward.place);
+            if known || !is_made(&ward.file.path, &ward.place) {
+                continue;
+            }
+            match Copy::take(&ward.place) {
+                Ok(Some(_)) if ward.doubtful || self.store.is_marked(&ward.place, Mark::Unaccepted) => {
+                    ward.not_accepted(&self.store, &mut self.told);
+                }
+                Ok(Some(copy)) => found.push(Candidate { place: ward.place.clone(), copy }),
+                Ok(None) => {}
+                Err(error) => ward.cannot_be_copied(&error, &mut self.told),
+            }
+        }
+        found
+    }
+
+    /// Makes copies baselines, on disk when this returns, unless they may be of what an attacker has left.
+    pub fn keep(&mut self, candidates: Vec<Candidate>, lost: u64, now: Instant) {
+        for ward in &mut self.wards {
+            ward.doubt(&self.store, now, &mut self.told);
+        }
+        for Candidate { place, copy } in candidates {
+            let of = |ward: &&mut Ward| ward.place == place;
+            if self.wards.iter().any(|ward| ward.place == place && ward.lost_before.is_some_and(|before| before < lost))
+            {
+                self.wards.iter_mut().filter(of).take(1).for_each(|ward| ward.unseen(&self.store, &mut self.told));
+            }
+            let doubtful = self.wards.iter().any(|ward| ward.place == place && ward.doubtful);
+            if doubtful || self.store.is_marked(&place, Mark::Unaccepted) {
+                continue;
+            }
+            let Some(ward) = self.wards.iter_mut().find(of) else { continue };
+            ward.keep(&self.store, &copy, &mut self.told);
+        }
+    }
+
+    /// Reports which files are not what they should be. To be called now and then.
+    pub fn look(&mut self, mut is_made: impl FnMut(&Path, &Path) -> bool, now: Instant) {
+        for ward in &mut self.wards {
+            if !ward.is_busy() && (is_made(&ward.file.path, &ward.place) || fs::symlink_metadata(&ward.place).is_err())
+            {
+                ward.look(&self.store, now, &mut self.told);
+            }
+        }
+    }
+
+    /// At the start: files that went while no guard ran are to be restored, and so is what an earlier run could not.
+    pub fn begin(&mut self, now: Instant) {
+        for ward in self.wards.iter_mut().filter(|_| self.enforce) {
+            ward.begin(&self.store, now);
+        }
+    }
+
+    /// A rule has met an operation: its files may have come to harm, or be about to.
+    pub fn met(&mut self, act: &Act<'_>, now: Instant) {
+        let room = MAX_TOUCHED.saturating_sub(self.touched.len());
+        let paths = act.paths.iter().flatten().filter(|_| act.changes).take(room);
+        self.touched.extend(paths.map(|&path| path.to_owned()));
+        let is_named =
+            |ward: &Ward| act.paths.iter().flatten().any(|&path| path == ward.place || path == ward.file.path);
+        let is_ruled = |ward: &Ward| ward.file.instance == act.instance && ward.file.rule == act.rule;
+        let known = self.wards.iter().any(|ward| is_ruled(ward) && is_named(ward));
+        for ward in &mut self.wards {
+            let (named, ruled) = (is_named(ward), is_ruled(ward));
+            if !act.observed && (ruled || named && act.changes) {
+                ward.suspect(act.links, now);
+            }
+            // Where the record names a file, no other of the rule's is meant.
+            if act.changes && (named || ruled && !known) {
+                ward.doubts(&self.store, act.removes, now);
+            }
+        }
+    }
+
+    /// Records were lost: what they were about may have come to harm. `before` the guard began they may be about files that
+    /// have no baseline, too; those that are lost later are counted by [`Healer::keep`].
+    pub fn lost(&mut self, before: bool, now: Instant) {
+        for ward in &mut self.wards {
+            ward.suspect(false, now);
+            if before {
+                ward.doubts(&self.store, false, now);
+            }
+        }
+    }
+
+    /// A file without a baseline was gone again before it settled.
+    pub fn gone_young(&mut self, path: &Path) {
+        for ward in self.wards.iter_mut().filter(|ward| ward.file.path == path && !self.store.has(&ward.place)) {
+            ward.gone_young(&mut self.told);
+        }
+    }
+
+    /// Whether a file is healed, and has nothing to be restored from.
+    #[must_use]
+    pub fn lacks_baseline(&self, path: &Path) -> bool {
+        self.wards.iter().any(|ward| ward.file.path == path && !self.store.has(&ward.place))
+    }
+
+    /// Whether any file has to be looked at soon.
+    #[must_use]
+    pub fn is_busy(&self, now: Instant) -> bool {
+        self.wards.iter().any(|ward| ward.is_due_within(now, WATCH))
+    }
+
+    /// Files that [`Healer::heal`] is about to restore, as rules name them.
+    #[must_use]
+    pub fn due(&self, now: Instant, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+        let wards = self.wards.iter().filter(|ward| self.enforce && wanted(&ward.file.path));
+        let due = wards.filter(|ward| ward.is_to_be_restored(&self.store, now));
+        due.map(|ward| ward.file.path.clone()).collect()
+    }
+
+    /// Whether a file has still to be restored.
+    #[must_use]
+    pub fn is_damaged(&self, path: &Path) -> bool {
+        self.wards.iter().any(|ward| ward.file.path == path && ward.is_damaged())
+    }
+
+    /// Looks at the files that are suspected, and restores those that came to harm.
+    pub fn heal(&mut self, now: Instant) {
+        for ward in &mut self.wards {
+            ward.doubt(&self.store, now, &mut self.told);
+            if self.enforce {
+                ward.heal(&self.store, now, &mut self.told);
+            }
+        }
+    }
+
+    /// What there is to report since the last time.
+    pub fn reports(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
+    }
 }
 
-fn heal(store: &Store, ward: &mut Ward, told: &mut Vec<Told>) {
-    let good = match store.good(&ward.place) {
-        Ok(Some(good)) => good,
-        Ok(None) => return,
-        Err(error) => {
-            complain(&error);
-            return;
-        }
-    };
-    let start = Instant::now();
-    let found = Copy::take(&ward.place);
-    let aliased = ward.linked && fs::symlink_metadata(&ward.place).is_ok_and(|meta| links(&meta) > 1);
-    if !aliased && matches!(&found, Ok(Some(now)) if *now == good) {
-        return;
+/// Where a file really is, and, for a symbolic link, where it leads, whether something is there or not: both are healed.
+/// `None` when its directory is not there.
+fn places(path: &Path) -> Option<Vec<PathBuf>> {
+    let real = |path: &Path| Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
+    let own = real(path)?;
+    let (mut last, mut links) = (own.clone(), 0);
+    while let Ok(target) = fs::read_link(&last)
+        && links < MAX_LINKS
+        && let Some(next) = last.parent().and_then(|parent| real(&parent.join(target)))
+    {
+        (last, links) = (next, links + 1);
     }
-    let evidence = match &found {
-        Ok(Some(now)) => store.evidence(&ward.place, now).map_err(|error| error.to_string()),
-        Ok(None) => Ok(None),
-        Err(error) => Err(error.to_string()),
-    };
-    let restored = restore::restore(&ward.place, &good);
-    let path = ward.place.display();
-    let mut details = vec![("good_sha256", Value::from(good.digest()))];
-    if let Ok(Some(now)) = &found {
-        details.push(("evil_sha256", now.digest().into()));
-    }
-    match &evidence {
-        Ok(kept) => details.extend(kept.iter().map(|kept| ("evidence", kept.display().to_string().into()))),
-        Err(why) => details.push(("evidence_error", why.as_str().into())),
-    }
-    let outcome = match restored {
-        Ok(aside) => {
-            details.extend(aside.iter().map(|aside| ("aside", aside.display().to_string().into())));
-            details.push(("heal_us", u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX).into()));
-            // Its second name leads to a file that is nobody's any more.
-            ward.linked = false;
-            ward.seen = Seen::Good;
-            let message = match evidence {
-                Ok(Some(kept)) => {
-                    format!("{path} came to harm and is healed; what it had become is kept in {}", kept.display())
-                }
-                _ => format!("{path} came to harm and is healed"),
-            };
-            (Outcome::Restored, message)
-        }
-        Err(error) => {
-            details.push(("error", error.to_string().into()));
-            (Outcome::Failed, format!("{path} came to harm and cannot be healed: {error}; `flowwarden restore {path}`"))
-        }
-    };
-    // Last: nothing waits for it.
-    if let Ok(Some(now)) = &found {
-        details.extend(diff(&ward.place, &good, now));
-    }
-    let already = ward.refused.as_ref() == Some(&outcome.1);
-    ward.refused = (outcome.0 == Outcome::Failed).then(|| outcome.1.clone());
-    if !already {
-        told.push(ward.tell(outcome.0, outcome.1, details));
-    }
+    let target = (last != own && links < MAX_LINKS).then_some(last);
+    Some([Some(own), target].into_iter().flatten().collect())
 }
 
 /// What a file had become, against its good copy: for settings and flows, secrets masked.
@@ -300,43 +366,40 @@ fn diff(place: &Path, good: &Copy, now: &Copy) -> Option<(&'static str, Value)> 
     (!text.is_empty()).then(|| ("diff", text.into()))
 }
 
-fn links(meta: &fs::Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::nlink(meta)
-}
-
-impl Ward {
-    fn tell(
-        &self,
-        outcome: Outcome,
-        message: String,
-        details: impl IntoIterator<Item = (&'static str, Value)>,
-    ) -> Told {
-        let mut details: Map<_, _> = details.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        details.insert("instance".to_owned(), json!(self.file.instance));
-        details.insert("rule".to_owned(), json!(self.file.rule));
-        Told { file: Healed { path: self.place.clone(), ..self.file.clone() }, outcome, message, details }
-    }
-}
-
-/// Makes what a file is now its good copy, as an administrator wants it.
+/// Makes what a file is now its baseline, as an administrator wants it. Of a file that is gone none is kept any more.
 pub fn accept(state: &State, path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     by_hand(state, path, |store, place| {
-        let now = Copy::take(place).and_then(|now| now.ok_or_else(|| std::io::ErrorKind::NotFound.into()));
-        store.keep(place, &now.map_err(|source| StoreError::File { path: place.to_owned(), source })?)
+        match Copy::take(place) {
+            Ok(Some(now)) => store.keep(place, &now)?,
+            Ok(None) if store.has(place) => store.forget(place)?,
+            Ok(None) => {
+                return Err(StoreError::File { path: place.to_owned(), source: std::io::ErrorKind::NotFound.into() });
+            }
+            Err(error) => {
+                let obstacle = Obstacle::of_copying(place, "", &error);
+                return Err(StoreError::Obstacle { path: place.to_owned(), obstacle });
+            }
+        }
+        store.unmark(place, Mark::Unaccepted)?;
+        Ok(store.unmark(place, Mark::Damaged)?)
     })
 }
 
-/// Puts the good copy of a file back; what it was is kept as evidence.
+/// Restores a file from its baseline; what it was is kept as evidence.
 pub fn restore(state: &State, path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     by_hand(state, path, |store, place| {
-        let good = store.good(place)?.ok_or_else(|| StoreError::NoCopy(place.to_owned()))?;
+        let good = store.good(place)?.ok_or_else(|| StoreError::NoBaseline(place.to_owned()))?;
         if let Ok(Some(now)) = Copy::take(place) {
             if now == good {
                 return Ok(());
             }
             store.evidence(place, &now)?;
         }
-        restore::restore(place, &good).map(drop).map_err(|source| StoreError::File { path: place.to_owned(), source })
+        restore::restore(place, &good).map_err(|error| {
+            let obstacle = Obstacle::of_restoring(place, &good, &error);
+            StoreError::Obstacle { path: place.to_owned(), obstacle }
+        })?;
+        Ok(store.unmark(place, Mark::Damaged)?)
     })
 }
 
@@ -349,6 +412,7 @@ pub fn differing<'a>(state: &State, paths: impl IntoIterator<Item = &'a Path>) -
         let now = Copy::take(&place).ok()?;
         (now.as_ref() != Some(&good)).then(|| Left { digest: now.map(|now| now.digest()), path: place })
     };
+    let places = |path: &Path| places(path).unwrap_or_else(|| vec![path.to_owned()]);
     paths.into_iter().flat_map(places).filter_map(differs).collect()
 }
 
@@ -358,7 +422,7 @@ pub fn digest_of(place: &Path) -> Option<String> {
     Copy::take(place).ok().flatten().map(|copy| copy.digest())
 }
 
-/// Does something with each place of a file; all of them must be under a rule that heals, which shows in a good copy.
+/// Does something with each place of a file. A rule has to heal it: it has a baseline, or is listed as one that should.
 fn by_hand(
     state: &State,
     path: &Path,
@@ -366,9 +430,18 @@ fn by_hand(
 ) -> Result<Vec<PathBuf>, StoreError> {
     let store = Store::open(state)?;
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let listed = store.listed();
+    let mut all = places(&path).unwrap_or_default();
+    // Where a link is gone, what it leads to is known by the guard's list alone, and so is all below a directory that is gone.
+    for place in listed.iter().filter(|listed| listed.path == path || listed.place == path).map(|listed| &listed.place)
+    {
+        if !all.contains(place) {
+            all.push(place.clone());
+        }
+    }
     let mut done = Vec::new();
-    for place in places(&path) {
-        if store.good(&place)?.is_some() {
+    for place in all {
+        if store.has(&place) || listed.iter().any(|listed| listed.place == place) {
             act(&store, &place)?;
             done.push(place);
         }
@@ -385,6 +458,16 @@ mod tests {
         path: PathBuf,
         healer: Healer,
         now: Instant,
+        lost: u64,
+    }
+
+    fn healed(path: &Path) -> Vec<Healed> {
+        vec![Healed { instance: "a".to_owned(), rule: "r".to_owned(), path: path.to_owned() }]
+    }
+
+    /// Something that the rule has met.
+    fn act(rule: &str) -> Act<'_> {
+        Act { instance: "a", rule, paths: [None; 2], changes: true, links: false, removes: false, observed: false }
     }
 
     fn scene() -> Scene {
@@ -392,8 +475,8 @@ mod tests {
         let path = fs::canonicalize(directory.path()).unwrap().join("settings.js");
         fs::write(&path, "good").unwrap();
         let mut healer = Healer::open(&state(&directory)).unwrap();
-        healer.guard(vec![Healed { instance: "a".to_owned(), rule: "r".to_owned(), path: path.clone() }]);
-        Scene { directory, path, healer, now: Instant::now() }
+        healer.guard(healed(&path), true);
+        Scene { directory, path, healer, now: Instant::now(), lost: 0 }
     }
 
     fn state(directory: &tempfile::TempDir) -> State {
@@ -406,11 +489,38 @@ mod tests {
         }
 
         fn look(&mut self) -> Vec<Outcome> {
-            Self::outcomes(&self.healer.look(|_| true))
+            Self::outcomes(&self.looks())
+        }
+
+        fn looks(&mut self) -> Vec<Told> {
+            let candidates = self.healer.candidates(|_, _| true, self.lost);
+            self.healer.keep(candidates, self.lost, self.now);
+            self.healer.look(|_, _| true, self.now);
+            self.healer.reports()
         }
 
         fn heal(&mut self) -> Vec<Outcome> {
-            Self::outcomes(&self.healer.heal(self.now))
+            Self::outcomes(&self.heals())
+        }
+
+        fn heals(&mut self) -> Vec<Told> {
+            self.healer.heal(self.now);
+            self.healer.reports()
+        }
+
+        fn meets(&mut self, act: Act<'_>) {
+            self.healer.met(&act, self.now);
+        }
+
+        /// The guard ends, and another begins.
+        fn again(&mut self, enforce: bool) {
+            self.healer = Healer::open(&state(&self.directory)).unwrap();
+            self.healer.guard(healed(&self.path), enforce);
+            self.healer.begin(self.now);
+        }
+
+        fn content(&self) -> String {
+            fs::read_to_string(&self.path).unwrap()
         }
     }
 
@@ -421,10 +531,10 @@ mod tests {
         assert_eq!(scene.look(), []);
         fs::write(&scene.path, "evil").unwrap();
         assert_eq!(scene.heal(), [], "nobody is suspected");
-        scene.healer.suspect("a", "other", false, scene.now);
+        scene.meets(act("other"));
         assert_eq!(scene.heal(), []);
-        scene.healer.suspect("a", "r", false, scene.now);
-        let told = scene.healer.heal(scene.now);
+        scene.meets(act("r"));
+        let told = scene.heals();
         assert_eq!(Scene::outcomes(&told), [Outcome::Restored]);
         assert_eq!(fs::read_to_string(&scene.path).unwrap(), "good");
         let evidence = told[0].details["evidence"].as_str().unwrap();
@@ -437,12 +547,12 @@ mod tests {
     fn harm_that_comes_a_moment_after_the_alert_is_healed_too() {
         let mut scene = scene();
         scene.look();
-        scene.healer.suspect("a", "r", false, scene.now);
+        scene.meets(act("r"));
         assert_eq!(scene.heal(), []);
         fs::remove_file(&scene.path).unwrap();
         scene.now += WATCH;
         assert_eq!(scene.heal(), [Outcome::Restored]);
-        assert!(!scene.healer.is_busy());
+        assert!(!scene.healer.is_busy(scene.now));
         fs::remove_file(&scene.path).unwrap();
         scene.now += WATCH;
         assert_eq!(scene.heal(), []);
@@ -458,7 +568,7 @@ mod tests {
         accept(&state(&scene.directory), &scene.path).unwrap();
         assert_eq!(scene.look(), [Outcome::Kept]);
         fs::write(&scene.path, "evil").unwrap();
-        scene.healer.suspect("a", "r", false, scene.now);
+        scene.meets(act("r"));
         assert_eq!(scene.heal(), [Outcome::Restored]);
         assert_eq!(fs::read_to_string(&scene.path).unwrap(), "wanted");
     }
@@ -478,7 +588,7 @@ mod tests {
         scene.look();
         let alias = scene.path.with_file_name("alias.js");
         fs::hard_link(&scene.path, &alias).unwrap();
-        scene.healer.suspect("a", "r", true, scene.now);
+        scene.meets(Act { links: true, ..act("r") });
         assert_eq!(scene.heal(), [Outcome::Restored]);
         assert_eq!(scene.heal(), []);
         fs::write(&alias, "evil").unwrap();
@@ -490,11 +600,11 @@ mod tests {
         let mut scene = scene();
         let link = scene.path.with_file_name("link.js");
         std::os::unix::fs::symlink("settings.js", &link).unwrap();
-        scene.healer.guard(vec![Healed { instance: "a".to_owned(), rule: "r".to_owned(), path: link.clone() }]);
+        scene.healer.guard(healed(&link), true);
         assert_eq!(scene.look(), [Outcome::Kept, Outcome::Kept]);
         fs::remove_file(&link).unwrap();
         fs::write(&scene.path, "evil").unwrap();
-        scene.healer.suspect("a", "r", false, scene.now);
+        scene.meets(act("r"));
         assert_eq!(scene.heal(), [Outcome::Restored, Outcome::Restored]);
         assert_eq!(fs::read_to_string(&link).unwrap(), "good");
     }
@@ -504,5 +614,289 @@ mod tests {
         let scene = scene();
         let error = accept(&state(&scene.directory), Path::new("/etc/hostname")).unwrap_err().to_string();
         assert!(error.contains("heal = true"), "{error}");
+    }
+
+    #[test]
+    fn what_was_met_before_there_is_a_baseline_is_no_baseline_until_it_is_accepted() {
+        let mut scene = scene();
+        scene.meets(act("r"));
+        let told = scene.looks();
+        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
+        let (message, details) = (&told[0].message, &told[0].details);
+        assert!(message.contains("has no baseline") && message.contains("rule r"), "{message}");
+        assert!(details["fix"].as_str().unwrap().contains("`flowwarden accept "), "{details:?}");
+        assert!(fs::read(details["evidence"].as_str().unwrap()).unwrap().ends_with(b"\ngood"), "{details:?}");
+        // The emptied file of the next attack is none either, in this run and in the next.
+        fs::write(&scene.path, "").unwrap();
+        scene.meets(act("r"));
+        scene.now += WATCH;
+        assert_eq!(scene.heal(), [Outcome::Failed], "another content is another report");
+        assert_eq!((scene.look(), scene.look()), (vec![], vec![]));
+        scene.again(true);
+        assert_eq!((scene.look(), scene.look()), (vec![Outcome::Failed], vec![]));
+        let by_hand = restore(&state(&scene.directory), &scene.path).unwrap_err().to_string();
+        assert!(by_hand.contains("flowwarden accept"), "{by_hand}");
+        fs::write(&scene.path, "good").unwrap();
+        accept(&state(&scene.directory), &scene.path).unwrap();
+        assert_eq!(scene.look(), []);
+        fs::write(&scene.path, "evil").unwrap();
+        scene.meets(act("r"));
+        assert_eq!(scene.heal(), [Outcome::Restored]);
+        assert_eq!(scene.content(), "good");
+    }
+
+    #[test]
+    fn what_was_met_after_the_copy_and_before_it_counts_is_no_baseline() {
+        for observed in [false, true] {
+            let mut scene = scene();
+            let candidates = scene.healer.candidates(|_, _| true, 0);
+            scene.meets(Act { observed, ..act("r") });
+            scene.healer.keep(candidates, 0, scene.now);
+            assert_eq!(Scene::outcomes(&scene.healer.reports()), [Outcome::Failed]);
+            assert!(scene.healer.lacks_baseline(&scene.path));
+        }
+    }
+
+    #[test]
+    fn where_records_were_lost_since_a_file_came_there_is_no_baseline() {
+        let mut scene = scene();
+        (scene.lost, _) = (7, scene.healer.candidates(|_, _| false, 3));
+        assert_eq!((scene.look(), scene.look()), (vec![Outcome::Failed], vec![]));
+        let mut fresh = self::scene();
+        fresh.lost = 7;
+        assert_eq!(fresh.look(), [Outcome::Kept], "what was lost earlier is about other files");
+    }
+
+    #[test]
+    fn harm_whose_record_was_lost_is_healed() {
+        let mut scene = scene();
+        scene.look();
+        fs::write(&scene.path, "evil").unwrap();
+        scene.healer.lost(false, scene.now);
+        assert_eq!(scene.heal(), [Outcome::Restored]);
+        let mut scene = self::scene();
+        scene.healer.lost(true, scene.now);
+        assert_eq!(scene.look(), [Outcome::Failed], "what an earlier run has lost");
+    }
+
+    #[test]
+    fn what_changes_nothing_or_another_file_is_no_doubt() {
+        let mut scene = scene();
+        let other = scene.path.with_file_name("other.js");
+        fs::write(&other, "x").unwrap();
+        scene.healer.guard([healed(&scene.path), healed(&other)].concat(), true);
+        scene.meets(Act { changes: false, ..act("r") });
+        scene.meets(Act { paths: [Some(&other), None], ..act("r") });
+        let mut found: Vec<_> = scene.looks().into_iter().map(|told| (told.file.path, told.outcome)).collect();
+        found.sort_by_key(|(path, _)| path == &scene.path);
+        assert_eq!(found, [(other, Outcome::Failed), (scene.path.clone(), Outcome::Kept)]);
+    }
+
+    #[test]
+    fn an_act_under_another_rule_at_the_same_path_counts() {
+        let mut scene = scene();
+        let path = scene.path.clone();
+        scene.meets(Act { paths: [Some(&path), None], ..act("other") });
+        assert_eq!(scene.look(), [Outcome::Failed]);
+    }
+
+    #[test]
+    fn what_was_met_before_a_policy_heals_the_file_counts() {
+        let mut scene = scene();
+        let path = scene.path.clone();
+        scene.healer.guard(Vec::new(), true);
+        scene.meets(Act { paths: [Some(&path), None], ..act("other") });
+        scene.healer.guard(healed(&path), true);
+        assert_eq!((scene.look(), scene.look()), (vec![Outcome::Failed], vec![]));
+        accept(&state(&scene.directory), &path).unwrap();
+        assert!(!scene.healer.lacks_baseline(&path));
+    }
+
+    #[test]
+    fn an_attempt_to_make_a_file_that_comes_to_nothing_is_no_doubt() {
+        let mut scene = scene();
+        fs::remove_file(&scene.path).unwrap();
+        scene.meets(act("r"));
+        assert_eq!(scene.heal(), []);
+        scene.now += WATCH;
+        assert_eq!(scene.heal(), []);
+        fs::write(&scene.path, "good").unwrap();
+        assert_eq!(scene.look(), [Outcome::Kept]);
+        // One that was there is missed.
+        let mut scene = self::scene();
+        fs::remove_file(&scene.path).unwrap();
+        scene.meets(Act { removes: true, ..act("r") });
+        let told = scene.heals();
+        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
+        assert!(told[0].message.contains("is not there and cannot be restored"), "{}", told[0].message);
+        fs::write(&scene.path, "evil").unwrap();
+        scene.now += WATCH;
+        assert_eq!(scene.heal(), [Outcome::Failed]);
+        assert_eq!(scene.look(), []);
+        assert!(scene.healer.lacks_baseline(&scene.path));
+    }
+
+    #[test]
+    fn what_cannot_be_restored_is_reported_once_for_each_cause_and_retried_until_it_is() {
+        let mut scene = scene();
+        scene.look();
+        let directory = fs::canonicalize(scene.directory.path()).unwrap().join("ud");
+        fs::create_dir(&directory).unwrap();
+        let path = directory.join("settings.js");
+        fs::rename(&scene.path, &path).unwrap();
+        scene.path = path;
+        scene.healer.guard(healed(&scene.path), true);
+        assert_eq!(scene.look(), [Outcome::Kept]);
+        fs::remove_dir_all(&directory).unwrap();
+        scene.meets(act("r"));
+        let told = scene.heals();
+        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
+        let message = &told[0].message;
+        assert!(
+            message.contains("/ud is gone") && message.contains("; fix: ") && message.contains("mkdir -p"),
+            "{message}"
+        );
+        assert!(!message.contains('\n'));
+        // The pauses grow, and end at half a minute.
+        let mut tries = Vec::new();
+        let mut last = scene.now;
+        for _ in 0..9000 {
+            scene.now += RETRY[0];
+            if scene.healer.wards.iter().any(|ward| !ward.is_due_within(scene.now, Duration::ZERO)) {
+                continue;
+            }
+            assert_eq!(scene.heal(), []);
+            tries.push(scene.now - last);
+            last = scene.now;
+            scene.healer.wards[0].expire();
+        }
+        assert!(tries.len() > 10 && tries.is_sorted(), "{tries:?}");
+        assert!(tries[0] <= 2 * RETRY[0] && tries[tries.len() - 1] <= RETRY[1] + RETRY[0], "{tries:?}");
+        // The guard that begins meanwhile goes on with it.
+        scene.again(true);
+        assert_eq!(scene.heal(), [Outcome::Failed]);
+        fs::write(&directory, "no directory").unwrap();
+        scene.now += RETRY[1];
+        let told = scene.heals();
+        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
+        assert!(told[0].message.contains("is no directory now"), "{}", told[0].message);
+        let by_hand = restore(&state(&scene.directory), &scene.path).unwrap_err().to_string();
+        assert!(by_hand.contains("is no directory now"), "{by_hand}");
+        fs::remove_file(&directory).unwrap();
+        fs::create_dir(&directory).unwrap();
+        scene.now += RETRY[1];
+        let told = scene.heals();
+        assert_eq!(Scene::outcomes(&told), [Outcome::Restored]);
+        assert_eq!(told[0].details["tries"], 3);
+        assert_eq!(scene.content(), "good");
+        scene.now += WATCH;
+        assert_eq!(scene.heal(), []);
+        assert!(!scene.healer.is_busy(scene.now));
+    }
+
+    #[test]
+    fn a_file_that_went_while_no_guard_ran_is_restored_at_the_start() {
+        let mut scene = scene();
+        scene.look();
+        fs::remove_file(&scene.path).unwrap();
+        scene.again(false);
+        assert_eq!((scene.heal(), scene.look()), (vec![], vec![]), "a policy that only observes");
+        scene.now += GONE;
+        let told = scene.looks();
+        assert_eq!(Scene::outcomes(&told), [Outcome::Gone]);
+        assert!(told[0].message.contains("`flowwarden restore "), "{}", told[0].message);
+        assert_eq!(scene.look(), []);
+        scene.again(true);
+        let told = scene.heals();
+        assert_eq!(Scene::outcomes(&told), [Outcome::Restored]);
+        assert!(told[0].message.contains("was gone when the guard started and is healed"), "{}", told[0].message);
+        assert_eq!(scene.content(), "good");
+        // Whose end was wanted does not come back.
+        fs::remove_file(&scene.path).unwrap();
+        accept(&state(&scene.directory), &scene.path).unwrap();
+        scene.again(true);
+        assert_eq!((scene.heal(), scene.look()), (vec![], vec![]));
+        assert!(!scene.path.exists());
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_restored_at_the_start_too() {
+        let mut scene = scene();
+        let link = scene.path.with_file_name("link.js");
+        std::os::unix::fs::symlink("settings.js", &link).unwrap();
+        let file = std::mem::replace(&mut scene.path, link);
+        scene.again(true);
+        assert_eq!(scene.look(), [Outcome::Kept, Outcome::Kept]);
+        fs::remove_file(&file).unwrap();
+        scene.again(true);
+        assert_eq!(scene.heal(), [Outcome::Restored]);
+        assert_eq!(scene.content(), "good");
+    }
+
+    #[test]
+    fn a_path_that_leads_elsewhere_than_it_did_has_no_baseline_there() {
+        let mut scene = scene();
+        let top = fs::canonicalize(scene.directory.path()).unwrap();
+        for name in ["one", "two"] {
+            fs::create_dir(top.join(name)).unwrap();
+            fs::write(top.join(name).join("settings.js"), name).unwrap();
+        }
+        std::os::unix::fs::symlink("one", top.join("ud")).unwrap();
+        scene.path = top.join("ud/settings.js");
+        scene.again(true);
+        assert_eq!(scene.look(), [Outcome::Kept]);
+        fs::remove_file(top.join("ud")).unwrap();
+        std::os::unix::fs::symlink("two", top.join("ud")).unwrap();
+        scene.healer.guard(healed(&scene.path), true);
+        assert_eq!(scene.look(), [Outcome::Failed]);
+        accept(&state(&scene.directory), &scene.path).unwrap();
+        assert!(!scene.healer.lacks_baseline(&scene.path));
+    }
+
+    #[test]
+    fn what_is_too_large_or_no_file_is_reported_once_with_its_fix() {
+        let mut scene = scene();
+        fs::File::create(&scene.path).unwrap().set_len(MAX_BYTES + 1).unwrap();
+        let told = scene.looks();
+        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
+        let message = &told[0].message;
+        assert!(message.contains("larger than 8 MiB") && message.contains("`heal = true` out of rule r"), "{message}");
+        assert_eq!(scene.look(), []);
+        fs::remove_file(&scene.path).unwrap();
+        fs::create_dir(&scene.path).unwrap();
+        let told = scene.looks();
+        assert!(told[0].message.contains("no regular file") && told[0].message.contains("mv "), "{}", told[0].message);
+        assert_eq!(scene.look(), []);
+    }
+
+    #[test]
+    fn a_baseline_that_cannot_be_kept_or_read_is_reported_once_with_its_fix() {
+        let mut scene = scene();
+        let good = scene.directory.path().join("state/good");
+        fs::remove_dir(&good).unwrap();
+        let told = scene.looks();
+        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
+        assert!(told[0].message.contains("cannot be healed: state "), "{}", told[0].message);
+        assert_eq!(scene.look(), []);
+        scene.again(true);
+        assert_eq!(scene.look(), [Outcome::Kept]);
+        let kept = fs::read_dir(&good).unwrap().next().unwrap().unwrap().path();
+        fs::write(kept, "nonsense").unwrap();
+        let told = scene.looks();
+        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
+        assert!(told[0].message.contains("`flowwarden accept "), "{}", told[0].message);
+        scene.meets(act("r"));
+        assert_eq!((scene.heal(), scene.look()), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_file_that_goes_before_it_has_settled_is_reported() {
+        let mut scene = scene();
+        scene.healer.candidates(|_, _| false, 0);
+        fs::remove_file(&scene.path).unwrap();
+        scene.healer.gone_young(&scene.path);
+        assert_eq!(Scene::outcomes(&scene.healer.reports()), [Outcome::Failed]);
+        fs::write(&scene.path, "good").unwrap();
+        assert_eq!(scene.look(), [Outcome::Kept]);
     }
 }

@@ -36,22 +36,31 @@ pub(super) fn restore(path: &Path, copy: &Copy) -> io::Result<Option<PathBuf>> {
     let name = CString::new(name.as_bytes())?;
     let mut aside = None;
     for _ in 0..TRIES {
-        let temporary = random_name()?;
+        let temporary = Temporary { directory: &directory, name: random_name()? };
         let placed = match copy {
             Copy::Link(target) => {
-                symlinkat(OsStr::from_bytes(target), &directory, &temporary)?;
+                symlinkat(OsStr::from_bytes(target), &directory, &temporary.name)?;
                 None
             }
-            Copy::File(file) => Some(write(&directory, &temporary, file)?),
+            Copy::File(file) => Some(write(&temporary, file)?),
         };
-        match renameat(&directory, &temporary, &directory, &name) {
+        match renameat(&directory, &temporary.name, &directory, &name) {
             Ok(()) => {}
             Err(rustix::io::Errno::ISDIR | rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) => {
-                renameat_with(&directory, &temporary, &directory, &name, RenameFlags::EXCHANGE)?;
-                aside = Some(parent.join(OsStr::from_bytes(temporary.as_bytes())));
+                let moved = match renameat_with(&directory, &temporary.name, &directory, &name, RenameFlags::EXCHANGE) {
+                    Ok(()) => temporary.name.clone(),
+                    // Not every file system can.
+                    Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                        let moved = move_aside(&directory, &name)?;
+                        // Another one may be there by now: that is the next try.
+                        let _ = renameat(&directory, &temporary.name, &directory, &name);
+                        moved
+                    }
+                    Err(errno) => return Err(errno.into()),
+                };
+                aside = Some(parent.join(OsStr::from_bytes(moved.as_bytes())));
             }
             Err(errno) => {
-                let _ = unlinkat(&directory, &temporary, AtFlags::empty());
                 // A mount point cannot be replaced, but what is mounted there can be written.
                 if let (rustix::io::Errno::BUSY, Copy::File(file)) = (errno, copy) {
                     return overwrite(&directory, &name, file).map(|()| None);
@@ -71,7 +80,28 @@ pub(super) fn restore(path: &Path, copy: &Copy) -> io::Result<Option<PathBuf>> {
             return Ok(aside);
         }
     }
-    Err(io::Error::other("somebody keeps putting something else in its place"))
+    Err(io::Error::other("another process keeps putting something else in its place"))
+}
+
+/// A name in a directory that must not stay there: what cannot be put in place is tried again and again.
+struct Temporary<'a> {
+    directory: &'a OwnedFd,
+    name: CString,
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        // It is gone where it was moved to its place. A directory that it was exchanged for stays.
+        let _ = unlinkat(self.directory, &self.name, AtFlags::empty());
+    }
+}
+
+/// Gives a directory that has the file's name another one.
+fn move_aside(directory: &OwnedFd, name: &CString) -> io::Result<CString> {
+    let aside = random_name()?;
+    // Nothing has this name.
+    renameat(directory, name, directory, &aside)?;
+    Ok(aside)
 }
 
 fn random_name() -> io::Result<CString> {
@@ -81,18 +111,12 @@ fn random_name() -> io::Result<CString> {
 }
 
 /// Makes a file with the copy's content; it is closed to others until it is complete.
-fn write(directory: &OwnedFd, name: &CString, copy: &FileCopy) -> io::Result<File> {
+fn write(temporary: &Temporary<'_>, copy: &FileCopy) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?);
-    let fill = |file: &mut File| {
-        file.write_all(&copy.content)?;
-        copy.dress(file)?;
-        file.sync_all()
-    };
-    if let Err(error) = fill(&mut file) {
-        let _ = unlinkat(directory, name, AtFlags::empty());
-        return Err(error);
-    }
+    let mut file = File::from(openat(temporary.directory, &temporary.name, flags, Mode::RUSR | Mode::WUSR)?);
+    file.write_all(&copy.content)?;
+    copy.dress(&file)?;
+    file.sync_all()?;
     Ok(file)
 }
 

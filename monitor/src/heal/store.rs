@@ -8,10 +8,17 @@ use std::{
 
 use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
 
-use super::copy::Copy;
+use super::{
+    Healed,
+    copy::Copy,
+    obstacle::{Obstacle, quoted},
+};
 use crate::state::{State, StateError};
 
+/// Which files are healed, for commands that run beside the guard.
+const LIST: &str = "healed.json";
 /// Most pieces of evidence that are kept, and most bytes; then the oldest go.
 const MAX_EVIDENCE: usize = 256;
 const MAX_EVIDENCE_BYTES: u64 = 64 << 20;
@@ -30,25 +37,131 @@ pub enum StoreError {
         /// The cause.
         source: io::Error,
     },
-    /// No good copy is kept.
+    /// The file cannot be restored, or no baseline of it can be taken.
+    #[error("{path}: {obstacle}")]
+    Obstacle {
+        /// The file.
+        path: PathBuf,
+        /// What is in the way.
+        obstacle: Obstacle,
+    },
+    /// No rule heals the file.
     #[error("no good copy of {0} is kept: the guard keeps one while it runs with a rule for it that has `heal = true`")]
     NoCopy(PathBuf),
+    /// A rule heals the file, and its content has not been accepted.
+    #[error("{0} has no baseline: look at the file, then `flowwarden accept {path}`", path = quoted(.0))]
+    NoBaseline(PathBuf),
     /// The copy was changed or cut.
     #[error("the good copy of {0} cannot be read: look at the file, then type `flowwarden accept` for it again")]
     Broken(PathBuf),
 }
 
-/// The directories `good` and `evidence`.
+/// What is known about a place beside its baseline. It outlives the guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It has no baseline, and what is there may be an attacker's: only `flowwarden accept` makes it one.
+    Unaccepted,
+    /// A rule has met what damaged it, and it has not been restored.
+    Damaged,
+}
+
+impl Mark {
+    fn name(self, place: &Path) -> String {
+        let kind = match self {
+            Self::Unaccepted => "unaccepted",
+            Self::Damaged => "damaged",
+        };
+        format!("{}.{kind}", name(place))
+    }
+}
+
+/// A place of a file that is healed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// The file, as the rule names it.
+    pub path: PathBuf,
+    /// Where it really is, or what it leads to.
+    pub place: PathBuf,
+    /// Name of the instance.
+    pub instance: String,
+    /// Id of the rule.
+    pub rule: String,
+}
+
+impl Listed {
+    pub(super) fn new(file: &Healed, place: &Path) -> Self {
+        let Healed { instance, rule, path } = file.clone();
+        Self { path, place: place.to_owned(), instance, rule }
+    }
+}
+
+/// The directories `good`, `marks` and `evidence`, and the list of what is healed.
 #[derive(Debug)]
 pub struct Store {
+    state: State,
     good: State,
+    marks: State,
     evidence: State,
 }
 
 impl Store {
     /// Opens them, and makes them when they are not there.
     pub fn open(state: &State) -> Result<Self, StateError> {
-        Ok(Self { good: state.within("good")?, evidence: state.within("evidence")? })
+        Ok(Self {
+            state: state.clone(),
+            good: state.within("good")?,
+            marks: state.within("marks")?,
+            evidence: state.within("evidence")?,
+        })
+    }
+
+    /// Where baselines are kept.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.good.path()
+    }
+
+    /// Which files were healed by the policy that was in force last.
+    #[must_use]
+    pub fn listed(&self) -> Vec<Listed> {
+        let text = self.state.read(LIST).ok().flatten().unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Lets commands know which files are healed.
+    pub fn list(&self, files: &[Listed]) -> Result<(), StateError> {
+        self.state.write(LIST, &serde_json::to_vec(files).unwrap_or_default())
+    }
+
+    /// Whether a place has a mark.
+    #[must_use]
+    pub fn is_marked(&self, place: &Path, mark: Mark) -> bool {
+        // What cannot be read is no permission.
+        self.marks.read(&mark.name(place)).map_or(true, |mark| mark.is_some())
+    }
+
+    /// Gives a place a mark.
+    pub fn mark(&self, place: &Path, mark: Mark) -> Result<(), StateError> {
+        if self.is_marked(place, mark) {
+            return Ok(());
+        }
+        self.marks.write(&mark.name(place), place.as_os_str().as_encoded_bytes())
+    }
+
+    /// Takes a mark away.
+    pub fn unmark(&self, place: &Path, mark: Mark) -> Result<(), StateError> {
+        self.marks.remove(&mark.name(place))
+    }
+
+    /// Whether a baseline is kept, readable or not.
+    #[must_use]
+    pub fn has(&self, place: &Path) -> bool {
+        fs::symlink_metadata(self.good.path().join(name(place))).is_ok()
+    }
+
+    /// Drops a baseline: the file need not be there any more.
+    pub fn forget(&self, place: &Path) -> Result<(), StateError> {
+        self.good.remove(&name(place))
     }
 
     /// The good copy of what is at a place; `None` when none was ever taken.

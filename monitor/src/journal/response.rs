@@ -75,12 +75,13 @@ pub fn healing(told: &Told) -> Value {
     let (activity, name, status, severity) = match told.outcome {
         Outcome::Kept => (4, "Harden", 1, 1),
         Outcome::Differs => (5, "Detect", 1, 3),
+        Outcome::Gone => (5, "Detect", 1, 4),
         Outcome::Restored => (3, "Restore", 1, 4),
         Outcome::Failed => (3, "Restore", 2, 5),
     };
     let path = told.file.path.to_string_lossy();
     let file_name = told.file.path.file_name().unwrap_or_default().to_string_lossy();
-    json!({
+    let mut out = json!({
         "class_uid": REMEDIATION,
         "category_uid": REMEDIATION / 1000,
         "activity_id": activity,
@@ -96,7 +97,14 @@ pub fn healing(told: &Told) -> Value {
         "file": { "path": path, "name": file_name, "type_id": 1 },
         "policy": { "name": told.file.instance, "uid": told.file.rule },
         "unmapped": told.details,
-    })
+    });
+    if let Some(why) = told.details.get("error") {
+        out["status_detail"] = why.clone();
+    }
+    if let Some(fix) = told.details.get("fix") {
+        out["remediation"] = json!({ "desc": fix });
+    }
+    out
 }
 
 /// Settings or flows have changed. Who has done it is not known here; what was met at the file names the same incident.
@@ -185,9 +193,10 @@ mod tests {
     fn responses_are_valid() {
         let because = Because { instance: "a", rule: "r", scope: "tree", actor: 7 };
         valid(&ended(&Ended { pid: 9, name: "curl".to_owned() }, because, "x"));
-        for outcome in [Outcome::Kept, Outcome::Differs, Outcome::Restored, Outcome::Failed] {
+        for outcome in [Outcome::Kept, Outcome::Differs, Outcome::Gone, Outcome::Restored, Outcome::Failed] {
             let file = Healed { instance: "a".to_owned(), rule: "r".to_owned(), path: "/u/settings.js".into() };
-            let details = Map::from_iter([("heal_us".to_owned(), 3.into())]);
+            let details = ["heal_us", "error", "fix"].map(|key| (key.to_owned(), key.into()));
+            let details = Map::from_iter(details);
             valid(&healing(&Told { file, outcome, message: "x".to_owned(), details }));
         }
     }

@@ -51,6 +51,10 @@ pub trait Host {
     fn procs(&self, _slot: u16) -> Vec<u32> {
         Vec::new()
     }
+    /// Whether a file is about to be restored: its rules do not wait until it has settled.
+    fn is_expected(&self, _path: &Path) -> bool {
+        false
+    }
     /// Addresses of a host that an ingress rule names, as far as they are known.
     fn addresses(&self, _name: &DnsName) -> Vec<IpAddr> {
         Vec::new()
@@ -105,6 +109,8 @@ pub struct System {
     pub peers: Table,
     /// The proc file systems that instances see, by slot.
     pub procs: procs::Seen,
+    /// Files that are about to be restored.
+    pub expected: BTreeSet<PathBuf>,
 }
 
 impl System {
@@ -126,6 +132,7 @@ impl System {
             can_deny: CanDeny { network: true, inbound: true, ..CanDeny::default() },
             peers: Table::new(),
             procs: procs::Seen::new(),
+            expected: BTreeSet::new(),
         }
     }
 }
@@ -154,6 +161,10 @@ impl Host for System {
 
     fn procs(&self, slot: u16) -> Vec<u32> {
         self.procs.get(&slot).into_iter().flatten().copied().collect()
+    }
+
+    fn is_expected(&self, path: &Path) -> bool {
+        self.expected.contains(path)
     }
 
     fn addresses(&self, name: &DnsName) -> Vec<IpAddr> {

@@ -8,6 +8,7 @@ mod clock;
 mod control;
 mod crowd;
 mod failures;
+mod healing;
 mod limits;
 mod older;
 mod outlive;

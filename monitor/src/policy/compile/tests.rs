@@ -156,6 +156,36 @@ const LINKS: &[(&str, &str)] = &[
 
 pub(in crate::policy) struct Everything;
 
+/// The same machine while this file is about to be restored.
+struct Restoring(&'static str);
+
+impl Host for Restoring {
+    fn uid(&self, user: &str) -> Option<u32> {
+        Everything.uid(user)
+    }
+    fn login(&self, uid: u32) -> Option<(String, String)> {
+        Everything.login(uid)
+    }
+    fn cgroups(&self, select: &Select) -> Vec<(PathBuf, u64)> {
+        Everything.cgroups(select)
+    }
+    fn owner(&self, path: &Path) -> Option<(u32, u32)> {
+        Everything.owner(path)
+    }
+    fn exists(&self, path: &Path) -> bool {
+        Everything.exists(path)
+    }
+    fn link(&self, path: &Path) -> Option<PathBuf> {
+        Everything.link(path)
+    }
+    fn can_deny(&self) -> CanDeny {
+        Everything.can_deny()
+    }
+    fn is_expected(&self, path: &Path) -> bool {
+        path == Path::new(self.0)
+    }
+}
+
 impl Host for Everything {
     fn uid(&self, _: &str) -> Option<u32> {
         Some(990)
@@ -339,6 +369,24 @@ fn while_a_file_is_made_it_is_known_but_its_maker_is_let_through() {
     let read = decide::file(&young, &young.subject(), &mut alias, Access::READ, &mut Work::NEW.clone());
     assert_eq!(read.verdict, Verdict::Kill);
     assert_eq!(file(&young, "/h/ud/settings.js", Access::LINK).0, Verdict::Kill);
+}
+
+#[test]
+fn a_file_that_is_about_to_be_restored_is_closed_whether_it_is_there_or_not() {
+    let rules = [rule("\"settings.js\"", "\"write\"", "kill"), rule("\"other.js\"", "\"write\"", "kill")].concat();
+    let slots = BTreeMap::from([("a".to_owned(), 0)]);
+    for there in [true, false] {
+        let mut identify = |path: &Path| {
+            let found = Seen { made: path.extension().is_none(), ..seen(path) };
+            (there || path.extension().is_none()).then_some(found)
+        };
+        let host = Restoring("/h/ud/settings.js");
+        let compiled = compile(&policy_of(&rules), EPOCH, &slots, &host, &mut identify).unwrap();
+        assert!(compiled.watched.iter().all(|watched| watched.waits == watched.path.ends_with("other.js")));
+        let tables = Tables::new(compiled);
+        let verdicts = ["settings.js", "other.js"].map(|name| file(&tables, &format!("/h/ud/{name}"), Access::WRITE).0);
+        assert_eq!(verdicts, [Verdict::Kill, Verdict::Allow], "there: {there}");
+    }
 }
 
 #[test]

@@ -403,7 +403,8 @@ impl Tree {
         }
         let mut nodes: Vec<Node> = Vec::with_capacity(self.branches.len());
         for (index, branch) in self.branches.iter().enumerate() {
-            let made = branch.at_once || found[index].is_some_and(|seen: Seen| seen.made);
+            let made =
+                branch.at_once || host.is_expected(&branch.path) || found[index].is_some_and(|seen: Seen| seen.made);
             let mut node = Node {
                 own: self.own(index, made),
                 children: branch.star,
