@@ -25,7 +25,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes a directory below `FLOWWARDEN_TMP` or [`TOP`].
+    /// Makes a directory below `FLOWWARDEN_TMP` or `/opt/fw-tests`.
     pub fn new() -> Result<Self> {
         Self::below(&top())
     }

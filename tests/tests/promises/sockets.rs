@@ -1,6 +1,10 @@
 //! Each way to a socket is seen, and denied where the kernel asks.
 
-use std::{os::unix::process::ExitStatusExt as _, process::Command};
+use std::{
+    net::{TcpStream, UdpSocket},
+    os::unix::process::ExitStatusExt as _,
+    process::Command,
+};
 
 use anyhow::{Result, ensure};
 use flowwarden_tests::{guard::Guard, netns::Network, policy::Policy, scene::Scene, sink::Sink, wait};
@@ -72,6 +76,34 @@ fn a_unix_socket_is_a_file_that_is_made() -> Result<()> {
     let (status, records) = act(&scene, &policy, Command::new("node").arg("-e").arg(&script))?;
     ensure!(status.signal() == Some(SIGKILL), "{status}");
     ensure!(saw(&records, "mknod", "kill")?.path() == path.display().to_string(), "{records:#?}");
+    Ok(())
+}
+
+/// What these tests rest on: what was sent before has arrived when a sink has settled, and its own marks do not count.
+#[test]
+fn a_sink_that_has_settled_has_everything_that_was_sent_and_no_more() -> Result<()> {
+    const SENT: usize = 20;
+    let network = Network::new()?;
+    for address in [Network::FORBIDDEN, Network::FORBIDDEN_V6] {
+        let (tcp, udp) = (Sink::tcp(&network, address)?, Sink::udp(&network, address)?);
+        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let send = || {
+            let socket = UdpSocket::bind(any)?;
+            for _ in 0..SENT {
+                socket.send_to(b"x", udp.address())?;
+                TcpStream::connect(tcp.address())?;
+            }
+            Ok(())
+        };
+        for round in 0..=2 {
+            for sink in [&tcp, &udp] {
+                sink.settle(&network)?;
+                ensure!(sink.count() == round * SENT, "{} in round {round}: {sink:?}", sink.count());
+            }
+            ensure!(udp.bytes().len() == round * SENT, "{udp:?}");
+            network.home.run(send)?;
+        }
+    }
     Ok(())
 }
 

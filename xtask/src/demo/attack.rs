@@ -1,6 +1,6 @@
 //! The attacks of the demo.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, Result};
 use flowwarden_tests::{
@@ -102,15 +102,20 @@ impl Targets {
         })
     }
 
-    /// Waits until settings.js is what it was; an error when it is not in time.
+    /// Waits until settings.js is what it was; false when it is not in time.
     pub(super) fn wait_until_restored(&self) -> Result<bool> {
         let mut restored = false;
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         wait::until("settings.js to be restored", wait::PATIENCE, || {
             restored = self.settings.is_restored()?;
             Ok((restored || start.elapsed() > super::LONGEST).then_some(()))
         })?;
         Ok(restored)
+    }
+
+    /// Puts settings.js back where the guard did not, so that the next attack has something to attack.
+    pub(super) fn put_back(&mut self) -> Result<()> {
+        self.settings.restore()
     }
 
     /// The attacks, in the order of [`TITLES`].

@@ -156,6 +156,9 @@ impl Stage {
             attack::Target::Settings if !before.is_untouched()? => self.healing(guard, known, record.as_ref())?,
             target => self.targets.harm(target, &self.scene, printed)?,
         };
+        if attack.target == attack::Target::Settings && matches!(effect, Effect::Harm(_)) {
+            self.targets.put_back()?;
+        }
         let verdict = record.as_ref().and_then(verdict);
         let node_red = match verdict {
             _ if self.scene.node_red.alive()? => Fate::KeptRunning,
