@@ -29,9 +29,8 @@ pub(super) struct Adopted {
 }
 
 impl Adopted {
-    /// Adds those of the instances that run which are not known yet; true when there are any. One that stopped stays known.
-    pub(super) fn look(&mut self, running: Vec<Found>, host: &System) -> bool {
-        let known = self.found.len();
+    /// Adds those of the instances that run which are not known yet. One that stopped stays known.
+    pub(super) fn look(&mut self, running: Vec<Found>, host: &System) {
         for mut new in running {
             let is = |old: &Found| old.user_dir == new.user_dir && old.select.uid == new.select.uid;
             if self.found.len() == MAX_INSTANCES || self.found.iter().chain(&self.refused).any(is) {
@@ -49,7 +48,14 @@ impl Adopted {
                 Err(_) => {}
             }
         }
-        self.found.len() > known
+    }
+
+    /// Whether a policy is about all of them.
+    pub(super) fn are_in(&self, policy: &Policy) -> bool {
+        let is = |found: &Found| {
+            policy.instances.iter().any(|it| (&it.name, &it.user_dir) == (&found.name, &found.user_dir))
+        };
+        self.found.iter().all(is)
     }
 
     /// The embedded policy for these instances; one about nothing when there are none.
@@ -87,15 +93,19 @@ mod tests {
         let nameless = Path::new(OsStr::from_bytes(b"/srv/\xff")).to_owned();
         let running = || vec![found(&deep), found("/srv/good"), found(&nameless)];
         let mut adopted = Adopted::default();
-        assert!(adopted.look(running(), &System::new()));
+        adopted.look(running(), &System::new());
+        assert!(!adopted.are_in(&Policy::default()));
         let names = |adopted: &Adopted| -> Vec<_> {
             adopted.policy().unwrap().instances.into_iter().map(|it| (it.name, it.user_dir)).collect()
         };
         assert_eq!(names(&adopted), [("node-red-1".to_owned(), PathBuf::from("/srv/good"))]);
         assert_eq!(adopted.untold.len(), 2, "{:?}", adopted.untold);
         adopted.untold.clear();
-        assert!(!adopted.look(running(), &System::new()) && adopted.untold.is_empty());
-        assert!(adopted.look(vec![found("/srv/better")], &System::new()));
+        let before = adopted.policy().unwrap();
+        adopted.look(running(), &System::new());
+        assert!(adopted.are_in(&before) && adopted.untold.is_empty());
+        adopted.look(vec![found("/srv/better")], &System::new());
+        assert!(!adopted.are_in(&before) && adopted.are_in(&adopted.policy().unwrap()));
         assert_eq!(names(&adopted).len(), 2);
     }
 

@@ -498,15 +498,15 @@ impl<E: Enforcer> Agent<E> {
         }
     }
 
-    /// Looks for instances that the embedded policy is not about yet.
+    /// Looks for instances that the embedded policy is not about yet; true when there are any.
     fn adopt(&mut self) -> bool {
-        let new = self.adopted.look(instance::discover(&self.host.cgroup_mount), &self.host);
+        self.adopted.look(instance::discover(&self.host.cgroup_mount), &self.host);
         for message in self.adopted.untold.drain(..) {
             let message = terminal::plain(message.as_bytes());
             complain(&message);
             self.pipeline.lifecycle(Stage::Error, &message, &Map::new());
         }
-        new
+        !self.adopted.are_in(&self.in_force.policy)
     }
 
     /// Recompiles when a file that rules rest on was replaced, came or went, or a cgroup did, or a host that they name has

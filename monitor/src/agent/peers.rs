@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Map, json};
 
-use super::{Agent, AgentError, say};
+use super::{Agent, AgentError, say, trouble::Task};
 use crate::{
     journal::ocsf::Stage,
     policy::{
@@ -16,7 +16,6 @@ use crate::{
         peers::{Peers, Table, Told},
     },
     state::State,
-    stdio::complain,
 };
 
 /// Where their addresses are kept, in the state directory: a guard that starts before the network does knows them.
@@ -38,15 +37,16 @@ fn keep(state: &State, table: &Table) -> Result<(), AgentError> {
 
 impl<E> Agent<E> {
     /// Says and records what became of look-ups, and keeps the addresses that are in force.
-    pub(super) fn tell_peers(&self, all: &[Told]) {
+    pub(super) fn tell_peers(&mut self, all: &[Told]) {
         for told in all {
             let (stage, message, details) = words(told);
             say(&message);
             self.pipeline.lifecycle(stage, &message, &Map::from_iter(details));
         }
         let changed = all.iter().any(|told| matches!(told, Told::Changed { .. }));
-        if changed && let Err(error) = keep(&self.state, &self.host.peers) {
-            complain(&error);
+        if changed {
+            let kept = keep(&self.state, &self.host.peers);
+            self.note(Task::Peers, &kept);
         }
     }
 }

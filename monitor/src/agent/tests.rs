@@ -374,8 +374,8 @@ fn whatever_fails_is_reported_once_and_the_guard_goes_on() {
 #[test]
 fn a_process_that_cannot_be_marked_is_marked_later() {
     use std::os::unix::process::CommandExt as _;
+    // Only root starts a process of another user.
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not tried: only root starts a process of another user");
         return;
     }
     let mut scene = Scene::new();
@@ -393,4 +393,21 @@ fn a_process_that_cannot_be_marked_is_marked_later() {
     child.wait().unwrap();
     reloaded.unwrap();
     assert!(unmarked && marked, "{unmarked} {marked}");
+}
+
+/// An instance that could not be taken up is taken up later, and not forgotten.
+#[test]
+fn a_new_instance_is_tried_again_until_it_is_guarded() {
+    let mut scene = Scene::new();
+    scene.agent.options.config = None;
+    let select = crate::policy::model::Select { uid: Some(61_997), exec: true, ..Default::default() };
+    let found = crate::policy::preset::Found { name: String::new(), select, user_dir: "/nowhere/new".into() };
+    scene.agent.adopted.look(vec![found], &scene.agent.host);
+    scene.agent.kernel.fails = Some(Step::Install);
+    scene.agent.tick();
+    scene.agent.kernel.fails = None;
+    scene.agent.tick();
+    let mut instances = scene.agent.in_force.policy.instances.iter();
+    assert!(instances.any(|instance| instance.user_dir == Path::new("/nowhere/new")), "forgotten");
+    assert!(scene.agent.kernel.rules.iter().any(|rule| rule == "settings-js"), "{:?}", scene.agent.kernel.rules);
 }

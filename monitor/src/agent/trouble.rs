@@ -20,7 +20,9 @@ pub(super) enum Task {
     Label,
     /// Keeps the names of rules for a run that takes over.
     Names,
-    /// Closes maintenance windows, and keeps the list of those that are open.
+    /// Keeps the addresses of hosts in ingress rules for the next run.
+    Peers,
+    /// Writes the list of maintenance windows that are open.
     Windows,
     /// Reads how many records were lost.
     Counters,
@@ -41,7 +43,8 @@ impl Task {
             Self::Renew => "the policy could not be renewed, the old one stays in force",
             Self::Label => "processes that run already could not be marked, and may not be guarded until they are",
             Self::Names => "the names of rules cannot be kept: what a later run takes over is recorded by numbers",
-            Self::Windows => "maintenance windows cannot be kept up to date",
+            Self::Peers => "addresses of hosts in ingress rules cannot be kept for the next run",
+            Self::Windows => "the list of maintenance windows cannot be written",
             Self::Counters => "lost records cannot be counted",
             Self::Skipped => "skipped names cannot be counted",
             Self::Reported => "a later run may report lost records again",
@@ -56,7 +59,8 @@ impl Task {
             Self::Renew => "the policy is up to date again",
             Self::Label => "all processes of the instances are marked again",
             Self::Names => "the names of rules are kept again",
-            Self::Windows => "maintenance windows are up to date again",
+            Self::Peers => "addresses of hosts in ingress rules are kept again",
+            Self::Windows => "the list of maintenance windows is written again",
             Self::Counters => "lost records are counted again",
             Self::Skipped => "skipped names are counted again",
             Self::Reported => "reported losses are kept again",

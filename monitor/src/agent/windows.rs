@@ -27,7 +27,6 @@ use crate::{
     pipeline::Pipeline,
     policy::model::Policy,
     state::{State, StateError},
-    stdio::complain,
     text::terminal,
 };
 
@@ -317,7 +316,10 @@ fn tell_closed(window: &Window, why: &str, hands: &mut Hands<'_>) {
         };
         match decision::keep(hands.state, &kept) {
             Ok(()) => drop(more.insert("report_id".to_owned(), id.into())),
-            Err(error) => complain(&error),
+            Err(error) => {
+                let message = format!("what was done in a window cannot be kept, to accept or revert it: {error}");
+                tell(Stage::Error, window, &message, Map::new(), hands.pipeline);
+            }
         }
         message = format!("{message}; meanwhile: {}", report.words());
         more.insert("user_dir".to_owned(), user_dir.display().to_string().into());

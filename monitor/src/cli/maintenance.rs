@@ -185,7 +185,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 fn ask(state: &Path, request: Request) -> anyhow::Result<Vec<Window>> {
     match control::ask(state, &control::Request::Maintenance(request)).map_err(guards::explained)? {
         Answer::Windows(windows) => Ok(windows),
-        answer => bail!("the guard has answered something else: {answer:?}; is it of another version?"),
+        answer @ Answer::Reloaded(_) => {
+            bail!("the guard has answered something else: {answer:?}; is it of another version?")
+        }
     }
 }
 

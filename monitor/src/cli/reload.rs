@@ -31,7 +31,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             writeln!(Output, "the new policy is in force: {mode}, instances {instances}")?;
             Ok(ExitCode::SUCCESS)
         }
-        Ok(answer) => anyhow::bail!("the guard has answered something else: {answer:?}; is it of another version?"),
+        Ok(answer @ Answer::Windows(_)) => {
+            anyhow::bail!("the guard has answered something else: {answer:?}; is it of another version?")
+        }
         Err(ControlError::Refused(Refusal::Policy(faults))) => {
             for fault in &faults {
                 // As compilers do, so that an editor can jump to each.

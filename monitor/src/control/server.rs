@@ -209,7 +209,9 @@ mod tests {
 
     #[test]
     fn another_user_is_refused_whatever_is_asked() {
-        let (asked, mut requests) = mpsc::channel(1);
+        // Whatever came through would be answered with something else.
+        let (asked, requests) = mpsc::channel(1);
+        drop(requests);
         let (ours, mut theirs) = pair_of_another_user();
         theirs.write_all(b"\"reload\"\n").unwrap();
         serve(&ours, &asked).unwrap();
@@ -217,7 +219,6 @@ mod tests {
         drop(ours);
         theirs.read_to_string(&mut answer).unwrap();
         assert_eq!(serde_json::from_str::<Outcome>(&answer).unwrap(), Err(Refusal::NotRoot));
-        assert!(requests.try_recv().is_err(), "the guard has been asked");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What of this project is in the kernel: the programs of guards that run, and those that enforce although none does.
 //!
-//! Two ways lead to them. The kernel lists all programs and maps, but only for CAP_SYS_ADMIN, which the service does not have;
-//! and pins can be found in the BPF file systems that are mounted here. What either finds counts.
+//! Two ways lead to them. The kernel lists all programs and maps, but only for `CAP_SYS_ADMIN`, which the service does not
+//! have; and pins can be found in the BPF file systems that are mounted here. What either finds counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -168,16 +168,9 @@ fn unescaped(mut text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     while let [first, rest @ ..] = text {
         let code = |digits: &[u8]| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok();
-        match rest.get(..3).filter(|_| *first == b'\\').and_then(code) {
-            Some(byte) => {
-                bytes.push(byte);
-                text = rest.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                text = rest;
-            }
-        }
+        let escaped = rest.get(..3).filter(|_| *first == b'\\').and_then(code);
+        bytes.push(escaped.unwrap_or(*first));
+        text = if escaped.is_some() { rest.get(3..).unwrap_or_default() } else { rest };
     }
     bytes
 }
