@@ -49,6 +49,8 @@ const VARIABLES: ([&str; 6], [&str; 6]) = (
     ["_proxy", "_ca_bundle", "_ca_certs", "_cert", "_cert_file", "_cert_dir"],
     ["npm_config_", "pip_", "rustup_", "cargo_http_", "cargo_net_", "cargo_registries_"],
 );
+/// What cargo has fetched, below its home, and the locks of that: another cargo may be at work there.
+const CRATES: ([&str; 2], [&str; 2]) = (["registry", "git"], [".package-cache", ".package-cache-mutate"]);
 /// How long one that was interrupted may clean up.
 const CLEANING_UP: Duration = Duration::from_secs(20);
 /// How long what was killed may go on writing.
@@ -125,6 +127,8 @@ struct Root {
     /// The environment of what runs there.
     environment: BTreeMap<OsString, OsString>,
     keep: bool,
+    /// Held as long as the root is there.
+    _lock: fs::File,
 }
 
 impl Root {
@@ -132,7 +136,11 @@ impl Root {
         let place = links::place("fresh");
         // rustup's proxies may be started by other users than root, as by tests; nothing below is a secret.
         fs::create_dir_all(&place).with_context(|| format!("{} cannot be made", place.display()))?;
-        let root = Self { directory: place.join("root"), environment: environment(), keep };
+        let lock = fs::File::create(place.join("lock"))?;
+        if lock.try_lock().is_err() {
+            bail!("another `cargo xtask fresh` of this checkout is running: wait for its end");
+        }
+        let root = Self { directory: place.join("root"), environment: environment(), keep, _lock: lock };
         root.clear()?;
         root.install(&place)?;
         root.configure()?;
@@ -177,9 +185,14 @@ impl Root {
             let identity = |file: &Path| fs::metadata(file).map(|meta| (meta.dev(), meta.ino())).ok();
             identity(file).is_some() && identity(file) == identity(&rustup)
         };
-        for directory in ["registry", "git"] {
+        for directory in CRATES.0 {
             fs::create_dir_all(home.join(directory))?;
             fs::create_dir_all(self.at(HOME).join(".cargo").join(directory))?;
+        }
+        for lock in CRATES.1 {
+            for home in [&home, &self.at(HOME).join(".cargo")] {
+                fs::File::options().append(true).create(true).open(home.join(lock))?;
+            }
         }
         fs::create_dir_all(&bin)?;
         fs::copy(&rustup, bin.join("rustup"))?;
@@ -340,7 +353,7 @@ fn inside(root: &Path, command: &[OsString]) -> Result<()> {
     if let (Some(cargo), Some(rustup)) = (env::var_os("FLOWWARDEN_FRESH_CARGO"), env::var_os("FLOWWARDEN_FRESH_RUSTUP"))
         && to("root/.rustup").is_dir()
     {
-        for name in ["registry", "git"] {
+        for name in CRATES.0.iter().chain(&CRATES.1) {
             mount_bind(Path::new(&cargo).join(name), to("root/.cargo").join(name)).with_context(|| context(name))?;
         }
         let layers = [("lowerdir", PathBuf::from(rustup)), ("upperdir", place.join("rustup/changed"))];
