@@ -276,7 +276,7 @@ fn verify_takes_a_checkpoint_from_the_file_of_any_sink() {
         (answer.status.code(), String::from_utf8([answer.stdout, answer.stderr].concat()).unwrap())
     };
     let formats = ["jsonl", "ocsf", "ecs", "cef"];
-    let sinks: String = formats
+    let sinks: Vec<_> = formats
         .iter()
         .map(|format| {
             let path = place.path().join(format);
@@ -286,7 +286,8 @@ fn verify_takes_a_checkpoint_from_the_file_of_any_sink() {
             )
         })
         .collect();
-    let policy = parse(&format!("version = 1\n{sinks}{}", POLICY.trim_start_matches("version = 1\n"))).unwrap();
+    let policy =
+        parse(&format!("version = 1\n{}{}", sinks.concat(), POLICY.trim_start_matches("version = 1\n"))).unwrap();
     // The checkpoint of the first run is not the last thing that a sink has.
     let mut journal = write(5);
     let running = Sinks::start(&policy.sinks, journal.spool());

@@ -179,7 +179,8 @@ fn wait(what: &str, done: impl Fn() -> Result<(), String>) {
 fn survives(fault: Fault) {
     let directory = tempfile::tempdir().unwrap();
     let journal = directory.path().join("journal");
-    let token = tempfile::NamedTempFile::new_in(directory.path()).unwrap();
+    let mut token = tempfile::NamedTempFile::new_in(directory.path()).unwrap();
+    token.write_all(b"token\n").unwrap();
     let mut writer = Journal::open(&journal, Limits::default()).unwrap();
     let way: Way = Arc::default();
     let mut text = "version = 1\n".to_owned();

@@ -51,6 +51,12 @@ mod tests {
         for (line, fault) in [
             ("listen = \"localhost\"", "line 3, column 10: `listen` is an address with a port"),
             ("listen = \"127.0.0.1:0\"", "line 3, column 10: `listen` is an address with a port"),
+            ("listen = \"127.0.0.1:99999\"", "line 3, column 10: `listen` is an address with a port"),
+            ("listen = \"127.0.0.1:9464 \"", "line 3, column 10: `listen` is an address with a port"),
+            ("listen = \":9464\"", "line 3, column 10: `listen` is an address with a port"),
+            ("listen = \"::1:9464\"", "line 3, column 10: `listen` is an address with a port"),
+            ("listen = \"[::1:9464\"", "line 3, column 10: `listen` is an address with a port"),
+            ("listen = \"tcp://127.0.0.1:9464\"", "line 3, column 10: `listen` is an address with a port"),
             ("listne = \"127.0.0.1:1\"", "line 3, column 1: unknown key \"listne\"; did you mean \"listen\"?"),
         ] {
             let faults = parse(&format!("version = 1\n[metrics]\n{line}\n{REST}")).unwrap_err();

@@ -20,7 +20,7 @@ use super::{
     secret,
     smtp::Session,
 };
-use crate::journal::ocsf::FINDING;
+use crate::{journal::ocsf::FINDING, text::terminal::is_hidden};
 
 /// Most events in a mail.
 const MOST: usize = 100;
@@ -149,7 +149,7 @@ fn subject(batch: &[Message]) -> String {
         subject.push_str(&parts.join(", "));
     }
     // Names of rules and instances are the policy's; what is no letter does not belong into a header all the same.
-    subject.chars().filter(|letter| !letter.is_control()).take(200).collect()
+    subject.chars().filter(|&letter| !is_hidden(letter)).take(200).collect()
 }
 
 /// For each event its sentence, what to do, and how to ask for more.

@@ -15,6 +15,7 @@ use super::{
     config::{EmailTransport, Server},
     connection::{Connection, PATIENCE},
 };
+use crate::text::terminal::is_hidden;
 
 /// Longest answer, in bytes.
 const LONGEST: usize = 64 << 10;
@@ -58,7 +59,7 @@ pub(super) struct Reply {
 impl fmt::Display for Reply {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.lines.join(" ");
-        let shown: String = text.chars().filter(|letter| !letter.is_control()).take(SHOWN).collect();
+        let shown: String = text.chars().filter(|&letter| !is_hidden(letter)).take(SHOWN).collect();
         write!(to, "{} {shown}", self.code)
     }
 }
