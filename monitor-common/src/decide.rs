@@ -21,7 +21,7 @@ use crate::{
     policy::{
         ChildKey, Class, Direction, Executable, InodeId, InodeKey, Instance, MAX_NET_RULES, Maintenance,
         NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey,
-        PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, RULE_GUARD_PROCESS,
+        PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, RANK_SHIFT, RULE_GUARD_PROCESS,
         RULE_GUARD_PROGRAMS, Rule, RuleSet,
     },
     volume::Limit,
@@ -146,6 +146,8 @@ pub struct Work {
     verdict: Opaque<u32>,
     fallback: Opaque<u32>,
     rule: Opaque<u32>,
+    rank: Opaque<u32>,
+    healing: Opaque<u32>,
     hits: Opaque<u32>,
     /// Functions that are verified apart find this memory by themselves: a `&mut` is not the only way to it.
     shared: PhantomPinned,
@@ -167,6 +169,8 @@ impl Work {
         verdict: Opaque::new(0),
         fallback: Opaque::new(0),
         rule: Opaque::new(0),
+        rank: Opaque::new(0),
+        healing: Opaque::new(0),
         hits: Opaque::new(0),
         shared: PhantomPinned,
     };
@@ -192,26 +196,54 @@ impl Work {
 
     /// Forgets what was decided.
     #[inline(always)]
-    fn begin(&mut self, access: Access) {
+    pub fn begin(&mut self, access: Access) {
         self.access.set(u32::from(access.bits()));
         self.verdict.set(0);
         self.fallback.set(0);
         self.rule.set(0);
+        self.rank.set(0);
+        self.healing.set(0);
         self.hits.set(0);
     }
 
     /// Takes a rule into account for one access.
     #[inline(always)]
     fn weigh(&mut self, rule: Rule, access: u32) {
-        let (verdict, id) = (u32::from(rule.verdict), u32::from(rule.id));
-        if verdict > self.verdict.get() {
-            self.verdict.set(verdict);
+        let rank = rule.rank();
+        if rank > self.rank.get() {
+            self.rank.set(rank);
+            self.verdict.set(u32::from(rule.verdict));
             self.fallback.set(u32::from(rule.fallback));
-            self.rule.set(id);
+            self.rule.set(u32::from(rule.id));
             self.hits.set(access);
-        } else if verdict == self.verdict.get() && id == self.rule.get() {
+        } else if rank == self.rank.get() {
             self.hits.set(self.hits.get() | access);
         }
+        if rule.heals() && rule.verdict > Verdict::Log as u8 && rank > self.healing.get() {
+            self.healing.set(rank);
+        }
+    }
+
+    /// The [rank](Rule::rank) of the rule that decided.
+    #[inline(always)]
+    #[must_use]
+    pub fn rank(&self) -> u32 {
+        self.rank.get()
+    }
+
+    /// What the rule that decided does, see [`Rule::strength`].
+    #[inline(always)]
+    #[must_use]
+    pub fn strength(&self) -> u32 {
+        self.rank() >> RANK_SHIFT
+    }
+
+    /// A rule that heals what the decision is about, the strongest of those that spoke, whether or not it is the one that
+    /// decided; 0 when none heals.
+    #[inline(always)]
+    #[must_use]
+    pub fn healing(&self) -> u16 {
+        (self.healing.get() as u16).wrapping_neg()
     }
 
     /// What was decided.
@@ -349,7 +381,8 @@ pub fn program<L: Lookups, P: Locate>(
 #[must_use]
 pub fn is_by_kind(subject: &Subject<'_>, kind: u64, decision: &Decision) -> bool {
     let default = subject.instance.defaults[Executable::class(kind) as usize];
-    kind != Executable::Plain as u64 && decision.rule == 0 && default.verdict == decision.verdict as u8
+    let plain = subject.instance.defaults[Class::Exec as usize];
+    kind != Executable::Plain as u64 && decision.rule == 0 && default.is_set() && default.rank() >= plain.rank()
 }
 
 /// Weighs in what holds for everything on a block device that was opened; to be called after [`file()`].
@@ -367,12 +400,13 @@ pub fn identity<L: Lookups>(maps: &L, subject: &Subject<'_>, id: InodeId, work: 
     }
 }
 
-/// Decides about an access to a path whose node is known.
+/// Weighs in an access to a path whose node is known, besides what was weighed since [`Work::begin`]. [`Work::healing`] is
+/// then about this one alone.
 #[inline(always)]
-pub fn node<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, access: Access, work: &mut Work) -> Decision {
-    work.begin(access);
+pub fn node_too<L: Lookups>(maps: &L, subject: &Subject<'_>, node: u32, access: Access, work: &mut Work) {
+    work.access.set(u32::from(access.bits()));
+    work.healing.set(0);
     maps.weigh_node(subject, node, work);
-    work.decision()
 }
 
 /// Stands for a place that no node is above of.
@@ -786,8 +820,8 @@ pub fn net<L: Lookups>(maps: &L, subject: &Subject<'_>, key: &NetKey, port: u16,
     lift(maps, subject, &mut found);
     if key.direction == Direction::Egress as u16 {
         let named = maps.named(subject, &key.address, port, protocol);
-        // A name ranks as a single address; of the two the stricter decides.
-        if named.is_set() && (single == 0 || named.verdict > found.verdict) {
+        // A name is as specific as a single address; of the two the stricter decides.
+        if named.is_set() && (single == 0 || named.rank() > found.rank()) {
             found = named;
         }
     }
@@ -841,7 +875,7 @@ pub fn named<L: Lookups>(maps: &L, subject: &Subject<'_>, address: &[u8; 16], po
             if fits(rule, port, protocol) || (sorts && rule.rule.verdict == Verdict::Allow as u8) {
                 let mut rule = rule.rule;
                 lift(maps, subject, &mut rule);
-                if rule.verdict > found.verdict {
+                if rule.rank() > found.rank() {
                     found = rule;
                 }
                 break;

@@ -5,6 +5,8 @@
 //! the program gave it).
 
 use crate::{
+    Access, Verdict,
+    decide::{Decision, Work},
     policy::{Class, Executable, InodeId, MAX_WATCHES},
     shared, socket,
 };
@@ -105,11 +107,16 @@ pub enum Hook {
     /// More has left for an address than a rule lets out: `bytes` in the `count` hours since the first of them, `detail` is
     /// the bound.
     Volume = 40,
+    /// A command was given to an open file that changes it (`ioctl`): its flags, its generation, its content; `detail` is the
+    /// command.
+    Ioctl = 41,
+    /// The flags of a file were changed (`file_setattr`).
+    FileAttr = 42,
 }
 
 impl Hook {
     /// All hooks with the names that journals use.
-    pub const NAMES: [(&'static str, Self); 40] = [
+    pub const NAMES: [(&'static str, Self); 42] = [
         ("open", Self::Open),
         ("write", Self::Write),
         ("write_totals", Self::WriteTotals),
@@ -150,6 +157,8 @@ impl Hook {
         ("uring_cmd", Self::UringCommand),
         ("dns", Self::Dns),
         ("volume", Self::Volume),
+        ("ioctl", Self::Ioctl),
+        ("file_attr", Self::FileAttr),
     ];
 
     /// The hook with this number.
@@ -211,6 +220,8 @@ pub const FLAG_FS_PATH: u32 = 1 << 12;
 /// The text is the other path of a rename or a link, as a list of names like the path itself.
 pub const FLAG_TEXT_PATH: u32 = 1 << 13;
 
+/// The file is in no directory: the path is the name that the kernel has for it, such as `memfd:x`.
+pub const FLAG_NO_PLACE: u32 = 1 << 15;
 /// The rule would have forbidden it, but was lifted by a maintenance window.
 pub const FLAG_MAINTENANCE: u32 = 1 << 14;
 
@@ -331,9 +342,18 @@ pub struct Event {
     pub ancestors: [Ancestor; ANCESTORS],
     /// The other end.
     pub endpoint: Endpoint,
+    /// Rules of which this operation may have damaged the files that they heal, one for each file; 0 for none and
+    /// [`HEALS_ALL`] where it is not known which file it was. The rule of the record need not be among them.
+    pub healing: [u16; MAX_HEALING],
 }
 
-shared!(Ancestor = 20, Endpoint = 24, Event = 296);
+/// How many files one operation can damage: both ends of a rename, each under the name that was given and under the one
+/// that it turned out to be.
+pub const MAX_HEALING: usize = 4;
+/// Stands for every rule that heals.
+pub const HEALS_ALL: u16 = u16::MAX;
+
+shared!(Ancestor = 20, Endpoint = 24, Event = 304);
 
 impl Event {
     /// All zero.
@@ -374,6 +394,7 @@ impl Event {
         comm: [0; COMM_LEN],
         ancestors: [Ancestor { tgid: 0, comm: [0; COMM_LEN] }; ANCESTORS],
         endpoint: Endpoint { address: [0; 16], port: 0, local_port: 0, family: 0, protocol: 0, pad: 0 },
+        healing: [0; MAX_HEALING],
     };
 
     /// The identity of the file.
@@ -451,8 +472,15 @@ pub struct Pending {
     pub watched: u16,
     /// Epoch of the policy at the entry, which `rule` and `states` belong to.
     pub epoch: u32,
+    /// The [rank](crate::policy::Rule::rank) of the rule.
+    pub rank: u32,
     /// The maintenance window that lifted the rule, see [`crate::decide::Decision`].
-    pub window: u32,
+    pub window: u16,
+    /// For each path a rule about it that heals, see [`crate::decide::Work::healing`]. For each that has changed nevertheless,
+    /// once that is known.
+    pub healing: [u16; MAX_HEALING],
+    /// Zero.
+    pub pad: [u16; 3],
     /// State of each [`crate::policy::Watch`] at the entry, 0 for those of other instances: sixteen bits each for its
     /// name and place, its links, its mode and owner, its size.
     pub states: [u64; MAX_WATCHES],
@@ -460,7 +488,66 @@ pub struct Pending {
     pub texts: [[u8; PENDING_TEXT]; 2],
 }
 
+impl Pending {
+    /// Nothing was decided.
+    pub const NONE: Self = Self {
+        dentry: 0,
+        mount: 0,
+        verdict: 0,
+        fallback: 0,
+        access: 0,
+        which: 0,
+        rule: 0,
+        watched: 0,
+        epoch: 0,
+        rank: 0,
+        window: 0,
+        healing: [0; MAX_HEALING],
+        pad: [0; 3],
+        states: [0; MAX_WATCHES],
+        texts: [[0; PENDING_TEXT]; 2],
+    };
+
+    /// Forgets what was decided.
+    #[inline(always)]
+    pub fn begin(&mut self) {
+        (self.verdict, self.rank) = (0, 0);
+        self.healing = [0; MAX_HEALING];
+    }
+
+    /// Takes in what was decided about one of the paths, 0 or 1, which starts at this dentry and mount: the stronger of the
+    /// two rules decides, and what heals at the other path heals there all the same.
+    #[inline(always)]
+    pub fn take(&mut self, work: &Work, which: u32, start: (u64, u64)) {
+        self.healing[which as usize & 1] = work.healing();
+        if work.rank() > self.rank {
+            let decision = work.decision();
+            self.rank = work.rank();
+            self.verdict = decision.verdict as u8;
+            self.fallback = decision.fallback as u8;
+            self.access = decision.access.bits();
+            self.rule = decision.rule;
+            self.window = u16::from(decision.window);
+            self.which = which as u8 + 1;
+            (self.dentry, self.mount) = start;
+        }
+    }
+
+    /// What was decided.
+    #[inline(always)]
+    #[must_use]
+    pub fn decision(&self) -> Decision {
+        Decision {
+            verdict: Verdict::from_raw(self.verdict),
+            fallback: Verdict::from_raw(self.fallback),
+            rule: self.rule,
+            access: Access::from_bits(self.access),
+            window: self.window as u8,
+        }
+    }
+}
+
 /// Bytes of a path as text that are looked at and kept.
 pub const PENDING_TEXT: usize = 512;
 
-shared!(Pending = 1312, Counters = 32, WriteKey = 16, WriteTotals = 32);
+shared!(Pending = 1328, Counters = 32, WriteKey = 16, WriteTotals = 32);

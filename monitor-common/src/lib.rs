@@ -16,6 +16,7 @@
 extern crate std;
 
 pub mod access;
+pub mod control;
 pub mod decide;
 pub mod dns;
 pub mod event;

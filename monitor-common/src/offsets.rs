@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 504;
+offsets! { 508;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -112,6 +112,7 @@ offsets! { 504;
     inode_rdev = "inode"."i_rdev",
     inode_size = "inode"."i_size",
     inode_private = "inode"."i_private",
+    inode_flags = "inode"."i_flags",
     sb_dev = "super_block"."s_dev",
     mount_mnt = "mount"."mnt",
     mount_root = "mount"."mnt.mnt_root",

@@ -33,13 +33,25 @@ pub struct Rule {
     pub id: u16,
     /// A [`Verdict`] as a number; 0 when no rule speaks.
     pub verdict: u8,
-    /// A [`Verdict`] as a number: what to do where the sensor cannot deny. In the upper half of the byte the
-    /// [`Maintenance`] that lifts the rule; see [`Rule::maintenance`].
+    /// A [`Verdict`] as a number: what to do where the sensor cannot deny. The bits above it hold the rest that the kernel
+    /// has to know: see [`Rule::heals`], [`Rule::maintenance`] and [`Rule::scope`].
     pub fallback: u8,
 }
 
-/// How far up in [`Rule::fallback`] the maintenance is.
+/// The bits of [`Rule::fallback`] that hold the verdict.
+const FALLBACK_MASK: u8 = 0b111;
+/// The bit of [`Rule::fallback`] for a rule that heals.
+const HEALS: u8 = 1 << 3;
+/// How far up in [`Rule::fallback`] the maintenance is, and its bits there.
 const MAINTENANCE_SHIFT: u8 = 4;
+const MAINTENANCE_MASK: u8 = 0b11 << MAINTENANCE_SHIFT;
+/// How far up in [`Rule::fallback`] the scope is: its two highest bits.
+const SCOPE_SHIFT: u8 = 6;
+const SCOPE_MASK: u8 = 0b11 << SCOPE_SHIFT;
+const _: () = assert!(Maintenance::PLACES as u8 - 1 == MAINTENANCE_MASK >> MAINTENANCE_SHIFT);
+
+/// How far up in [`Rule::rank`] the strength is; below it is what parts rules that are equally strong.
+pub const RANK_SHIFT: u32 = 16;
 
 impl Rule {
     /// No rule.
@@ -49,21 +61,72 @@ impl Rule {
     #[inline(always)]
     #[must_use]
     pub const fn maintenance(&self) -> u8 {
-        self.fallback >> MAINTENANCE_SHIFT
+        (self.fallback & MAINTENANCE_MASK) >> MAINTENANCE_SHIFT
     }
 
     /// The same rule, lifted by this maintenance; 0 for one that always holds.
     #[inline(always)]
     #[must_use]
     pub const fn lifted_by(self, maintenance: u8) -> Self {
-        Self { fallback: self.fallback_verdict() | maintenance << MAINTENANCE_SHIFT, ..self }
+        let maintenance = (maintenance << MAINTENANCE_SHIFT) & MAINTENANCE_MASK;
+        Self { fallback: self.fallback & !MAINTENANCE_MASK | maintenance, ..self }
+    }
+
+    /// Which processes die where the rule kills: the greater the number, the more of them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn scope(&self) -> u8 {
+        (self.fallback & SCOPE_MASK) >> SCOPE_SHIFT
+    }
+
+    /// The same rule with this scope.
+    #[inline(always)]
+    #[must_use]
+    pub const fn killing(self, scope: u8) -> Self {
+        Self { fallback: self.fallback & !SCOPE_MASK | (scope << SCOPE_SHIFT), ..self }
+    }
+
+    /// Whether a good copy is kept of what the rule protects, and restored after an attack.
+    #[inline(always)]
+    #[must_use]
+    pub const fn heals(&self) -> bool {
+        self.fallback & HEALS != 0
+    }
+
+    /// The same rule, which heals or does not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn healing(self, heals: bool) -> Self {
+        Self { fallback: if heals { self.fallback | HEALS } else { self.fallback & !HEALS }, ..self }
+    }
+
+    /// The one order of rules: by verdict, fallback, scope and heal, in this order; 0 for no rule. Of rules that ask for
+    /// the same the one that was written first ranks higher, and any rule ranks above a class default, so that the
+    /// outcome does not depend on the order in which they are met.
+    ///
+    /// A rule that does not forbid kills nothing and restores nothing: among those the verdict alone counts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rank(&self) -> u32 {
+        self.strength() << RANK_SHIFT | self.id.wrapping_neg() as u32
+    }
+
+    /// The part of the [rank](Rule::rank) that says what the rule does.
+    #[inline(always)]
+    #[must_use]
+    pub const fn strength(&self) -> u32 {
+        let verdict = (self.verdict as u32) << 8;
+        if self.verdict <= Verdict::Log as u8 {
+            return verdict;
+        }
+        verdict | (self.fallback_verdict() as u32) << 4 | (self.scope() as u32) << 1 | (self.heals() as u32)
     }
 
     /// What to do where the sensor cannot deny, as a number.
     #[inline(always)]
     #[must_use]
     pub const fn fallback_verdict(&self) -> u8 {
-        self.fallback & ((1 << MAINTENANCE_SHIFT) - 1)
+        self.fallback & FALLBACK_MASK
     }
 
     /// Whether a rule speaks here.

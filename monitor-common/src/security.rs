@@ -55,6 +55,12 @@ hooks! {
     InodeSetAcl = "inode_set_acl",
     /// `([idmap,] dentry, name)`; since 6.2
     InodeRemoveAcl = "inode_remove_acl",
+    /// `(dentry, flags)`; since 6.17
+    InodeFileSetattr = "inode_file_setattr",
+    /// `(file, command, argument)`
+    FileIoctl = "file_ioctl",
+    /// The same for a 32-bit program; since 6.8, before that it came by the other
+    FileIoctlCompat = "file_ioctl_compat",
     /// `(bprm)`
     BprmCheck = "bprm_check_security",
     /// `(sock, other, newsk)`

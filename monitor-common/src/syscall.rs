@@ -52,6 +52,8 @@ pub enum Handler {
     Requests = 16,
     /// The walk along the name of a script; reached when it is executed.
     ScriptWalk = 17,
+    /// Entry: a command is given to a descriptor.
+    Control = 18,
 }
 
 /// How many handlers there may be at entry; those at exit come after them.

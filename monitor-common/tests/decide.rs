@@ -6,11 +6,13 @@ use monitor_common::{
     Access, Verdict,
     decide::{self, Decision, Lookups, MAX_CLIMB, MAX_DESCENT, PathView, Subject, TextView, Work},
     dns::{Bound, BoundKey, NameRulesKey},
+    event::Pending,
     name::{NAME_LEN, Name},
     policy::{
-        ChildKey, Class, InodeId, InodeKey, Instance, MAX_NET_RULES, Maintenance, NET_HEAD_BITS, NODE_CHILD_PATTERNS,
-        NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey, PATTERN_CHILD_PREFIX,
-        PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
+        ChildKey, Class, Executable, InodeId, InodeKey, Instance, MAX_NET_RULES, Maintenance, NET_HEAD_BITS,
+        NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey,
+        PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_LEN, PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule,
+        RuleSet,
     },
     volume::Limit,
 };
@@ -587,6 +589,161 @@ fn what_leaves_is_let_out_up_to_the_bound_itself() {
     ] {
         let decision = decide::volume(&limit(beyond), sent, 7);
         assert_eq!((decision.verdict, decision.rule), (verdict, 7), "{sent}");
+    }
+}
+
+/// A rule that is met in an operation: what it says, and in which window it is lifted.
+fn any_rule(id: u16) -> impl Strategy<Value = Rule> {
+    let fallbacks = prop::sample::select(vec![Verdict::Unset, Verdict::Log, Verdict::Kill]);
+    (1_u8..5, fallbacks, 0_u8..4, 0_u8..3, any::<bool>()).prop_map(
+        move |(verdict, fallback, maintenance, scope, heals)| {
+            // Only a rule that forbids can be lifted.
+            let maintenance = if verdict > Verdict::Log as u8 { maintenance } else { 0 };
+            Rule { id, verdict, fallback: fallback as u8 }.lifted_by(maintenance).killing(scope).healing(heals)
+        },
+    )
+}
+
+/// What the rule says at this moment, in the order in which rules are compared.
+fn strength(tables: &Tables, rule: Rule) -> (u8, u8, u8, bool) {
+    let is_open = tables.windows[usize::from(rule.maintenance())] > tables.now;
+    if rule.verdict <= Verdict::Log as u8 || (rule.maintenance() != 0 && is_open) {
+        return (rule.verdict.min(Verdict::Log as u8), 0, 0, false);
+    }
+    (rule.verdict, rule.fallback_verdict(), rule.scope(), rule.heals())
+}
+
+/// How strong a decision is, by the rule that it names.
+fn decided(tables: &Tables, decision: Decision, rules: &[Rule]) -> (u8, u8, u8, bool) {
+    let rule = rules.iter().copied().find(|rule| rule.id == decision.rule);
+    let strength = strength(tables, rule.unwrap_or(Rule::NONE));
+    assert_eq!(strength.0, decision.verdict as u8);
+    strength
+}
+
+/// The ids of the rules that heal and are not lifted.
+fn healers(tables: &Tables, rules: &[Rule]) -> Vec<u16> {
+    rules.iter().filter(|&&rule| strength(tables, rule).3).map(|rule| rule.id).collect()
+}
+
+/// A file known by identity in a place where another rule holds.
+fn linked(here: RuleSet, there: RuleSet) -> Tables {
+    root().node(2, "here", true, Node { parent: 1, own: here, ..Node::default() }).node(
+        3,
+        "there",
+        true,
+        Node { parent: 1, own: there, ..Node::default() },
+    )
+}
+
+#[test]
+fn an_operation_is_judged_by_the_stronger_fallback() {
+    let log = Rule { id: 1, verdict: Verdict::Deny as u8, fallback: Verdict::Log as u8 };
+    let kill = Rule { id: 2, fallback: Verdict::Kill as u8, ..log };
+    for (here, there) in [(log, kill), (kill, log)] {
+        let tables = linked(on(Access::RENAME, here), on(Access::RENAME, there));
+        // The file that node 3 names, in the place of node 2.
+        let decision = tables.file(&[(3, "here")], Access::RENAME);
+        assert_eq!((decision.rule, decision.fallback), (2, Verdict::Kill));
+    }
+}
+
+proptest! {
+    #[test]
+    fn rules_that_meet_are_never_weaker_together(
+        one in any_rule(1),
+        other in any_rule(2),
+        default in any_rule(0),
+        open in prop::array::uniform4(any::<bool>()),
+    ) {
+        let default = default.lifted_by(0).healing(false);
+        let windows = open.map(|open| if open { 100 } else { 0 });
+        let windows = [0, windows[1], windows[2], windows[3]];
+        let rules = [one, other, default];
+        let best = |tables: &Tables, rules: &[Rule]| rules.iter().map(|&rule| strength(tables, rule)).max().unwrap();
+        let mut met = Vec::new();
+        for pair in [[one, other], [other, one], [one, default], [default, one]] {
+            // By identity and by place, for one access.
+            let mut tables = linked(on(Access::RENAME, pair[0]), on(Access::RENAME, pair[1]));
+            (tables.windows, tables.now) = (windows, 50);
+            let mut work = Work::NEW;
+            let mut view = View::new(&[(3, "here")]);
+            let decision = decide::file(&tables, &tables.subject(), &mut view, Access::RENAME, &mut work);
+            prop_assert_eq!(decided(&tables, decision, &rules), best(&tables, &pair));
+            let healers = healers(&tables, &pair);
+            prop_assert_eq!(healers.is_empty(), work.healing() == 0);
+            prop_assert!(healers.is_empty() || healers.contains(&work.healing()));
+            met.push(decision);
+            // For two accesses of one place.
+            let mut both = on(Access::RENAME, pair[0]);
+            both[Access::CREATE.bits().trailing_zeros() as usize] = pair[1];
+            let mut tables = root().node(2, "x", true, Node { parent: 1, own: both, ..Node::default() });
+            (tables.windows, tables.now) = (windows, 50);
+            let decision = tables.file(&[(2, "x")], Access::RENAME.union(Access::CREATE));
+            prop_assert_eq!(decided(&tables, decision, &rules), best(&tables, &pair));
+            // At the two ends of a call that names two paths.
+            let mut tables = linked(on(Access::RENAME, pair[0]), on(Access::RENAME, pair[1]));
+            (tables.windows, tables.now) = (windows, 50);
+            let mut pending = Pending::NONE;
+            for (which, name) in [(0, "here"), (1, "there")] {
+                let (mut work, subject) = (Work::NEW, tables.subject());
+                decide::place(&tables, &subject, &mut View::new(&[]), &mut work).unwrap();
+                decide::text(&tables, &subject, &Text(name.as_bytes()), Access::RENAME, &mut work);
+                pending.take(&work, which, (which.into(), 0));
+            }
+            let decision = pending.decision();
+            prop_assert_eq!(decided(&tables, decision, &rules), best(&tables, &pair));
+            prop_assert_eq!(u64::from(pending.which), pending.dentry + 1);
+            for id in self::healers(&tables, &pair) {
+                prop_assert!(pending.healing.contains(&id), "{:?} without {id}", pending.healing);
+            }
+        }
+        prop_assert_eq!(met[0].rule, met[1].rule, "it depends on the order");
+        prop_assert_eq!(met[2].rule, met[3].rule, "it depends on the order");
+    }
+
+    #[test]
+    fn names_of_an_address_are_never_weaker_together(
+        one in any_rule(1),
+        other in any_rule(2),
+        address in any_rule(3),
+        open in any::<bool>(),
+    ) {
+        let mut met = Vec::new();
+        for pair in [[one, other], [other, one]] {
+            let (mut tables, key) = named();
+            (tables.windows, tables.now) = ([0, u64::from(open) * 100, 0, 0], 50);
+            let all = |rule| {
+                let mut rules = NetRules { count: 1, ..NetRules::default() };
+                rules.rules[0] = NetRule { port_first: 0, port_last: u16::MAX, single: 1, rule, ..NetRule::default() };
+                rules
+            };
+            (tables.name_rules[0].1, tables.name_rules[1].1) = (all(pair[0]), all(pair[1]));
+            tables.nets[1].2 = all(address);
+            let decision = decide::net(&tables, &tables.subject(), &key, 443, 6);
+            let rules = [one, other, address];
+            let best = rules.iter().map(|&rule| strength(&tables, rule)).max().unwrap();
+            prop_assert_eq!(decided(&tables, decision, &rules), best);
+            met.push(decision.rule);
+        }
+        prop_assert_eq!(met[0], met[1]);
+    }
+
+    #[test]
+    fn a_program_meets_the_stronger_of_two_defaults(plain in any_rule(0), of_its_kind in any_rule(0)) {
+        let mut tables = root();
+        let (plain, of_its_kind) = (plain.lifted_by(0), of_its_kind.lifted_by(0));
+        tables.instance.defaults[Class::Exec as usize] = plain;
+        tables.instance.defaults[Class::ExecUnnamed as usize] = of_its_kind;
+        let (mut work, kind) = (Work::NEW, Executable::Unnamed as u64);
+        let decision = decide::program(&tables, &tables.subject(), &mut View::new(&[]), kind, &mut work);
+        let (one, other) = (strength(&tables, plain), strength(&tables, of_its_kind));
+        let found = (decision.verdict as u8, decision.fallback as u8);
+        prop_assert!(found >= (one.0, one.1) && found >= (other.0, other.1));
+        // The scope of a default is that of its class.
+        if one != other {
+            prop_assert_eq!(decide::is_by_kind(&tables.subject(), kind, &decision), other > one);
+        }
     }
 }
 

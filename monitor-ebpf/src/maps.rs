@@ -127,9 +127,9 @@ pub(crate) struct Scratch {
     pub(crate) request: [u32; 3],
     /// For the decision.
     pub(crate) work: Work,
-    /// The node of a protected path that has changed, and the accesses that show in it.
+    /// The node of a protected path that has changed, and rules that heal what has.
     pub(crate) node: Opaque<u32>,
-    pub(crate) matched: Opaque<u32>,
+    pub(crate) healing: [Opaque<u16>; 2],
     /// Bytes of path so far.
     pub(crate) len: Opaque<u32>,
     /// A value on its way through memory, see [`Scratch::launder`].

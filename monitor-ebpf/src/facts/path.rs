@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use monitor_common::{
     decide::{Locate, Lookups, MAX_CLIMB, PathView, Subject, TextView, Walk, Work},
-    event::{FLAG_CUT, FLAG_FS_PATH, PATH_MAX, PENDING_TEXT, TEXT_MAX},
+    event::{FLAG_CUT, FLAG_FS_PATH, FLAG_NO_PLACE, PATH_MAX, PENDING_TEXT, TEXT_MAX},
     name::{NAME_LEN, Name},
     opaque::Opaque,
     policy::InodeId,
@@ -190,7 +190,8 @@ pub(crate) fn likely_mount(dentry: u64) -> u64 {
 
 /// Writes the names from a dentry up to the root into `tail` from `from` on, each ended by a zero byte, as `d_path`
 /// would go: across mounts. Leaves the end in `len`, which may be [`PATH_MAX`] at the most, and answers with
-/// [`FLAG_CUT`] when something is missing and [`FLAG_FS_PATH`] when the way up is not known beyond the file system.
+/// [`FLAG_CUT`] when something is missing, [`FLAG_FS_PATH`] when the way up is not known beyond the file system, and
+/// [`FLAG_NO_PLACE`] for a file that is in no directory.
 #[inline(always)]
 pub(crate) fn write_names(
     mut dentry: u64,
@@ -212,9 +213,6 @@ pub(crate) fn write_names(
             mount = above;
             continue;
         }
-        if dentry == parent {
-            return FLAG_FS_PATH;
-        }
         let text: u64 = word(dentry, offset!(dentry_name));
         let at = len.get();
         if at >= PATH_MAX as u32 - 256 {
@@ -225,6 +223,14 @@ pub(crate) fn write_names(
             unsafe { bpf_probe_read_kernel_str(tail.as_mut_ptr().add(at as usize).cast(), 256, text as *const _) };
         if read <= 0 {
             return FLAG_CUT;
+        }
+        if dentry == parent {
+            // The root of a file system is called `/`. What is in no directory, such as anonymous memory, has a name.
+            if at != from || tail[at as usize] == b'/' {
+                return FLAG_FS_PATH;
+            }
+            len.set(at + (read as u32 & 0x1ff));
+            return FLAG_NO_PLACE;
         }
         len.set(at + (read as u32 & 0x1ff));
         dentry = parent;

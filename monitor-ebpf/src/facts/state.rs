@@ -35,7 +35,10 @@ pub(crate) fn watch_since(subject: &Subject<'_>, epoch: u32, index: u32) -> Opti
     watch(subject, index).filter(|watch| watch.dentry == before.dentry)
 }
 
-/// State of a watched path: sixteen bits each for name and place, links, mode and owner, size. Of a directory links and size
+/// `S_APPEND` and `S_IMMUTABLE` of include/linux/fs.h: flags that only whoever sets them changes.
+const FIXED: u32 = 0b1100;
+
+/// State of a watched path: sixteen bits each for name and place, links, mode, flags and owner, size. Of a directory links and size
 /// do not count: they change with what is in it.
 #[inline(never)]
 pub(crate) fn state(watch: &Watch) -> u64 {
@@ -47,12 +50,13 @@ pub(crate) fn state(watch: &Watch) -> u64 {
     // All ones or none: a branch would be one more way for the verifier.
     let own = u64::from(mode & S_IFMT != S_IFDIR).wrapping_neg();
     let links = u64::from(word::<u32>(watch.inode, offset!(inode_nlink))) & own;
+    let flags = u64::from(word::<u32>(watch.inode, offset!(inode_flags)) & FIXED);
     let uid = u64::from(word::<u32>(watch.inode, offset!(inode_uid)));
     let gid = u64::from(word::<u32>(watch.inode, offset!(inode_gid)));
     let size = word::<u64>(watch.inode, offset!(inode_size)) & own;
     place & 0xffff
         | (links & 0xffff) << 16
-        | (fold(mode ^ uid << 20 ^ gid << 41) & 0xffff) << 32
+        | (fold(mode ^ flags << 16 ^ uid << 20 ^ gid << 41) & 0xffff) << 32
         | (fold(size) & 0xffff) << 48
 }
 

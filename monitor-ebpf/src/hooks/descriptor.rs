@@ -1,12 +1,12 @@
 //! Something is done to a file through a descriptor: the write family, `ftruncate`, `fallocate`, `fchmod`, `fchown`,
-//! `fsetxattr`.
+//! `fsetxattr`, commands of `ioctl` that change it.
 //!
 //! Judged at the entry: a descriptor may be older than the guard, or have been passed in. A task that is killed here
 //! writes nothing on file systems that look for a fatal signal before they copy, as the kernel's generic write does.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{
-    Access, Verdict, decide,
+    Access, Verdict, control, decide,
     event::{FLAG_COMPAT, Hook, WriteKey, WriteTotals},
 };
 
@@ -35,7 +35,7 @@ fn enter(ctx: &RawTracePointContext) -> Option<()> {
     let file = File::from_fd(call.arg(call.spec.arg)? as i32)?;
     let access = Access::from_bits(call.spec.access);
     let writes = call.spec.hook == Hook::Write as u8;
-    if !file.inode()?.is_regular() || (writes && !file.is_writable()) {
+    if !changes(file, access) {
         return None;
     }
     let (dentry, _) = file.dentry_and_mount()?;
@@ -58,6 +58,38 @@ fn enter(ctx: &RawTracePointContext) -> Option<()> {
         let _ = WRITES.insert(totals_key(file), totals, 0);
     }
     Some(())
+}
+
+/// `ioctl`: a command that changes the file.
+#[raw_tracepoint]
+fn control_enter(ctx: RawTracePointContext) -> i32 {
+    let _ = control(&ctx);
+    0
+}
+
+#[inline(always)]
+fn control(ctx: &RawTracePointContext) -> Option<()> {
+    let call = Call::enter(ctx)?;
+    let command = call.arg(call.spec.flags)? as u32;
+    let access = control::access(command)?;
+    let file = File::from_fd(call.arg(call.spec.arg)? as i32)?;
+    if !changes(file, access) {
+        return None;
+    }
+    let request = Request { detail: command.into(), ..Request::new(call.spec.hook, access) };
+    judge_file(maps::scratch()?, &call.actor, file, &request)?;
+    Some(())
+}
+
+/// Whether a file is one that can be changed in this way: a directory has attributes and no content.
+#[inline(always)]
+pub(super) fn changes(file: File, access: Access) -> bool {
+    let Some(inode) = file.inode() else { return false };
+    if access.contains(Access::WRITE) {
+        inode.is_regular() && file.is_writable()
+    } else {
+        inode.is_regular() || inode.is_directory()
+    }
 }
 
 /// Whether a write through the file was told under this policy. A function of its own: the compiler would mix up what it keeps

@@ -49,8 +49,11 @@ const SOCKADDR_UN_PATH: u64 = 2;
 /// How many bytes of it there can be, `UNIX_PATH_MAX`, and the zero behind them.
 const SUN_PATH: u32 = 109;
 
-/// `O_ACCMODE`
+/// `O_ACCMODE`, and flags that are the same on every architecture that we run on.
 const O_ACCMODE: u32 = 3;
+const O_CREAT: u32 = 0o100;
+const O_EXCL: u32 = 0o200;
+const O_PATH: u32 = 0o10_000_000;
 
 /// Who hands a request in.
 #[inline(always)]
@@ -121,15 +124,7 @@ fn path(ctx: &RawTracePointContext) -> Option<()> {
     let (name, dir, access) = match opcode {
         OPENAT | OPENAT2 => {
             flags = read::<u64>(command, offset!(uring_open_flags))? as u32;
-            let mut access = match flags & O_ACCMODE {
-                0 => Access::READ,
-                1 => Access::WRITE,
-                _ => Access::READ.union(Access::WRITE),
-            };
-            if flags & O_TRUNC != 0 {
-                access = access.union(Access::WRITE);
-            }
-            (offset!(uring_open_name), offset!(uring_open_dir), access)
+            (offset!(uring_open_name), offset!(uring_open_dir), opened_for(flags)?)
         }
         UNLINKAT => (offset!(uring_unlink_name), offset!(uring_unlink_dir), Access::DELETE),
         RENAMEAT => (offset!(uring_rename_old), offset!(uring_rename_old_dir), Access::RENAME),
@@ -140,6 +135,32 @@ fn path(ctx: &RawTracePointContext) -> Option<()> {
         _ => return None,
     };
     prepare(ctx, opcode, command, (name, dir), access, flags)
+}
+
+/// What an open with these flags is for; `None` where it is for no access at all.
+///
+/// Whether the file is there already is not known from its name: with `O_CREAT` it is judged as both, unless it must not be
+/// there.
+#[inline(always)]
+fn opened_for(flags: u32) -> Option<Access> {
+    if flags & O_PATH != 0 {
+        return None;
+    }
+    if flags & (O_CREAT | O_EXCL) == O_CREAT | O_EXCL {
+        return Some(Access::CREATE);
+    }
+    let mut access = match flags & O_ACCMODE {
+        0 => Access::READ,
+        1 => Access::WRITE,
+        _ => Access::READ.union(Access::WRITE),
+    };
+    if flags & O_TRUNC != 0 {
+        access = access.union(Access::WRITE);
+    }
+    if flags & O_CREAT != 0 {
+        access = access.union(Access::CREATE);
+    }
+    Some(access)
 }
 
 /// A UNIX socket is connected.

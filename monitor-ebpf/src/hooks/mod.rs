@@ -26,7 +26,7 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, programs::RawTrace
 use monitor_common::{
     Access, Verdict, decide,
     decide::Decision,
-    event::{Event, FLAG_AFTER, FLAG_BY_NAME, FLAG_DAMAGED, PENDING_TEXT},
+    event::{Event, FLAG_AFTER, FLAG_BY_NAME, FLAG_DAMAGED, HEALS_ALL, PENDING_TEXT},
     syscall::Handler,
 };
 
@@ -108,12 +108,14 @@ fn tell_place(
     if !decision.access.contains(Access::WRITE) {
         flags &= !FLAG_DAMAGED;
     }
+    let healing = scratch.work.healing();
     let mut record = Record::new(scratch, actor, request.hook);
     if let Some(inode) = inode_at(dentry) {
         record.inode(inode);
     }
     let event = record.event();
     event.flags |= flags;
+    event.healing[0] = healing;
     event.open_flags = request.open_flags;
     event.detail = request.detail;
     event.endpoint.family = request.family;
@@ -129,7 +131,10 @@ fn tell_place(
 #[inline(always)]
 fn judge_unknown(scratch: &mut Scratch, actor: &Actor, hook: u8, access: Access, detail: u64) -> Verdict {
     let decision = decide::unknown(&Maps::with(scratch), &actor.subject, access, &mut scratch.work);
-    judge(scratch, actor, hook, &decision, |event| event.detail = detail)
+    judge(scratch, actor, hook, &decision, |event| {
+        event.detail = detail;
+        event.healing[0] = HEALS_ALL;
+    })
 }
 
 /// Finds where the path in memory, the first of the two, starts, and goes on with the walk along it: a program of its own,
@@ -170,10 +175,11 @@ fn judge_name(scratch: &mut Scratch, actor: &Actor, hook: u8, access: Access, fi
     if (done as u8) < Verdict::Log as u8 {
         return;
     }
-    let start = scratch.start;
+    let (start, healing) = (scratch.start, scratch.work.healing());
     let mut record = Record::new(scratch, actor, hook);
     let event = record.event();
     event.flags |= FLAG_BY_NAME;
+    event.healing[0] = healing;
     fill(event);
     record.path(start);
     record.own_texts();

@@ -13,8 +13,8 @@ use aya_ebpf::{
 };
 use monitor_common::{
     Access, Verdict, decide,
-    decide::Decision,
     event::{FLAG_AFTER, FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_FAILED, PENDING_TEXT, Pending},
+    opaque::Opaque,
     policy::MAX_WATCHES,
     syscall::{Handler, NO_ARG},
 };
@@ -22,6 +22,7 @@ use monitor_common::{
 use crate::{
     emit::{self, Record},
     facts::{
+        actor::Actor,
         call::Call,
         path::{self, AT_FDCWD, Spot, Text},
         state,
@@ -48,7 +49,7 @@ fn path_enter(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn begin(ctx: &RawTracePointContext) -> Option<()> {
     let scratch = maps::scratch()?;
-    scratch.pending.verdict = 0;
+    scratch.pending.begin();
     scratch.pending.watched = 0;
     scratch.pending.texts[1][0] = 0;
     let call = Call::enter(ctx)?;
@@ -123,14 +124,9 @@ fn walk(ctx: &RawTracePointContext) -> Option<bool> {
     let access = scratch.launder(u32::from(access)) as u8;
     if scratch.start.0 != 0 {
         let text = Text::new(which, scratch);
-        let decision = decide::text(
-            &Maps::with(scratch),
-            &call.actor.subject,
-            &text,
-            Access::from_bits(access),
-            &mut scratch.work,
-        );
-        remember(scratch, &decision, which);
+        decide::text(&Maps::with(scratch), &call.actor.subject, &text, Access::from_bits(access), &mut scratch.work);
+        let Scratch { pending, start, work, .. } = scratch;
+        pending.take(work, which, *start);
     }
     let more = which == 0 && call.spec.arg2 != NO_ARG;
     let pending: &Pending = &scratch.pending;
@@ -138,21 +134,6 @@ fn walk(ctx: &RawTracePointContext) -> Option<bool> {
         let _ = PENDING.insert(bpf_get_current_pid_tgid(), pending, 0);
     }
     Some(more)
-}
-
-/// Keeps the stricter of the verdicts on the paths of a call.
-#[inline(always)]
-fn remember(scratch: &mut Scratch, decision: &Decision, which: u32) {
-    let Scratch { pending, start, .. } = scratch;
-    if decision.verdict as u8 > pending.verdict {
-        pending.verdict = decision.verdict as u8;
-        pending.fallback = decision.fallback as u8;
-        pending.access = decision.access.bits();
-        pending.rule = decision.rule;
-        pending.window = u32::from(decision.window);
-        pending.which = which as u8 + 1;
-        (pending.dentry, pending.mount) = *start;
-    }
 }
 
 #[raw_tracepoint]
@@ -183,25 +164,16 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
         return None;
     }
     let node = changed(scratch, call, pending);
-    let by_name = pending.verdict > Verdict::Allow as u8;
-    if !by_name && node == 0 {
+    let named = pending.verdict > Verdict::Allow as u8;
+    if !named && node == 0 {
         return None;
     }
-    let (mut decision, mut flags) = (
-        Decision {
-            verdict: Verdict::from_raw(pending.verdict),
-            fallback: Verdict::from_raw(pending.fallback),
-            rule: pending.rule,
-            access: Access::from_bits(pending.access),
-            window: pending.window as u8,
-        },
-        FLAG_BY_NAME,
-    );
+    // The name was judged, and so was what has changed: the stronger rule has the record. Where no name led to it that this
+    // sensor can follow, there is no path to tell but that of the node.
+    let by_name = named && (node == 0 || pending.rank >= scratch.work.rank());
+    let (mut decision, mut flags) = (pending.decision(), FLAG_BY_NAME);
     if !by_name {
-        // No name led there that this sensor can follow, but the protected path is not what it was.
-        let access = Access::from_bits(scratch.matched.get() as u8);
-        decision = decide::node(&Maps::with(scratch), &call.actor.subject, node, access, &mut scratch.work);
-        flags = 0;
+        (decision, flags) = (scratch.work.decision(), 0);
     }
     if node != 0 {
         flags |= FLAG_CONFIRMED;
@@ -216,9 +188,11 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
         done = Verdict::from_raw(scratch.launder(Verdict::Log as u32) as u8);
     }
     flags = scratch.launder(flags | if refused { FLAG_FAILED } else { FLAG_AFTER });
+    let changed = scratch.healing;
     let mut record = Record::new(scratch, &call.actor, call.spec.hook);
     let event = record.event();
     event.flags |= flags;
+    event.healing = [pending.healing[0], pending.healing[1], changed[0].get(), changed[1].get()];
     if flags & FLAG_BY_NAME != 0 {
         event.epoch = pending.epoch;
         event.detail = u64::from(pending.which);
@@ -231,11 +205,13 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
     Some(done)
 }
 
-/// The node of a protected path that the call has changed, 0 for none; what changed is left in `matched`.
+/// The node of a protected path that the call has changed, 0 for none. Of several the one with the strongest rule; what was
+/// decided is left in the working memory, and what heals two of them at the most: a call moves no more.
 #[inline(always)]
 fn changed(scratch: &mut Scratch, call: &Call, pending: &Pending) -> u32 {
     scratch.node.set(0);
-    scratch.matched.set(0);
+    scratch.healing = [const { Opaque::new(0) }; 2];
+    scratch.work.begin(Access::NONE);
     let asked = Access::from_bits(call.spec.access | call.spec.access2);
     // One policy may have come in between. What two have been since nobody knows: there is room for two at a time.
     if pending.watched != 0 && call.actor.subject.epoch.wrapping_sub(pending.epoch) < 2 {
@@ -247,11 +223,24 @@ fn changed(scratch: &mut Scratch, call: &Call, pending: &Pending) -> u32 {
             let Some(watch) = state::watch_since(&call.actor.subject, pending.epoch, index as u32) else { continue };
             let shown = state::shown(before ^ state::state(watch), asked);
             if !shown.is_empty() {
-                scratch.node.set(watch.node);
-                scratch.matched.set(u32::from(shown.bits()));
-                break;
+                weigh_changed(scratch, &call.actor, watch.node, shown.bits());
             }
         }
     }
     scratch.node.get()
+}
+
+/// Weighs in what holds for a node that has changed. A function of its own: it is walked through for each of them.
+#[inline(never)]
+fn weigh_changed(scratch: &mut Scratch, actor: &Actor, node: u32, shown: u8) {
+    let rank = scratch.work.rank();
+    decide::node_too(&Maps::with(scratch), &actor.subject, node, Access::from_bits(shown), &mut scratch.work);
+    if scratch.node.get() == 0 || scratch.work.rank() > rank {
+        scratch.node.set(node);
+    }
+    let (healing, [first, second]) = (scratch.work.healing(), &mut scratch.healing);
+    if healing != 0 {
+        second.set(first.get());
+        first.set(healing);
+    }
 }

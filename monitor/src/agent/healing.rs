@@ -10,7 +10,7 @@ use std::{
 
 use monitor_common::{
     Access, Verdict,
-    event::{Event, FLAG_FAILED, FLAG_FS_PATH, FLAG_OBSERVED, Hook},
+    event::{Event, FLAG_FAILED, FLAG_FS_PATH, FLAG_OBSERVED, HEALS_ALL, Hook},
 };
 
 use super::{Agent, apply::Cause, say::say, trouble::Task};
@@ -23,6 +23,7 @@ use crate::{
         compile::Watched,
         settle::{Ages, MADE, Settling},
     },
+    record::enrich::Names,
     text::terminal,
 };
 
@@ -48,7 +49,7 @@ pub(super) struct Made {
 }
 
 /// Has healing know what a record is about. What was denied has done no harm.
-pub(super) fn note(healer: &mut Healer, told: &Told) {
+pub(super) fn note(healer: &mut Healer, names: &impl Names, told: &Told) {
     let Told { record, instance, rule, .. } = told;
     if record.wanted < Verdict::Deny || record.verdict == Verdict::Deny {
         return;
@@ -58,9 +59,13 @@ pub(super) fn note(healer: &mut Healer, told: &Told) {
     let known = |path: &&Vec<u8>| flags & FLAG_FS_PATH == 0 && path.starts_with(b"/");
     let path = |path: Option<&Vec<u8>>| path.filter(known).map(|path| PathBuf::from(OsStr::from_bytes(path)));
     let (first, second) = (path(Some(&record.path)), path(record.other.as_ref()));
+    let event = &record.event;
+    let healing = event.healing.iter().filter(|&&index| index != 0 && index != HEALS_ALL);
+    let rules: Vec<_> = healing.map(|&index| names.rule(event.epoch, index).id).chain([rule.clone()]).collect();
     let act = Act {
         instance,
-        rule,
+        rules: &rules,
+        all: event.healing.contains(&HEALS_ALL),
         paths: [first.as_deref(), second.as_deref()],
         changes: access.bits() & CHANGES.bits() != 0 && flags & FLAG_FAILED == 0,
         links: record.hook == Hook::Link,
@@ -177,7 +182,7 @@ mod tests {
     use zerocopy::FromBytes as _;
 
     use super::*;
-    use crate::{heal::Healed, record::decode::Record, state::State};
+    use crate::{heal::Healed, record::decode::Record, record::enrich::tests::Plain, state::State};
 
     /// A record of a write that was to be denied, and was met by killing.
     fn told(path: &Path, change: impl FnOnce(&mut Record)) -> Told {
@@ -208,12 +213,12 @@ mod tests {
         healer.guard(vec![file], true);
         let now = Instant::now();
         let candidates = healer.candidates(|_, _| true, 0);
-        note(&mut healer, &told(&path, &change));
+        note(&mut healer, &Plain, &told(&path, &change));
         healer.keep(candidates, 0, now);
         let doubted = healer.lacks_baseline(&path);
         heal::accept(&State::open(&directory.path().join("state")).unwrap(), &path).unwrap();
         fs::write(&path, "evil").unwrap();
-        note(&mut healer, &told(&path, &change));
+        note(&mut healer, &Plain, &told(&path, &change));
         healer.heal(Instant::now());
         (doubted, fs::read_to_string(&path).unwrap() == "good")
     }

@@ -295,7 +295,7 @@ impl Agent<Kernel> {
             begun.keep();
         }
         let Self { pipeline, healer, .. } = &mut agent;
-        if takeover.finish(pipeline, |told| healing::note(healer, told))? > 0 {
+        if takeover.finish(pipeline, |names, told| healing::note(healer, names, told))? > 0 {
             agent.healer.lost(true, Instant::now());
         }
         agent.events = Some(events);
@@ -712,7 +712,7 @@ impl<E: Enforcer> Agent<E> {
                 self.pipeline.response(response::ended(process, because, &sentence));
             }
         }
-        healing::note(&mut self.healer, told);
+        healing::note(&mut self.healer, &self.in_force.names, told);
     }
 
     /// What is done once a second.

@@ -81,7 +81,11 @@ impl Takeover {
 
     /// Journals what was recorded while nobody read, and removes the older programs. To be called when the new ones judge.
     /// `met` gets each operation that a rule has met. Answers with how many records were lost.
-    pub(super) fn finish(self, pipeline: &mut Pipeline, mut met: impl FnMut(&Told)) -> Result<u64, AgentError> {
+    pub(super) fn finish(
+        self,
+        pipeline: &mut Pipeline,
+        mut met: impl FnMut(&NameTable, &Told),
+    ) -> Result<u64, AgentError> {
         if self.generations.is_empty() {
             return Ok(0);
         }
@@ -95,7 +99,7 @@ impl Takeover {
                     match pipeline.record(&item, &self.names) {
                         Ok(Some(told)) => {
                             say(&told.sentence);
-                            met(&told);
+                            met(&self.names, &told);
                         }
                         Ok(None) => {}
                         Err(error) => complain(&error),

@@ -92,9 +92,11 @@ pub enum Outcome {
 pub struct Act<'a> {
     /// Name of the instance whose rule it was.
     pub instance: &'a str,
-    /// Id of the rule.
-    pub rule: &'a str,
-    /// The paths that it was about, as far as they are known.
+    /// Ids of the rules that matched: the one that decided, and those that heal.
+    pub rules: &'a [String],
+    /// It is not known which file it was: every file of the instance may be damaged.
+    pub all: bool,
+    /// The paths that it was about, as far as they are known. What is in a directory goes with it.
     pub paths: [Option<&'a Path>; 2],
     /// It can change a file, and the system has not refused it.
     pub changes: bool,
@@ -264,15 +266,19 @@ impl Healer {
         self.touched.extend(paths.map(|&path| path.to_owned()));
         let is_named =
             |ward: &Ward| act.paths.iter().flatten().any(|&path| path == ward.place || path == ward.file.path);
-        let is_ruled = |ward: &Ward| ward.file.instance == act.instance && ward.file.rule == act.rule;
+        let is_below = |ward: &Ward| {
+            act.paths.iter().flatten().any(|path| ward.place.starts_with(path) || ward.file.path.starts_with(path))
+        };
+        let is_ruled =
+            |ward: &Ward| ward.file.instance == act.instance && (act.all || act.rules.contains(&ward.file.rule));
         let known = self.wards.iter().any(|ward| is_ruled(ward) && is_named(ward));
         for ward in &mut self.wards {
-            let (named, ruled) = (is_named(ward), is_ruled(ward));
-            if !act.observed && (ruled || named && act.changes) {
+            let (named, below, ruled) = (is_named(ward), is_below(ward), is_ruled(ward));
+            if !act.observed && (ruled || below && act.changes) {
                 ward.suspect(act.links, now);
             }
             // Where the record names a file, no other of the rule's is meant.
-            if act.changes && (named || ruled && !known) {
+            if act.changes && (named || below && act.removes || ruled && !known) {
                 ward.doubts(&self.store, act.removes, now);
             }
         }
@@ -466,8 +472,22 @@ mod tests {
     }
 
     /// Something that the rule has met.
-    fn act(rule: &str) -> Act<'_> {
-        Act { instance: "a", rule, paths: [None; 2], changes: true, links: false, removes: false, observed: false }
+    fn act(rule: &str) -> Act<'static> {
+        rules([rule])
+    }
+
+    /// Something that several rules have met.
+    fn rules<const N: usize>(ids: [&str; N]) -> Act<'static> {
+        Act {
+            instance: "a",
+            rules: Vec::leak(ids.map(str::to_owned).to_vec()),
+            all: false,
+            paths: [None; 2],
+            changes: true,
+            links: false,
+            removes: false,
+            observed: false,
+        }
     }
 
     fn scene() -> Scene {
@@ -521,6 +541,31 @@ mod tests {
 
         fn content(&self) -> String {
             fs::read_to_string(&self.path).unwrap()
+        }
+    }
+
+    #[test]
+    fn what_another_rule_decided_about_is_healed_too() {
+        let mut scene = scene();
+        scene.look();
+        let (path, directory) = (scene.path.clone(), scene.path.parent().unwrap().to_owned());
+        let other = path.with_file_name("other.js");
+        let met = [
+            (rules(["other", "r"]), true),
+            (Act { paths: [Some(&other), Some(&path)], ..act("other") }, true),
+            (Act { paths: [Some(&directory), None], ..act("other") }, true),
+            (Act { all: true, ..rules([]) }, true),
+            (Act { all: true, instance: "b", ..rules([]) }, false),
+            (Act { instance: "b", ..act("r") }, false),
+            (Act { paths: [Some(&other), None], ..act("other") }, false),
+        ];
+        for (act, heals) in met {
+            scene.now += 2 * WATCH;
+            scene.heal();
+            fs::write(&path, "tampered").unwrap();
+            scene.meets(act);
+            assert_eq!(!scene.heal().is_empty(), heals, "{act:?}");
+            fs::write(&path, "good").unwrap();
         }
     }
 

@@ -151,6 +151,7 @@ const HANDLERS: &[(u32, &str)] = &[
     (Handler::Process as u32, "process_enter"),
     (Handler::System as u32, "system_enter"),
     (Handler::Requests as u32, "requests_enter"),
+    (Handler::Control as u32, "control_enter"),
 ];
 
 /// The program that judges what a setuid program gains.

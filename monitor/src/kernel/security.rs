@@ -75,6 +75,10 @@ pub const ENTRIES: &[Entry] = &[
     // Not every file system keeps such lists.
     entry!(InodeSetAcl, "inode_set_acl", "security_inode_set_acl", false),
     entry!(InodeRemoveAcl, "inode_remove_acl", "security_inode_remove_acl", false),
+    // Not every file system has such flags, and no command of the guard's is a 32-bit program's.
+    entry!(InodeFileSetattr, "inode_file_setattr", "security_inode_file_setattr", false),
+    entry!(FileIoctl, "file_ioctl", "security_file_ioctl"),
+    entry!(FileIoctlCompat, "file_ioctl_compat", "security_file_ioctl_compat", false),
     // What is executed is another process than the guard.
     entry!(BprmCheck, "bprm_check", "security_bprm_check", false),
     entry!(UnixStreamConnect, "unix_stream_connect", "security_unix_stream_connect"),
@@ -131,6 +135,8 @@ const REPLACES: &[(Hook, &[SecurityHook])] = {
         (Hook::Chown, &[S::InodeSetattr]),
         (Hook::Utimes, &[S::InodeSetattr]),
         (Hook::Xattr, &[S::InodeSetxattr, S::InodeRemovexattr]),
+        (Hook::Ioctl, &[S::FileIoctl]),
+        (Hook::FileAttr, &[S::InodeFileSetattr]),
         (Hook::Signal, &[S::TaskKill, S::FileFcntl]),
         (Hook::Ptrace, &[S::PtraceAccessCheck, S::TaskSetrlimit, S::TaskSetnice, S::TaskSetscheduler]),
         (Hook::UnixConnect, &[S::UnixStreamConnect, S::UnixMaySend]),
@@ -171,8 +177,14 @@ const UNSEEN_BY_TRACEPOINTS: &[SecurityHook] = &[
     SecurityHook::SocketConnect,
 ];
 
-/// Before, access control lists came by the hooks for other attributes.
-const SINCE_6_2: [SecurityHook; 2] = [SecurityHook::InodeSetAcl, SecurityHook::InodeRemoveAcl];
+/// Hooks that older kernels lack, where what they are for comes by another, or does not exist: access control lists (6.2) by
+/// those for other attributes, commands of 32-bit programs (6.8) by that for commands, `file_setattr` (6.17) not at all.
+const YOUNG: [SecurityHook; 4] = [
+    SecurityHook::InodeSetAcl,
+    SecurityHook::InodeRemoveAcl,
+    SecurityHook::FileIoctlCompat,
+    SecurityHook::InodeFileSetattr,
+];
 
 /// Which sensor serves which hook, and why the better ones do not.
 #[derive(Debug, Default)]
@@ -214,7 +226,7 @@ impl Served {
             .iter()
             .map(|entry| entry.hook)
             .filter(|hook| hook.name().starts_with("inode_") || hook.name().contains("file"))
-            .filter(|hook| !SINCE_6_2.contains(hook))
+            .filter(|hook| !YOUNG.contains(hook))
             .all(|hook| self.by(hook) == Some(Sensor::Lsm))
     }
 
@@ -347,6 +359,8 @@ fn exercise() -> io::Result<()> {
     let file = fs::File::options().read(true).write(true).open(at("a"))?;
     map(&file)?;
     rustix::fs::fcntl_getfl(&file)?;
+    // Not every file system has such flags; the hook comes before that shows.
+    let _ = rustix::fs::ioctl_getflags(&file);
     fs::set_permissions(at("a"), fs::Permissions::from_mode(0o600))?;
     // Not every file system keeps such attributes; the hook comes before that shows.
     let _ = rustix::fs::setxattr(at("a"), "user.flowwarden", b"", rustix::fs::XattrFlags::empty());

@@ -86,6 +86,7 @@ pub const CALLS: &[(&str, Syscall)] = &[
     ("io_submit", Syscall::on_fd(Handler::Requests, Hook::Write, Access::WRITE, 2)),
     ("fsetxattr", attr_fd(Hook::Xattr)),
     ("fremovexattr", attr_fd(Hook::Xattr)),
+    ("ioctl", Syscall { flags: 1, ..Syscall::on_fd(Handler::Control, Hook::Ioctl, Access::NONE, 0) }),
     ("mmap", Syscall::on_fd(Handler::Mmap, Hook::Mmap, Access::WRITE, 4)),
     ("mmap2", Syscall::on_fd(Handler::Mmap, Hook::Mmap, Access::WRITE, 4)),
     ("close", Syscall::on_fd(Handler::Close, Hook::WriteTotals, Access::NONE, 0)),
@@ -125,6 +126,10 @@ pub const CALLS: &[(&str, Syscall)] = &[
     ("lremovexattr", path(Hook::Xattr, Access::ATTR, NO_ARG, 0)),
     ("setxattrat", path(Hook::Xattr, Access::ATTR, 0, 1)),
     ("removexattrat", path(Hook::Xattr, Access::ATTR, 0, 1)),
+    ("file_setattr", path(Hook::FileAttr, Access::ATTR, 0, 1)),
+    // The kernel opens the file by itself, to write to it from then on.
+    ("acct", path(Hook::Open, Access::WRITE, NO_ARG, 0)),
+    ("swapon", path(Hook::Open, Access::WRITE, NO_ARG, 0)),
     // Sockets. The cgroup programs see what these cannot stop.
     ("connect", Syscall::on_exit(Handler::Connect, Hook::Connect, 0)),
     ("bind", Syscall::on_exit(Handler::Connect, Hook::Bind, 0)),

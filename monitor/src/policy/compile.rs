@@ -5,7 +5,7 @@
 //!
 //! Precedence, for each access by itself: a rule for the very path; then the nearer directory; in one directory name
 //! patterns, `/*`, name patterns at any depth, `/**`; of two patterns the longer, of equally long ones the one for the
-//! beginning of the name. Of two rules that are equally specific the stricter holds.
+//! beginning of the name. Of two rules that are equally specific the stricter holds, by [`Rule::rank`].
 
 mod net;
 mod tree;
@@ -167,7 +167,7 @@ pub fn compile(
         for rule in &instance.files {
             let class = if rule.access == Access::EXEC { Class::Exec } else { Class::Files };
             let index = compiled.rule(instance, &rule.action, class, file_sentence(rule))?;
-            tree.add(rule, rule_of(&rule.action, index), host);
+            tree.add(rule, rule_of(&rule.action, index).healing(rule.heal), host);
             if rule.heal {
                 compiled.healed.push((index, rule.path.clone()));
             }
@@ -262,10 +262,12 @@ impl InstancePolicy {
 }
 
 fn instance_of(instance: &InstancePolicy, mut strictest: RuleSet, enforce: bool) -> Instance {
-    let defaults = instance.defaults.map(|it| Rule { id: 0, verdict: it.verdict as u8, fallback: it.fallback as u8 });
+    let defaults = instance
+        .defaults
+        .map(|it| Rule { id: 0, verdict: it.verdict as u8, fallback: it.fallback as u8 }.killing(it.scope as u8));
     for (bit, rule) in strictest.iter_mut().enumerate() {
         let class = if 1 << bit == Access::EXEC.bits() { Class::Exec } else { Class::Files };
-        if rule.verdict <= defaults[class as usize].verdict {
+        if rule.strength() <= defaults[class as usize].strength() {
             *rule = Rule::NONE;
         }
     }
@@ -274,6 +276,7 @@ fn instance_of(instance: &InstancePolicy, mut strictest: RuleSet, enforce: bool)
 
 fn rule_of(action: &Action, index: u16) -> Rule {
     Rule { id: index, verdict: action.verdict as u8, fallback: action.fallback as u8 }
+        .killing(action.scope as u8)
         .lifted_by(action.maintenance.map_or(0, |maintenance| maintenance as u8))
 }
 

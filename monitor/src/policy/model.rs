@@ -91,16 +91,18 @@ impl ClassDefault {
     pub const ALLOW: Self = Self { verdict: Verdict::Allow, fallback: Verdict::Unset, scope: KillScope::Process };
 }
 
-/// Who dies where a rule kills. The process that acted always does, at once and by the kernel.
+/// Who dies where a rule kills. The process that acted always does, at once and by the kernel. The numbers are those of
+/// [`Rule::scope`](monitor_common::policy::Rule::scope).
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum KillScope {
     /// Nobody else.
     #[default]
-    Process,
+    Process = 0,
     /// What Node-RED has started: everything below that child of its main process under which it happened.
-    Tree,
+    Tree = 1,
     /// Every process of the instance.
-    Instance,
+    Instance = 2,
 }
 
 impl KillScope {

@@ -9,7 +9,7 @@ use monitor_common::{
     Access, Verdict,
     event::{
         Event, FLAG_AFTER, FLAG_BY_NAME, FLAG_COMPAT, FLAG_CONFIRMED, FLAG_CREATED, FLAG_CUT, FLAG_DAMAGED,
-        FLAG_FAILED, FLAG_FS_PATH, FLAG_IO_URING, FLAG_MAINTENANCE, FLAG_OBSERVED, FLAG_UNLINKED, Hook,
+        FLAG_FAILED, FLAG_FS_PATH, FLAG_IO_URING, FLAG_MAINTENANCE, FLAG_NO_PLACE, FLAG_OBSERVED, FLAG_UNLINKED, Hook,
     },
     scope::Origin,
 };
@@ -33,7 +33,7 @@ const PROCESS: u32 = 1007;
 const NETWORK: u32 = 4001;
 
 /// Names of the flags of a record, as `unmapped.flags` has them.
-pub const FLAGS: [(u32, &str); 13] = [
+pub const FLAGS: [(u32, &str); 14] = [
     (FLAG_CUT, "cut"),
     (FLAG_BY_NAME, "by_name"),
     (FLAG_CONFIRMED, "confirmed"),
@@ -46,6 +46,7 @@ pub const FLAGS: [(u32, &str); 13] = [
     (FLAG_IO_URING, "io_uring"),
     (FLAG_OBSERVED, "observed"),
     (FLAG_FS_PATH, "fs_path"),
+    (FLAG_NO_PLACE, "no_place"),
     (FLAG_MAINTENANCE, "maintenance"),
 ];
 
@@ -344,8 +345,10 @@ impl<'a> Process<'a> {
     fn launched(enriched: &'a Enriched) -> Self {
         let record = &enriched.record;
         let mut process = Self::of(enriched);
-        process.cmd_line = Some(command_line(&record.text));
-        process.file = File::program(&record.path).or(process.file);
+        // Of one that was refused no arguments are known.
+        process.cmd_line = (!record.text.is_empty()).then(|| command_line(&record.text));
+        let program = (!record.path.is_empty()).then(|| File::new(&record.path, 0o100_000));
+        process.file = program.or(process.file);
         let name = record.path.rsplit(|&byte| byte == b'/').next().filter(|name| !name.is_empty());
         process.name = name.map_or(process.name, String::from_utf8_lossy);
         process
@@ -455,9 +458,13 @@ impl<'a> Unmapped<'a> {
             detail: match hook {
                 // A process group is a negative number.
                 Hook::Ptrace | Hook::Signal => Some(event.detail.cast_signed().into()),
-                Hook::IoUring | Hook::Socket | Hook::Privilege | Hook::Exec | Hook::Rename | Hook::Link => {
-                    Some(event.detail.into())
-                }
+                Hook::IoUring
+                | Hook::Ioctl
+                | Hook::Socket
+                | Hook::Privilege
+                | Hook::Exec
+                | Hook::Rename
+                | Hook::Link => Some(event.detail.into()),
                 _ => None,
             },
             open_flags: (hook == Hook::Open).then_some(event.open_flags),
@@ -475,9 +482,10 @@ fn class(event: &Event, hook: Hook) -> (u32, u32, &'static str) {
         Hook::Mkdir | Hook::Mknod | Hook::Link | Hook::Symlink => (FILE, 1, "Create"),
         Hook::Read => (FILE, 2, "Read"),
         Hook::Write | Hook::WriteTotals | Hook::Truncate => (FILE, 3, "Update"),
+        Hook::Ioctl if access.contains(Access::WRITE) => (FILE, 3, "Update"),
         Hook::Unlink | Hook::Rmdir => (FILE, 4, "Delete"),
         Hook::Rename => (FILE, 5, "Rename"),
-        Hook::Chown | Hook::Utimes | Hook::Xattr => (FILE, 6, "Set Attributes"),
+        Hook::Chown | Hook::Utimes | Hook::Xattr | Hook::Ioctl | Hook::FileAttr => (FILE, 6, "Set Attributes"),
         Hook::Chmod => (FILE, 7, "Set Security"),
         Hook::IoUring | Hook::UnixConnect => (FILE, 99, "Other"),
         Hook::Mount => (FILE, 12, "Mount"),
@@ -527,7 +535,7 @@ mod tests {
             verdict: verdict as u8,
             wanted: Verdict::Kill as u8,
             rule: 1,
-            flags: !FLAG_BY_NAME,
+            flags: !(FLAG_BY_NAME | FLAG_NO_PLACE),
             access: 0xff,
             tgid: 812,
             ino: 5,
@@ -565,6 +573,14 @@ mod tests {
                 valid(&rendered(hook, verdict, b"settings.js\0ud\0", b"node\0x\0"));
             }
         }
+    }
+
+    #[test]
+    fn a_program_that_was_refused_is_told_without_the_arguments_of_its_caller() {
+        let event = rendered(Hook::Exec, Verdict::Deny, b"id\0bin\0", b"");
+        valid(&event);
+        assert_eq!(event["process"]["file"]["path"], "/bin/id");
+        assert_eq!(event["process"].get("cmd_line"), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use monitor_common::{
     Verdict,
-    event::{Event, FLAG_BY_NAME, FLAG_TEXT_PATH, Hook},
+    event::{Event, FLAG_BY_NAME, FLAG_NO_PLACE, FLAG_TEXT_PATH, Hook},
     verdict::Sensor,
 };
 use zerocopy::FromBytes as _;
@@ -79,6 +79,10 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         other: None,
         text: text.to_owned(),
     };
+    if event.flags & FLAG_NO_PLACE != 0 && record.path.len() > 1 {
+        // A name, in no directory.
+        record.path.remove(0);
+    }
     if event.flags & FLAG_BY_NAME != 0 {
         resolve(&mut record);
     } else if event.flags & FLAG_TEXT_PATH != 0 {
@@ -187,6 +191,13 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_is_in_no_directory_has_a_name_only() {
+        let event = Event { flags: FLAG_NO_PLACE, ..event(Hook::Exec) };
+        assert_eq!(decode(&bytes(event, b"memfd:program\0", b"")).unwrap().path, b"memfd:program");
+        assert_eq!(decode(&bytes(event, b"", b"")).unwrap().path, b"/");
+    }
+
+    #[test]
     fn a_match_by_name_is_joined_to_its_directory() {
         let by_name = |which| Event { flags: FLAG_BY_NAME, detail: which, ..event(Hook::Rename) };
         let record = decode(&bytes(by_name(2), b"ud\0home\0", b"a.tmp\0./x/../settings.js\0")).unwrap();
@@ -225,7 +236,8 @@ pub(crate) mod tests {
         fn no_tail_makes_it_panic(hook in 1..32_u8, flags: u32, detail in 0..4_u64, path in prop::collection::vec(any::<u8>(), 0..80), text in prop::collection::vec(any::<u8>(), 0..80)) {
             let event = Event { hook, sensor: 1, flags, detail, ..Event::ZERO };
             let record = decode(&bytes(event, &path, &text)).unwrap();
-            prop_assert!(record.path.is_empty() || record.path.starts_with(b"/"));
+            let no_place = flags & FLAG_NO_PLACE != 0;
+            prop_assert!(record.path.is_empty() || record.path.starts_with(b"/") || no_place);
         }
     }
 }

@@ -97,6 +97,14 @@ fn operation(enriched: &Enriched) -> String {
         Hook::Chown => format!("change the owner of {path}"),
         Hook::Utimes => format!("change the times of {path}"),
         Hook::Xattr => format!("change an attribute of {path}"),
+        Hook::Ioctl if access.contains(Access::WRITE) => {
+            format!("change the content of {path} by ioctl (command {:#x})", event.detail)
+        }
+        Hook::Ioctl => format!("change flags of {path} by ioctl (command {:#x})", event.detail),
+        Hook::FileAttr => format!("change flags of {path}"),
+        Hook::IoUring if access.contains(Access::CREATE) => {
+            format!("create {path} by io_uring (opcode {})", event.detail)
+        }
         Hook::IoUring => format!("reach {path} by io_uring (opcode {})", event.detail),
         Hook::Connect => format!("connect {}", end()),
         Hook::Send => format!("send to {}", end()),
@@ -115,6 +123,8 @@ fn operation(enriched: &Enriched) -> String {
             format!("make a socket of family {family} (type {}, protocol {protocol})", event.detail >> 16 & 0xffff)
         }
         Hook::UnixConnect => format!("connect to the socket {path}"),
+        // Before a program is executed, its arguments are nowhere to be read.
+        Hook::Exec if record.text.is_empty() => format!("run {path}"),
         Hook::Exec => format!("run {path} ({})", shown(command_line(&record.text).as_bytes())),
         Hook::Exit => "end".to_owned(),
         Hook::Fork => format!("start process {}", event.detail),
@@ -161,7 +171,7 @@ pub fn coloured(verdict: Verdict, sentence: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use monitor_common::event::{Ancestor, Endpoint, Event};
+    use monitor_common::event::{Ancestor, Endpoint, Event, FLAG_NO_PLACE};
     use proptest::prelude::*;
 
     use super::*;
@@ -206,6 +216,18 @@ mod tests {
             sentence,
             "instance plant-a: child curl (pid 812 <- node 640) tried to connect 203.0.113.9:443: denied by rule egress-default"
         );
+    }
+
+    #[test]
+    fn a_program_that_was_refused_has_no_arguments_to_tell() {
+        let event = Event { hook: Hook::Exec as u8, sensor: 3, verdict: 3, wanted: 3, rule: 1, ..Event::ZERO };
+        let sentence = said(&event, b"id\0bin\0usr\0", b"", &[]);
+        assert!(sentence.contains("tried to run /usr/bin/id: denied"), "{sentence}");
+        let event = Event { flags: FLAG_NO_PLACE, ..event };
+        let sentence = said(&event, b"memfd:program\0", b"", &[]);
+        assert!(sentence.contains("tried to run memfd:program: denied"), "{sentence}");
+        let sentence = said(&Event { sensor: 1, verdict: 4, ..event }, b"id\0bin\0", b"id\0-u\0", &[]);
+        assert!(sentence.contains("(id -u): killed"), "{sentence}");
     }
 
     #[test]

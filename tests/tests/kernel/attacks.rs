@@ -149,7 +149,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     on("settings-js", "a descriptor from another process", "receive-write ../give-settings.sock"),
     where_it_works(by_root(on("settings-js", "open_by_handle_at(2)", "by-handle settings.js"))),
     unseen_by_tracepoints(
-        "the call changes no name, and what is swapped out is written later, by the kernel",
+        "a file without the header of a swap file is refused, and what the kernel refuses for what is in it leaves no record; one that has it is met by its name",
         by_root(on("settings-js", "swapon(2)", "swapon settings.js")),
     ),
     unseen_by_tracepoints(
@@ -273,6 +273,35 @@ pub(crate) const ATTACKS: &[Attack] = &[
         "the process is the interpreter, and who may write the script its name does not tell",
         on("default-exec-writable", "a script that the user has written", "run ./script"),
     ),
+    where_it_works(on("environment", "io_uring, opened with O_CREAT and written", "uring-create environment")),
+    where_it_works(on("environment", "io_uring, opened with O_CREAT and O_EXCL", "uring-create-new environment")),
+    where_it_works(on("environment", "io_uring, opened for reading with O_CREAT", "uring-create-to-read environment")),
+    where_it_works(on("environment", "io_uring, IORING_OP_OPENAT2 with O_CREAT", "uring-create-2 environment")),
+    where_it_works(on(
+        "environment",
+        "io_uring, opened with O_CREAT without a descriptor and written",
+        "uring-create-directly environment",
+    )),
+    where_it_works(on("environment", "io_uring, O_TMPFILE and IORING_OP_LINKAT", "uring-tmpfile environment")),
+    where_it_works(on("environment", "io_uring, IORING_OP_LINKAT", "uring-link other.js environment")),
+    where_it_works(on("environment", "io_uring, IORING_OP_RENAMEAT", "uring-rename other.js environment")),
+    where_it_works(on("settings-js", "io_uring, opened with O_CREAT and O_TRUNC", "uring-creat settings.js")),
+    where_it_works(on("settings-js", "FS_IOC_SETFLAGS", "set-flags settings.js")),
+    where_it_works(on("settings-js", "FS_IOC32_SETFLAGS by a 32-bit program", "set-flags-32 settings.js")),
+    where_it_works(on("settings-js", "FS_IOC_FSSETXATTR", "set-xflags settings.js")),
+    where_it_works(on("settings-js", "file_setattr(2)", "set-attributes settings.js")),
+    where_it_works(on("settings-js", "FS_IOC_SETVERSION", "set-generation settings.js")),
+    where_it_works(on(
+        "settings-js",
+        "FS_IOC_UNRESVSP64, a descriptor from another process",
+        "receive-unreserve ../give-settings.sock",
+    )),
+    where_it_works(on(
+        "settings-js",
+        "FICLONE, a descriptor from another process",
+        "receive-clone-file ../give-settings.sock other.js",
+    )),
+    where_it_works(by_root(on("settings-js", "acct(2)", "acct settings.js"))),
 ];
 
 /// What no rule names.

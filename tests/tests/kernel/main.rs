@@ -11,6 +11,8 @@ mod failures;
 mod healing;
 mod limits;
 mod older;
+mod order;
+
 mod outlive;
 mod reloads;
 mod rights;
@@ -52,9 +54,9 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 const SIGKILL: i32 = 9;
 const EPERM: i32 = 1;
 const EACCES: i32 = 13;
-/// What an attack ends with where the kernel does not have what it needs: `ENOEXEC`, `ENODEV`, `EINVAL`, `ENOSYS`,
-/// `EPROTONOSUPPORT`, `EOPNOTSUPP`, `EAFNOSUPPORT`; or what it refuses by itself.
-const NOT_HERE: [i32; 9] = [8, 19, 22, 38, 93, 95, 97, EACCES, EPERM];
+/// What an attack ends with where the kernel or the file system does not have what it needs: `ENOEXEC`, `ENODEV`, `EINVAL`,
+/// `ENOTTY`, `ENOSYS`, `EPROTONOSUPPORT`, `EOPNOTSUPP`, `EAFNOSUPPORT`; or what it refuses by itself.
+const NOT_HERE: [i32; 10] = [8, 19, 22, 25, 38, 93, 95, 97, EACCES, EPERM];
 /// Everything that changes a file or its name.
 const CHANGES: [&str; 5] = ["write", "delete", "rename", "link", "attr"];
 
@@ -85,7 +87,9 @@ impl Stage {
     }
 
     fn restore(&self) -> Result<()> {
+        stop_accounting();
         self.stand_in.restore()?;
+        clear_flags(&self.stand_in.settings())?;
         for (name, content) in
             [("other.js", "evil"), ("key.pem", "secret"), ("cert.pem", "secret"), ("flows.json", "[]")]
         {
@@ -116,7 +120,7 @@ impl Stage {
     /// Whether what the rule protects has come to no harm, as far as that leaves a trace: what was read leaves none.
     fn is_unharmed(&self, rule: &str) -> bool {
         match rule {
-            "settings-js" => self.stand_in.is_intact(),
+            "settings-js" => self.stand_in.is_intact() && !has_flags(&self.stand_in.settings()),
             "environment" => fs::symlink_metadata(self.stand_in.user_dir().join("environment")).is_err(),
             _ => false,
         }
@@ -189,6 +193,33 @@ impl Stage {
             .deny_by_default("signal")
             .deny_by_default("ptrace")
     }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        stop_accounting();
+    }
+}
+
+/// Turns off what a program that was killed has turned on.
+fn stop_accounting() {
+    // SAFETY: no file.
+    unsafe { libc::acct(std::ptr::null()) };
+}
+
+/// Whether a file has the flag that the attacks set.
+fn has_flags(path: &Path) -> bool {
+    let flags = fs::File::open(path).map(|file| rustix::fs::ioctl_getflags(&file));
+    matches!(flags, Ok(Ok(flags)) if flags.contains(rustix::fs::IFlags::NODUMP))
+}
+
+/// Takes that flag off again.
+fn clear_flags(path: &Path) -> Result<()> {
+    if has_flags(path) {
+        let file = fs::File::open(path)?;
+        rustix::fs::ioctl_setflags(&file, rustix::fs::ioctl_getflags(&file)? - rustix::fs::IFlags::NODUMP)?;
+    }
+    Ok(())
 }
 
 /// Hands a descriptor of a file to everybody who connects to a socket, as a careless helper would.
@@ -285,7 +316,8 @@ fn judge(stage: &Stage, guard: &Guard, attack: &Attack, sensors: &Sensors) -> Re
     if sensors.deny(attack) || alert.verdict() == "deny" {
         ensure!(alert.verdict() == "deny", "not denied ({status}): {alert:#?}");
         ensure!(attack.silent || matches!(status.code(), Some(EPERM | EACCES)), "it does not get the error: {status}");
-        ensure!(stage.stand_in.is_intact(), "denied, and settings.js has changed");
+        let intact = stage.stand_in.is_intact() && !has_flags(&stage.stand_in.settings());
+        ensure!(intact, "denied, and settings.js has changed");
         ensure!(attack.rule != "environment" || stage.is_unharmed(attack.rule), "denied, and made all the same");
         return Ok("denied");
     }
@@ -296,7 +328,7 @@ fn judge(stage: &Stage, guard: &Guard, attack: &Attack, sensors: &Sensors) -> Re
     if attack.rule == "settings-js" {
         let healed = || Ok(stage.stand_in.is_healed().then_some(()));
         wait::until("settings.js to be healed", wait::PATIENCE, healed)?;
-        return Ok("killed and healed");
+        return Ok(if has_flags(&stage.stand_in.settings()) { "killed" } else { "killed and healed" });
     }
     Ok("killed")
 }

@@ -6,11 +6,13 @@ use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{
     cli,
     flows::{FileAction, Flow, js},
+    guard::Guard,
     needs,
     node_red::NodeRed,
     policy::Policy,
     record::Record,
     scene::Scene,
+    wait::{PATIENCE, until},
 };
 
 /// Plays an attack with nobody watching and under a preset; the rule must have spoken, and denied or killed.
@@ -103,4 +105,34 @@ fn a_program_that_was_brought_along_does_not_run() -> Result<()> {
     let outcome = prove(&mut scene, "standard", "dropped-programs", &attack, |_| Ok(proof.exists()), mend);
     let _ = fs::remove_file(&program);
     outcome
+}
+
+/// A mild rule about what is outside of the user directory meets one that kills: where the kernel cannot deny, the process
+/// is killed all the same, and settings.js is healed.
+#[test]
+fn a_file_that_is_renamed_from_the_home_is_no_use_under_strict() -> Result<()> {
+    let mut scene = Scene::new()?;
+    scene.node_red.home().file(".bashrc", "# good\n")?;
+    scene.node_red.start()?;
+    let policy = Policy::preset("strict", &scene.node_red)?;
+    let (home, settings) = (scene.node_red.home().path().to_owned(), scene.node_red.settings());
+    for (target, rule) in [(settings.clone(), "settings-js"), (home.join(".bashrc"), "user-persistence")] {
+        let source = scene.node_red.home().file("x", "tampered")?;
+        let good = fs::read(&settings)?;
+        scene.node_red.start()?;
+        let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
+        let attack = Flow::function(&format!("fs.renameSync({}, {}); return msg;", js(&source), js(&target)), &["fs"]);
+        let outcome = scene.node_red.play(&attack)?;
+        let met = guard.wait_for(PATIENCE, |record| record.rule() == rule && record.is_alert());
+        let met = met.with_context(|| format!("{outcome:?}"))?;
+        ensure!(matches!(met.verdict(), "deny" | "kill"), "{met:#?}");
+        ensure!(met.verdict() != "deny" || source.exists(), "denied, and moved all the same");
+        let healed = || Ok((fs::read(&settings).ok().as_ref() == Some(&good)).then_some(()));
+        until("settings.js to be as it was", PATIENCE, healed).with_context(|| guard.console().text())?;
+        guard.stop()?;
+        if !source.exists() {
+            fs::write(&target, if target == settings { &good } else { b"# good\n".as_slice() })?;
+        }
+    }
+    Ok(())
 }

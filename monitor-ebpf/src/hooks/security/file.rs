@@ -1,11 +1,11 @@
-//! Open files: opened, read and written through, mapped.
+//! Open files: opened, read and written through, mapped, given commands.
 
-use monitor_common::{Access, Verdict, decide, event::Hook, security::Judged, verdict::Sensor};
+use monitor_common::{Access, Verdict, control, decide, event::Hook, security::Judged, verdict::Sensor};
 
 use super::{Args, security_hook};
 use crate::{
     facts::{actor::Actor, file::File, offset, pointer, read},
-    hooks::{Request, judge_file, open::judge_open},
+    hooks::{Request, descriptor::changes, judge_file, open::judge_open},
     lookups::Maps,
     maps::{JUDGED, Scratch},
 };
@@ -38,6 +38,25 @@ security_hook!(
     fentry_file_receive,
     kprobe_file_receive,
     receive
+);
+
+security_hook!(
+    FileIoctl,
+    "file_ioctl",
+    "security_file_ioctl",
+    lsm_file_ioctl,
+    fentry_file_ioctl,
+    kprobe_file_ioctl,
+    ioctl
+);
+security_hook!(
+    FileIoctlCompat,
+    "file_ioctl_compat",
+    "security_file_ioctl_compat",
+    lsm_file_ioctl_compat,
+    fentry_file_ioctl_compat,
+    kprobe_file_ioctl_compat,
+    ioctl
 );
 
 /// `MAY_WRITE`, `MAY_READ` and `MAY_APPEND` of include/linux/fs.h.
@@ -82,6 +101,18 @@ fn permission<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option
     } else {
         None
     }
+}
+
+/// A command that changes the file.
+#[inline(always)]
+fn ioctl<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    let (file, command) = (File(args.arg(0)), args.arg(1) as u32);
+    let access = control::access(command)?;
+    // What was judged for writing when it was opened need not be judged again.
+    if !changes(file, access) || (access.contains(Access::WRITE) && is_judged(actor, file, access)) {
+        return None;
+    }
+    judge_file(scratch, actor, file, &Request { detail: command.into(), ..Request::new(Hook::Ioctl as u8, access) })
 }
 
 /// A descriptor comes from another process, with whatever that one was allowed to open.

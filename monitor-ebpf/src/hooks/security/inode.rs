@@ -143,6 +143,16 @@ security_hook!(
     change_acl
 );
 
+security_hook!(
+    InodeFileSetattr,
+    "inode_file_setattr",
+    "security_inode_file_setattr",
+    lsm_inode_file_setattr,
+    fentry_inode_file_setattr,
+    kprobe_inode_file_setattr,
+    file_setattr
+);
+
 /// `ATTR_*` of include/linux/fs.h.
 const ATTR_MODE: u32 = 1;
 const ATTR_UID: u32 = 1 << 1;
@@ -232,7 +242,8 @@ fn judge_taken(scratch: &mut Scratch, actor: &Actor, from: u64, to: u64) {
     scratch.value.set(done as u32);
 }
 
-/// Judges both names of an operation; the second is not asked when the first is refused.
+/// Judges both names of an operation; the second is not asked when the first is refused. A sensor that only kills stops
+/// nothing: what heals at the second has to be known.
 #[inline(always)]
 fn two(actor: &Actor, scratch: &mut Scratch, hook: Hook, from: (u64, Access), to: (u64, Access)) -> Option<Verdict> {
     let mut worst = Verdict::Allow;
@@ -246,10 +257,12 @@ fn two(actor: &Actor, scratch: &mut Scratch, hook: Hook, from: (u64, Access), to
             ..Request::new(hook as u8, subject.1)
         };
         let done = judge_place(scratch, actor, subject.0, mount, &request);
-        if done as u8 >= Verdict::Deny as u8 {
+        if done as u8 >= Verdict::Deny as u8 && actor.sensor.can_deny() {
             return Some(done);
         }
-        worst = done;
+        if done as u8 > worst as u8 {
+            worst = done;
+        }
     }
     Some(worst)
 }
@@ -280,6 +293,11 @@ fn setattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Ve
 #[inline(always)]
 fn setxattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, args.moved_arg(dentry_arg!(A, setxattr)), Hook::Xattr, Access::ATTR)
+}
+
+#[inline(always)]
+fn file_setattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+    judge(actor, scratch, args.arg(0), Hook::FileAttr, Access::ATTR)
 }
 
 #[inline(always)]

@@ -431,12 +431,13 @@ impl Judge {
         let path = line.path();
         let of = |taken_for: &str, kind: u64| {
             let mut view = View::new(&self.places, path.as_bytes(), self.places.id(taken_for.as_bytes()));
-            let decision = decide::program(&self.tables, subject, &mut view, kind, &mut Work::NEW.clone());
+            let mut work = Work::NEW;
+            let decision = decide::program(&self.tables, subject, &mut view, kind, &mut work);
             let by_kind = decide::is_by_kind(subject, kind, &decision);
-            (decision, if by_kind { kind } else { 0 })
+            (decision, if by_kind { kind } else { 0 }, work.strength())
         };
-        let (decision, detail) = of(path, kind);
-        let stricter = |taken_for, kind| of(taken_for, kind).0.verdict > decision.verdict;
+        let (decision, detail, strength) = of(path, kind);
+        let stricter = |taken_for, kind| of(taken_for, kind).2 > strength;
         let unclear = if let Some(why) = broken_path(line) {
             Some(why)
         } else if self.other_name(line).is_some_and(|name| stricter(name, kind)) {
@@ -453,27 +454,30 @@ impl Judge {
         let path = line.path();
         let of = |taken_for: &str, access: Access| {
             let mut view = View::new(&self.places, path.as_bytes(), self.places.id(taken_for.as_bytes()));
-            decide::file(&self.tables, subject, &mut view, access, &mut Work::NEW.clone())
+            let mut work = Work::NEW;
+            (decide::file(&self.tables, subject, &mut view, access, &mut work), work.strength())
         };
-        let decision = of(path, access);
+        let (decision, strength) = of(path, access);
         let mut unclear = broken_path(line);
-        let mut doubt = |why: Unclear, other: Decision| {
-            if unclear.is_none() && other.verdict > decision.verdict {
+        let mut doubt = |why: Unclear, other: u32| {
+            if unclear.is_none() && other > strength {
                 unclear = Some(why);
             }
         };
         let other = self.other_name(line).filter(|name| *name != path);
         if let Some(name) = other {
-            doubt(Unclear::OtherName, of(name, access));
+            doubt(Unclear::OtherName, of(name, access).1);
         }
         let more = asked(line, hook);
         if !access.contains(more) {
-            doubt(Unclear::Access, of(path, access.union(more)));
+            doubt(Unclear::Access, of(path, access.union(more)).1);
         }
         // By their names two paths are judged at once, and the stricter verdict has the event.
         if let Some((other, access)) = other_end(line).filter(|_| line.unmapped.flags & FLAG_BY_NAME != 0) {
             let mut view = View::new(&self.places, other.as_bytes(), self.places.id(other.as_bytes()));
-            doubt(Unclear::Access, decide::file(&self.tables, subject, &mut view, access, &mut Work::NEW.clone()));
+            let mut work = Work::NEW;
+            decide::file(&self.tables, subject, &mut view, access, &mut work);
+            doubt(Unclear::Access, work.strength());
         }
         if line.file.as_ref().is_some_and(|file| file.type_id == BLOCK_DEVICE) {
             unclear = Some(Unclear::Disk);

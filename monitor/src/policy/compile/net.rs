@@ -8,10 +8,10 @@ use std::{
 
 use monitor_common::{
     dns::{NameRulesKey, ResolverKey},
-    policy::{Class, Direction, MAX_NET_RULES, NET_HEAD_BITS, NetKey, NetRule, NetRules, Rule},
+    policy::{Class, Direction, MAX_NET_RULES, NET_HEAD_BITS, NetKey, NetRule, NetRules},
 };
 
-use super::{Compiled, rule_of};
+use super::{Compiled, rule_of, tree::stricter};
 use crate::{
     policy::{
         host::Host,
@@ -102,12 +102,16 @@ impl Compiled {
 /// Where containers in a network that a user has defined look names up.
 const DOCKER_RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 
-/// The narrower the more specific; of the same width the stricter.
-fn sort(rules: &mut [NetRule]) {
-    rules.sort_by_key(|rule| {
-        let (Rule { id, verdict, .. }, fallback) = (rule.rule, rule.rule.fallback_verdict());
-        let lifted = rule.rule.maintenance() != 0;
-        (rule.port_last - rule.port_first, rule.protocol == 0, u8::MAX - verdict, lifted, u8::MAX - fallback, id)
+/// The narrower the more specific. Of two for the same ports and protocol the stricter speaks for both.
+fn sort(rules: &mut Vec<NetRule>) {
+    let about = |rule: &NetRule| (rule.port_last - rule.port_first, rule.protocol == 0, rule.port_first, rule.protocol);
+    rules.sort_by_key(about);
+    rules.dedup_by(|other, kept| {
+        let same = about(other) == about(kept);
+        if same {
+            kept.rule = stricter(kept.rule, other.rule);
+        }
+        same
     });
 }
 

@@ -27,12 +27,11 @@ const MAX_LINKS: usize = 40;
 /// What a file is made with: rules about these wait until it is made.
 const MAKING: Access = Access::WRITE.union(Access::ATTR).union(Access::DELETE);
 
-/// The stricter of two rules of the same weight; the earlier one when they agree.
+/// The stricter of two rules of the same weight, by the kernel's own order.
 ///
 /// It speaks for both: a window lifts it only when the other is none that forbids outside of that window.
-fn stricter(old: Rule, new: Rule) -> Rule {
-    let rank = |rule: Rule| (rule.verdict, rule.fallback_verdict(), u16::MAX - rule.id);
-    let (kept, other) = if new.is_set() && (!old.is_set() || rank(new) > rank(old)) { (new, old) } else { (old, new) };
+pub(super) fn stricter(old: Rule, new: Rule) -> Rule {
+    let (kept, other) = if new.rank() > old.rank() { (new, old) } else { (old, new) };
     let forbids = other.verdict > Verdict::Log as u8;
     if forbids && other.maintenance() != kept.maintenance() { kept.lifted_by(0) } else { kept }
 }

@@ -21,6 +21,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         let stream = [Word(libc::AF_UNIX as u16), Word(libc::SOCK_STREAM as u16), Word(0)];
         run(&address, &[(number::SOCKET, stream), (number::CONNECT, [Last, Data, length])])
     }),
+    ("set-flags-32", "FILE", |words| set_flags(word(words, 0)?)),
     ("unix-socketcall", "SOCKET", |words| socketcall(word(words, 0)?)),
 ];
 
@@ -41,6 +42,24 @@ fn socketcall(path: &str) -> Result {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn socketcall(_: &str) -> Result {
+    Err(io::Error::from_raw_os_error(libc::ENOSYS))
+}
+
+/// Sets a flag by the command that is a 32-bit program's alone.
+#[cfg(target_arch = "x86_64")]
+fn set_flags(path: &str) -> Result {
+    use std::os::fd::AsRawFd as _;
+    const IOCTL: u32 = 54;
+    /// `FS_IOC32_SETFLAGS` of linux/fs.h.
+    const SETFLAGS: u32 = 0x4004_6602;
+    let file = std::fs::File::open(path)?;
+    let flags = rustix::fs::ioctl_getflags(&file)? | rustix::fs::IFlags::NODUMP;
+    let number = file.as_raw_fd().cast_unsigned();
+    error_of(call_32(IOCTL, [number, SETFLAGS, low(&flags.bits().to_ne_bytes())?])).map(drop)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn set_flags(_: &str) -> Result {
     Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }
 

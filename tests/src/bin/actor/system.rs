@@ -109,6 +109,45 @@ pub(super) const OPERATIONS: &[Operation] = &[
         let path = path(word(words, 0)?)?;
         unless(call(libc::SYS_swapon, &[at(path.as_ptr()), 0]), &[libc::EINVAL])
     }),
+    // Of a guard that kills nothing is left to turn it off again: whoever has the program act does so.
+    ("acct", "FILE", |words| {
+        let path = path(word(words, 0)?)?;
+        call(libc::SYS_acct, &[at(path.as_ptr())])?;
+        call(libc::SYS_acct, &[0])
+    }),
+    ("set-flags", "FILE", |words| {
+        let file = opened(word(words, 0)?, libc::O_RDONLY)?;
+        let flags = rustix::fs::ioctl_getflags(&file)? | rustix::fs::IFlags::NODUMP;
+        Ok(rustix::fs::ioctl_setflags(&file, flags)?)
+    }),
+    ("set-xflags", "FILE", |words| {
+        let file = opened(word(words, 0)?, libc::O_RDONLY)?;
+        let mut flags = ExtendedFlags::default();
+        control(&file, GET_XFLAGS, &raw mut flags)?;
+        flags.flags |= XFLAG_NODUMP;
+        control(&file, SET_XFLAGS, &raw mut flags)
+    }),
+    ("set-attributes", "FILE", |words| {
+        let (path, here) = (path(word(words, 0)?)?, libc::AT_FDCWD.into());
+        let mut flags = FileAttributes::default();
+        let size = size_of_val(&flags) as c_long;
+        call(FILE_GETATTR, &[here, at(path.as_ptr()), at(&raw mut flags), size, 0])?;
+        flags.flags |= u64::from(XFLAG_NODUMP);
+        call(FILE_SETATTR, &[here, at(path.as_ptr()), at(&raw const flags), size, 0])
+    }),
+    ("set-generation", "FILE", |words| {
+        let file = opened(word(words, 0)?, libc::O_RDONLY)?;
+        let mut generation = 7_u32;
+        control(&file, SET_GENERATION, &raw mut generation)
+    }),
+    ("receive-unreserve", "SOCKET", |words| {
+        let mut space = Space { len: 4, ..Space::default() };
+        control(&receive(words)?.into(), UNRESERVE, &raw mut space)
+    }),
+    ("receive-clone-file", "SOCKET FROM", |words| {
+        fs::write(word(words, 1)?, MARK.repeat(1000))?;
+        Ok(rustix::fs::ioctl_ficlone(receive(words)?, opened(word(words, 1)?, libc::O_RDONLY)?)?)
+    }),
     ("socket", "FAMILY TYPE PROTOCOL", |words| {
         descriptor(libc::SYS_socket, &[number(words, 0)?, number(words, 1)?, number(words, 2)?]).map(drop)
     }),
@@ -307,6 +346,51 @@ pub(super) fn receive(words: &[&str]) -> Result<fs::File> {
     });
     // The kernel leaves out what may not be received, and says nothing.
     taken.map(fs::File::from).ok_or_else(|| io::Error::from_raw_os_error(libc::EPERM))
+}
+
+/// `FS_IOC_FSGETXATTR` and `FS_IOC_FSSETXATTR` of linux/fs.h, and what they are about.
+const GET_XFLAGS: c_long = 0x801c_581f;
+const SET_XFLAGS: c_long = 0x401c_5820;
+const XFLAG_NODUMP: u32 = 0x80;
+
+/// `struct fsxattr`
+#[repr(C)]
+#[derive(Default)]
+struct ExtendedFlags {
+    flags: u32,
+    others: [u32; 6],
+}
+
+/// `file_getattr(2)` and `file_setattr(2)`, since 6.17, and their `struct file_attr`.
+const FILE_GETATTR: c_long = 468;
+const FILE_SETATTR: c_long = 469;
+
+#[repr(C)]
+#[derive(Default)]
+struct FileAttributes {
+    flags: u64,
+    others: [u32; 4],
+}
+
+/// `FS_IOC_SETVERSION`
+const SET_GENERATION: c_long = 0x4008_7602;
+
+/// `FS_IOC_UNRESVSP64` of linux/falloc.h, and its `struct space_resv`.
+const UNRESERVE: c_long = 0x4030_582b;
+
+#[repr(C)]
+#[derive(Default)]
+struct Space {
+    kind: i16,
+    whence: i16,
+    start: i64,
+    len: i64,
+    others: [u32; 6],
+}
+
+/// A command to a file.
+fn control<T>(file: &std::os::fd::OwnedFd, command: c_long, argument: *mut T) -> Result {
+    call(libc::SYS_ioctl, &[file.as_raw_fd().into(), command, at(argument)])
 }
 
 fn opened_with_mode(file: &str, flags: libc::c_int) -> Result<std::os::fd::OwnedFd> {

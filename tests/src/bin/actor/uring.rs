@@ -11,8 +11,28 @@ pub(super) const OPERATIONS: &[Operation] = &[
         let file = open(words, libc::O_WRONLY)?;
         submit(&opcode::Write::new(file, MARK.as_ptr(), MARK.len() as u32).build()).map(drop)
     }),
-    ("uring-write-direct", "FILE", |words| write_directly(word(words, 0)?)),
+    ("uring-write-direct", "FILE", |words| write_directly(word(words, 0)?, 0)),
     ("uring-truncate", "FILE", |words| open(words, libc::O_RDONLY | libc::O_TRUNC).map(drop)),
+    ("uring-creat", "FILE", |words| open(words, libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC).map(drop)),
+    ("uring-create", "FILE", |words| {
+        let file = open(words, libc::O_WRONLY | libc::O_CREAT)?;
+        submit(&opcode::Write::new(file, MARK.as_ptr(), MARK.len() as u32).build()).map(drop)
+    }),
+    ("uring-create-new", "FILE", |words| open(words, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL).map(drop)),
+    ("uring-create-to-read", "FILE", |words| open(words, libc::O_RDONLY | libc::O_CREAT).map(drop)),
+    ("uring-create-2", "FILE", |words| {
+        let path = path(word(words, 0)?)?;
+        let how = types::OpenHow::new().flags((libc::O_WRONLY | libc::O_CREAT) as u64).mode(0o644);
+        submit(&opcode::OpenAt2::new(HERE, path.as_ptr(), &raw const how).build()).map(drop)
+    }),
+    ("uring-create-directly", "FILE", |words| write_directly(word(words, 0)?, libc::O_CREAT)),
+    ("uring-tmpfile", "FILE", |words| {
+        let file = open(&["."], libc::O_TMPFILE | libc::O_WRONLY)?;
+        submit(&opcode::Write::new(file, MARK.as_ptr(), MARK.len() as u32).build())?;
+        let (from, to) = (path(&format!("/proc/self/fd/{}", file.0))?, path(word(words, 0)?)?);
+        let link = opcode::LinkAt::new(HERE, from.as_ptr(), HERE, to.as_ptr()).flags(libc::AT_SYMLINK_FOLLOW);
+        submit(&link.build()).map(drop)
+    }),
     ("uring-read", "FILE", |words| {
         let file = open(words, libc::O_RDONLY)?;
         let mut room = [0_u8; 8];
@@ -46,7 +66,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     // What the link leads to is not told by its name, and an entry of the ring's own table has no number in the process's.
     ("uring-symlink-write", "TARGET LINK", |words| {
         std::os::unix::fs::symlink(word(words, 0)?, word(words, 1)?)?;
-        write_directly(word(words, 1)?)
+        write_directly(word(words, 1)?, 0)
     }),
     ("uring-splice", "SOCKET", |words| {
         let file = receive(words)?;
@@ -57,13 +77,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     }),
     ("uring-unix", "SOCKET", |words| {
         let socket = socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)?;
-        // SAFETY: all zero is an address.
-        let mut to: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-        to.sun_family = libc::AF_UNIX as libc::sa_family_t;
-        for (to, from) in to.sun_path.iter_mut().zip(word(words, 0)?.bytes()) {
-            *to = libc::c_char::from_ne_bytes([from]);
-        }
-        let len = size_of_val(&to) as libc::socklen_t;
+        let (to, len) = unix_address(word(words, 0)?);
         submit(&opcode::Connect::new(types::Fd(socket.as_raw_fd()), (&raw const to).cast(), len).build()).map(drop)
     }),
     ("uring-connect", "ADDRESS:PORT", |words| {
@@ -96,16 +110,27 @@ const HERE: types::Fd = types::Fd(libc::AT_FDCWD);
 
 fn open(words: &[&str], flags: libc::c_int) -> Result<types::Fd> {
     let path = path(word(words, 0)?)?;
-    submit(&opcode::OpenAt::new(HERE, path.as_ptr()).flags(flags).build()).map(types::Fd)
+    submit(&opcode::OpenAt::new(HERE, path.as_ptr()).flags(flags).mode(0o644).build()).map(types::Fd)
+}
+
+fn unix_address(path: &str) -> (libc::sockaddr_un, libc::socklen_t) {
+    // SAFETY: all zero is an address.
+    let mut to: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    to.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (to, from) in to.sun_path.iter_mut().zip(path.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    (to, size_of::<libc::sockaddr_un>() as libc::socklen_t)
 }
 
 /// Opens a file into the ring's own table, and writes there.
-fn write_directly(file: &str) -> Result {
+fn write_directly(file: &str, flags: libc::c_int) -> Result {
     let path = path(file)?;
     let mut ring = IoUring::new(2)?;
     ring.submitter().register_files(&[-1])?;
     let place = types::DestinationSlot::try_from_slot_target(0).map_err(|_| std::io::ErrorKind::InvalidInput)?;
-    let open = opcode::OpenAt::new(HERE, path.as_ptr()).flags(libc::O_WRONLY).file_index(Some(place));
+    let open =
+        opcode::OpenAt::new(HERE, path.as_ptr()).flags(libc::O_WRONLY | flags).mode(0o644).file_index(Some(place));
     submit_to(&mut ring, &open.build())?;
     let write = opcode::Write::new(types::Fixed(0), MARK.as_ptr(), MARK.len() as u32);
     submit_to(&mut ring, &write.build()).map(drop)
