@@ -29,6 +29,8 @@ use crate::{
 
 /// How many directories are climbed from a file before it counts as being outside every rule.
 pub const MAX_CLIMB: usize = 32;
+/// From how many names of a file, as the kernel has them in memory, is climbed. With more of them the strictest rule decides.
+pub const MAX_NAMES: usize = 64;
 /// How many names are descended again from the first directory that a policy knows.
 pub const MAX_DESCENT: usize = 8;
 /// Bytes of a path given as text that are looked at.
@@ -149,6 +151,8 @@ pub struct Work {
     rank: Opaque<u32>,
     healing: Opaque<u32>,
     hits: Opaque<u32>,
+    /// 1 where only rules count, and no class default.
+    spoken: Opaque<u32>,
     /// Functions that are verified apart find this memory by themselves: a `&mut` is not the only way to it.
     shared: PhantomPinned,
 }
@@ -172,6 +176,7 @@ impl Work {
         rank: Opaque::new(0),
         healing: Opaque::new(0),
         hits: Opaque::new(0),
+        spoken: Opaque::new(0),
         shared: PhantomPinned,
     };
 
@@ -204,6 +209,7 @@ impl Work {
         self.rank.set(0);
         self.healing.set(0);
         self.hits.set(0);
+        self.spoken.set(0);
     }
 
     /// Takes a rule into account for one access.
@@ -398,6 +404,40 @@ pub fn identity<L: Lookups>(maps: &L, subject: &Subject<'_>, id: InodeId, work: 
     if let Some(node) = maps.inode(&key) {
         maps.weigh_node(subject, node, work);
     }
+}
+
+/// What is done to a file, whatever it is called; all else is done to one of its names.
+const OF_THE_FILE: Access =
+    Access::READ.union(Access::WRITE).union(Access::ATTR).union(Access::EXEC).union(Access::LINK);
+
+/// Begins to weigh in what holds for the other names of the file that [`file()`] was about; false where the access is to
+/// a name alone. Only rules count from here on: the class default is about names that no rule is about.
+#[inline(always)]
+pub fn begin_others(work: &mut Work) -> bool {
+    let access = work.access.get() & u32::from(OF_THE_FILE.bits());
+    work.access.set(access);
+    work.spoken.set(1);
+    access != 0
+}
+
+/// Weighs in what holds for another name of the file, after [`begin_others`].
+#[inline(always)]
+pub fn other<L: Lookups, P: Locate>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) {
+    view.locate(maps, subject, work);
+    maps.weigh_place(subject, work);
+}
+
+/// Weighs in what the strictest rules say, after [`begin_others`]: not all names of the file are known.
+#[inline(always)]
+pub fn other_unknown<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
+    give_up(work);
+    maps.weigh_place(subject, work);
+}
+
+/// Leaves in `work` a place of which it is not known which rules reach it.
+#[inline(always)]
+pub fn give_up(work: &mut Work) {
+    work.set_place(Place { node: TOO_DEEP, depth: 0 });
 }
 
 /// Weighs in an access to a path whose node is known, besides what was weighed since [`Work::begin`]. [`Work::healing`] is
@@ -747,6 +787,9 @@ fn weigh_one<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work, bit: 
     // SAFETY: a reference to an element; volatile for the reason that [`Opaque`] gives.
     let mut rule = unsafe { core::ptr::read_volatile(&raw const work.rules[bit]) };
     if !rule.is_set() {
+        if work.spoken.get() != 0 {
+            return;
+        }
         let class = if this == u32::from(Access::EXEC.bits()) { Class::Exec } else { Class::Files };
         rule = subject.instance.defaults[class as usize];
         if !rule.is_set() {

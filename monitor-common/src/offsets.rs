@@ -35,7 +35,7 @@ macro_rules! offsets {
     };
 }
 
-offsets! { 508;
+offsets! { 516;
     task_tgid = "task_struct"."tgid",
     task_pid = "task_struct"."pid",
     task_parent = "task_struct"."real_parent",
@@ -102,7 +102,9 @@ offsets! { 508;
     dentry_len = "dentry"."d_name.len",
     dentry_name_hash = "dentry"."d_name.hash",
     dentry_hash = "dentry"."d_hash.pprev",
+    dentry_alias = "dentry"."d_u.d_alias|d_alias",
     inode_ino = "inode"."i_ino",
+    inode_dentries = "inode"."i_dentry.first",
     inode_sb = "inode"."i_sb",
     inode_generation = "inode"."i_generation",
     inode_mode = "inode"."i_mode",

@@ -145,7 +145,7 @@ pub type RuleSet = [Rule; Access::COUNT];
 /// `dev` and `ino` are those of `struct inode`, which on overlayfs and btrfs are not what `stat` reports. The
 /// generation tells a file from a later one that got the same inode number.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InodeId {
     /// `inode->i_ino`
     pub ino: u64,
@@ -174,6 +174,58 @@ pub struct InodeKey {
     pub epoch: u32,
     /// The instance whose tree is meant.
     pub instance: u32,
+}
+
+impl InodeKey {
+    /// Stands for all instances: says which of them know what is in a directory, see [`Knowing`].
+    pub const ANY: u32 = u32::MAX;
+    /// Under how many names that rules name one file is noted in one epoch. Beyond that it counts as unknown.
+    pub const NOTES: u32 = 4;
+
+    /// The place of a note in the map of notes, in the place of the instance: `index` is below [`InodeKey::NOTES`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn note(slot: u32, index: u32) -> u32 {
+        slot | index << 16
+    }
+}
+
+/// Which instances have rules about what is in a directory: those whose slots are in a range. Kept in the map of identities
+/// under [`InodeKey::ANY`], so that a task which is not watched is through after one look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Knowing {
+    /// The lowest slot.
+    pub first: u16,
+    /// The highest slot.
+    pub last: u16,
+}
+
+impl Knowing {
+    /// One instance.
+    #[must_use]
+    pub const fn only(slot: u16) -> Self {
+        Self { first: slot, last: slot }
+    }
+
+    /// These and one more.
+    #[must_use]
+    pub fn and(self, slot: u16) -> Self {
+        Self { first: self.first.min(slot), last: self.last.max(slot) }
+    }
+
+    /// As the value of a map.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_raw(self) -> u32 {
+        self.first as u32 | (self.last as u32) << 16
+    }
+
+    /// From the value of a map.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Self {
+        Self { first: raw as u16, last: (raw >> 16) as u16 }
+    }
 }
 
 /// Finds a node by its name in the directory of another node.

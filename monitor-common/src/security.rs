@@ -177,6 +177,12 @@ pub struct Judged {
     pub window: u16,
     /// [`crate::Access`] that was judged.
     pub access: u32,
+    /// `CLOCK_BOOTTIME` in nanoseconds, of the judgement. A file that takes a protected name is judged anew.
+    pub at: u64,
 }
 
-shared!(DentryArgs = 12, Signatures = 24, Judged = 24);
+/// Judgements of open files that are not older than this, in nanoseconds, when a file takes a protected name are made
+/// anew, and so are those that come no later than this after it: the name is given after the hook.
+pub const NAMING: u64 = 2_000_000_000;
+
+shared!(DentryArgs = 12, Signatures = 24, Judged = 32);

@@ -9,7 +9,7 @@ use monitor_common::{decide, decide::Subject, dns::Found};
 use crate::{
     emit,
     facts::path::{self, Bytes, Climb},
-    hooks::dns,
+    hooks::{dns, names},
     lookups::{Maps, subject_of},
     maps::{self, Scratch},
 };
@@ -54,6 +54,31 @@ pub(crate) extern "C" fn locate(room: u32, epoch: u32, slot: u32) -> u32 {
     let spot = scratch.spot();
     let Scratch { dentries, work, .. } = scratch;
     decide::locate(&maps, &subject, &mut Climb::new(spot, dentries), work);
+    0
+}
+
+/// [`names::note_of`] the inode that is looked at.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn note_of(room: u32, epoch: u32, slot: u32, index: u32) -> u32 {
+    let Some(scratch) = maps::room(room) else { return 0 };
+    names::note_of(scratch.inode.get(), epoch, slot, index)
+}
+
+/// [`names::next`] of the inode that is looked at.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn next_name(room: u32) -> u32 {
+    let Some(scratch) = maps::room(room) else { return 0 };
+    names::next(scratch) as u32
+}
+
+/// [`decide::give_up`]
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn give_up(room: u32) -> u32 {
+    let Some(scratch) = maps::room(room) else { return 0 };
+    decide::give_up(&mut scratch.work);
     0
 }
 

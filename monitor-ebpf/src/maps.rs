@@ -48,6 +48,19 @@ pub(crate) static SELECTORS: Array<Selector> = Array::with_max_entries(2 * MAX_S
 #[map]
 pub(crate) static INODES: HashMap<InodeKey, u32> = HashMap::with_max_entries(65_536, 1);
 
+/// Nodes by identity, of files that took a name which a rule names after userspace had looked: [`InodeKey::note`] is in the
+/// place of the instance. Only files that may have other names are noted.
+#[map]
+pub(crate) static NOTES: HashMap<InodeKey, u32> = HashMap::with_max_entries(4_096, 0);
+
+/// By slot, the epoch in which a file of the instance could not be noted.
+#[map]
+pub(crate) static UNNOTED: Array<u32> = Array::with_max_entries(MAX_INSTANCES as u32, 0);
+
+/// When a file was last about to take a name in a directory that rules know, `CLOCK_BOOTTIME` in nanoseconds. One entry.
+#[map]
+pub(crate) static NAMED: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Nodes by name.
 #[map]
 pub(crate) static CHILDREN: HashMap<ChildKey, u32> = HashMap::with_max_entries(65_536, 1);
@@ -145,6 +158,11 @@ pub(crate) struct Scratch {
     pub(crate) spot: [Opaque<u64>; 2],
     /// Address of the `struct inode` that is read and written, where the path in work is another's; 0 otherwise.
     pub(crate) below: Opaque<u64>,
+    /// Address of the `struct inode` whose other names are looked at, the dentry and `struct mount` that it was reached by, and
+    /// the place in its list of names.
+    pub(crate) inode: Opaque<u64>,
+    pub(crate) reached: [Opaque<u64>; 2],
+    pub(crate) alias: Opaque<u64>,
     /// The number under which functions that are verified apart find this memory.
     pub(crate) room: Opaque<u32>,
 }

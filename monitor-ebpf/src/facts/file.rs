@@ -138,6 +138,12 @@ impl Inode {
         word(self.0, offset!(inode_nlink))
     }
 
+    /// Whether it may have other names than the one that it was reached by. A directory has one.
+    #[inline(always)]
+    pub(crate) fn has_names(self) -> bool {
+        self.links() > 1 && !self.is_directory()
+    }
+
     /// The device behind a block device's file; 0 for every other.
     #[inline(always)]
     pub(crate) fn block_device(self) -> u32 {

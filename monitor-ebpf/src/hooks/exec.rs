@@ -12,6 +12,7 @@ use monitor_common::{
     verdict::Sensor,
 };
 
+use super::names;
 use crate::{
     emit::Record,
     facts::{actor::Actor, file::File, offset, path::Spot, pointer, read, task},
@@ -25,7 +26,14 @@ pub(super) fn judge_program(scratch: &mut Scratch, actor: &Actor, file: File) ->
     let place = file.dentry_and_mount()?;
     let kind = u64::from(scratch.launder(file.inode()?.executable(place.0) as u32));
     let mut view = Spot::new(place, scratch);
-    let decision = decide::program(&Maps::with(scratch), &actor.subject, &mut view, kind, &mut scratch.work);
+    decide::program(&Maps::with(scratch), &actor.subject, &mut view, kind, &mut scratch.work);
+    scratch.inode.set(0);
+    let inode = file.inode()?;
+    if inode.has_names() {
+        names::look_at(scratch, inode, place);
+    }
+    names::weigh_others(scratch, actor);
+    let decision = scratch.work.decision();
     let by_kind = decide::is_by_kind(&actor.subject, kind, &decision);
     Some((decision, if by_kind { kind } else { Executable::Plain as u64 }))
 }

@@ -9,6 +9,7 @@ mod identify;
 mod inbound;
 mod io_uring;
 mod mmap;
+pub(crate) mod names;
 mod open;
 mod packet;
 mod path;
@@ -82,8 +83,8 @@ fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, re
     let access = Access::from_bits(scratch.launder(u32::from(request.access.bits())) as u8);
     let mut view = Spot::new((dentry, mount), scratch);
     decide::file(&Maps::with(scratch), &actor.subject, &mut view, access, &mut scratch.work);
-    weigh_device(scratch, actor, dentry);
-    weigh_below(scratch, actor);
+    weigh_rest(scratch, actor, (dentry, mount));
+    names::weigh_others(scratch, actor);
     let decision = scratch.work.decision();
     tell_place(scratch, actor, (dentry, mount), request, &decision)
 }
@@ -186,24 +187,28 @@ fn judge_name(scratch: &mut Scratch, actor: &Actor, hook: u8, access: Access, fi
     record.carry_out(actor, &decision, done);
 }
 
-/// Weighs in what is on a block device, when the file is one. A function of its own to keep the stack of others small.
+/// Weighs in what is on a block device, when the file is one, and the file that an overlay has opened for its own; finds
+/// the inode whose other names count. A function of its own to keep the stack of others small.
 #[inline(never)]
-fn weigh_device(scratch: &mut Scratch, actor: &Actor, dentry: u64) {
-    let device = inode_at(dentry).map_or(0, Inode::block_device);
+fn weigh_rest(scratch: &mut Scratch, actor: &Actor, place: (u64, u64)) {
+    let below = scratch.below.get();
+    scratch.below.set(0);
+    if below != 0 {
+        if let Some(id) = Inode(below).id() {
+            decide::identity(&Maps::with(scratch), &actor.subject, id, &mut scratch.work);
+        }
+        // Its names are those of another file system.
+        names::look_at(scratch, Inode(below), (place.0, 0));
+        return;
+    }
+    scratch.inode.set(0);
+    let Some(inode) = inode_at(place.0) else { return };
+    let device = inode.block_device();
     if device != 0 {
         decide::device(&Maps::with(scratch), &actor.subject, device, &mut scratch.work);
     }
-}
-
-/// Weighs in the file that an overlay has opened for its own.
-#[inline(never)]
-fn weigh_below(scratch: &mut Scratch, actor: &Actor) {
-    let inode = scratch.below.get();
-    scratch.below.set(0);
-    if inode != 0
-        && let Some(id) = Inode(inode).id()
-    {
-        decide::identity(&Maps::with(scratch), &actor.subject, id, &mut scratch.work);
+    if inode.has_names() {
+        names::look_at(scratch, inode, place);
     }
 }
 

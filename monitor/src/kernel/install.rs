@@ -90,6 +90,8 @@ impl Kernel {
         if old != 0 {
             forget(&mut self.ebpf, old);
         }
+        // What a hook that was under way adds to an older epoch goes with the next policy.
+        clear::<InodeKey, u32>(&mut self.ebpf, "NOTES", |key| key.epoch != epoch);
         Ok(())
     }
 

@@ -21,8 +21,8 @@ use monitor_common::{
     Access, Verdict,
     dns::{NameKey, NameRulesKey, ResolverKey},
     policy::{
-        ChildKey, Class, FIRST_RESERVED, InodeId, InodeKey, Instance, MAX_INSTANCES, MAX_WATCHES, Maintenance, NetKey,
-        NetRules, Node, NodeKey, Pattern, PatternKey, Rule, RuleSet,
+        ChildKey, Class, FIRST_RESERVED, InodeId, InodeKey, Instance, Knowing, MAX_INSTANCES, MAX_WATCHES, Maintenance,
+        NetKey, NetRules, Node, NodeKey, Pattern, PatternKey, Rule, RuleSet,
     },
     scope::{MAX_SELECTORS, SELECT_CGROUP, SELECT_EXEC, SELECT_UID, Selector},
     volume::{Limit, LimitKey},
@@ -59,8 +59,10 @@ pub struct RuleInfo {
 /// Everything that goes into the kernel's maps, and what is needed to read records of this epoch.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
-    /// Nodes by identity.
+    /// Nodes by identity, and under [`InodeKey::ANY`] who knows a directory.
     pub inodes: Vec<(InodeKey, u32)>,
+    /// Directories with rules about what is in them, while instances are compiled one after the other.
+    pub knowing: BTreeMap<InodeId, Knowing>,
     /// Nodes by name.
     pub children: Vec<(ChildKey, u32)>,
     /// The nodes.
@@ -186,6 +188,9 @@ pub fn compile(
         compiled.instances.push((slot, instance_of(instance, strictest, policy.enforce)));
         compiled.selectors(instance, slot, host)?;
     }
+    let knowing = std::mem::take(&mut compiled.knowing);
+    let any = |id| InodeKey { id, epoch, instance: InodeKey::ANY };
+    compiled.inodes.extend(knowing.into_iter().map(|(id, knowing)| (any(id), knowing.to_raw())));
     // What is put back comes first, that it is known who has changed it. The deepest are the ones that rules name; the
     // directories above them come after. There is room for so many.
     let healed: BTreeSet<_> = compiled.healed.iter().map(|(_, path)| path).collect();

@@ -99,9 +99,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     on("certificates", "opened for reading, named by a pattern", "read cert.pem"),
     on("keys", "read through a symbolic link", "symlink-read key.pem alias"),
     on("keys", "read through a new hard link", "link-read key.pem alias"),
-    // Known by identity alone, which the guard looks up again within a second of the next row, where the name is gone.
-    on("keys", "hard link from before the guard", "read old-link"),
     on("keys", "renamed, then read", "rename-read key.pem alias"),
+    on("keys", "hard link from before the guard", "read old-link"),
     on("keys", "/proc/self/root", "root-read KEY"),
     on("keys", "O_PATH and /proc/self/fd", "path-read key.pem"),
     on("keys", "copy_file_range(2) from it", "copy-range key.pem flows.json"),

@@ -9,6 +9,7 @@ mod control;
 mod crowd;
 mod failures;
 mod healing;
+mod identity;
 mod limits;
 mod older;
 mod order;

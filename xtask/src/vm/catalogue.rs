@@ -21,7 +21,8 @@ of which goes through when there is no guard. The rules say `deny`, with `fallba
 
 What another process does on behalf of the instance (cron, at, systemd, a container engine) is no operation of the
 instance's: deny the ways there, as `docker` and `syslog` below do. Through a shared writable mapping from before the guard
-came, stores reach a file without any call, and no sensor sees them: start the guard before what it guards.
+came, stores reach a file without any call, and no sensor sees them: start the guard before what it guards. The same holds for
+a mapping of a file from before it took a protected name.
 
 ";
 

@@ -1,11 +1,17 @@
 //! Open files: opened, read and written through, mapped, given commands.
 
-use monitor_common::{Access, Verdict, control, decide, event::Hook, security::Judged, verdict::Sensor};
+use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
+use monitor_common::{
+    Access, Verdict, control, decide,
+    event::Hook,
+    security::{Judged, NAMING},
+    verdict::Sensor,
+};
 
 use super::{Args, security_hook};
 use crate::{
     facts::{actor::Actor, file::File, offset, pointer, read},
-    hooks::{Request, descriptor::changes, judge_file, open::judge_open},
+    hooks::{Request, descriptor::changes, judge_file, names, open::judge_open},
     lookups::Maps,
     maps::{JUDGED, Scratch},
 };
@@ -184,6 +190,7 @@ fn is_judged(actor: &Actor, file: File, access: Access) -> bool {
     Some(judged.mode) == file.mode()
         && file.dentry_and_mount().is_some_and(|(dentry, _)| dentry == judged.dentry)
         && judged.epoch == actor.subject.epoch
+        && judged.at > names::last().saturating_add(NAMING)
         && judged.instance == actor.subject.slot
         && decide::is_good(&Maps::WITHOUT_ROOM, &actor.subject, judged.window)
         && judged.access & u32::from(access.bits()) == u32::from(access.bits())
@@ -199,6 +206,8 @@ fn remember(actor: &Actor, file: File, access: Access, window: u16) {
         instance: actor.subject.slot,
         window,
         access: u32::from(access.bits()),
+        // SAFETY: no arguments.
+        at: unsafe { bpf_ktime_get_boot_ns() },
     };
     let _ = JUDGED.insert(file.0, judged, 0);
 }

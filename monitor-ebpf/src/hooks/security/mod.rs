@@ -24,7 +24,7 @@ use monitor_common::{
 use crate::{
     emit,
     facts::{actor::Actor, call::abi, task, word},
-    hooks::process::is_guard,
+    hooks::{names, process::is_guard},
     maps::{self, CONTROL, PROOFS, Scratch},
 };
 
@@ -124,6 +124,7 @@ use security_hook;
 fn enter<A: Args>(args: &A, hook: SecurityHook, body: impl FnOnce(&A, &Actor, &mut Scratch) -> Option<Verdict>) -> i32 {
     let Some(actor) = Actor::current(A::SENSOR) else {
         prove(hook);
+        note(args, hook);
         return if A::SENSOR.can_deny() && refuses_unasked(args, hook) { -EPERM } else { 0 };
     };
     let execs = matches!(hook, SecurityHook::BprmCheck | SecurityHook::BprmCredsFromFile);
@@ -134,6 +135,7 @@ fn enter<A: Args>(args: &A, hook: SecurityHook, body: impl FnOnce(&A, &Actor, &m
             emit::count_unjudged();
             return refusal;
         }
+        note(args, hook);
         return 0;
     };
     let refused = body(args, &actor, held.scratch).is_some_and(|done| done as u8 >= Verdict::Deny as u8);
@@ -143,6 +145,7 @@ fn enter<A: Args>(args: &A, hook: SecurityHook, body: impl FnOnce(&A, &Actor, &m
         held.scratch.value.set(1);
         refusal
     } else {
+        note(args, hook);
         0
     }
 }
@@ -158,6 +161,23 @@ fn refuses_unasked<A: Args>(args: &A, hook: SecurityHook) -> bool {
 fn prove(hook: SecurityHook) {
     if CONTROL.get(0).is_some_and(|control| control.guard == task::ids().0) {
         let _ = PROOFS.set(hook as u32, 1, 0);
+    }
+}
+
+/// Notes which files take names, for every task.
+#[inline(always)]
+fn note<A: Args>(args: &A, hook: SecurityHook) {
+    match hook {
+        SecurityHook::InodeRename => {
+            let (from, to) = (args.arg(1), args.arg(3));
+            names::renamed(from, to);
+            // The kernel calls LSM programs once for each direction of an exchange, and the function once for both.
+            if !matches!(A::SENSOR, Sensor::Lsm) {
+                names::renamed(to, from);
+            }
+        }
+        SecurityHook::InodeLink => names::linked(args.arg(0), args.arg(2)),
+        _ => {}
     }
 }
 

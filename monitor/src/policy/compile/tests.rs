@@ -272,6 +272,82 @@ fn a_hard_link_is_known_by_its_identity() {
     assert_eq!(decision.verdict, Verdict::Kill);
 }
 
+/// What holds for a file that is reached by the first of its names.
+fn by_any_name(tables: &Tables, names: &[&str], access: Access) -> Verdict {
+    let (subject, mut work) = (tables.subject(), Work::NEW);
+    decide::file(tables, &subject, &mut View::new(Path::new(names[0])), access, &mut work);
+    if decide::begin_others(&mut work) {
+        for name in &names[1..] {
+            decide::other(tables, &subject, &mut View::new(Path::new(name)), &mut work);
+        }
+    }
+    work.decision().verdict
+}
+
+#[test]
+fn the_rules_for_each_name_of_a_file_hold_under_all_of_them() {
+    let rules = [
+        rule("\"key.pem\"", "\"read\"", "kill"),
+        rule("\"*.crt\", \"below/**\"", "\"read\"", "log"),
+        rule("\"*.crt\", \"below/**\"", "\"delete\"", "kill"),
+    ];
+    let tables = compiled(&rules.concat(), &[]);
+    for (name, verdict) in [("key.pem", Verdict::Kill), ("a.crt", Verdict::Log), ("below/a/b", Verdict::Log)] {
+        let name = format!("/h/ud/{name}");
+        assert_eq!(by_any_name(&tables, &["/tmp/link", &name], Access::READ), verdict, "{name}");
+        assert_eq!(by_any_name(&tables, &["/tmp/link", "/other", &name], Access::READ), verdict, "{name}");
+        // A name that goes takes no other with it.
+        assert_eq!(by_any_name(&tables, &["/tmp/link", &name], Access::DELETE), Verdict::Allow, "{name}");
+    }
+    assert_eq!(by_any_name(&tables, &["/h/ud/a.crt", "/h/ud/key.pem"], Access::READ), Verdict::Kill);
+    assert_eq!(by_any_name(&tables, &["/h/ud/key.pem", "/h/ud/a.crt"], Access::READ), Verdict::Kill);
+}
+
+#[test]
+fn where_a_rule_is_about_one_name_the_default_is_not_about_the_others() {
+    let rules = format!("default = {{ files = \"kill\" }}\n{}", rule("\"x\"", "\"read\"", "allow"));
+    let tables = compiled(&rules, &[]);
+    assert_eq!(by_any_name(&tables, &["/h/ud/x", "/tmp/link"], Access::READ), Verdict::Allow);
+    assert_eq!(by_any_name(&tables, &["/tmp/link", "/h/ud/x"], Access::READ), Verdict::Kill);
+}
+
+#[test]
+fn a_file_with_too_many_names_is_judged_by_the_strictest_rule() {
+    let tables = compiled(&rule("\"key.pem\"", "\"read\"", "kill"), &[]);
+    let (subject, mut work) = (tables.subject(), Work::NEW);
+    decide::file(&tables, &subject, &mut View::new(Path::new("/tmp/link")), Access::READ, &mut work);
+    assert_eq!(work.decision().verdict, Verdict::Allow);
+    assert!(decide::begin_others(&mut work));
+    decide::other_unknown(&tables, &subject, &mut work);
+    assert_eq!(work.decision().verdict, Verdict::Kill);
+}
+
+#[test]
+fn a_directory_says_which_instances_have_rules_about_what_is_in_it() {
+    let instance = |name: &str, uid: u32, path: &str| {
+        format!(
+            "[[instance]]\nname = \"{name}\"\nselect = [{{ uid = {uid} }}]\nuser-dir = \"/h/{name}\"\n{}",
+            rule(&format!("\"{path}\""), "\"read\"", "kill")
+        )
+    };
+    let text =
+        ["version = 1\nmode = \"enforce\"\n".to_owned(), instance("a", 990, "/s/k"), instance("b", 991, "/s/t/*.pem")];
+    let policy = parse(&text.concat()).unwrap();
+    let slots = BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 5)]);
+    let mut identify = |path: &Path| Some(seen(path));
+    let compiled = compile(&policy, EPOCH, &slots, &Everything, &mut identify).unwrap();
+    let knows = |path: &str| {
+        let any = InodeKey { id: id_of(Path::new(path)), epoch: EPOCH, instance: InodeKey::ANY };
+        let found = compiled.inodes.iter().find(|(key, _)| *key == any);
+        found.map(|&(_, raw)| Knowing::from_raw(raw)).map(|knowing| (knowing.first, knowing.last))
+    };
+    assert_eq!(knows("/s"), Some((2, 5)));
+    assert_eq!(knows("/s/t"), Some((5, 5)));
+    assert_eq!(knows("/"), Some((2, 5)));
+    assert_eq!(knows("/s/k"), None, "nothing is known of what is in it");
+    assert_eq!(knows("/elsewhere"), None);
+}
+
 #[test]
 fn a_replaced_file_and_a_replaced_directory_are_known_by_name() {
     let tables = compiled(&rule("\"certs/key.pem\"", "\"read\"", "kill"), &[]);

@@ -10,8 +10,8 @@ use monitor_common::{
     Access, Verdict,
     name::Name,
     policy::{
-        ChildKey, InodeId, InodeKey, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, Node, NodeKey,
-        PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN, PATTERN_SUBTREE_PREFIX,
+        ChildKey, InodeId, InodeKey, Knowing, NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, Node,
+        NodeKey, PATTERN_CHILD_PREFIX, PATTERN_CHILD_SUFFIX, PATTERN_HEAD_BITS, PATTERN_LEN, PATTERN_SUBTREE_PREFIX,
         PATTERN_SUBTREE_SUFFIX, Pattern, PatternKey, Rule, RuleSet,
     },
 };
@@ -498,6 +498,16 @@ impl Tree {
             compiled.inodes.push((key, number(extra)));
             nodes.push(node);
             extra += 1;
+        }
+        for (branch, (node, seen)) in self.branches.iter().zip(nodes.iter().zip(&found)) {
+            let reaches = node.flags != 0 || speaks(&node.children) || speaks(&node.below);
+            if let Some(Seen { id, .. }) = seen.filter(|_| reaches && !branch.alias) {
+                compiled
+                    .knowing
+                    .entry(id)
+                    .and_modify(|knowing| *knowing = knowing.and(slot))
+                    .or_insert(Knowing::only(slot));
+            }
         }
         if self.about_proc {
             compiled.about_proc.insert(slot);
