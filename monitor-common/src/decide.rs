@@ -411,27 +411,14 @@ const OF_THE_FILE: Access =
     Access::READ.union(Access::WRITE).union(Access::ATTR).union(Access::EXEC).union(Access::LINK);
 
 /// Begins to weigh in what holds for the other names of the file that [`file()`] was about; false where the access is to
-/// a name alone. Only rules count from here on: the class default is about names that no rule is about.
+/// a name alone. Each is found by [`locate`] and weighed by [`weigh_place`]; where not all of them are known, [`give_up`]
+/// takes the place of [`locate`]. Only rules count from here on: the class default is about names that no rule is about.
 #[inline(always)]
 pub fn begin_others(work: &mut Work) -> bool {
     let access = work.access.get() & u32::from(OF_THE_FILE.bits());
     work.access.set(access);
     work.spoken.set(1);
     access != 0
-}
-
-/// Weighs in what holds for another name of the file, after [`begin_others`].
-#[inline(always)]
-pub fn other<L: Lookups, P: Locate>(maps: &L, subject: &Subject<'_>, view: &mut P, work: &mut Work) {
-    view.locate(maps, subject, work);
-    maps.weigh_place(subject, work);
-}
-
-/// Weighs in what the strictest rules say, after [`begin_others`]: not all names of the file are known.
-#[inline(always)]
-pub fn other_unknown<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work) {
-    give_up(work);
-    maps.weigh_place(subject, work);
 }
 
 /// Leaves in `work` a place of which it is not known which rules reach it.

@@ -278,7 +278,8 @@ fn by_any_name(tables: &Tables, names: &[&str], access: Access) -> Verdict {
     decide::file(tables, &subject, &mut View::new(Path::new(names[0])), access, &mut work);
     if decide::begin_others(&mut work) {
         for name in &names[1..] {
-            decide::other(tables, &subject, &mut View::new(Path::new(name)), &mut work);
+            decide::locate(tables, &subject, &mut View::new(Path::new(name)), &mut work);
+            decide::weigh_place(tables, &subject, &mut work);
         }
     }
     work.decision().verdict
@@ -318,7 +319,8 @@ fn a_file_with_too_many_names_is_judged_by_the_strictest_rule() {
     decide::file(&tables, &subject, &mut View::new(Path::new("/tmp/link")), Access::READ, &mut work);
     assert_eq!(work.decision().verdict, Verdict::Allow);
     assert!(decide::begin_others(&mut work));
-    decide::other_unknown(&tables, &subject, &mut work);
+    decide::give_up(&mut work);
+    decide::weigh_place(&tables, &subject, &mut work);
     assert_eq!(work.decision().verdict, Verdict::Kill);
 }
 
