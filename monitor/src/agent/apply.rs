@@ -270,7 +270,7 @@ impl<E: Enforcer> Agent<E> {
     pub(super) fn reload(&mut self, by: &str) -> Result<Reloaded, Refusal> {
         let (sinks, page) = (self.in_force.policy.sinks.clone(), self.in_force.policy.metrics);
         let read = read_policy(&self.options, &self.host, &mut self.adopted);
-        let warnings = read.as_ref().map(|policy| warnings(&self.options, policy, &self.host)).unwrap_or_default();
+        let mut warnings = read.as_ref().map(|policy| warnings(&self.options, policy, &self.host)).unwrap_or_default();
         if let Err(error) = read.and_then(|policy| self.apply(policy, Cause::Asked)) {
             say(&format!("reload: refused, the old policy stays in force: {error}"));
             let details = Map::from_iter([
@@ -280,13 +280,15 @@ impl<E: Enforcer> Agent<E> {
             self.pipeline.lifecycle(Stage::Error, "The new policy was refused; the old one stays in force", &details);
             return Err(refusal(error));
         }
-        self.label();
+        if let Err(error) = self.label() {
+            warnings.push(format!("{}: {error}", Task::Label.failed()));
+        }
         self.peers.hurry(Instant::now());
         if self.in_force.policy.sinks != sinks {
             self.sinks.exchange(&self.in_force.policy.sinks);
         }
         if self.in_force.policy.metrics != page {
-            self.serve_metrics();
+            warnings.extend(self.serve_metrics());
         }
         self.pipeline.limit_journal(self.in_force.policy.journal);
         let epoch = self.kernel.epoch();

@@ -303,7 +303,8 @@ impl Agent<Kernel> {
         agent.heal();
         agent.report_unguarded();
         agent.look_at_healed();
-        agent.serve_metrics();
+        // What it answers has been reported.
+        let _ = agent.serve_metrics();
         // SAFETY: no arguments that could be wrong; gives memory of the start back to the system.
         unsafe { libc::malloc_trim(0) };
         agent.announce();
@@ -468,11 +469,12 @@ impl<E: Enforcer> Agent<E> {
         labelled
     }
 
-    /// Marks what already runs, now or, where that fails, later.
-    fn label(&mut self) {
+    /// Marks what already runs, now or, where that fails, which is reported, later.
+    fn label(&mut self) -> Result<(), AgentError> {
         let labelled = self.label_running();
         self.unlabelled = labelled.is_err();
         self.note(Task::Label, &labelled);
+        labelled
     }
 
     /// Notes the sockets that a process has bound already.
@@ -494,7 +496,7 @@ impl<E: Enforcer> Agent<E> {
         let renewed = self.refresh();
         self.note(Task::Renew, &renewed);
         if self.unlabelled {
-            self.label();
+            let _ = self.label();
         }
     }
 
@@ -516,7 +518,7 @@ impl<E: Enforcer> Agent<E> {
             let mut policy = self.adopted.policy()?;
             policy.enforce = self.options.enforce.unwrap_or(policy.enforce);
             self.apply(policy, Cause::Changed)?;
-            self.label();
+            let _ = self.label();
             let names = self.instance_names();
             say(&format!("found a new Node-RED; instances now: {names}"));
             let details = Map::from_iter([
@@ -558,21 +560,26 @@ impl<E: Enforcer> Agent<E> {
             self.host.procs = before;
             return Err(error);
         }
-        self.label();
+        let _ = self.label();
         Ok(())
     }
 
-    /// Gives figures where the policy wants them. An address that cannot be had is told, and keeps nobody from guarding.
-    fn serve_metrics(&mut self) {
+    /// Gives figures where the policy wants them. An address that cannot be had is reported, and is the answer; the guard goes
+    /// on without.
+    fn serve_metrics(&mut self) -> Option<String> {
         self.metrics = None;
-        let Some(address) = self.in_force.policy.metrics else { return };
+        let address = self.in_force.policy.metrics?;
         let counts = Arc::clone(self.pipeline.counts());
         match metrics::Server::start(address, counts, self.pipeline.spool()) {
-            Ok(server) => self.metrics = Some(server),
+            Ok(server) => {
+                self.metrics = Some(server);
+                None
+            }
             Err(error) => {
                 let message = format!("[metrics] {address}: {error}; free the address or name another, then reload");
                 complain(&message);
                 self.pipeline.lifecycle(Stage::Error, &message, &Map::new());
+                Some(message)
             }
         }
     }

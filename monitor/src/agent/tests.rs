@@ -306,6 +306,19 @@ fn a_faulty_policy_is_refused_with_all_its_faults() {
     assert_eq!(reloaded.warnings.len(), 4, "two directories and two files are not there");
 }
 
+/// What comes after the policy is in force, and does not hold it up, is in the answer as well.
+#[test]
+fn an_address_that_is_taken_is_a_warning() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let mut scene = Scene::new();
+    scene.write(&(text("new", &["a", "c"]) + &format!("[metrics]\nlisten = \"{address}\"\n")));
+    let reloaded = scene.agent.reload("me").unwrap();
+    scene.holds("new", "without figures");
+    let warning = reloaded.warnings.last().unwrap();
+    assert!(warning.contains(&address.to_string()) && warning.contains("name another"), "{warning}");
+}
+
 /// What a policy rests on has changed, and the state directory is full: it is put in force all the same.
 #[test]
 fn protection_does_not_wait_for_the_state_directory() {
@@ -391,7 +404,8 @@ fn a_process_that_cannot_be_marked_is_marked_later() {
     let marked = scene.agent.kernel.is_labelled(child.id());
     child.kill().unwrap();
     child.wait().unwrap();
-    reloaded.unwrap();
+    let warnings = reloaded.unwrap().warnings;
+    assert!(warnings.iter().any(|it| it.contains("could not be marked")), "{warnings:?}");
     assert!(unmarked && marked, "{unmarked} {marked}");
 }
 

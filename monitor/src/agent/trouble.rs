@@ -38,7 +38,7 @@ pub(super) enum Task {
 
 impl Task {
     /// What has failed.
-    fn failed(self) -> &'static str {
+    pub(super) fn failed(self) -> &'static str {
         match self {
             Self::Renew => "the policy could not be renewed, the old one stays in force",
             Self::Label => "processes that run already could not be marked, and may not be guarded until they are",

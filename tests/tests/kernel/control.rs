@@ -116,10 +116,16 @@ fn what_enforces_without_a_guard_is_named_with_the_way_out() -> Result<()> {
 
     for (what, answer) in ask_all(&policy, &state)? {
         let all = format!("{}{}", answer.text, answer.errors);
-        ensure!(answer.code == Some(0) && !all.contains("without a guard"), "{what}, and a guard runs: {answer:?}");
+        // What others have left is not this test's.
+        ensure!(answer.code == Some(0) && !all.contains(&way_out), "{what}, and a guard runs: {answer:?}");
     }
     let answer = detach_elsewhere()?;
-    ensure!(answer.code == Some(0) && answer.text.contains("a guard runs"), "{answer:?}");
+    ensure!(!answer.errors.contains(&way_out), "{answer:?}");
+    let strangers = answer.errors.contains("without a guard");
+    ensure!(
+        strangers || (answer.code == Some(0) && answer.text.contains(&format!("with pins in {pins}"))),
+        "{answer:?}"
+    );
 
     guard.end()?;
     ensure!(!is_open(&stand_in)?, "nothing enforces any more");
@@ -145,9 +151,9 @@ fn what_enforces_without_a_guard_is_named_with_the_way_out() -> Result<()> {
     ensure!(is_open(&stand_in)?, "something still enforces");
     for (what, answer) in ask_all(&policy, &state)? {
         let all = format!("{}{}", answer.text, answer.errors);
-        ensure!(!all.contains("without a guard"), "{what}: {answer:?}");
+        ensure!(!all.contains(&way_out), "{what}: {answer:?}");
     }
     let answer = detach_elsewhere()?;
-    ensure!(answer.code == Some(0) && answer.text.contains("nothing is pinned here"), "{answer:?}");
+    ensure!(strangers || (answer.code == Some(0) && answer.text.contains("nothing is pinned here")), "{answer:?}");
     Ok(())
 }
