@@ -139,7 +139,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 const FAST_TESTS: [&str; 2] = ["every_attack", "an_older"];
 
 /// Tests that start the guard again and again, or for one thing each.
-const RESTARTING: [&str; 5] = ["clock::", "outlive::", "reloads::", "windows::", "young::"];
+const RESTARTING: [&str; 6] = ["clock::", "healing::", "outlive::", "reloads::", "windows::", "young::"];
 
 /// What `cargo xtask test` boots: kernels for this machine's own programs. To build them for another architecture would
 /// take longer than everything else.
