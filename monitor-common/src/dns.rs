@@ -545,6 +545,157 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_one_without_an_error_to_one_ordinary_question() {
+        type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+        let found = |change: Change<'_>| {
+            let mut bytes = answer();
+            change(&mut bytes);
+            let mut message = message(0, &bytes);
+            message.begin(0, bytes.len() as u32) && message.take_name() && !addresses(&mut message).is_empty()
+        };
+        assert!(found(&|_| {}));
+        let changes: [(&str, Change<'_>); 7] = [
+            ("a question", &|bytes| bytes[2] &= 0x7f),
+            ("an error", &|bytes| bytes[3] |= 3),
+            ("a question with an error", &|bytes| (bytes[2], bytes[3]) = (1, 0x82)),
+            ("another operation", &|bytes| bytes[2] |= 0x28),
+            ("no question", &|bytes| bytes[5] = 0),
+            ("two questions", &|bytes| bytes[5] = 2),
+            ("many questions", &|bytes| bytes[4] = 1),
+        ];
+        for (what, change) in changes {
+            assert!(!found(change), "{what}");
+        }
+        // Flags of no account here, among them the upper half of the byte with the error.
+        assert!(found(&|bytes| (bytes[2], bytes[3]) = (0x87, 0xf0)));
+        let header = message(0, &answer());
+        let begins = |len| {
+            let mut message = header.clone();
+            message.begin(0, len)
+        };
+        assert!(!begins(0) && !begins(HEADER - 1) && begins(HEADER) && begins(HEADER + 1));
+    }
+
+    #[test]
+    fn as_many_records_are_read_as_the_message_says_it_has() {
+        for (records, expected) in [(0, 0), (1, 0), (2, 1), (3, 2), (9, 2)] {
+            let mut bytes = answer();
+            bytes[7] = records;
+            let mut message = message(0, &bytes);
+            assert!(message.begin(0, bytes.len() as u32) && message.take_name());
+            assert_eq!(addresses(&mut message).len(), expected, "{records}");
+            message.fill_key(1, 1);
+            assert_eq!(message.question.bits, 16 + 8 * 254);
+        }
+        // A record without content, at the very end, is one; one that goes on behind the end is none.
+        let mut bytes = b"\0\0\x80\0\0\x01\0\x01\0\0\0\0\x01a\0\0\x01\0\x01\0\0\x01\0\x01\0\0\0\0\0\0".to_vec();
+        let first = |bytes: &[u8]| {
+            let mut message = message(0, bytes);
+            assert!(message.begin(0, bytes.len() as u32) && message.take_name());
+            message.next_record()
+        };
+        assert!(matches!(first(&bytes), Found::Other));
+        *bytes.last_mut().unwrap() = 4;
+        assert!(matches!(first(&bytes), Found::Nothing));
+        bytes.extend(b"\x7f\0\0\x01");
+        assert!(matches!(first(&bytes), Found::Address));
+    }
+
+    #[test]
+    fn a_record_has_a_name_of_labels_or_a_pointer_and_a_time_to_live() {
+        let head = b"\0\0\x80\0\0\x01\0\x01\0\0\0\0\x01a\0\0\x01\0\x01";
+        let record = |name: &[u8], ttl: u32| {
+            let fixed = [&b"\0\x01\0\x01"[..], &ttl.to_be_bytes(), b"\0\x04\x7f\0\0\x01"].concat();
+            let bytes = [head, name, &fixed].concat();
+            let mut message = message(0, &bytes);
+            assert!(message.begin(0, bytes.len() as u32) && message.take_name());
+            let found = matches!(message.next_record(), Found::Address);
+            assert!(!found || message.address == map_v4([127, 0, 0, 1]));
+            found.then(|| (message.until(7) - 7 - GRACE_NS) / 1_000_000_000)
+        };
+        let label = |length: u8| [&[length][..], &[b'x'; 64][..usize::from(length)], b"\0"].concat();
+        for name in
+            [&b"\0"[..], b"\xc0\x0c", b"\xc1\x0c", b"\xff\xff", b"\x01x\xc0\x0c", b"\x03www\x07example\0", &label(63)]
+        {
+            assert_eq!(record(name, 60), Some(60), "{name:?}");
+        }
+        for name in [&b"\x40\0"[..], b"\x80\0", b"\xbf\0", &label(64)] {
+            assert_eq!(record(name, 60), None, "{name:?}");
+        }
+        let times = [
+            (0, 0),
+            (1, 1),
+            (0x0001_0002, 0x0001_0002),
+            (MAX_TTL, MAX_TTL),
+            (MAX_TTL + 1, MAX_TTL),
+            (u32::MAX, MAX_TTL),
+        ];
+        for (ttl, counts) in times {
+            assert_eq!(record(b"\0", ttl), Some(u64::from(counts)), "{ttl}");
+        }
+    }
+
+    #[test]
+    fn letters_of_names_are_those_that_rules_can_have() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(lower(byte), byte.to_ascii_lowercase(), "{byte}");
+            let plain = byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+            assert_eq!(is_plain(byte), plain, "{byte}");
+        }
+        let mut bytes = answer();
+        for kind in [1, 28, 65] {
+            let at = bytes.windows(5).position(|it| it == b"\x03com\0").unwrap() + 6;
+            bytes[at] = kind;
+            let mut message = message(0, &bytes);
+            assert!(message.begin(0, bytes.len() as u32) && message.take_name());
+            assert_eq!(message.kind(), u32::from(kind));
+        }
+    }
+
+    #[test]
+    fn a_label_has_sixty_three_bytes_and_no_pointer() {
+        let name = |length: u8, label: usize| {
+            let mut bytes = answer()[..HEADER as usize].to_vec();
+            bytes.push(length);
+            bytes.extend(core::iter::repeat_n(b'a', label));
+            bytes.extend(b"\0\x00\x01\x00\x01");
+            let mut message = message(0, &bytes);
+            message.begin(0, bytes.len() as u32) && message.take_name()
+        };
+        assert!(name(1, 1) && name(62, 62) && name(63, 63));
+        assert!(!name(64, 64) && !name(0xc0, 0) && !name(0xc0, 192) && !name(0, 0));
+        // What lies behind the end is none of it, whatever is there.
+        let bytes = [&answer()[..HEADER as usize], b"\x01a\0\x00\x01\x00\x01"].concat();
+        for cut in 0..6 {
+            let mut message = message(0, &bytes);
+            assert_eq!(message.begin(0, bytes.len() as u32 - cut) && message.take_name(), cut == 0, "{cut}");
+        }
+    }
+
+    #[test]
+    fn so_many_messages_are_reported_in_a_second() {
+        assert_eq!(GRACE_NS, 300_000_000_000, "five minutes");
+        let mut rate = Rate::default();
+        let at = |tenths: u64| tenths * 100_000_000;
+        for second in [1, 2, 5] {
+            let before = rate.skipped;
+            for count in 0..MAX_TOLD + 7 {
+                // All of the second is one second.
+                let now = at(second * 10 + if count % 2 == 0 { 0 } else { 9 });
+                assert_eq!(rate.may_tell(now), count < MAX_TOLD, "{second} {count}");
+            }
+            assert_eq!((rate.second, rate.told, rate.skipped - before), (second, MAX_TOLD, 7));
+        }
+    }
+
+    #[test]
+    fn a_long_question_is_counted_apart_and_answers_are_marked() {
+        let kinds = [0, LONG_QUESTION - 1, LONG_QUESTION, LONG_QUESTION + 1, u32::MAX].map(Kind::of_question);
+        assert_eq!(kinds, [Kind::Question, Kind::Question, Kind::Long, Kind::Long, Kind::Long]);
+        assert_eq!([Kind::Question, Kind::Long, Kind::Answer].map(Kind::detail), [0, 0, 1]);
+    }
+
+    #[test]
     fn an_alias_and_its_addresses_are_those_of_the_name_that_was_asked_for() {
         for base in [0, 700] {
             let bytes = answer();

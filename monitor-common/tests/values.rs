@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use monitor_common::{
     Access, Verdict,
-    event::Hook,
+    event::{
+        FLAG_AFTER, FLAG_BY_NAME, FLAG_COMPAT, FLAG_CONFIRMED, FLAG_CREATED, FLAG_CUT, FLAG_DAMAGED, FLAG_FAILED,
+        FLAG_FS_PATH, FLAG_IO_URING, FLAG_MAINTENANCE, FLAG_OBSERVED, FLAG_TEXT_PATH, FLAG_UNLINKED, Hook,
+    },
     name::{NAME_LEN, Name},
     policy::{Class, Executable, MAX_INSTANCES, Maintenance, Rule},
     scope::Origin,
@@ -146,6 +149,8 @@ fn hooks_have_names_numbers_and_classes() {
         (Hook::Listen, 0, Some(Class::Ingress)),
         (Hook::Accept, 0, Some(Class::Ingress)),
         (Hook::Socket, packet, Some(Class::RawSocket)),
+        (Hook::Socket, (2 << 32) | (3 << 16) | 1, Some(Class::RawSocket)),
+        (Hook::Socket, (2 << 32) | (1 << 16) | 6, None),
         (Hook::Exec, 0, Some(Class::Exec)),
         (Hook::Exec, Executable::Unnamed as u64, Some(Class::ExecUnnamed)),
         (Hook::Exec, Executable::Writable as u64, Some(Class::ExecWritable)),
@@ -165,6 +170,28 @@ fn hooks_have_names_numbers_and_classes() {
     ] {
         assert_eq!(hook.class(detail), class, "{}, {detail}", hook.name());
     }
+}
+
+#[test]
+fn each_flag_of_a_record_is_a_bit_of_its_own() {
+    let flags = [
+        FLAG_CUT,
+        FLAG_BY_NAME,
+        FLAG_CONFIRMED,
+        FLAG_FAILED,
+        FLAG_DAMAGED,
+        FLAG_AFTER,
+        FLAG_COMPAT,
+        FLAG_UNLINKED,
+        FLAG_CREATED,
+        FLAG_IO_URING,
+        FLAG_OBSERVED,
+        FLAG_FS_PATH,
+        FLAG_TEXT_PATH,
+        FLAG_MAINTENANCE,
+    ];
+    assert!(flags.iter().all(|flag| flag.is_power_of_two()), "{flags:?}");
+    assert_eq!(flags.iter().collect::<BTreeSet<_>>().len(), flags.len());
 }
 
 #[test]
