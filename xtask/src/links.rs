@@ -42,8 +42,8 @@ pub(crate) fn enter(step: Step, arguments: &[&str]) -> Result<()> {
     if env::var_os(tools::LINKS).is_some_and(|found| links == Path::new(&found)) {
         return Ok(());
     }
-    let own = env::current_exe().context("this program's own file cannot be found")?;
-    let mut command = Command::new(own);
+    // By its own name there may be another by now, or none: a build replaces it.
+    let mut command = Command::new("/proc/self/exe");
     confine(&mut command, step)?;
     let error = command.args(arguments).exec();
     Err(error).context("this program cannot be started again")

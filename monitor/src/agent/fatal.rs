@@ -6,7 +6,7 @@ use crate::journal::JournalError;
 
 /// Why a guard that was running has ended with an error. Its exit code is [`Fatal::EXIT_CODE`].
 ///
-/// Every other failure is a [`Task`](super::trouble::Task): it is reported, and the guard goes on. Pinned programs go on to
+/// Every other failure is a `Task`: it is reported, and the guard goes on. Pinned programs go on to
 /// enforce in any case.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {

@@ -130,7 +130,7 @@ fn what_enforces_without_a_guard_is_named_with_the_way_out() -> Result<()> {
     guard.end()?;
     ensure!(!is_open(&stand_in)?, "nothing enforces any more");
     for (what, answer) in ask_all(&policy, &state)? {
-        let code = if matches!(what, "maintenance" | "reload") { 1 } else { 0 };
+        let code = i32::from(matches!(what, "maintenance" | "reload"));
         let all = format!("{}{}", answer.text, answer.errors);
         ensure!(answer.code == Some(code), "{what}: {answer:?}");
         ensure!(all.contains("enforce without a guard") && all.contains(&way_out), "{what}: {answer:?}");

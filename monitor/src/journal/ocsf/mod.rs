@@ -1,6 +1,6 @@
 //! Events as OCSF 1.8.0, profiles `host` and `security_control`.
 //!
-//! Classes: 1001 File System Activity, 1007 Process Activity, 4001 Network Activity for what was met ([`Activity`]), 6002
+//! Classes: 1001 File System Activity, 1007 Process Activity, 4001 Network Activity for what was met ([`record`](crate::record)), 6002
 //! Application Lifecycle for the guard itself. What OCSF has no place for is in `unmapped`, flat.
 
 use std::{net::Ipv6Addr, sync::OnceLock};
