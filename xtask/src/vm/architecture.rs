@@ -64,6 +64,16 @@ impl Architecture {
         }
     }
 
+    /// More for the kernel's command line.
+    pub(crate) fn parameters(self) -> &'static str {
+        match self {
+            // The kernel panics when a timer has not ticked ten times while it counts to some number: on a busy machine an
+            // emulated one does not.
+            Self::Amd64 => "no_timer_check",
+            Self::Arm64 => "",
+        }
+    }
+
     /// The kernel's name of the first serial port.
     pub(crate) fn console(self) -> &'static str {
         match self {

@@ -49,8 +49,9 @@ impl Machine<'_> {
             .arg("-append")
             // An emulated processor stands still for half a minute while the kernel gathers huge pages.
             .arg(format!(
-                "console={} quiet panic=-1 mitigations=off transparent_hugepage=never {}",
+                "console={} quiet panic=-1 mitigations=off transparent_hugepage=never {} {}",
                 architecture.console(),
+                architecture.parameters(),
                 self.parameters
             ))
             .stdin(Stdio::null())
