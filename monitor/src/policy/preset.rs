@@ -535,6 +535,7 @@ mod tests {
     const ELSEWHERE: &[(&str, Access)] = &[
         ("/tmp/node-compile-cache/v24/x", MAKE.union(REPLACE)),
         ("/tmp/node-watch-1", MAKE.union(REPLACE)),
+        ("/home/n/.npm", Access::CREATE),
         ("/home/n/.npm/_cacache/tmp/1", MAKE.union(REPLACE).union(Access::LINK)),
         ("/home/n/.ssh", READ),
         ("/home/n/.ssh/id_rsa.pub", READ),
