@@ -315,6 +315,7 @@ mod tests {
         ("tests/tests/promises/containers.rs", "/bin/sh", "what a container runs, in its own root"),
         ("tests/src/bin/vm_init.rs", "/tests", "a file of the machine, which has nothing else"),
         ("tests/src/bin/racer.rs", "/proc/self/exe", "itself"),
+        ("xtask/src/links.rs", "/proc/self/exe", "itself"),
     ];
 
     /// Calls whose first literal is the name of a program.
