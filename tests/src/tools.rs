@@ -183,7 +183,7 @@ pub const TOOLS: &[Tool] = &[
     tool("mv", Debian("coreutils"), PROMISES),
     tool("rm", Debian("coreutils"), PROMISES),
     tool("seq", Debian("coreutils"), PROMISES),
-    tool("sleep", Debian("coreutils"), PROMISES),
+    tool("sleep", Debian("coreutils"), &[Promises, Unit]),
     tool("tac", Debian("coreutils"), PROMISES),
     tool("tee", Debian("coreutils"), PROMISES),
     tool("touch", Debian("coreutils"), PROMISES),
@@ -347,7 +347,9 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let (mut found, mut open) = (
             Vec::new(),
-            ["xtask/src", "tests/src", "tests/tests", "monitor/tests"].map(|place| root.join(place)).to_vec(),
+            ["xtask/src", "tests/src", "tests/tests", "monitor/src", "monitor/tests"]
+                .map(|place| root.join(place))
+                .to_vec(),
         );
         while let Some(path) = open.pop() {
             if path.is_dir() {
@@ -436,7 +438,9 @@ mod tests {
     fn every_program_that_is_started_is_declared() {
         let (mut faults, mut seen) = (Vec::new(), 0);
         for literal in literals() {
-            if !STARTERS.iter().any(|starter| literal.before.ends_with(starter)) {
+            // The guard has functions of its own by the other names.
+            let starters = if literal.file.starts_with("monitor/src") { &STARTERS[..1] } else { &STARTERS[..] };
+            if !starters.iter().any(|starter| literal.before.ends_with(starter)) {
                 continue;
             }
             seen += 1;
@@ -451,7 +455,8 @@ mod tests {
     #[test]
     fn no_program_is_named_by_an_absolute_path() {
         let mut faults = Vec::new();
-        for literal in literals() {
+        // The guard itself names what root runs by its path, and policies name what others run.
+        for literal in literals().into_iter().filter(|literal| !literal.file.starts_with("monitor/src")) {
             let programs = paths(&literal.text).filter(|path| is_program(path) && !is_named(&literal, path));
             faults.extend(programs.map(|path| format!("{}:{}: {path}", literal.file, literal.line)));
         }
