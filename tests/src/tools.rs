@@ -186,6 +186,7 @@ pub const TOOLS: &[Tool] = &[
     tool("sleep", Debian("coreutils"), &[Promises, Unit]),
     tool("tac", Debian("coreutils"), PROMISES),
     tool("tee", Debian("coreutils"), PROMISES),
+    tool("timeout", Debian("coreutils"), PROMISES),
     tool("touch", Debian("coreutils"), PROMISES),
     tool("tr", Debian("coreutils"), PROMISES),
     tool("chown", Debian("coreutils"), PROMISES),
