@@ -16,7 +16,7 @@ use monitor_common::{
 use super::{Agent, apply::Cause, say::say, trouble::Task};
 use crate::{
     heal::{self, Act, Candidate, Healer},
-    journal::{ocsf::Stage, response},
+    journal::ocsf::Stage,
     kernel::enforcer::Enforcer,
     pipeline::Told,
     policy::{
@@ -160,7 +160,7 @@ impl<E: Enforcer> Agent<E> {
     fn report(&mut self, all: &[heal::Told]) {
         for told in all {
             say(&terminal::plain(told.message.as_bytes()));
-            self.pipeline.response(response::healing(told));
+            self.pipeline.response(heal::event::healing(told));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod apply;
+mod ended;
 pub mod fatal;
 mod healing;
 mod peers;
@@ -36,15 +37,11 @@ use tokio::{
 };
 
 use crate::{
-    change::Changes,
+    change::{self, Changes},
     control::{Answer, Asked, Listener, Refusal, Request},
     heal::Healer,
     instance,
-    journal::{
-        Journal, JournalError,
-        ocsf::Stage,
-        response::{self, Because},
-    },
+    journal::{Journal, JournalError, ocsf::Stage},
     kernel::{
         census,
         enforcer::Enforcer,
@@ -72,6 +69,7 @@ use crate::{
 };
 use adopt::Adopted;
 use apply::{Cause, InForce, own, read_policy};
+use ended::Because;
 use fatal::Fatal;
 use healing::Made;
 use respond::Responder;
@@ -675,7 +673,7 @@ impl<E: Enforcer> Agent<E> {
         let instances = self.in_force.policy.instances.iter().map(|it| (it.name.as_str(), it.user_dir.as_path()));
         for change in self.changes.look(instances, Instant::now()) {
             say(&terminal::plain(change.sentence().as_bytes()));
-            self.pipeline.response(response::changed(&change));
+            self.pipeline.response(change::event::changed(&change));
         }
     }
 
@@ -716,7 +714,7 @@ impl<E: Enforcer> Agent<E> {
                     scope.name()
                 );
                 say(&terminal::shown(sentence.as_bytes()));
-                self.pipeline.response(response::ended(process, because, &sentence));
+                self.pipeline.response(ended::ended(process, because, &sentence));
             }
         }
         healing::note(&mut self.healer, &self.in_force.names, told);

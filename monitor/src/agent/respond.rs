@@ -9,8 +9,8 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::ended::Ended;
 use crate::{
-    journal::response::Ended,
     kernel::enforcer::Enforcer,
     machine::scan,
     policy::{

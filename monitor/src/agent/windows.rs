@@ -16,14 +16,14 @@ use serde_json::{Map, Value};
 
 use super::{AgentError, say, takeover::Takeover};
 use crate::{
-    change::{
-        decision::{self, Kept},
-        window::{Report, Snapshot, compare},
-    },
     heal,
     journal::ocsf::{Stage, now_ms},
     kernel::{enforcer::Enforcer, load::KernelError},
-    maintenance::{LONGEST, Request, Window, boot_ns},
+    maintenance::{
+        LONGEST, Request, Window, boot_ns,
+        decision::{self, Kept},
+        report::{Report, Snapshot, compare},
+    },
     pipeline::Pipeline,
     policy::model::Policy,
     state::{State, StateError},

@@ -4,12 +4,11 @@
 //! The last version that was seen is kept in the state directory, so that a change while no guard ran is told as well.
 //! Deploys are normal: what is told here is a fact, and no alert.
 
-pub mod decision;
 pub mod diff;
+pub mod event;
 pub mod flows;
 pub mod git;
 pub mod mask;
-pub mod window;
 
 use std::{
     collections::BTreeMap,

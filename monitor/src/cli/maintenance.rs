@@ -13,13 +13,15 @@ use super::{
 use anyhow::{bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use monitor::{
-    change::decision::{self, Kept},
     control::{self, Answer},
     journal::{
         format::rfc3339_seconds,
         query::{Filter, Query},
     },
-    maintenance::{self, Request, Window},
+    maintenance::{
+        self, Request, Window,
+        decision::{self, Kept},
+    },
     state::{self, State},
     stdio::Output,
     text::terminal::{plain, plain_path},

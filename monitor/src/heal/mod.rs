@@ -9,6 +9,7 @@
 //! and retried with backoff until it is.
 
 mod copy;
+pub mod event;
 mod obstacle;
 mod restore;
 mod store;
@@ -21,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::ward::Ward;
@@ -30,7 +32,7 @@ pub use self::{
     store::{Listed, Mark, Store, StoreError},
 };
 use crate::{
-    change::{self, decision::Left},
+    change,
     state::{State, StateError},
     stdio::complain,
 };
@@ -56,6 +58,15 @@ pub struct Healed {
     pub rule: String,
     /// The file, as the rule names it.
     pub path: PathBuf,
+}
+
+/// A file under a rule that heals, as it is at a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The file.
+    pub path: PathBuf,
+    /// SHA-256 of its copy; none when there was no file.
+    pub digest: Option<String>,
 }
 
 /// What is told.

@@ -16,7 +16,6 @@ pub mod query;
 mod queue;
 pub mod reader;
 mod recover;
-pub mod response;
 pub mod segment;
 mod store;
 pub mod tail;

@@ -1,7 +1,5 @@
 //! From the kernel's bytes to a line in the journal: decode, enrich, render, append.
 
-pub mod programs;
-
 use std::{sync::Arc, time::Instant};
 
 use monitor_common::{Verdict, event::Hook};
@@ -10,6 +8,7 @@ use crate::{
     deploys::editor::{Deploy, Editors},
     incident::{Incident, Incidents, Phase, finding},
     journal::{Durability, Journal, JournalError, Limits, Spool, ocsf},
+    maintenance::programs::Programs,
     metrics::Counts,
     record::{
         activity::Activity,
@@ -19,7 +18,6 @@ use crate::{
         tunnel::Tunnels,
     },
 };
-use programs::Programs;
 use serde_json::{Map, Value};
 
 /// Why a record could not be journaled.

@@ -15,13 +15,14 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 /// The layers of `monitor/src` from the top down.
-const LAYERS: [&[&str]; 15] = [
+const LAYERS: [&[&str]; 16] = [
     &["cli"],
     &["agent", "evidence"],
     &["pipeline"],
     &["control", "metrics"],
     &["maintenance", "sinks"],
-    &["change", "heal", "incident"],
+    &["heal"],
+    &["change", "incident"],
     &["deploys"],
     &["record"],
     &["instance", "journal", "kernel"],

@@ -1,4 +1,8 @@
-//! Maintenance windows as they are asked for by [`control`](crate::control).
+//! Maintenance windows: what is asked for by [`control`](crate::control), what happened in one, and what is decided about it.
+
+pub mod decision;
+pub mod programs;
+pub mod report;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    heal::{self, StoreError},
+    heal::{self, Left, StoreError},
     state::{State, StateError},
 };
 
@@ -52,15 +52,6 @@ pub enum DecisionError {
     /// The state directory fails.
     #[error(transparent)]
     State(#[from] StateError),
-}
-
-/// A file under a rule that heals, as it was when the window closed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Left {
-    /// The file.
-    pub path: PathBuf,
-    /// SHA-256 of its copy; none when there was no file.
-    pub digest: Option<String>,
 }
 
 /// A report that can be decided on.

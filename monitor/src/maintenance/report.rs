@@ -5,11 +5,15 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{
-    decision::Left,
-    diff::{self, Diff},
+use crate::{
+    change::{
+        self,
+        diff::{self, Diff},
+    },
+    heal::Left,
+    machine::root::Root,
+    maintenance::programs::Ran,
 };
-use crate::{machine::root::Root, pipeline::programs::Ran};
 
 /// Most packages that are looked at.
 const MAX_PACKAGES: usize = 4000;
@@ -47,7 +51,7 @@ impl Snapshot {
     pub fn take(user_dir: &Path) -> Self {
         let mut found = Self::default();
         let Ok(root) = Root::host() else { return found };
-        found.settings = root.text(&user_dir.join("settings.js"), super::MAX_BYTES).ok();
+        found.settings = root.text(&user_dir.join("settings.js"), change::MAX_BYTES).ok();
         let modules = user_dir.join("node_modules");
         let mut left = MAX_ALL;
         for name in root.list(&modules, MAX_PACKAGES + 1).unwrap_or_default() {

@@ -1,0 +1,65 @@
+//! What was found or done about a file that is healed, as an event.
+
+use serde_json::{Value, json};
+
+use super::{Outcome, Told};
+use crate::journal::ocsf::{device, metadata, now_ms};
+
+/// File Remediation Activity.
+const REMEDIATION: u32 = 7002;
+
+/// Something was found or done about a file that is healed.
+#[must_use]
+pub fn healing(told: &Told) -> Value {
+    let (activity, name, status, severity) = match told.outcome {
+        Outcome::Kept => (4, "Harden", 1, 1),
+        Outcome::Differs => (5, "Detect", 1, 3),
+        Outcome::Gone => (5, "Detect", 1, 4),
+        Outcome::Restored => (3, "Restore", 1, 4),
+        Outcome::Failed => (3, "Restore", 2, 5),
+    };
+    let path = told.file.path.to_string_lossy();
+    let file_name = told.file.path.file_name().unwrap_or_default().to_string_lossy();
+    let mut out = json!({
+        "class_uid": REMEDIATION,
+        "category_uid": REMEDIATION / 1000,
+        "activity_id": activity,
+        "activity_name": name,
+        "type_uid": REMEDIATION * 100 + activity,
+        "time": now_ms(),
+        "severity_id": severity,
+        "status_id": status,
+        "message": told.message,
+        "metadata": metadata(),
+        "device": device(),
+        "command_uid": told.file.rule,
+        "file": { "path": path, "name": file_name, "type_id": 1 },
+        "policy": { "name": told.file.instance, "uid": told.file.rule },
+        "unmapped": told.details,
+    });
+    if let Some(why) = told.details.get("error") {
+        out["status_detail"] = why.clone();
+    }
+    if let Some(fix) = told.details.get("fix") {
+        out["remediation"] = json!({ "desc": fix });
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
+
+    use super::*;
+    use crate::{heal::Healed, journal::ocsf::tests::valid};
+
+    #[test]
+    fn every_outcome_is_a_valid_event() {
+        for outcome in [Outcome::Kept, Outcome::Differs, Outcome::Gone, Outcome::Restored, Outcome::Failed] {
+            let file = Healed { instance: "a".to_owned(), rule: "r".to_owned(), path: "/u/settings.js".into() };
+            let details = ["heal_us", "error", "fix"].map(|key| (key.to_owned(), key.into()));
+            let details = Map::from_iter(details);
+            valid(&healing(&Told { file, outcome, message: "x".to_owned(), details }));
+        }
+    }
+}
