@@ -167,8 +167,8 @@ pub const TOOLS: &[Tool] = &[
     tool("chmod", Debian("coreutils"), &[Demo, Promises, Unit, Vm, Foreign]),
     // Users and networks of a test's own.
     tool("useradd", Debian("passwd"), NODE_RED),
-    tool("userdel", Debian("passwd"), NODE_RED),
-    tool("ip", Debian("iproute2"), NODE_RED),
+    tool("userdel", Debian("passwd"), &[Demo, Kernel, Promises]),
+    tool("ip", Debian("iproute2"), &[Demo, Kernel, Promises]),
     tool("iptables", Debian("iptables"), PROMISES),
     // What flows, attacks and scripts run.
     tool("curl", Debian("curl"), NODE_RED),

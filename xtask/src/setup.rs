@@ -228,6 +228,10 @@ fn ask_rustc(toolchain: &str, arguments: &[&str]) -> Option<String> {
 /// A linker compiled here would need the very LLVM of that nightly, which no distribution packages; so without a finished
 /// one this way is closed.
 fn install_nightly() -> Option<Toolchain> {
+    // Without a linker the compiler would be fetched for nothing.
+    if shell::find(LINKER).is_none() {
+        shell::find("cargo-binstall")?;
+    }
     let mut rustup = cargo::plain("rustup");
     if toolchains().iter().any(|name| name.starts_with("nightly")) {
         rustup.args(["component", "add", "rust-src", "clippy", "llvm-tools", "--toolchain", "nightly"]);
@@ -238,7 +242,6 @@ fn install_nightly() -> Option<Toolchain> {
     }
     shell::run(&mut rustup).ok()?;
     if shell::find(LINKER).is_none() {
-        shell::find("cargo-binstall")?;
         shell::run(cargo::plain("cargo").args(["binstall", "--no-confirm", LINKER])).ok()?;
     }
     nightly_with_sources()

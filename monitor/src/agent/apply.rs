@@ -113,7 +113,10 @@ impl<E: Enforcer> Agent<E> {
         let resolvers = self.host.resolvers();
         let mut compiled = self.compile(&guarded, &slots)?;
         // Whoever gets the place of another instance gets no window with it.
-        for (_, &slot) in slots.iter().filter(|&(name, _)| !self.in_force.names.slots.contains_key(name)) {
+        let former = &self.in_force.names.slots;
+        // One that is still in force keeps its window until it is gone: what comes next can fail.
+        let is_free = |slot: &u16| former.values().all(|used| used != slot);
+        for (_, &slot) in slots.iter().filter(|(name, slot)| !former.contains_key(*name) && is_free(slot)) {
             windows::shut(slot, &mut self.kernel)?;
         }
         let mut names = self.in_force.names.clone();

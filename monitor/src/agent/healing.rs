@@ -83,12 +83,13 @@ impl<E: Enforcer> Agent<E> {
         if self.events.is_none() {
             return;
         }
-        let lost = self.lost();
-        let candidates = self.candidates(lost.unwrap_or_default());
+        // Without the count of lost records nothing counts as a baseline, and nothing is announced: the next look tries again.
+        let Some(lost) = self.lost() else { return };
+        let candidates = self.candidates(lost);
         if !candidates.is_empty() {
             self.take_records(WAITING);
-            let lost = self.lost();
-            self.healer.keep(candidates, lost.unwrap_or(u64::MAX), Instant::now());
+            let Some(lost) = self.lost() else { return };
+            self.healer.keep(candidates, lost, Instant::now());
         }
         self.report_healing();
         for Made { stage, path, message } in std::mem::take(&mut self.made) {
@@ -105,7 +106,9 @@ impl<E: Enforcer> Agent<E> {
 
     /// How many records were lost so far, where that is known.
     fn lost(&mut self) -> Option<u64> {
-        self.kernel.counters().ok().map(|counters| counters.iter().map(|it| it.lost).sum())
+        let counters = self.kernel.counters();
+        self.note(Task::Counters, &counters.as_ref().map(drop));
+        counters.ok().map(|counters| counters.iter().map(|it| it.lost).sum())
     }
 
     /// Takes baselines, and reports what is not as it should be.

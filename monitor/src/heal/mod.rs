@@ -876,6 +876,25 @@ mod tests {
     }
 
     #[test]
+    fn what_an_administrator_makes_where_a_file_was_gone_at_the_start_is_left_alone() {
+        let mut scene = scene();
+        let directory = scene.path.with_file_name("user");
+        fs::create_dir(&directory).unwrap();
+        scene.path = directory.join("settings.js");
+        fs::write(&scene.path, "good").unwrap();
+        scene.again(true);
+        assert_eq!(scene.look(), [Outcome::Kept]);
+        fs::remove_dir_all(&directory).unwrap();
+        scene.again(true);
+        assert_eq!(scene.heal(), [Outcome::Failed], "there is no directory to restore it to");
+        fs::create_dir(&directory).unwrap();
+        fs::write(&scene.path, "wanted").unwrap();
+        scene.now += RETRY[1];
+        assert_eq!((scene.heal(), scene.look()), (vec![], vec![Outcome::Differs]));
+        assert_eq!(scene.content(), "wanted");
+    }
+
+    #[test]
     fn what_a_link_leads_to_is_restored_at_the_start_too() {
         let mut scene = scene();
         let link = scene.path.with_file_name("link.js");

@@ -390,6 +390,11 @@ impl Ward {
             return;
         }
         let met = self.damage.is_none_or(|damage| damage.met);
+        if !met && matches!(found, Ok(Some(_))) {
+            // It was gone at the start and has been made anew by an administrator, which is reported as a difference.
+            (self.damage, self.reported, self.missing) = (None, None, None);
+            return;
+        }
         let kept = match &found {
             Ok(Some(found)) => Some(store.evidence(&self.place, found).map_err(|error| error.to_string())),
             Ok(None) => None,
