@@ -23,6 +23,9 @@ impl Access {
     pub const ATTR: Self = Self(1 << 6);
     /// The file is executed.
     pub const EXEC: Self = Self(1 << 7);
+    /// The accesses that change a file or its name.
+    pub const CHANGES: Self =
+        Self::WRITE.union(Self::CREATE).union(Self::DELETE).union(Self::RENAME).union(Self::LINK).union(Self::ATTR);
     /// Every access.
     pub const ALL: Self = Self(0xff);
 

@@ -27,13 +27,6 @@ use crate::{
     text::terminal,
 };
 
-/// Accesses after which a file may be another than before.
-const CHANGES: Access = Access::WRITE
-    .union(Access::CREATE)
-    .union(Access::DELETE)
-    .union(Access::RENAME)
-    .union(Access::LINK)
-    .union(Access::ATTR);
 /// Size of the ring buffer, as in the kernel's `maps.rs`.
 const RING_BYTES: usize = 2 << 20;
 /// After so many records all have been taken that were waiting.
@@ -67,7 +60,7 @@ pub(super) fn note(healer: &mut Healer, names: &impl Names, told: &Told) {
         rules: &rules,
         all: event.healing.contains(&HEALS_ALL),
         paths: [first.as_deref(), second.as_deref()],
-        changes: access.bits() & CHANGES.bits() != 0 && flags & FLAG_FAILED == 0,
+        changes: access.bits() & Access::CHANGES.bits() != 0 && flags & FLAG_FAILED == 0,
         links: record.hook == Hook::Link,
         removes: access.bits() & (Access::DELETE.union(Access::RENAME)).bits() != 0,
         observed: flags & FLAG_OBSERVED != 0,

@@ -4,14 +4,6 @@ use std::{net::IpAddr, path::Path};
 
 use monitor_common::{Access, policy::Class};
 
-/// What changes a file or its name.
-const CHANGES: Access = Access::WRITE
-    .union(Access::CREATE)
-    .union(Access::DELETE)
-    .union(Access::RENAME)
-    .union(Access::LINK)
-    .union(Access::ATTR);
-
 /// What git runs by itself in a clone when it finds a program with this name among its hooks (githooks(5)).
 pub const HOOKS: [&str; 12] = [
     "pre-commit",
@@ -45,7 +37,7 @@ pub fn file(path: &str, access: Access, user_dir: &Path) -> Option<&'static str>
     let place = Path::new(path);
     let name = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let inside = place.strip_prefix(user_dir).ok().and_then(Path::to_str);
-    let changes = has(access, CHANGES);
+    let changes = has(access, Access::CHANGES);
     let below = |places: &[&str]| places.iter().any(|it| place.starts_with(it));
     if changes && matches!(inside, Some("settings.js" | "environment")) {
         return Some("settings.js and environment decide what Node-RED is: change them in a maintenance window");

@@ -20,14 +20,6 @@ pub const FILES: &str = "guard-files";
 /// The rule for files that nobody watched may read either.
 pub const SECRETS: &str = "guard-secrets";
 
-/// Everything by which a file or its name is changed.
-const CHANGES: Access = Access::WRITE
-    .union(Access::CREATE)
-    .union(Access::DELETE)
-    .union(Access::RENAME)
-    .union(Access::LINK)
-    .union(Access::ATTR);
-
 /// The files of a running guard, by absolute paths.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
@@ -82,13 +74,13 @@ impl Own {
                 at: At::default(),
             },
         };
-        let closed = CHANGES.union(Access::READ);
+        let closed = Access::CHANGES.union(Access::READ);
         for instance in &mut policy.instances {
             for path in &self.files {
-                instance.files.push(rule(FILES, path, Names::Itself, CHANGES));
+                instance.files.push(rule(FILES, path, Names::Itself, Access::CHANGES));
             }
             for (path, names) in &self.directories {
-                instance.files.push(rule(FILES, path, names.clone(), CHANGES));
+                instance.files.push(rule(FILES, path, names.clone(), Access::CHANGES));
             }
             for path in &self.secrets {
                 instance.files.push(rule(SECRETS, path, Names::Itself, closed));
