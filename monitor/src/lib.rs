@@ -2,8 +2,8 @@
 //!
 //! Data enters at the kernel and leaves at a sink, and never turns back: [`policy`] is compiled and loaded by
 //! [`kernel`]; records come back through the [`pipeline`] into the [`journal`], from where the [`sinks`] take them;
-//! what belongs together is one [`incident`]; [`agent`] turns the wheel, and lets rules rest while an administrator has asked
-//! for [`maintenance`]; [`evidence`] reads the journal back.
+//! what belongs together is one [`incident`]; [`agent`] is the event loop, and suspends rules while a [`maintenance`] window is
+//! open; [`control`] serves the commands that ask the running guard; [`evidence`] reads the journal back.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod agent;

@@ -35,7 +35,7 @@ pub(crate) fn watch_since(subject: &Subject<'_>, epoch: u32, index: u32) -> Opti
     watch(subject, index).filter(|watch| watch.dentry == before.dentry)
 }
 
-/// `S_APPEND` and `S_IMMUTABLE` of include/linux/fs.h: flags that only whoever sets them changes.
+/// `S_APPEND` and `S_IMMUTABLE` of include/linux/fs.h: flags that only their setter changes.
 const FIXED: u32 = 0b1100;
 
 /// State of a watched path: sixteen bits each for name and place, links, mode, flags and owner, size. Of a directory links and size

@@ -112,7 +112,7 @@ impl<E: Enforcer> Agent<E> {
         let slots = slots(&self.in_force.names.slots, &policy);
         let resolvers = self.host.resolvers();
         let mut compiled = self.compile(&guarded, &slots)?;
-        // Whoever gets the place of another instance gets no window with it.
+        // An instance that takes the slot of another inherits no window.
         let former = &self.in_force.names.slots;
         // One that is still in force keeps its window until it is gone: what comes next can fail.
         let is_free = |slot: &u16| former.values().all(|used| used != slot);
@@ -304,7 +304,7 @@ impl<E: Enforcer> Agent<E> {
     }
 }
 
-/// Why the policy was not taken, for whoever has asked.
+/// Why the policy was refused, for the caller.
 fn refusal(error: AgentError) -> Refusal {
     match error {
         AgentError::Policy(PolicyError::Faulty { path, faults }) => {

@@ -61,7 +61,7 @@ pub fn read(path: &Path, host: &dyn host::Host) -> Result<(Policy, Vec<Fault>), 
     Ok((policy, warnings))
 }
 
-/// The same for whoever cannot say yet what the machine can deny, and asks for [warnings](host::warn) later.
+/// The same for a caller that does not know yet what the machine can deny, and asks for [warnings](host::warn) later.
 pub fn load(path: &Path, host: &dyn host::Host) -> Result<Policy, PolicyError> {
     let unreadable = |source| PolicyError::Unreadable { path: path.to_owned(), source };
     let named = std::path::absolute(path).map_err(unreadable)?;

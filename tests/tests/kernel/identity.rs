@@ -191,7 +191,7 @@ fn what_takes_a_protected_name_is_protected_under_each_of_its_names() -> Result<
             out.replace(&stand_in, way, &at("evil"), &program)?;
             tries.refused(&format!("executed, {way:?}"), "programs", &words("run", &program))?;
         }
-        // A name that nobody has used since is not in memory: the security hooks have seen who took the protected one.
+        // A name that was not used since is not in memory: the security hooks have seen who took the protected one.
         if sensors.on_security_hooks {
             for way in [Way::Rename, Way::Exchange, Way::Link, Way::Make] {
                 let other = format!("forgotten-{way:?}");

@@ -109,7 +109,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         let path = path(word(words, 0)?)?;
         unless(call(libc::SYS_swapon, &[at(path.as_ptr()), 0]), &[libc::EINVAL])
     }),
-    // Of a guard that kills nothing is left to turn it off again: whoever has the program act does so.
+    // A guard that kills leaves no process to turn it off again: the caller does.
     ("acct", "FILE", |words| {
         let path = path(word(words, 0)?)?;
         call(libc::SYS_acct, &[at(path.as_ptr())])?;
