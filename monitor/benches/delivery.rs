@@ -22,8 +22,8 @@ use std::{
 
 use common::{Plant, fill, rate};
 use monitor::{
+    config::parse,
     journal::{Journal, Limits, segment},
-    policy::parse::parse,
     sinks::Sinks,
 };
 

@@ -8,6 +8,7 @@
 
 pub mod agent;
 pub mod change;
+pub mod config;
 pub mod control;
 pub mod deploys;
 mod durable;

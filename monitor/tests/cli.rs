@@ -16,8 +16,8 @@ use std::{
 };
 
 use monitor::{
+    config::parse,
     journal::{Durability, Journal, Limits},
-    policy::parse::parse,
     sinks::Sinks,
     text::terminal::is_hidden,
 };

@@ -13,13 +13,13 @@ use std::{
 };
 
 use monitor::{
+    config::parse,
     journal::{
         Durability, Journal, Limits,
         reader::{Position, Reader},
         segment,
         verify::{Request, verify},
     },
-    policy::parse::parse,
     sinks::{Sinks, cursor::Cursor},
 };
 use serde_json::{Value, json};

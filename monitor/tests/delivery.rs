@@ -18,8 +18,8 @@ use std::{
 };
 
 use monitor::{
+    config::parse,
     journal::{Durability, Journal, Limits},
-    policy::parse::parse,
     sinks::{Sinks, cursor::Cursor},
 };
 use receiver::{Arrived, stub::Server, take};

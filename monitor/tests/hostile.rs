@@ -24,13 +24,13 @@ use std::{
 };
 
 use monitor::{
+    config::parse,
     journal::{
         Durability, Journal, Limits,
         reader::{Position, Reader},
         segment,
         verify::{Kind, Request, verify},
     },
-    policy::parse::parse,
     sinks::{Sinks, config::SinkConfig, cursor::Cursor},
 };
 use serde_json::{Value, json};

@@ -21,13 +21,13 @@ use std::{
 };
 
 use monitor::{
+    config::parse,
     journal::{
         Durability, Journal, Limits,
         reader::{Position, Reader},
         segment,
         verify::{Request, verify},
     },
-    policy::parse::parse,
     sinks::Sinks,
 };
 use receiver::{Arrived, stub::Server, take};

@@ -6,8 +6,9 @@ use monitor_common::policy::MAX_INSTANCES;
 
 use super::AgentError;
 use crate::{
+    config::ConfigError,
     policy::{
-        self, PolicyError,
+        self,
         host::System,
         model::Policy,
         preset::{self, Found},
@@ -63,7 +64,7 @@ impl Adopted {
         if self.found.is_empty() {
             return Ok(Policy::default());
         }
-        let faulty = |fault| PolicyError::Faulty { path: Path::new(EMBEDDED).to_owned(), faults: vec![fault] };
+        let faulty = |fault| ConfigError::Faulty { path: Path::new(EMBEDDED).to_owned(), faults: vec![fault] };
         Ok(embedded(&self.found).map_err(faulty)?)
     }
 }

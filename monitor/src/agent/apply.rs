@@ -20,6 +20,7 @@ use super::{
     windows::{self, Hands},
 };
 use crate::{
+    config::{self, Config, ConfigError},
     control::{Refusal, Reloaded},
     deploys::editor::Source,
     heal::Healed,
@@ -30,7 +31,7 @@ use crate::{
         load::{chain, first_line},
     },
     policy::{
-        self, PolicyError,
+        self,
         compile::{Compiled, Seen, Watched, compile, presence},
         host::{Host as _, System},
         model::Policy,
@@ -45,7 +46,7 @@ use crate::{
 /// The policy in force, and what was made of it. Exchanged as a whole, by one assignment.
 #[derive(Debug, Default)]
 pub(super) struct InForce {
-    pub(super) policy: Policy,
+    pub(super) config: Config,
     /// What its rules, and those of some policies before it, are called.
     pub(super) names: NameTable,
     /// The paths that it rests on.
@@ -75,12 +76,12 @@ struct Ready {
 impl<E: Enforcer> Agent<E> {
     /// Compiles a policy, with the hosts that it names at the addresses that are known by now, and puts it in force, all or
     /// nothing.
-    pub(super) fn apply(&mut self, policy: Policy, cause: Cause) -> Result<(), AgentError> {
+    pub(super) fn apply(&mut self, config: Config, cause: Cause) -> Result<(), AgentError> {
         let before = std::mem::replace(&mut self.host.peers, self.peers.table());
-        let applied = self.put_in_force(policy, cause);
+        let applied = self.put_in_force(config, cause);
         let now = Instant::now();
         if applied.is_ok() {
-            self.peers.follow(&self.in_force.policy, now);
+            self.peers.follow(&self.in_force.config.policy, now);
             self.host.peers = self.peers.table();
         } else {
             // What cannot be put in force is not tried again each second.
@@ -91,8 +92,8 @@ impl<E: Enforcer> Agent<E> {
     }
 
     /// Everything that can fail comes before the kernel takes the policy; what comes after that cannot.
-    fn put_in_force(&mut self, policy: Policy, cause: Cause) -> Result<(), AgentError> {
-        let ready = self.prepare(policy)?;
+    fn put_in_force(&mut self, config: Config, cause: Cause) -> Result<(), AgentError> {
+        let ready = self.prepare(config)?;
         self.count_volumes(&ready.compiled);
         let written = self.write_ahead(&ready.in_force, cause);
         let installed = written.and_then(|()| Ok(self.kernel.install(&ready.compiled)?));
@@ -106,10 +107,11 @@ impl<E: Enforcer> Agent<E> {
     }
 
     /// Makes of a policy what is to be in force. Changes nothing that others go by.
-    fn prepare(&mut self, policy: Policy) -> Result<Ready, AgentError> {
+    fn prepare(&mut self, config: Config) -> Result<Ready, AgentError> {
+        let policy = &config.policy;
         let mut guarded = policy.clone();
         self.own.protect(&mut guarded);
-        let slots = slots(&self.in_force.names.slots, &policy);
+        let slots = slots(&self.in_force.names.slots, policy);
         let resolvers = self.host.resolvers();
         let mut compiled = self.compile(&guarded, &slots)?;
         // An instance that takes the slot of another inherits no window.
@@ -121,9 +123,9 @@ impl<E: Enforcer> Agent<E> {
         }
         let mut names = self.in_force.names.clone();
         names.add(self.kernel.next_epoch(), &compiled);
-        names.assign(slots, &policy);
+        names.assign(slots, policy);
         let in_force = InForce {
-            policy,
+            config,
             names,
             watched: std::mem::take(&mut compiled.watched),
             selectors: compiled.selectors.clone(),
@@ -154,7 +156,7 @@ impl<E: Enforcer> Agent<E> {
         let before = std::mem::replace(&mut self.in_force, in_force);
         let Self { windows, kernel, pipeline, state, in_force, .. } = self;
         let slots = &in_force.names.slots;
-        let mut hands = Hands { kernel, pipeline, state, policy: &before.policy, slots: &before.names.slots };
+        let mut hands = Hands { kernel, pipeline, state, policy: &before.config.policy, slots: &before.names.slots };
         windows.drop_gone(|window| slots.contains_key(&window.instance), &mut hands);
         let gone: BTreeSet<_> =
             before.names.slots.values().filter(|slot| !slots.values().any(|used| used == *slot)).collect();
@@ -163,7 +165,7 @@ impl<E: Enforcer> Agent<E> {
                 kernel.forget_task(tgid);
             }
         }
-        let policy = &in_force.policy;
+        let policy = &in_force.config.policy;
         let logs = policy.instances.iter().filter_map(|it| Some((it.name.as_str(), Source::of(it, &self.host)?)));
         pipeline.editors().watch(logs);
         let rule = |index: u16| compiled.rules.get(usize::from(index).checked_sub(1)?);
@@ -172,7 +174,7 @@ impl<E: Enforcer> Agent<E> {
             Some(Healed { instance: rule.instance.clone(), rule: rule.id.clone(), path: path.clone() })
         });
         self.healer.guard(healed.collect(), policy.enforce);
-        let sinks = policy.sinks.iter().map(|sink| sink.name.clone()).collect();
+        let sinks = in_force.config.sinks.iter().map(|sink| sink.name.clone()).collect();
         pipeline.counts().policy(policy.enforce, sinks);
         self.tell_made(&before.watched);
         self.settle();
@@ -271,10 +273,11 @@ impl<E: Enforcer> Agent<E> {
     /// Reads the policy again; the old one stays in force when the new one is wrong. What has come of it is reported, and
     /// the answer.
     pub(super) fn reload(&mut self, by: &str) -> Result<Reloaded, Refusal> {
-        let (sinks, page) = (self.in_force.policy.sinks.clone(), self.in_force.policy.metrics);
-        let read = read_policy(&self.options, &self.host, &mut self.adopted);
-        let mut warnings = read.as_ref().map(|policy| warnings(&self.options, policy, &self.host)).unwrap_or_default();
-        if let Err(error) = read.and_then(|policy| self.apply(policy, Cause::Asked)) {
+        let (sinks, page) = (self.in_force.config.sinks.clone(), self.in_force.config.metrics);
+        let read = read_config(&self.options, &self.host, &mut self.adopted);
+        let mut warnings =
+            read.as_ref().map(|read| warnings(&self.options, &read.policy, &self.host)).unwrap_or_default();
+        if let Err(error) = read.and_then(|config| self.apply(config, Cause::Asked)) {
             say(&format!("reload: refused, the old policy stays in force: {error}"));
             let details = Map::from_iter([
                 ("error".to_owned(), error.to_string().into()),
@@ -287,18 +290,18 @@ impl<E: Enforcer> Agent<E> {
             warnings.push(format!("{}: {error}", Task::Label.failed()));
         }
         self.peers.hurry(Instant::now());
-        if self.in_force.policy.sinks != sinks {
-            self.sinks.exchange(&self.in_force.policy.sinks);
+        if self.in_force.config.sinks != sinks {
+            self.sinks.exchange(&self.in_force.config.sinks);
         }
-        if self.in_force.policy.metrics != page {
+        if self.in_force.config.metrics != page {
             warnings.extend(self.serve_metrics());
         }
-        self.pipeline.limit_journal(self.in_force.policy.journal);
+        self.pipeline.limit_journal(self.in_force.config.journal);
         let epoch = self.kernel.epoch();
         say("reload: the new policy is in force");
         let details = Map::from_iter([("epoch".to_owned(), epoch.into()), ("by".to_owned(), by.to_owned().into())]);
         self.pipeline.lifecycle(Stage::Reload, "The new policy is in force", &details);
-        let policy = &self.in_force.policy;
+        let policy = &self.in_force.config.policy;
         let instances = policy.instances.iter().map(|instance| instance.name.clone()).collect();
         Ok(Reloaded { epoch, enforce: policy.enforce, instances, warnings })
     }
@@ -307,10 +310,10 @@ impl<E: Enforcer> Agent<E> {
 /// Why the policy was refused, for the caller.
 fn refusal(error: AgentError) -> Refusal {
     match error {
-        AgentError::Policy(PolicyError::Faulty { path, faults }) => {
+        AgentError::Policy(ConfigError::Faulty { path, faults }) => {
             Refusal::Policy(faults.iter().map(|fault| Located(&path, fault).to_string()).collect())
         }
-        AgentError::Policy(error @ PolicyError::Unreadable { .. }) => Refusal::Policy(vec![error.to_string()]),
+        AgentError::Policy(error @ ConfigError::Unreadable { .. }) => Refusal::Policy(vec![error.to_string()]),
         AgentError::Compile(fault) => Refusal::Policy(vec![fault]),
         error => Refusal::Failed(error.to_string()),
     }
@@ -329,15 +332,16 @@ pub(super) fn own(options: &Options, host: &System) -> Own {
 }
 
 /// Reads the policy file; without one makes the embedded policy for the instances that are known and those that run.
-pub(super) fn read_policy(options: &Options, host: &System, adopted: &mut Adopted) -> Result<Policy, AgentError> {
-    let mut policy = if let Some(path) = &options.config {
-        policy::load(path, host)?
+pub(super) fn read_config(options: &Options, host: &System, adopted: &mut Adopted) -> Result<Config, AgentError> {
+    let mut config = if let Some(path) = &options.config {
+        config::load(path, host)?
     } else {
         adopted.look(instance::discover(&host.cgroup_mount), host);
-        adopted.policy()?
+        adopted.policy()?.into()
     };
+    let policy = &mut config.policy;
     policy.enforce = options.enforce.unwrap_or(policy.enforce);
-    Ok(policy)
+    Ok(config)
 }
 
 /// What is odd about a policy on this machine, which is to say first what it [can deny](System::can_deny). Each is printed.

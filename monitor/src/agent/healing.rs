@@ -144,7 +144,7 @@ impl<E: Enforcer> Agent<E> {
             return;
         }
         self.host.expected.extend(due);
-        let closed = self.apply(self.in_force.policy.clone(), Cause::Changed);
+        let closed = self.apply(self.in_force.config.clone(), Cause::Changed);
         self.note(Task::Renew, &closed);
     }
 

@@ -38,6 +38,7 @@ use tokio::{
 
 use crate::{
     change::{self, Changes},
+    config::{Config, ConfigError},
     control::{Answer, Asked, Listener, Refusal, Request},
     heal::Healer,
     instance,
@@ -53,10 +54,9 @@ use crate::{
     metrics,
     pipeline::{Pipeline, Told},
     policy::{
-        PolicyError,
         compile::{Watched, selectors},
         host::{Host as _, System},
-        model::{KillScope, Policy},
+        model::KillScope,
         own::Own,
         peers::Peers,
         settle::{Ages, Settling},
@@ -68,7 +68,7 @@ use crate::{
     text::terminal,
 };
 use adopt::Adopted;
-use apply::{Cause, InForce, own, read_policy};
+use apply::{Cause, InForce, own, read_config};
 use ended::Because;
 use fatal::Fatal;
 use healing::Made;
@@ -105,7 +105,7 @@ pub enum AgentError {
     PidNamespace,
     /// The policy is wrong.
     #[error(transparent)]
-    Policy(#[from] PolicyError),
+    Policy(#[from] ConfigError),
     /// The policy does not compile.
     #[error("{0}")]
     Compile(String),
@@ -239,14 +239,14 @@ impl Agent<Kernel> {
         let signals = Signals::listen()?;
         let mut host = System::new();
         let mut adopted = Adopted::default();
-        let policy = read_policy(&options, &host, &mut adopted)?;
+        let config = read_config(&options, &host, &mut adopted)?;
         let state = State::open(&options.state)?;
         // Answers come while the programs are loaded.
         let mut peers = peers::open(&state)?;
-        peers.follow(&policy, Instant::now());
+        peers.follow(&config.policy, Instant::now());
         let told = peers.turn(Instant::now());
         let pins = options.pin.as_deref().map(Pins::open).transpose()?;
-        let journal = Journal::open(&options.journal, policy.journal)?;
+        let journal = Journal::open(&options.journal, config.journal)?;
         let older = pins.as_ref().map_or_else(|| Ok(Vec::new()), Pins::generations)?;
         let begun = pins.as_ref().map(Pins::begin).transpose()?;
         let mut kernel = Kernel::load(begun.as_ref())?;
@@ -266,9 +266,9 @@ impl Agent<Kernel> {
         kernel.load_syscalls()?;
         host.can_deny = kernel.can_deny();
         // Not before it is known what can be denied here.
-        apply::warnings(&options, &policy, &host);
+        apply::warnings(&options, &config.policy, &host);
         let parts = Parts { options, kernel, host, state, journal, signals, peers, pins };
-        let mut agent = Self::new(parts, &policy, adopted)?;
+        let mut agent = Self::new(parts, &config, adopted)?;
         agent.tell_peers(&told);
         // After what may fail for a reason of its own: earlier programs go on unless these are in place.
         let takeover = Takeover::begin(older, &agent.state)?;
@@ -277,7 +277,7 @@ impl Agent<Kernel> {
         takeover.teach(&mut agent.kernel);
         let (_, mut hands) = agent.windows();
         agent.windows = Windows::take_over(&takeover, &mut hands)?;
-        agent.apply(policy, Cause::Asked)?;
+        agent.apply(config, Cause::Asked)?;
         agent.kernel.attach_scope()?;
         // A process that is made while the first pass runs is met by the second.
         for _ in 0..2 {
@@ -322,7 +322,7 @@ impl Agent<Kernel> {
         for degraded in self.kernel.degraded() {
             complain(&format_args!("{} does not run here: {}", degraded.hook, first_line(&degraded.why)));
         }
-        let mode = if self.in_force.policy.enforce { "enforce" } else { "observe" };
+        let mode = if self.in_force.config.policy.enforce { "enforce" } else { "observe" };
         let degraded: Vec<_> =
             self.kernel.degraded().iter().map(|it| json!({ "hook": it.hook, "why": first_line(&it.why) })).collect();
         let details = Map::from_iter([
@@ -333,11 +333,11 @@ impl Agent<Kernel> {
             ("degraded".to_owned(), json!(degraded)),
             ("processes".to_owned(), json!(self.kernel.labels().len())),
             ("epoch".to_owned(), json!(self.kernel.epoch())),
-            ("logged".to_owned(), json!(self.in_force.policy.logged())),
+            ("logged".to_owned(), json!(self.in_force.config.policy.logged())),
         ]);
         self.pipeline.lifecycle(Stage::Start, "Flowwarden started", &details);
         let journal = self.pipeline.journal_path().display();
-        let status = if self.in_force.policy.instances.is_empty() {
+        let status = if self.in_force.config.policy.instances.is_empty() {
             format!("no Node-RED runs on this machine; waiting for one (Ctrl-C ends), journal {journal}")
         } else {
             let (names, processes) = (self.instance_names(), self.kernel.labels().len());
@@ -394,11 +394,11 @@ struct Parts<E> {
 
 impl<E: Enforcer> Agent<E> {
     /// An agent with no policy in force yet. It serves the sinks of the one that is to come.
-    fn new(parts: Parts<E>, policy: &Policy, adopted: Adopted) -> Result<Self, AgentError> {
+    fn new(parts: Parts<E>, config: &Config, adopted: Adopted) -> Result<Self, AgentError> {
         let Parts { options, kernel, host, state, journal, signals, peers, pins } = parts;
         let own = own(&options, &host);
         let pipeline = Pipeline::new(Enricher::new(host.cgroup_mount.clone()), journal);
-        let sinks = Sinks::start(&policy.sinks, pipeline.spool());
+        let sinks = Sinks::start(&config.sinks, pipeline.spool());
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Ok(Self {
             options,
@@ -436,12 +436,13 @@ impl<E: Enforcer> Agent<E> {
     /// The maintenance windows, and what is needed to open and close them.
     fn windows(&mut self) -> (&mut Windows, Hands<'_>) {
         let Self { windows, kernel, pipeline, state, in_force, .. } = self;
-        let InForce { policy, names, .. } = in_force;
-        (windows, Hands { kernel, pipeline, state, policy, slots: &names.slots })
+        let InForce { config, names, .. } = in_force;
+        (windows, Hands { kernel, pipeline, state, policy: &config.policy, slots: &names.slots })
     }
 
     fn instance_names(&self) -> String {
-        let names: Vec<_> = self.in_force.policy.instances.iter().map(|instance| instance.name.as_str()).collect();
+        let names: Vec<_> =
+            self.in_force.config.policy.instances.iter().map(|instance| instance.name.as_str()).collect();
         names.join(", ")
     }
 
@@ -506,7 +507,7 @@ impl<E: Enforcer> Agent<E> {
             complain(&message);
             self.pipeline.lifecycle(Stage::Error, &message, &Map::new());
         }
-        !self.adopted.are_in(&self.in_force.policy)
+        !self.adopted.are_in(&self.in_force.config.policy)
     }
 
     /// Recompiles when a file that rules rest on was replaced, came or went, or a cgroup did, or a host that they name has
@@ -515,13 +516,13 @@ impl<E: Enforcer> Agent<E> {
         if self.options.config.is_none() && self.adopt() {
             let mut policy = self.adopted.policy()?;
             policy.enforce = self.options.enforce.unwrap_or(policy.enforce);
-            self.apply(policy, Cause::Changed)?;
+            self.apply(policy.into(), Cause::Changed)?;
             let _ = self.label();
             let names = self.instance_names();
             say(&format!("found a new Node-RED; instances now: {names}"));
             let details = Map::from_iter([
                 ("instances".to_owned(), names.into()),
-                ("logged".to_owned(), self.in_force.policy.logged().into()),
+                ("logged".to_owned(), self.in_force.config.policy.logged().into()),
             ]);
             self.pipeline.lifecycle(Stage::Reload, "A new instance was found", &details);
             return Ok(());
@@ -539,6 +540,7 @@ impl<E: Enforcer> Agent<E> {
         }
         let by_cgroup = self
             .in_force
+            .config
             .policy
             .instances
             .iter()
@@ -548,13 +550,13 @@ impl<E: Enforcer> Agent<E> {
             return Ok(());
         }
         if !changed {
-            let now = selectors(&self.in_force.policy, &self.in_force.names.slots, &self.host);
+            let now = selectors(&self.in_force.config.policy, &self.in_force.names.slots, &self.host);
             if now.map_err(|fault| AgentError::Compile(self.located(&fault)))? == self.in_force.selectors {
                 return Ok(());
             }
         }
         let before = std::mem::replace(&mut self.host.procs, procs);
-        if let Err(error) = self.apply(self.in_force.policy.clone(), Cause::Changed) {
+        if let Err(error) = self.apply(self.in_force.config.clone(), Cause::Changed) {
             self.host.procs = before;
             return Err(error);
         }
@@ -566,7 +568,7 @@ impl<E: Enforcer> Agent<E> {
     /// on without.
     fn serve_metrics(&mut self) -> Option<String> {
         self.metrics = None;
-        let address = self.in_force.policy.metrics?;
+        let address = self.in_force.config.metrics?;
         let counts = Arc::clone(self.pipeline.counts());
         match metrics::Server::start(address, counts, self.pipeline.spool()) {
             Ok(server) => {
@@ -670,7 +672,8 @@ impl<E: Enforcer> Agent<E> {
 
     /// Tells which settings and flows have changed.
     fn look_at_changes(&mut self) {
-        let instances = self.in_force.policy.instances.iter().map(|it| (it.name.as_str(), it.user_dir.as_path()));
+        let instances =
+            self.in_force.config.policy.instances.iter().map(|it| (it.name.as_str(), it.user_dir.as_path()));
         for change in self.changes.look(instances, Instant::now()) {
             say(&terminal::plain(change.sentence().as_bytes()));
             self.pipeline.response(change::event::changed(&change));
@@ -704,7 +707,7 @@ impl<E: Enforcer> Agent<E> {
         if scope != KillScope::Process {
             let lineage = self.pipeline.enricher().lineage();
             let responder = Responder { kernel: &self.kernel, lineage, host: &self.host };
-            let ended = responder.kill(record, scope, &self.in_force.policy, instance);
+            let ended = responder.kill(record, scope, &self.in_force.config.policy, instance);
             let because = Because { instance, rule, scope: scope.name(), actor: event.tgid };
             for process in &ended {
                 let sentence = format!(

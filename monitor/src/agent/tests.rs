@@ -156,10 +156,10 @@ impl Scene {
         let signals = Signals::listen().unwrap();
         let (kernel, host) = (Fake::default(), System::new());
         let mut adopted = Adopted::default();
-        let policy = read_policy(&options, &host, &mut adopted).unwrap();
+        let config = read_config(&options, &host, &mut adopted).unwrap();
         let parts = Parts { options, kernel, host, state, journal, signals, peers, pins: None };
-        let mut agent = Agent::new(parts, &policy, adopted).unwrap();
-        agent.apply(policy, Cause::Asked).unwrap();
+        let mut agent = Agent::new(parts, &config, adopted).unwrap();
+        agent.apply(config, Cause::Asked).unwrap();
         drop(entered);
         let mut scene = Self { directory, agent, _runtime: runtime };
         scene.open("b").unwrap();
@@ -214,7 +214,7 @@ impl Scene {
         assert_eq!(installed, rules, "{what}: the kernel");
         assert_eq!(self.open_windows(), windows, "{what}: windows");
         let in_force = &self.agent.in_force;
-        let ids = in_force.policy.instances.iter().flat_map(|it| &it.files).map(|it| it.action.id.clone());
+        let ids = in_force.config.policy.instances.iter().flat_map(|it| &it.files).map(|it| it.action.id.clone());
         assert_eq!(ids.collect::<Vec<_>>(), rules, "{what}: the policy");
         assert_eq!(in_force.names.slots.keys().collect::<Vec<_>>(), instances, "{what}: slots");
         let watched: Vec<_> =
@@ -421,7 +421,7 @@ fn a_new_instance_is_tried_again_until_it_is_guarded() {
     scene.agent.tick();
     scene.agent.kernel.fails = None;
     scene.agent.tick();
-    let mut instances = scene.agent.in_force.policy.instances.iter();
+    let mut instances = scene.agent.in_force.config.policy.instances.iter();
     assert!(instances.any(|instance| instance.user_dir == Path::new("/nowhere/new")), "forgotten");
     assert!(scene.agent.kernel.rules.iter().any(|rule| rule == "settings-js"), "{:?}", scene.agent.kernel.rules);
 }

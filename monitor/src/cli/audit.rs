@@ -5,8 +5,9 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 use anyhow::bail;
 use clap::Args;
 use monitor::{
+    config,
     instance::audit::{self, Finding, Mend, RULES, Report, Status},
-    policy::{self, host::System},
+    policy::host::System,
     stdio::Output,
     text::terminal::plain,
 };
@@ -42,8 +43,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let policy = arguments.policy.as_ref().map(|file| policy::read(file, &System::new())).transpose()?;
-    let policy = policy.map(|(policy, _)| policy);
+    let policy = arguments.policy.as_ref().map(|file| config::read(file, &System::new())).transpose()?;
+    let policy = policy.map(|(config, _)| config.policy);
     let survey = arguments.place.survey()?;
     if let Some(missing) = arguments.instance.iter().find(|name| !survey.instances.iter().any(|one| one.name == **name))
     {

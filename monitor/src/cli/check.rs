@@ -5,7 +5,8 @@ use std::{io::Write as _, path::PathBuf};
 use super::{guards, with_peers};
 use clap::Args;
 use monitor::{
-    policy::{self, PolicyError, host::System},
+    config::{self, Config, ConfigError},
+    policy::{self, host::System},
     stdio::{Output, complain},
     text::terminal::{plain, plain_path},
     toml_reader::Located,
@@ -23,13 +24,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for line in guards::unguarded() {
         complain(&format_args!("warning: {line}"));
     }
-    let (policy, warnings) = policy::read(file, &System::expected())?;
+    let (Config { policy, .. }, warnings) = config::read(file, &System::expected())?;
     for warning in &warnings {
         writeln!(Output, "{}", Located(file, warning).warning())?;
     }
     // As the guard will: addresses of hosts that a policy names are entries of its tables, and may be another rule's.
     let host = with_peers(&policy);
-    policy::fits(&policy, &host).map_err(|fault| PolicyError::Faulty { path: file.clone(), faults: vec![fault] })?;
+    policy::fits(&policy, &host).map_err(|fault| ConfigError::Faulty { path: file.clone(), faults: vec![fault] })?;
     for (name, addresses) in &host.peers {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         writeln!(Output, "{name} is {} now", addresses.join(", "))?;

@@ -8,8 +8,9 @@ use std::{
 use anyhow::bail;
 use clap::Args;
 use monitor::{
+    config::{self, Config},
     evidence::explain::{self, Source},
-    policy::{self, host::System},
+    policy::host::System,
     stdio::{Output, aside},
     text::terminal::{lines, plain},
 };
@@ -36,7 +37,7 @@ pub(super) struct Arguments {
 pub(super) fn source(named: Option<&Path>) -> anyhow::Result<Option<Source>> {
     let usual = Path::new(POLICY);
     let Some(path) = named.or_else(|| usual.exists().then_some(usual)) else { return Ok(None) };
-    let (policy, _) = policy::read(path, &System::expected())?;
+    let (Config { policy, .. }, _) = config::read(path, &System::expected())?;
     Ok(Some(Source { path: path.to_owned(), policy }))
 }
 

@@ -10,8 +10,9 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use monitor::{
+    config,
     instance::init,
-    policy::{self, host::System, preset::Preset},
+    policy::{host::System, preset::Preset},
     stdio::{Output, aside},
     text::terminal::{plain, plain_path},
     toml_reader::Located,
@@ -76,7 +77,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     write(file, &text, arguments.force)?;
     writeln!(Output, "{}: written; read it, then: flowwarden run --config {0}", plain_path(file))?;
     // What stands there now is what a guard would read.
-    let (_, warnings) = policy::read(file, &System::expected())?;
+    let (_, warnings) = config::read(file, &System::expected())?;
     for warning in &warnings {
         writeln!(Output, "{}", Located(file, warning).warning())?;
     }

@@ -12,12 +12,13 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::Args;
 use monitor::{
     agent::{Agent, Options},
+    config::{self, Config, ConfigError},
     evidence::{
         learn::{self, Draft, Learnt, Logged},
         simulate::{Judge, simulate},
     },
     instance::{self, init},
-    policy::{self, PolicyError, host::System, model::Policy, parse},
+    policy::{host::System, model::Policy},
     stdio::{Output, aside},
     text::terminal::{lines, plain, plain_path},
 };
@@ -73,7 +74,7 @@ struct Present {
 fn present(named: Option<&Path>) -> anyhow::Result<Present> {
     let usual = Path::new(POLICY);
     if let Some(path) = named.or_else(|| usual.exists().then_some(usual)) {
-        let (policy, _) = policy::read(path, &System::expected())?;
+        let (Config { policy, .. }, _) = config::read(path, &System::expected())?;
         let text = fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?;
         return Ok(Present { text, policy, new: false });
     }
@@ -82,7 +83,8 @@ fn present(named: Option<&Path>) -> anyhow::Result<Present> {
         bail!("no Node-RED was found to learn about; start it, or give a policy with --policy");
     }
     let text = learn::base(&found);
-    let policy = parse::parse(&text).map_err(|faults| PolicyError::Faulty { path: "a new policy".into(), faults })?;
+    let Config { policy, .. } =
+        config::parse(&text).map_err(|faults| ConfigError::Faulty { path: "a new policy".into(), faults })?;
     Ok(Present { text, policy, new: true })
 }
 
@@ -107,7 +109,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let host = with_peers(&present.policy);
     let faulty =
-        |fault| PolicyError::Faulty { path: arguments.policy.clone().unwrap_or_default(), faults: vec![fault] };
+        |fault| ConfigError::Faulty { path: arguments.policy.clone().unwrap_or_default(), faults: vec![fault] };
     // A guard that was started to learn from logs everything.
     let logged = if arguments.length.is_some() { Logged::Everything } else { Logged::AsJournaled };
     let critical = arguments.include_critical;
@@ -128,7 +130,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Some(file) => {
             write(file, &draft.text, arguments.force)?;
             // What stands there now is what a guard would read.
-            let (policy, _) = policy::read(file, &System::expected())?;
+            let (Config { policy, .. }, _) = config::read(file, &System::expected())?;
             let mode = if policy.enforce { "enforces: take care" } else { "only observes" };
             writeln!(Output, "{}: written; it {mode}. Read it, then: flowwarden run --config {0}", plain_path(file))?;
             Ok(())
@@ -230,7 +232,8 @@ fn nothing(learnt: &Learnt) -> String {
 
 /// Tries the draft on what it was learnt from.
 fn left(draft: &Draft, journal: &Path, since: Option<SystemTime>) -> anyhow::Result<String> {
-    let policy = parse::parse(&draft.text).map_err(|faults| anyhow!("what was learnt is no policy: {faults:?}"))?;
+    let Config { policy, .. } =
+        config::parse(&draft.text).map_err(|faults| anyhow!("what was learnt is no policy: {faults:?}"))?;
     let mut judge = Judge::new(&policy, &with_peers(&policy)).map_err(|fault| anyhow!("what was learnt: {fault}"))?;
     let report = simulate(&mut judge, journal, since)?;
     let mut text = String::new();

@@ -25,9 +25,9 @@ use std::{io, process::ExitCode, time::Duration};
 use clap::{Parser, Subcommand};
 use monitor::{
     agent::{AgentError, fatal::Fatal},
+    config::ConfigError,
     kernel::load::chain,
     policy::{
-        PolicyError,
         host::System,
         model::Policy,
         peers::{self, Told},
@@ -131,8 +131,8 @@ fn faults(error: &anyhow::Error) -> Option<String> {
             AgentError::Policy(error) => Some(error),
             _ => None,
         });
-        let policy = cause.downcast_ref::<PolicyError>().or(agents);
-        policy.filter(|error| matches!(error, PolicyError::Faulty { .. })).map(ToString::to_string)
+        let policy = cause.downcast_ref::<ConfigError>().or(agents);
+        policy.filter(|error| matches!(error, ConfigError::Faulty { .. })).map(ToString::to_string)
     })
 }
 
@@ -157,7 +157,7 @@ fn code(error: &anyhow::Error) -> u8 {
 }
 
 fn is_users_fault(error: &anyhow::Error) -> bool {
-    error.is::<PolicyError>() || matches!(error.downcast_ref(), Some(AgentError::Policy(_) | AgentError::Compile(_)))
+    error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(AgentError::Policy(_) | AgentError::Compile(_)))
 }
 
 /// What only root can do, said before it is tried.
@@ -190,12 +190,12 @@ mod tests {
     #[test]
     fn an_error_says_its_cause_once() {
         let denied = || io::Error::from_raw_os_error(libc::EACCES);
-        let policy = PolicyError::Unreadable { path: "a.toml".into(), source: denied() };
+        let policy = ConfigError::Unreadable { path: "a.toml".into(), source: denied() };
         for root in [true, false] {
             let mend = if root { "" } else { "; root may" };
             for (error, text) in [
                 (anyhow::Error::from(denied()).context("b: cannot be read"), "b: cannot be read: "),
-                (anyhow::Error::from(PolicyError::Unreadable { path: "a.toml".into(), source: denied() }), "a.toml: "),
+                (anyhow::Error::from(ConfigError::Unreadable { path: "a.toml".into(), source: denied() }), "a.toml: "),
             ] {
                 assert_eq!(sentence(&error, root), format!("{text}{}{mend}", denied()));
             }

@@ -8,9 +8,10 @@ use std::{
 
 use clap::Args;
 use monitor::{
+    config::{self, Config, ConfigError},
     evidence::simulate::{Judge, Report, Tally, simulate},
     journal::format::rfc3339_seconds,
-    policy::{self, PolicyError, host::System},
+    policy::host::System,
     text::terminal::{plain, shown},
 };
 
@@ -36,9 +37,9 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let (policy, _) = policy::read(&arguments.policy, &System::expected())?;
+    let (Config { policy, .. }, _) = config::read(&arguments.policy, &System::expected())?;
     let mut judge = Judge::new(&policy, &with_peers(&policy))
-        .map_err(|fault| PolicyError::Faulty { path: arguments.policy.clone(), faults: vec![fault] })?;
+        .map_err(|fault| ConfigError::Faulty { path: arguments.policy.clone(), faults: vec![fault] })?;
     journal::look(&arguments.journal)?;
     let report = simulate(&mut judge, &arguments.journal, arguments.since)?;
     let mut out = BufWriter::new(io::stdout().lock());

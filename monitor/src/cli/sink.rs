@@ -8,12 +8,13 @@ use std::{
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use monitor::{
+    config,
     journal::{
         format::rfc3339_seconds,
         reader::{Position, Reader},
         segment,
     },
-    policy::{self, host::System},
+    policy::host::System,
     sinks::{self, config::SinkConfig, cursor::Cursor},
     stdio::Output,
     text::terminal::plain,
@@ -57,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn read(config: &Path) -> anyhow::Result<Vec<SinkConfig>> {
-    Ok(policy::read(config, &System::new())?.0.sinks)
+    Ok(config::read(config, &System::new())?.0.sinks)
 }
 
 fn test(name: &str, config: &Path) -> anyhow::Result<()> {

@@ -7,7 +7,6 @@
 pub mod chain;
 pub mod checkpoint;
 mod compress;
-pub(crate) mod config;
 mod directory;
 pub mod format;
 pub mod key;

@@ -3,7 +3,6 @@
 //! Off unless the policy has `[metrics]`. Most figures belong to the journal and to cursors, so one collector reads them when
 //! Prometheus asks. `promtool check metrics` judges the page in the tests.
 
-pub(crate) mod config;
 mod server;
 
 use std::{

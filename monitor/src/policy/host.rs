@@ -388,6 +388,8 @@ fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fau
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
     use crate::policy::parse::parse;
 
@@ -522,5 +524,32 @@ mod tests {
                 (6, "/ud/x does not exist (yet)".to_owned())
             ]
         );
+    }
+
+    #[test]
+    fn the_machine_itself_answers() {
+        let system = System::new();
+        assert_eq!(system.uid("root"), Some(0));
+        // Whoever passwd lists with a shell that /etc/shells lists, and nobody else.
+        for line in fs::read_to_string("/etc/passwd").unwrap().lines() {
+            let fields: Vec<_> = line.split(':').collect();
+            let [name, uid, shell] = [fields[0], fields[2], fields[6]];
+            if shell.ends_with("/nologin") || shell.ends_with("/false") {
+                assert_ne!(system.login(uid.parse().unwrap()).map(|(user, _)| user).as_deref(), Some(name));
+            }
+        }
+        let listed = fs::read_to_string("/etc/shells").is_ok_and(|shells| shells.contains("/bin/bash\n"));
+        if listed && fs::read_to_string("/etc/passwd").unwrap().contains("root:x:0:0:root:/root:/bin/bash\n") {
+            assert_eq!(system.login(0), Some(("root".to_owned(), "/bin/bash".to_owned())));
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x");
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o664)).unwrap();
+        assert_eq!(system.owner(&file).unwrap().1 & 0o777, 0o664);
+        symlink(&file, directory.path().join("link")).unwrap();
+        assert_eq!(system.link(&directory.path().join("link")), Some(file.clone()));
+        assert_eq!(system.link(&file), None);
+        assert!(system.exists(&file) && !system.exists(&directory.path().join("y")));
     }
 }

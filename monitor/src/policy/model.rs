@@ -1,9 +1,6 @@
 //! A policy as a person means it.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+use std::{net::IpAddr, path::PathBuf};
 
 use monitor_common::{
     Access, Verdict,
@@ -12,7 +9,7 @@ use monitor_common::{
 };
 
 use super::{limit::Bound, name::DnsName};
-use crate::{journal::Limits, sinks::config::SinkConfig, toml_reader::At};
+use crate::toml_reader::At;
 
 /// A whole policy.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,12 +18,6 @@ pub struct Policy {
     pub enforce: bool,
     /// The instances.
     pub instances: Vec<InstancePolicy>,
-    /// How large the journal may be.
-    pub journal: Limits,
-    /// Where events go, beside the journal.
-    pub sinks: Vec<SinkConfig>,
-    /// Where figures for Prometheus are given; nowhere when there is none.
-    pub metrics: Option<SocketAddr>,
 }
 
 impl Policy {

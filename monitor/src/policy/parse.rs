@@ -25,13 +25,20 @@ use super::{
     peers::{self, MAX_PEERS},
 };
 use crate::{
-    journal, metrics, sinks,
     text::terminal::is_hidden,
     toml_reader::{Fault, Reader, Table, Value},
 };
 
-/// Parses a policy. Every fault that can be found in one pass comes back.
+/// Parses a policy that has no other tables than its own. Returns every fault that one pass can find.
 pub fn parse(text: &str) -> Result<Policy, Vec<Fault>> {
+    parse_with(text, |_, _| ()).map(|(policy, ())| policy)
+}
+
+/// Parses a policy, with what else its file has: `others` takes the root's other tables. A key that is left is a fault.
+pub fn parse_with<T: Default>(
+    text: &str,
+    others: impl FnOnce(&mut Reader<'_>, &mut Table<'_, '_>) -> T,
+) -> Result<(Policy, T), Vec<Fault>> {
     let mut reader = Reader::new(text);
     let (root, mistakes) = DeTable::parse_recoverable(text);
     for mistake in &mistakes {
@@ -41,13 +48,17 @@ pub fn parse(text: &str) -> Result<Policy, Vec<Fault>> {
     reader.faults.sort_by_key(|fault| (fault.line, fault.column));
     reader.faults.dedup_by_key(|fault| fault.line);
     // What a text with such mistakes means is a guess, and complaints about a guess only mislead.
-    let policy = if mistakes.is_empty() { reader.policy(root.get_ref()) } else { Policy::default() };
+    let parsed = if mistakes.is_empty() { reader.policy(root.get_ref(), others) } else { Default::default() };
     reader.faults.sort_by_key(|fault| (fault.line, fault.column));
-    if reader.faults.is_empty() { Ok(policy) } else { Err(reader.faults) }
+    if reader.faults.is_empty() { Ok(parsed) } else { Err(reader.faults) }
 }
 
 impl Reader<'_> {
-    fn policy(&mut self, root: &DeTable<'_>) -> Policy {
+    fn policy<T>(
+        &mut self,
+        root: &DeTable<'_>,
+        others: impl FnOnce(&mut Self, &mut Table<'_, '_>) -> T,
+    ) -> (Policy, T) {
         let mut table = Table::new(root, 0);
         if let Some(version) = self.required(&mut table, "version")
             && version.get_ref().as_integer().map(toml::de::DeInteger::as_str) != Some("1")
@@ -63,10 +74,8 @@ impl Reader<'_> {
                 false
             }
         };
-        let mut policy = Policy { enforce, instances: Vec::new(), ..Policy::default() };
-        policy.journal = journal::config::read(self, table.take("journal"));
-        policy.sinks = sinks::config::read(self, table.take("sink"));
-        policy.metrics = metrics::config::read(self, table.take("metrics"));
+        let mut policy = Policy { enforce, instances: Vec::new() };
+        let others = others(self, &mut table);
         let mut names = BTreeSet::new();
         for (instance, at) in self.tables(table.take("instance"), "instance") {
             let instance = self.instance(instance, at);
@@ -94,7 +103,7 @@ impl Reader<'_> {
             self.fault(0, format!("{peers} names in `from`; at most {MAX_PEERS} in one policy are looked up"));
         }
         self.finish(&table);
-        policy
+        (policy, others)
     }
 
     fn instance(&mut self, table: &DeTable<'_>, at: usize) -> InstancePolicy {

@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 16] = [
     &["cli"],
     &["agent", "evidence"],
     &["pipeline"],
-    &["control", "metrics"],
+    &["config", "control", "metrics"],
     &["maintenance", "sinks"],
     &["heal"],
     &["change", "incident"],

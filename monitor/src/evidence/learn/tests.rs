@@ -4,14 +4,20 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    config,
     evidence::bare::Bare,
     journal::segment,
     policy::{
         model::Select,
-        parse::parse,
         preset::{self, Found, Known},
     },
+    toml_reader::Fault,
 };
+
+/// The policy of a whole file.
+fn parse(text: &str) -> Result<Policy, Vec<Fault>> {
+    config::parse(text).map(|config| config.policy)
+}
 
 const UD: &str = "/h/a/.node-red";
 
@@ -402,13 +408,13 @@ fn a_policy_that_is_edited_stays_what_it_was_but_for_what_is_learnt() {
         );
         let policy = parse(&text).unwrap_or_else(|faults| panic!("{faults:?}\n{text}"));
         let observing = observing(&text, &policy).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        let parsed = parse(&observing).unwrap();
+        let parsed = config::parse(&observing).unwrap();
         let logs = |instance: &InstancePolicy| instance.defaults.iter().all(|default| default.verdict >= Verdict::Log);
-        assert!(parsed.instances.iter().all(logs), "{observing}");
+        assert!(parsed.policy.instances.iter().all(logs), "{observing}");
         assert!(parsed.sinks.is_empty() && parsed.metrics.is_none(), "{observing}");
         let kernel = |policy: &Policy| policy.instances[0].defaults[Class::Kernel as usize];
         if kernel(&policy).verdict != Verdict::Allow {
-            assert_eq!(kernel(&parsed), kernel(&policy), "{observing}");
+            assert_eq!(kernel(&parsed.policy), kernel(&policy), "{observing}");
         }
 
         let (_, draft) = learnt_from(&text, &day(), false);
@@ -457,14 +463,14 @@ fn a_policy_to_learn_from_logs_all_and_sends_nothing_away() {
         "version = 1\nmode = \"enforce\"\n[[instance]]\nname = \"plant-a\"\nselect = [{{ uid = 990 }}]\nuser-dir = \"{UD}\"\n\
          default = {{ kernel = \"kill\" }}\n[metrics]\nlisten = \"127.0.0.1:9\"\n[[instance.files]]\npath = \"x\"\naccess = [\"read\"]\nverdict = \"deny\"\n"
     );
-    let policy = parse(&present).unwrap_or_else(|faults| panic!("{faults:?}"));
-    let text = observing(&present, &policy).unwrap();
-    let observing = parse(&text).unwrap();
+    let config = config::parse(&present).unwrap_or_else(|faults| panic!("{faults:?}"));
+    let text = observing(&present, &config.policy).unwrap();
+    let observing = config::parse(&text).unwrap();
     assert_eq!(observing.metrics, None, "{text}");
-    let defaults = &observing.instances[0].defaults;
+    let defaults = &observing.policy.instances[0].defaults;
     assert!(defaults.iter().all(|default| default.verdict >= Verdict::Log), "{text}");
     assert_eq!(defaults[Class::Kernel as usize].verdict, Verdict::Kill);
-    assert_eq!(observing.instances[0].files.len(), 1, "{text}");
+    assert_eq!(observing.policy.instances[0].files.len(), 1, "{text}");
 }
 
 #[test]

@@ -12,10 +12,10 @@ use super::{
     net::{NetLine, egress, ingress},
 };
 use crate::{
+    config,
     evidence::critical,
     policy::{
         model::{ClassDefault, InstancePolicy, KillScope, Policy},
-        parse::parse,
         preset::{self, Found, Known},
     },
     toml_reader::Fault,
@@ -125,7 +125,7 @@ pub fn observing(text: &str, policy: &Policy) -> Result<String, WriteError> {
         edit::set_defaults(table, &defaults(instance, of));
     }
     let text = document.to_string();
-    parse(&text).map_err(WriteError::Faulty)?;
+    config::parse(&text).map_err(WriteError::Faulty)?;
     Ok(text)
 }
 
@@ -151,7 +151,7 @@ pub fn draft(text: &str, policy: &Policy, learnt: &Learnt) -> Result<Draft, Writ
     let old = text;
     let text = document.to_string();
     let diff = TextDiff::from_lines(old, &text).unified_diff().context_radius(2).to_string();
-    let written = parse(&text).map_err(WriteError::Faulty)?;
+    let written = config::parse(&text).map_err(WriteError::Faulty)?.policy;
     for (old, new) in policy.instances.iter().zip(&written.instances) {
         let kept = old.files.iter().all(|rule| {
             new.files.iter().any(|it| {

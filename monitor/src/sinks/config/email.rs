@@ -80,18 +80,15 @@ fn mailbox(reader: &mut Reader<'_>, text: &str, at: usize, key: &str) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        policy::parse::parse,
-        sinks::{
-            config::{SinkConfig, Target},
-            filter::{Grouping, Severity},
-        },
+    use crate::sinks::{
+        config::{SinkConfig, Target, parse},
+        filter::{Grouping, Severity},
     };
 
     fn sink(keys: &str) -> Result<SinkConfig, String> {
         let rest = "[[instance]]\nname = \"a\"\nselect = [{ uid = 1001 }]\nuser-dir = \"/ud\"\n";
         let parsed = parse(&format!("version = 1\n[[sink]]\nname = \"a\"\ntype = \"email\"\n{keys}\n{rest}"));
-        parsed.map(|mut policy| policy.sinks.remove(0)).map_err(|faults| faults[0].to_string())
+        parsed.map(|mut sinks| sinks.remove(0)).map_err(|faults| faults[0].to_string())
     }
 
     #[test]

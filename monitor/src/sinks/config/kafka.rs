@@ -79,14 +79,14 @@ fn sasl(reader: &mut Reader<'_>, table: &mut Table<'_, '_>, is_plain: bool) -> O
 mod tests {
     use super::*;
     use crate::{
-        policy::parse::parse,
+        sinks::config::parse,
         sinks::config::{Secret, Target},
     };
 
     fn target(keys: &str) -> Result<Target, String> {
         let rest = "[[instance]]\nname = \"a\"\nselect = [{ uid = 1001 }]\nuser-dir = \"/ud\"\n";
         let parsed = parse(&format!("version = 1\n[[sink]]\nname = \"a\"\ntype = \"kafka\"\n{keys}\n{rest}"));
-        parsed.map(|mut policy| policy.sinks.remove(0).target).map_err(|faults| faults[0].to_string())
+        parsed.map(|mut sinks| sinks.remove(0).target).map_err(|faults| faults[0].to_string())
     }
 
     #[test]

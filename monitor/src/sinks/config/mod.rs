@@ -45,8 +45,8 @@ pub struct SinkConfig {
     pub from_beginning: bool,
 }
 
-/// Reads all of them.
-pub(crate) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<SinkConfig> {
+/// Reads `[[sink]]`.
+pub fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<SinkConfig> {
     let (mut sinks, mut names) = (Vec::new(), BTreeSet::new());
     for (keys, at) in reader.tables(value, "sink") {
         let mut table = Table::new(keys, at);
@@ -150,15 +150,20 @@ fn filter(reader: &mut Reader<'_>, table: &mut Table<'_, '_>, mut filter: Filter
     filter
 }
 
+/// Parses the sinks of a policy.
+#[cfg(test)]
+pub(crate) fn parse(text: &str) -> Result<Vec<SinkConfig>, Vec<crate::toml_reader::Fault>> {
+    crate::policy::parse::parse_with(text, |reader, root| read(reader, root.take("sink"))).map(|(_, sinks)| sinks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::parse::parse;
 
     fn read(sink: &str) -> Result<SinkConfig, String> {
         let rest = "[[instance]]\nname = \"a\"\nselect = [{ uid = 1001 }]\nuser-dir = \"/ud\"\n";
         let parsed = parse(&format!("version = 1\n[[sink]]\n{sink}\n{rest}"));
-        parsed.map(|mut policy| policy.sinks.remove(0)).map_err(|faults| faults[0].to_string())
+        parsed.map(|mut sinks| sinks.remove(0)).map_err(|faults| faults[0].to_string())
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::toml_reader::{Reader, Table, Value};
 const DEFAULT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9464);
 
 /// Reads the table; there is no page without it.
-pub(crate) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Option<SocketAddr> {
+pub(super) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Option<SocketAddr> {
     let value = value?;
     let Some(table) = value.get_ref().as_table() else {
         reader.fault(value.span().start, "`metrics` must be a table: [metrics]");
@@ -34,7 +34,7 @@ pub(crate) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Option
 
 #[cfg(test)]
 mod tests {
-    use crate::policy::parse::parse;
+    use crate::config::parse;
 
     const REST: &str = "[[instance]]\nname = \"a\"\nselect = [{ uid = 1001 }]\nuser-dir = \"/ud\"\n";
 

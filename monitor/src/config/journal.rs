@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use super::Limits;
-use crate::toml_reader::{Reader, Table, Value};
+use crate::{
+    journal::Limits,
+    toml_reader::{Reader, Table, Value},
+};
 
 const MIB: u64 = 1 << 20;
 
 /// Reads the table; what is not given is as by default.
-pub(crate) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Limits {
+pub(super) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Limits {
     let mut limits = Limits::default();
     let Some(value) = value else { return limits };
     let Some(table) = value.get_ref().as_table() else {
@@ -58,7 +60,7 @@ fn age(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::parse::parse;
+    use crate::config::parse;
 
     const REST: &str = "[[instance]]\nname = \"a\"\nselect = [{ uid = 1001 }]\nuser-dir = \"/ud\"\n";
 
