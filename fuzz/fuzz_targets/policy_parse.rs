@@ -8,12 +8,7 @@ use std::{
 };
 
 use libfuzzer_sys::fuzz_target;
-use monitor::policy::{
-    compile::{Seen, compile},
-    host::{CanDeny, Host},
-    model::Select,
-    parse::parse,
-};
+use policy::{compile::{Seen, compile}, host::{CanDeny, Host}, model::Select, parse::parse};
 use monitor_common::policy::{InodeId, MAX_NET_RULES, PATTERN_HEAD_BITS, PATTERN_LEN};
 
 /// A machine on which half of everything exists, and some paths are links.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use monitor::instance::settings::{Environment, Settings};
+use node_red::instance::settings::{Environment, Settings};
 
 fuzz_target!(|text: &str| {
     let environment = Environment { complete: text.len() % 2 == 0, ..Environment::default() };

@@ -21,11 +21,9 @@ use std::{
 };
 
 use common::{Plant, fill, rate};
-use monitor::{
-    config::parse,
-    journal::{Journal, Limits, segment},
-    sinks::Sinks,
-};
+use journal::{Journal, Limits, segment};
+use monitor::config::parse;
+use sinks::Sinks;
 
 const EVENTS: u64 = 8 * 3600 * 50;
 /// What is delivered: they are one incident, which is told when it begins.

@@ -14,14 +14,14 @@ use std::{
 };
 
 use common::{Plant, fill, rate};
+use journal::{
+    Journal, Limits,
+    chain::Body,
+    query::{Filter, Query},
+    segment,
+    verify::{Request, verify},
+};
 use monitor::{
-    journal::{
-        Journal, Limits,
-        chain::Body,
-        query::{Filter, Query},
-        segment,
-        verify::{Request, verify},
-    },
     pipeline::Pipeline,
     record::{activity::Activity, decode::decode, sentence},
 };

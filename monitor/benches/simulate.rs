@@ -14,7 +14,7 @@ use std::{
 };
 
 use common::{Plant, fill, rate};
-use monitor::journal::{Journal, Limits};
+use journal::{Journal, Limits};
 use serde_json::Value;
 
 /// Has an opinion about every event of the journal, the one that the journal's policy had.

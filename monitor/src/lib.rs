@@ -7,25 +7,13 @@
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod agent;
-pub mod change;
 pub mod config;
 pub mod control;
-pub mod deploys;
-mod durable;
 pub mod evidence;
 pub mod heal;
 pub mod incident;
-pub mod instance;
-pub mod journal;
 pub mod kernel;
-pub mod machine;
 pub mod maintenance;
 pub mod metrics;
 pub mod pipeline;
-pub mod policy;
 pub mod record;
-pub mod sinks;
-pub mod state;
-pub mod stdio;
-pub mod text;
-pub mod toml_reader;

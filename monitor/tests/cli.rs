@@ -15,12 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor::{
-    config::parse,
-    journal::{Durability, Journal, Limits},
-    sinks::Sinks,
-    text::terminal::is_hidden,
-};
+use journal::{Durability, Journal, Limits, text::terminal::is_hidden};
+use monitor::config::parse;
+use sinks::Sinks;
 use tempfile::TempDir;
 
 const POLICY: &str = "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ unit = \"nodered.service\" }]\n\

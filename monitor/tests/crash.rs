@@ -12,17 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor::{
-    config::parse,
-    journal::{
-        Durability, Journal, Limits,
-        reader::{Position, Reader},
-        segment,
-        verify::{Request, verify},
-    },
-    sinks::{Sinks, cursor::Cursor},
+use journal::{
+    Durability, Journal, Limits,
+    reader::{Position, Reader},
+    segment,
+    verify::{Request, verify},
 };
+use monitor::config::parse;
 use serde_json::{Value, json};
+use sinks::{Sinks, cursor::Cursor};
 
 /// Segments of a few lines, of which a few are kept.
 const LIMITS: Limits = Limits { segment_bytes: 3 << 10, max_bytes: 8 << 10, max_age: None };

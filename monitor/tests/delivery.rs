@@ -17,13 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor::{
-    config::parse,
-    journal::{Durability, Journal, Limits},
-    sinks::{Sinks, cursor::Cursor},
-};
+use journal::{Durability, Journal, Limits};
+use monitor::config::parse;
 use receiver::{Arrived, stub::Server, take};
 use serde_json::{Value, json};
+use sinks::{Sinks, cursor::Cursor};
 
 /// How many events there are before and after a fault, and during it: more than a batch.
 const FEW: u64 = 96;
@@ -403,14 +401,14 @@ fn a_secret_is_in_no_debug_output_and_in_no_error() {
     ] {
         let config = parse(&policy(&format!("name = \"a\"\n{sink}"))).unwrap().sinks.remove(0);
         set_mode(&token, 0o600);
-        let error = monitor::sinks::test(&config).unwrap_err();
+        let error = sinks::test(&config).unwrap_err();
         assert!(error.contains("efused"), "{error}");
         let told = format!("{config:?} {error}");
         assert!(!told.contains("hunter2"), "{told}");
         // A secret that others can read is none.
         set_mode(&token, 0o644);
         if !sink.contains("server") {
-            let error = monitor::sinks::test(&config).unwrap_err();
+            let error = sinks::test(&config).unwrap_err();
             assert!(error.contains("chmod 0600"), "{error}");
         }
     }

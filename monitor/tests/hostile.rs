@@ -2,7 +2,7 @@
 //! reads a journal neither hang, nor fall over, nor take what they are told for more than text.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
-#[path = "../src/sinks/stub.rs"]
+#[path = "../sinks/src/stub.rs"]
 #[expect(dead_code, reason = "unit tests look closer at a request")]
 mod stub;
 
@@ -23,17 +23,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use monitor::{
-    config::parse,
-    journal::{
-        Durability, Journal, Limits,
-        reader::{Position, Reader},
-        segment,
-        verify::{Kind, Request, verify},
-    },
-    sinks::{Sinks, config::SinkConfig, cursor::Cursor},
+use journal::{
+    Durability, Journal, Limits,
+    reader::{Position, Reader},
+    segment,
+    verify::{Kind, Request, verify},
 };
+use monitor::config::parse;
 use serde_json::{Value, json};
+use sinks::{Sinks, config::SinkConfig, cursor::Cursor};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What takes longer waits for something that never comes.
@@ -251,7 +249,7 @@ fn what_a_receiver_says_is_text_of_a_line_and_repeats_no_secret() {
         format!("type = \"elastic\"\nurl = \"{}\"\nuser = \"u\"\npassword-file = \"{token}\"", server.url("")),
         format!("type = \"elastic\"\nurl = \"{}\"\napi-key-file = \"{token}\"", server.url("/items")),
     ] {
-        let told = monitor::sinks::test(&config(&sink)).unwrap_err();
+        let told = sinks::test(&config(&sink)).unwrap_err();
         assert!(told.contains("40") || told.contains("42"), "{told}");
         assert!(told.contains("\\u{1b}[2J") && !told.contains(char::is_control), "{told:?}");
         assert!(!told.contains('\u{202e}') && told.len() < 4096, "{} bytes: {told:?}", told.len());
@@ -289,7 +287,7 @@ fn no_answer_makes_the_guard_go_elsewhere_or_wait_or_read_without_end() {
     let test = |address: SocketAddr| {
         let token = secret.path().display();
         let sink = config(&format!("type = \"webhook\"\nurl = \"http://{address}/\"\ntoken-file = \"{token}\""));
-        soon("a test", move || monitor::sinks::test(&sink))
+        soon("a test", move || sinks::test(&sink))
     };
     for status in [301, 302, 303, 307, 308] {
         let head = format!("HTTP/1.1 {status} X\r\nLocation: http://{elsewhere}/\r\nContent-Length: 0\r\n\r\n");
@@ -315,7 +313,7 @@ fn a_broker_that_announces_a_packet_of_a_quarter_gigabyte_is_not_waited_for() {
         thread::sleep(PATIENCE);
     });
     let sink = config(&format!("type = \"mqtt\"\nserver = \"{address}\"\ntransport = \"tcp\""));
-    let told = soon("a test", move || monitor::sinks::test(&sink)).unwrap_err();
+    let told = soon("a test", move || sinks::test(&sink)).unwrap_err();
     assert!(!told.contains("does not answer"), "{told}");
 }
 

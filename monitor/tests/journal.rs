@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor::journal::{
+use journal::{
     Durability, Journal, Limits,
     chain::Place,
     checkpoint::{self, Checkpoint},

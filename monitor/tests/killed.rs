@@ -20,18 +20,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monitor::{
-    config::parse,
-    journal::{
-        Durability, Journal, Limits,
-        reader::{Position, Reader},
-        segment,
-        verify::{Request, verify},
-    },
-    sinks::Sinks,
+use journal::{
+    Durability, Journal, Limits,
+    reader::{Position, Reader},
+    segment,
+    verify::{Request, verify},
 };
+use monitor::config::parse;
 use receiver::{Arrived, stub::Server, take};
 use serde_json::{Value, json};
+use sinks::Sinks;
 
 const KILLS: u32 = 100;
 /// Segments of some hundred lines; none is removed.

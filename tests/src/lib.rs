@@ -15,7 +15,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod confine;
 pub mod console;
-#[path = "../../monitor/tests/ecs/mod.rs"]
+#[path = "../../monitor/journal/tests/ecs/mod.rs"]
 mod ecs;
 pub mod flows;
 pub mod guard;

@@ -9,12 +9,12 @@ use crate::record::Record;
 
 /// The schemas of the classes that the journal uses.
 const SCHEMAS: [(u64, &str); 6] = [
-    (1001, include_str!("../../monitor/tests/ocsf/1001.json")),
-    (1007, include_str!("../../monitor/tests/ocsf/1007.json")),
-    (2004, include_str!("../../monitor/tests/ocsf/2004.json")),
-    (4001, include_str!("../../monitor/tests/ocsf/4001.json")),
-    (6002, include_str!("../../monitor/tests/ocsf/6002.json")),
-    (7002, include_str!("../../monitor/tests/ocsf/7002.json")),
+    (1001, include_str!("../../monitor/journal/tests/ocsf/1001.json")),
+    (1007, include_str!("../../monitor/journal/tests/ocsf/1007.json")),
+    (2004, include_str!("../../monitor/journal/tests/ocsf/2004.json")),
+    (4001, include_str!("../../monitor/journal/tests/ocsf/4001.json")),
+    (6002, include_str!("../../monitor/journal/tests/ocsf/6002.json")),
+    (7002, include_str!("../../monitor/journal/tests/ocsf/7002.json")),
 ];
 
 /// Fails when an event is not as OCSF 1.8.0 has it.

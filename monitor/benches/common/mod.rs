@@ -2,8 +2,8 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
+use journal::Journal;
 use monitor::{
-    journal::Journal,
     pipeline::Pipeline,
     record::{
         decode::decode,

@@ -5,14 +5,11 @@ use std::{path::Path, slice};
 use monitor_common::policy::MAX_INSTANCES;
 
 use super::AgentError;
-use crate::{
-    config::ConfigError,
-    policy::{
-        self,
-        host::System,
-        model::Policy,
-        preset::{self, Found},
-    },
+use crate::config::ConfigError;
+use policy::{
+    host::System,
+    model::Policy,
+    preset::{self, Found},
     toml_reader::Fault,
 };
 
@@ -81,7 +78,7 @@ mod tests {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
     use super::*;
-    use crate::policy::model::Select;
+    use policy::model::Select;
 
     fn found(user_dir: impl Into<PathBuf>) -> Found {
         let select = Select { uid: Some(990), exec: true, ..Select::default() };

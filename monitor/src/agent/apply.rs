@@ -22,24 +22,21 @@ use super::{
 use crate::{
     config::{self, Config, ConfigError},
     control::{Refusal, Reloaded},
-    deploys::editor::Source,
     heal::Healed,
-    instance,
-    journal::ocsf::Stage,
     kernel::{
         enforcer::Enforcer,
         load::{chain, first_line},
     },
-    policy::{
-        self,
-        compile::{Compiled, Seen, Watched, compile, presence},
-        host::{Host as _, System},
-        model::Policy,
-        own::Own,
-        settle::{Ages, GONE, GRACE, YOUNG},
-    },
     record::names::NameTable,
-    stdio::complain,
+};
+use journal::{ocsf::Stage, stdio::complain};
+use node_red::{deploys::editor::Source, instance};
+use policy::{
+    compile::{Compiled, Seen, Watched, compile, presence},
+    host::{Host as _, System},
+    model::Policy,
+    own::Own,
+    settle::{Ages, GONE, GRACE, YOUNG},
     toml_reader::{Fault, Located},
 };
 
@@ -379,7 +376,7 @@ fn slots(old: &BTreeMap<String, u16>, policy: &Policy) -> BTreeMap<String, u16> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::parse::parse;
+    use policy::parse::parse;
 
     fn policy(names: &[&str]) -> Policy {
         let instance = |name| format!("[[instance]]\nname = \"{name}\"\nselect = [{{ uid = 9 }}]\nuser-dir = \"/u\"\n");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::journal::ocsf::{device, metadata, now_ms};
+use journal::ocsf::{device, metadata, now_ms};
 
 /// Process Activity.
 const PROCESS: u32 = 1007;
@@ -62,7 +62,7 @@ pub(super) fn ended(process: &Ended, because: Because<'_>, sentence: &str) -> Va
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::ocsf::tests::valid;
+    use journal::testing::valid;
 
     #[test]
     fn the_event_is_valid() {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::journal::JournalError;
+use journal::JournalError;
 
 /// Why a guard that was running has ended with an error. Its exit code is [`Fatal::EXIT_CODE`].
 ///

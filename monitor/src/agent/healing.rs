@@ -16,15 +16,14 @@ use monitor_common::{
 use super::{Agent, apply::Cause, say::say, trouble::Task};
 use crate::{
     heal::{self, Act, Candidate, Healer},
-    journal::ocsf::Stage,
     kernel::enforcer::Enforcer,
     pipeline::Told,
-    policy::{
-        compile::Watched,
-        settle::{Ages, MADE, Settling},
-    },
     record::enrich::Names,
-    text::terminal,
+};
+use journal::{ocsf::Stage, text::terminal};
+use policy::{
+    compile::Watched,
+    settle::{Ages, MADE, Settling},
 };
 
 /// Size of the ring buffer, as in the kernel's `maps.rs`.
@@ -178,7 +177,11 @@ mod tests {
     use zerocopy::FromBytes as _;
 
     use super::*;
-    use crate::{heal::Healed, record::decode::Record, record::enrich::tests::Plain, state::State};
+    use crate::{
+        heal::Healed,
+        record::{decode::Record, enrich::tests::Plain},
+    };
+    use journal::state::State;
 
     /// A record of a write that was to be denied, and was met by killing.
     fn told(path: &Path, change: impl FnOnce(&mut Record)) -> Told {

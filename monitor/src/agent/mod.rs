@@ -37,12 +37,9 @@ use tokio::{
 };
 
 use crate::{
-    change::{self, Changes},
     config::{Config, ConfigError},
     control::{Answer, Asked, Listener, Refusal, Request},
     heal::Healer,
-    instance,
-    journal::{Journal, JournalError, ocsf::Stage},
     kernel::{
         census,
         enforcer::Enforcer,
@@ -50,30 +47,38 @@ use crate::{
         load::{Kernel, KernelError, chain, first_line},
         pin::{PinError, Pins},
     },
-    machine::{procs::Procs, scan},
     metrics,
     pipeline::{Pipeline, Told},
-    policy::{
-        compile::{Watched, selectors},
-        host::{Host as _, System},
-        model::KillScope,
-        own::Own,
-        peers::Peers,
-        settle::{Ages, Settling},
-    },
     record::{enrich::Enricher, sentence},
-    sinks::Sinks,
-    state::{State, StateError},
-    stdio::complain,
-    text::terminal,
 };
 use adopt::Adopted;
 use apply::{Cause, InForce, own, read_config};
 use ended::Because;
 use fatal::Fatal;
 use healing::Made;
+use journal::{
+    Journal, JournalError,
+    ocsf::Stage,
+    state::{State, StateError},
+    stdio::complain,
+    text::terminal,
+};
+use node_red::{
+    change::{self, Changes},
+    instance,
+};
+use policy::{
+    compile::{Watched, selectors},
+    host::{Host as _, System},
+    machine::{procs::Procs, scan},
+    model::KillScope,
+    own::Own,
+    peers::Peers,
+    settle::{Ages, Settling},
+};
 use respond::Responder;
 use say::{say, say_incident};
+use sinks::Sinks;
 use takeover::Takeover;
 use trouble::{Task, Troubles};
 use windows::{Hands, Windows};

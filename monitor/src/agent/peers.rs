@@ -9,13 +9,10 @@ use std::{
 use serde_json::{Map, json};
 
 use super::{Agent, AgentError, say, trouble::Task};
-use crate::{
-    journal::ocsf::Stage,
-    policy::{
-        name::DnsName,
-        peers::{Peers, Table, Told},
-    },
-    state::State,
+use journal::{ocsf::Stage, state::State};
+use policy::{
+    name::DnsName,
+    peers::{Peers, Table, Told},
 };
 
 /// Where their addresses are kept, in the state directory: a guard that starts before the network does knows them.

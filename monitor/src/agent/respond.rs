@@ -12,12 +12,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::ended::Ended;
 use crate::{
     kernel::enforcer::Enforcer,
-    machine::scan,
-    policy::{
-        host::{Host, System},
-        model::{KillScope, Policy, Select},
-    },
     record::{decode::Record, lineage::Lineage},
+};
+use policy::{
+    host::{Host, System},
+    machine::scan,
+    model::{KillScope, Policy, Select},
 };
 
 /// How often new members are looked for among those that still run. A stopped process makes no more.

@@ -5,7 +5,8 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::{pipeline::Said, text::terminal};
+use crate::pipeline::Said;
+use journal::text::terminal;
 
 /// What is said goes to the standard error: the standard output is for something else.
 static ASIDE: AtomicBool = AtomicBool::new(false);

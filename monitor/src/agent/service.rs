@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use crate::stdio::complain;
+use journal::stdio::complain;
 
 /// The kernel judges: what is ordered after the guard may start.
 pub(super) fn ready(status: &str) {

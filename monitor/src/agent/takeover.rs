@@ -9,13 +9,15 @@ use serde_json::{Map, json};
 
 use super::{AgentError, say};
 use crate::{
-    journal::ocsf::Stage,
     kernel::{
         load::{Kernel, chain},
         pin::Generation,
     },
     pipeline::{Pipeline, Told},
     record::names::NameTable,
+};
+use journal::{
+    ocsf::Stage,
     state::{State, StateError},
     stdio::complain,
 };

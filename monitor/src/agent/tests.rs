@@ -12,9 +12,9 @@ use monitor_common::{
 use super::*;
 use crate::{
     maintenance,
-    policy::compile::Compiled,
     record::{enrich::Names as _, names::NameTable},
 };
+use policy::compile::Compiled;
 
 type KernelResult<T> = Result<T, KernelError>;
 
@@ -151,7 +151,7 @@ impl Scene {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let entered = runtime.enter();
         let state = State::open(&options.state).unwrap();
-        let journal = Journal::open(&options.journal, crate::journal::Limits::default()).unwrap();
+        let journal = Journal::open(&options.journal, journal::Limits::default()).unwrap();
         let peers = Peers::new(&BTreeMap::new(), Instant::now());
         let signals = Signals::listen().unwrap();
         let (kernel, host) = (Fake::default(), System::new());
@@ -414,8 +414,8 @@ fn a_process_that_cannot_be_marked_is_marked_later() {
 fn a_new_instance_is_tried_again_until_it_is_guarded() {
     let mut scene = Scene::new();
     scene.agent.options.config = None;
-    let select = crate::policy::model::Select { uid: Some(61_997), exec: true, ..Default::default() };
-    let found = crate::policy::preset::Found { name: String::new(), select, user_dir: "/nowhere/new".into() };
+    let select = policy::model::Select { uid: Some(61_997), exec: true, ..Default::default() };
+    let found = policy::preset::Found { name: String::new(), select, user_dir: "/nowhere/new".into() };
     scene.agent.adopted.look(vec![found], &scene.agent.host);
     scene.agent.kernel.fails = Some(Step::Install);
     scene.agent.tick();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Display};
 use serde_json::Map;
 
 use super::Agent;
-use crate::{journal::ocsf::Stage, stdio::complain, text::terminal};
+use journal::{ocsf::Stage, stdio::complain, text::terminal};
 
 /// How often in a row a task has to succeed before its failure is over: one that comes and goes is one failure.
 const CALM: u8 = 5;

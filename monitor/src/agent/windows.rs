@@ -17,7 +17,6 @@ use serde_json::{Map, Value};
 use super::{AgentError, say, takeover::Takeover};
 use crate::{
     heal,
-    journal::ocsf::{Stage, now_ms},
     kernel::{enforcer::Enforcer, load::KernelError},
     maintenance::{
         LONGEST, Request, Window, boot_ns,
@@ -25,10 +24,13 @@ use crate::{
         report::{Report, Snapshot, compare},
     },
     pipeline::Pipeline,
-    policy::model::Policy,
+};
+use journal::{
+    ocsf::{Stage, now_ms},
     state::{State, StateError},
     text::terminal,
 };
+use policy::model::Policy;
 
 /// Where the windows are kept, in the state directory.
 const KEPT: &str = "maintenance.json";

@@ -4,13 +4,10 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::bail;
 use clap::Args;
-use monitor::{
-    config,
-    instance::audit::{self, Finding, Mend, RULES, Report, Status},
-    policy::host::System,
-    stdio::Output,
-    text::terminal::plain,
-};
+use journal::{stdio::Output, text::terminal::plain};
+use monitor::config;
+use node_red::instance::audit::{self, Finding, Mend, RULES, Report, Status};
+use policy::host::System;
 use serde_json::json;
 
 use super::discover::Place;

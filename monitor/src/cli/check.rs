@@ -4,13 +4,12 @@ use std::{io::Write as _, path::PathBuf};
 
 use super::{guards, with_peers};
 use clap::Args;
-use monitor::{
-    config::{self, Config, ConfigError},
-    policy::{self, host::System},
+use journal::{
     stdio::{Output, complain},
     text::terminal::{plain, plain_path},
-    toml_reader::Located,
 };
+use monitor::config::{self, Config, ConfigError};
+use policy::{host::System, toml_reader::Located};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {

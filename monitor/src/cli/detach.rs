@@ -4,10 +4,8 @@ use std::{io::Write as _, path::PathBuf};
 
 use anyhow::bail;
 use clap::Args;
-use monitor::{
-    kernel::pin::{DIRECTORY, PinError, Pins},
-    stdio::Output,
-};
+use journal::stdio::Output;
+use monitor::kernel::pin::{DIRECTORY, PinError, Pins};
 
 use super::{as_root, guards};
 

@@ -9,16 +9,16 @@ use std::{
 use super::guards;
 use anyhow::Context as _;
 use clap::Args;
-use monitor::{
-    instance::{
-        self, Instance, Survey,
-        flows::Flows,
-        settings::{CredentialSecret, Fact, Settings},
-    },
-    policy::host::System,
+use journal::{
     stdio::Output,
     text::terminal::{plain, plain_path},
 };
+use node_red::instance::{
+    self, Instance, Survey,
+    flows::Flows,
+    settings::{CredentialSecret, Fact, Settings},
+};
+use policy::host::System;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {

@@ -3,17 +3,15 @@
 use std::{fs, io::Write as _, path::Path, time::Instant};
 
 use clap::Args;
-use monitor::{
-    kernel::{
-        btf::VMLINUX,
-        census,
-        load::{Kernel, Loaded, first_line},
-        security::FLAVOURS,
-    },
-    policy::host::{CanDeny, cgroup_mount},
-    stdio::Output,
+use journal::stdio::Output;
+use monitor::kernel::{
+    btf::VMLINUX,
+    census,
+    load::{Kernel, Loaded, first_line},
+    security::FLAVOURS,
 };
 use monitor_common::{policy::Class, security::SecurityHook};
+use policy::host::{CanDeny, cgroup_mount};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {

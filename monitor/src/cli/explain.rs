@@ -7,13 +7,15 @@ use std::{
 
 use anyhow::bail;
 use clap::Args;
-use monitor::{
-    config::{self, Config},
-    evidence::explain::{self, Source},
-    policy::host::System,
+use journal::{
     stdio::{Output, aside},
     text::terminal::{lines, plain},
 };
+use monitor::{
+    config::{self, Config},
+    evidence::explain::{self, Source},
+};
+use policy::host::System;
 
 use super::journal::{DIRECTORY, look};
 

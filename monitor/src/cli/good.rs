@@ -7,12 +7,12 @@ use std::{
 
 use anyhow::ensure;
 use clap::Args;
-use monitor::{
-    heal::{self, StoreError},
+use journal::{
     state::{self, State},
     stdio::Output,
     text::terminal::plain_path,
 };
+use monitor::heal::{self, StoreError};
 
 use super::as_root;
 

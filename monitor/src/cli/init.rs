@@ -9,14 +9,13 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use monitor::{
-    config,
-    instance::init,
-    policy::{host::System, preset::Preset},
+use journal::{
     stdio::{Output, aside},
     text::terminal::{plain, plain_path},
-    toml_reader::Located,
 };
+use monitor::config;
+use node_red::instance::init;
+use policy::{host::System, preset::Preset, toml_reader::Located};
 
 use super::discover::Place;
 

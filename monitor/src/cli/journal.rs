@@ -11,17 +11,15 @@ use std::{
 use anyhow::{Context as _, anyhow, ensure};
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use monitor::{
-    journal::{
-        checkpoint::Checkpoint,
-        format::{Format, rfc3339},
-        key::PublicKey,
-        query::{Filter, Query},
-        segment,
-        verify::{self, Report, Request},
-    },
+use journal::{
+    checkpoint::Checkpoint,
+    format::{Format, rfc3339},
+    key::PublicKey,
+    query::{Filter, Query},
+    segment,
     stdio::complain,
     text::terminal::{plain, shown},
+    verify::{self, Report, Request},
 };
 use serde_json::Value;
 

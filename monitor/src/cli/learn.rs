@@ -8,6 +8,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ::journal::{
+    stdio::{Output, aside},
+    text::terminal::{lines, plain, plain_path},
+};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::Args;
 use monitor::{
@@ -17,12 +21,10 @@ use monitor::{
         learn::{self, Draft, Learnt, Logged},
         simulate::{Judge, simulate},
     },
-    instance::{self, init},
-    policy::{host::System, model::Policy},
-    stdio::{Output, aside},
-    text::terminal::{lines, plain, plain_path},
 };
 use monitor_common::verdict::Sensor;
+use node_red::instance::{self, init};
+use policy::{host::System, model::Policy};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::{

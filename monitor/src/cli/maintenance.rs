@@ -12,19 +12,19 @@ use super::{
 };
 use anyhow::{bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
+use journal::{
+    format::rfc3339_seconds,
+    query::{Filter, Query},
+    state::{self, State},
+    stdio::Output,
+    text::terminal::{plain, plain_path},
+};
 use monitor::{
     control::{self, Answer},
-    journal::{
-        format::rfc3339_seconds,
-        query::{Filter, Query},
-    },
     maintenance::{
         self, Request, Window,
         decision::{self, Kept},
     },
-    state::{self, State},
-    stdio::Output,
-    text::terminal::{plain, plain_path},
 };
 use serde_json::Value;
 

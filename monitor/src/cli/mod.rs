@@ -22,18 +22,20 @@ mod sink;
 
 use std::{io, process::ExitCode, time::Duration};
 
+use ::journal::{
+    stdio::{aside, complain},
+    text::terminal::plain,
+};
 use clap::{Parser, Subcommand};
 use monitor::{
     agent::{AgentError, fatal::Fatal},
     config::ConfigError,
     kernel::load::chain,
-    policy::{
-        host::System,
-        model::Policy,
-        peers::{self, Told},
-    },
-    stdio::{aside, complain},
-    text::terminal::plain,
+};
+use policy::{
+    host::System,
+    model::Policy,
+    peers::{self, Told},
 };
 
 /// Watches and restrains Node-RED from outside.

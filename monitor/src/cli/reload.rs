@@ -3,12 +3,12 @@
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use monitor::{
-    control::{self, Answer, ControlError, Refusal, Request},
+use journal::{
     state,
     stdio::{Output, complain},
     text::terminal::plain,
 };
+use monitor::control::{self, Answer, ControlError, Refusal, Request};
 
 use super::{as_root, guards};
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use journal::state;
 use monitor::{
     agent::{Agent, Options},
     kernel::pin,
-    state,
 };
 use monitor_common::verdict::Sensor;
 

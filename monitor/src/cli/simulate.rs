@@ -6,14 +6,16 @@ use std::{
     time::SystemTime,
 };
 
+use ::journal::{
+    format::rfc3339_seconds,
+    text::terminal::{plain, shown},
+};
 use clap::Args;
 use monitor::{
     config::{self, Config, ConfigError},
     evidence::simulate::{Judge, Report, Tally, simulate},
-    journal::format::rfc3339_seconds,
-    policy::host::System,
-    text::terminal::{plain, shown},
 };
+use policy::host::System;
 
 use super::{
     journal::{self, DIRECTORY, time},

@@ -7,19 +7,17 @@ use std::{
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use monitor::{
-    config,
-    journal::{
-        format::rfc3339_seconds,
-        reader::{Position, Reader},
-        segment,
-    },
-    policy::host::System,
-    sinks::{self, config::SinkConfig, cursor::Cursor},
+use journal::{
+    format::rfc3339_seconds,
+    reader::{Position, Reader},
+    segment,
     stdio::Output,
     text::terminal::plain,
 };
+use monitor::config;
+use policy::host::System;
 use serde_json::Value;
+use sinks::{config::SinkConfig, cursor::Cursor};
 
 use super::journal::DIRECTORY;
 

@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::Config;
-use crate::{
-    policy::{fits, host},
+use policy::{
+    fits, host,
     toml_reader::{Fault, Located},
 };
 
@@ -100,7 +100,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::policy::{
+    use policy::{
         host::{CanDeny, Host},
         model::Select,
     };

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::toml_reader::{Reader, Table, Value};
+use policy::toml_reader::{Reader, Table, Value};
 
 /// Where the page is when the table says nothing else: on loopback.
 const DEFAULT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9464);

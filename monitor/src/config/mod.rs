@@ -1,17 +1,14 @@
 //! The policy file as a whole: the [policy](Config::policy) of the instances, and how the guard keeps and delivers what it sees.
 
 mod file;
-mod journal;
+mod limits;
 mod metrics;
 
 use std::net::SocketAddr;
 
-use crate::{
-    journal::Limits,
-    policy::{model::Policy, parse},
-    sinks::config::SinkConfig,
-    toml_reader::Fault,
-};
+use journal::Limits;
+use policy::{model::Policy, parse, toml_reader::Fault};
+use sinks::config::SinkConfig;
 
 pub use file::{ConfigError, load, read};
 
@@ -37,8 +34,8 @@ impl From<Policy> for Config {
 /// Parses a policy file. Returns every fault that one pass can find.
 pub fn parse(text: &str) -> Result<Config, Vec<Fault>> {
     let (policy, config) = parse::parse_with(text, |reader, root| Config {
-        journal: journal::read(reader, root.take("journal")),
-        sinks: crate::sinks::config::read(reader, root.take("sink")),
+        journal: limits::read(reader, root.take("journal")),
+        sinks: sinks::config::read(reader, root.take("sink")),
         metrics: metrics::read(reader, root.take("metrics")),
         policy: Policy::default(),
     })?;

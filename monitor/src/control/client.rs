@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Answer, MAX_ANSWER, Outcome, Refusal, Request, SOCKET};
-use crate::state::{State, StateError};
+use journal::state::{State, StateError};
 
 /// How long the guard may take: it answers in turn, may be starting, and may be compiling a long policy on a small board.
 const TIMEOUT: Duration = Duration::from_mins(5);

@@ -16,7 +16,7 @@ use rustix::{net::sockopt::socket_peercred, process::Pid};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{MAX_REQUEST, Outcome, Refusal, Request, SOCKET};
-use crate::{
+use journal::{
     durable,
     state::{self, State, StateError},
     stdio::complain,

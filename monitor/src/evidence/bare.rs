@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::policy::{
+use policy::{
     host::{CanDeny, Host},
     model::Select,
 };

@@ -8,7 +8,8 @@ use serde::{
     de::{SeqAccess, Visitor},
 };
 
-use crate::{policy::name::DnsName, record::activity::FLAGS};
+use crate::record::activity::FLAGS;
+use policy::name::DnsName;
 
 /// A text of the line; copied only where the line has escapes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

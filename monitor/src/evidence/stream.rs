@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::line::Line;
-use crate::journal::{
+use journal::{
     JournalError, query,
     reader::{Position, Reader},
 };
@@ -97,7 +97,7 @@ mod tests {
     use std::{fs, time::Duration};
 
     use super::*;
-    use crate::journal::segment;
+    use journal::segment;
 
     #[test]
     fn a_line_that_is_no_event_is_told_with_its_place_and_skipped() {

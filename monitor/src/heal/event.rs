@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Outcome, Told};
-use crate::journal::ocsf::{device, metadata, now_ms};
+use journal::ocsf::{device, metadata, now_ms};
 
 /// File Remediation Activity.
 const REMEDIATION: u32 = 7002;
@@ -51,7 +51,8 @@ mod tests {
     use serde_json::Map;
 
     use super::*;
-    use crate::{heal::Healed, journal::ocsf::tests::valid};
+    use crate::heal::Healed;
+    use journal::testing::valid;
 
     #[test]
     fn every_outcome_is_a_valid_event() {

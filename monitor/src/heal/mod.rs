@@ -31,11 +31,11 @@ pub use self::{
     obstacle::Obstacle,
     store::{Listed, Mark, Store, StoreError},
 };
-use crate::{
-    change,
+use journal::{
     state::{State, StateError},
     stdio::complain,
 };
+use node_red::change;
 
 /// How long after the last alert a file is looked at again. A sensor that cannot deny speaks before the operation takes
 /// place, and the kernel finishes what it is at before the process dies.

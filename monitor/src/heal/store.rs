@@ -15,7 +15,7 @@ use super::{
     copy::Copy,
     obstacle::{Obstacle, quoted},
 };
-use crate::state::{State, StateError};
+use journal::state::{State, StateError};
 
 /// Which files are healed, for commands that run beside the guard.
 const LIST: &str = "healed.json";

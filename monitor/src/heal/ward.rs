@@ -17,7 +17,7 @@ use super::{
     restore,
     store::{Mark, Store, StoreError},
 };
-use crate::{state::StateError, stdio::complain};
+use journal::{state::StateError, stdio::complain};
 
 /// How a file was when it was looked at last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

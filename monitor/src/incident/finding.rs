@@ -3,14 +3,12 @@
 use monitor_common::Verdict;
 use serde_json::{Value, json};
 
-use crate::{
-    deploys::editor::Deploy,
-    incident::{Incident, OVERFLOW, Outcome, Phase, mend::mend},
-    journal::{
-        format::rfc3339_seconds,
-        ocsf::{Attack, FINDING, device, metadata, now_ms},
-    },
+use crate::incident::{Incident, OVERFLOW, Outcome, Phase, mend::mend};
+use journal::{
+    format::rfc3339_seconds,
+    ocsf::{Attack, FINDING, device, metadata, now_ms},
 };
+use node_red::deploys::editor::Deploy;
 
 /// An incident as an event.
 #[must_use]
@@ -136,7 +134,6 @@ mod tests {
     use super::*;
     use crate::{
         incident::{Incidents, tests::event},
-        journal::ocsf,
         record::{activity::Activity, sentence},
     };
 
@@ -155,7 +152,7 @@ mod tests {
         for phase in [Phase::Create, Phase::Update, Phase::Close, Phase::Stop] {
             for verdict in [Verdict::Log, Verdict::Deny, Verdict::Kill] {
                 for path in ["settings.js", ""] {
-                    ocsf::tests::valid(&told(phase, verdict, path, 3));
+                    journal::testing::valid(&told(phase, verdict, path, 3));
                 }
             }
         }
@@ -166,7 +163,7 @@ mod tests {
         let mut event = told(Phase::Create, Verdict::Deny, "settings.js", 1);
         let (event_name, user) = ("flows.set".to_owned(), Some("ann".to_owned()));
         hint(&mut event, &Deploy { event: event_name, user, address: None, time_ms: 5 });
-        ocsf::tests::valid(&event);
+        journal::testing::valid(&event);
         assert_eq!(event["unmapped"]["last_deploy"]["verified"], false);
         let mend = event["remediation"]["desc"].as_str().unwrap();
         assert!(

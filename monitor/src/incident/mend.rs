@@ -3,7 +3,8 @@
 use monitor_common::policy::Class;
 
 use super::{Incident, OVERFLOW, Outcome};
-use crate::{record::tunnel, text::terminal::shown};
+use crate::record::tunnel;
+use journal::text::terminal::shown;
 
 /// Two or three sentences for whoever is told.
 #[must_use]

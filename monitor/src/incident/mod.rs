@@ -22,11 +22,8 @@ use monitor_common::{
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
-use crate::{
-    journal::{chain::Mark, ocsf::address},
-    record::{activity::Activity, decode::Record, enrich::Enriched},
-    text::terminal::shown,
-};
+use crate::record::{activity::Activity, decode::Record, enrich::Enriched};
+use journal::{chain::Mark, ocsf::address, text::terminal::shown};
 
 /// Most incidents that are open at once; what comes beyond is counted in one.
 pub const MOST_OPEN: usize = 512;

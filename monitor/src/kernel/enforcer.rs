@@ -10,7 +10,7 @@ use monitor_common::{
 };
 
 use super::load::{Kernel, Result};
-use crate::policy::compile::Compiled;
+use policy::compile::Compiled;
 
 /// Enforces the policy that is installed, and says what it has seen.
 pub trait Enforcer {

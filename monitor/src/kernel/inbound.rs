@@ -13,7 +13,7 @@ use rustix::{
     process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 
-use crate::machine::scan::Process;
+use policy::machine::scan::Process;
 
 /// Ports that the kernel gives to who asks for none, where it does not tell.
 const EPHEMERAL: (u16, u16) = (32_768, 60_999);

@@ -23,7 +23,7 @@ use super::{
     load::{Kernel, KernelError, Result, open},
     watches::Slots,
 };
-use crate::policy::compile::Compiled;
+use policy::compile::Compiled;
 
 /// The paths that the kernel looks at.
 #[derive(Default)]

@@ -38,7 +38,7 @@ use super::{
     security::{self, Served},
     table,
 };
-use crate::policy::host::CanDeny;
+use policy::host::CanDeny;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/flowwarden.bpf.o"));
 

@@ -19,7 +19,7 @@ use monitor_common::{
 };
 use rustix::fs::{FlockOperation, flock, statfs};
 
-use crate::stdio::complain;
+use journal::stdio::complain;
 
 /// Where pins are kept unless another place is named.
 pub const DIRECTORY: &str = "/sys/fs/bpf/flowwarden";

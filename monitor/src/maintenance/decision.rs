@@ -9,10 +9,8 @@ use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    heal::{self, Left, StoreError},
-    state::{State, StateError},
-};
+use crate::heal::{self, Left, StoreError};
+use journal::state::{State, StateError};
 
 /// Where reports are kept, in the state directory.
 const KEPT: &str = "reports";
@@ -117,7 +115,7 @@ pub fn revert(state: &State, id: &str) -> Result<Kept, DecisionError> {
 }
 
 fn find(state: &State, id: &str) -> Result<Kept, DecisionError> {
-    let missing = || DecisionError::NoReport(crate::text::terminal::shown(id.as_bytes()));
+    let missing = || DecisionError::NoReport(journal::text::terminal::shown(id.as_bytes()));
     // An id is no path.
     if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(missing());

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use monitor_common::Verdict;
 
-use crate::{journal::ocsf::command_line, record::decode::Record, text::terminal::shown};
+use crate::record::decode::Record;
+use journal::{ocsf::command_line, text::terminal::shown};
 
 /// Most different command lines that are kept for a window.
 const MOST: usize = 100;

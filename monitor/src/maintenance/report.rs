@@ -5,15 +5,12 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{
-    change::{
-        self,
-        diff::{self, Diff},
-    },
-    heal::Left,
-    machine::root::Root,
-    maintenance::programs::Ran,
+use crate::{heal::Left, maintenance::programs::Ran};
+use node_red::change::{
+    self,
+    diff::{self, Diff},
 };
+use policy::machine::root::Root;
 
 /// Most packages that are looked at.
 const MAX_PACKAGES: usize = 4000;

@@ -22,11 +22,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{
-    journal::{Spool, segment},
-    sinks::cursor::Cursor,
-};
+use journal::{Spool, segment};
 pub use server::Server;
+use sinks::cursor::Cursor;
 
 /// Most combinations of instance, rule and verdict that are told apart: whoever collects them keeps each for ever.
 const MOST: usize = 1000;
@@ -262,7 +260,7 @@ fn seconds(time: SystemTime) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Journal, Limits};
+    use journal::{Journal, Limits};
 
     #[test]
     fn the_page_has_every_figure_and_no_more_series_than_it_promises() {

@@ -25,7 +25,7 @@ use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Counts, Figures};
-use crate::journal::Spool;
+use journal::Spool;
 
 /// Timeout of one connection, from its first byte to the last of the answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -135,7 +135,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::journal::{Journal, Limits};
+    use journal::{Journal, Limits};
 
     fn ask(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).unwrap();

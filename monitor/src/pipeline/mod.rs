@@ -5,9 +5,7 @@ use std::{sync::Arc, time::Instant};
 use monitor_common::{Verdict, event::Hook};
 
 use crate::{
-    deploys::editor::{Deploy, Editors},
     incident::{Incident, Incidents, Phase, finding},
-    journal::{Durability, Journal, JournalError, Limits, Spool, ocsf},
     maintenance::programs::Programs,
     metrics::Counts,
     record::{
@@ -18,6 +16,8 @@ use crate::{
         tunnel::Tunnels,
     },
 };
+use journal::{Durability, Journal, JournalError, Limits, Spool, ocsf};
+use node_red::deploys::editor::{Deploy, Editors};
 use serde_json::{Map, Value};
 
 /// Why a record could not be journaled.
@@ -229,10 +229,8 @@ mod tests {
     use monitor_common::event::Event;
 
     use super::*;
-    use crate::{
-        journal::Limits,
-        record::{decode::tests::bytes, enrich::tests::Plain},
-    };
+    use crate::record::{decode::tests::bytes, enrich::tests::Plain};
+    use journal::Limits;
 
     #[test]
     fn a_storm_is_journaled_event_by_event_and_told_as_one_incident_that_names_its_first_event() {

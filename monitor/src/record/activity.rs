@@ -17,15 +17,15 @@ use serde::Serialize;
 use serde_json::{Number, Value, json};
 
 use crate::{
-    journal::{
-        chain::Body,
-        ocsf::{Attack, Metadata, address, command_line, device},
-    },
     kernel::table,
     record::{
         enrich::{Enriched, Parent, Program},
         tunnel::Tunnel,
     },
+};
+use journal::{
+    chain::Body,
+    ocsf::{Attack, Metadata, address, command_line, device},
 };
 
 const FILE: u32 = 1001;
@@ -264,7 +264,7 @@ impl<'a> Activity<'a> {
             dst_endpoint,
             traffic: (record.hook == Hook::Volume).then_some(Traffic { bytes_out: event.bytes }),
             unmapped: Unmapped::new(enriched),
-            metadata: Metadata::new(),
+            metadata: Metadata::default(),
         }
     }
 
@@ -507,14 +507,12 @@ mod tests {
     use monitor_common::event::{Ancestor, Endpoint};
 
     use super::*;
-    use crate::{
-        journal::ocsf::tests::valid,
-        record::{
-            decode::{decode, tests::bytes},
-            enrich::{Enricher, Names, RuleName},
-            sentence,
-        },
+    use crate::record::{
+        decode::{decode, tests::bytes},
+        enrich::{Enricher, Names, RuleName},
+        sentence,
     };
+    use journal::testing::valid;
 
     struct Plain;
 

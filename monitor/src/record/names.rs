@@ -18,7 +18,7 @@ use super::{
     decode::Record,
     enrich::{Names, RuleName},
 };
-use crate::policy::{
+use policy::{
     compile::{Compiled, RuleInfo},
     model::{KillScope, Policy},
     name::DnsName,
@@ -188,7 +188,7 @@ impl Names for NameTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::parse::parse;
+    use policy::parse::parse;
 
     fn table() -> NameTable {
         let rule = RuleInfo {

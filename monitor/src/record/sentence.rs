@@ -7,13 +7,12 @@ use monitor_common::{
     event::{FLAG_BY_NAME, FLAG_CONFIRMED, FLAG_DAMAGED, FLAG_FAILED, FLAG_MAINTENANCE, FLAG_OBSERVED, Hook},
 };
 
-use crate::{
-    journal::ocsf::{address, command_line},
-    kernel::table,
-    policy::limit::{bytes, within},
-    record::enrich::Enriched,
+use crate::{kernel::table, record::enrich::Enriched};
+use journal::{
+    ocsf::{address, command_line},
     text::terminal::{plain, shown},
 };
+use policy::limit::{bytes, within};
 
 /// For example: `instance plant-a: child curl (pid 812 <- node 640) tried to connect 203.0.113.9:443: denied by rule
 /// egress-default`.

@@ -13,7 +13,7 @@ use monitor_common::{dns::HEADER, event::Hook};
 use serde::Serialize;
 
 use super::decode::Record;
-use crate::policy::own;
+use policy::own;
 
 /// Id of the rule, which every policy has.
 pub const RULE: &str = own::DNS_TUNNEL;

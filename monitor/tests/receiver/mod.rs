@@ -1,6 +1,6 @@
 //! Receivers that write down what arrives, for tests of sinks: they take everything, and answer as their kind does.
 
-#[path = "../../src/sinks/stub.rs"]
+#[path = "../../sinks/src/stub.rs"]
 #[expect(dead_code, reason = "unit tests look closer at a request")]
 pub(crate) mod stub;
 

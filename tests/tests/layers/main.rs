@@ -1,97 +1,176 @@
-//! The layers of the user crate: a module may use the modules below its own layer, and nothing else.
+//! The layers of the workspace: a crate depends on crates below its layer, a module uses modules below its layer.
 //!
-//! Every path in the code is parsed, not `use` lines alone. Paths inside of macro calls are read from their tokens. Code
-//! under `#[cfg(test)]` is left out: a test may look at whatever it needs.
+//! Dependencies of crates come from `cargo metadata`. Uses of modules come from every path in the code, not from `use` lines
+//! alone; paths in macro calls are read from their tokens. Code under `#[cfg(test)]` is left out: a test may use any module.
 
 mod paths;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeSet, env, fmt::Write as _, fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
-/// The layers of `monitor/src` from the top down.
-const LAYERS: [&[&str]; 16] = [
-    &["cli"],
-    &["agent", "evidence"],
-    &["pipeline"],
-    &["config", "control", "metrics"],
-    &["maintenance", "sinks"],
-    &["heal"],
-    &["change", "incident"],
-    &["deploys"],
-    &["record"],
-    &["instance", "journal", "kernel"],
+/// Layers of modules, the top one first.
+type Layers = &'static [&'static [&'static str]];
+
+/// The layers of crates, the top one first.
+const CRATES: Layers = &[
+    &["xtask"],
+    &["flowwarden-tests"],
+    &["monitor"],
+    &["node-red", "sinks"],
     &["policy"],
-    &["machine"],
-    &["state"],
-    &["durable"],
-    &["stdio", "toml_reader"],
-    &["text"],
+    &["journal", "monitor-ebpf"],
+    &["monitor-common"],
 ];
 
-/// Imports that run upwards or sideways today, as "file: module". The list may only shrink.
-const KNOTS: &str = include_str!("knots.txt");
+/// The source directory and the layers of modules of each userspace crate. A crate's root declares its modules and the
+/// types that they share, and is in no layer.
+const MODULES: [(&str, Layers); 5] = [
+    (
+        "monitor/src",
+        &[
+            &["cli"],
+            &["agent", "evidence"],
+            &["pipeline"],
+            &["config", "control", "metrics"],
+            &["maintenance"],
+            &["heal"],
+            &["incident"],
+            &["record"],
+            &["kernel"],
+        ],
+    ),
+    (
+        "monitor/sinks/src",
+        &[
+            &["stub", "worker"],
+            &["email"],
+            &["elastic", "file", "journald", "kafka", "mqtt", "nats", "otlp", "smtp", "splunk", "syslog", "webhook"],
+            &["http"],
+            &["connection", "told"],
+            &["tls"],
+            &["config"],
+            &["cursor", "filter", "shorten", "template"],
+        ],
+    ),
+    ("monitor/node-red/src", &[&["change"], &["deploys", "instance"]]),
+    (
+        "monitor/policy/src",
+        &[
+            &["compile", "testing"],
+            &["preset"],
+            &["host", "parse"],
+            &["own", "peers"],
+            &["model"],
+            &["limit", "name"],
+            &["machine", "settle", "toml_reader"],
+        ],
+    ),
+    (
+        "monitor/journal/src",
+        &[
+            &["writer"],
+            &["store"],
+            &["query", "recover", "tail", "testing", "verify"],
+            &["checkpoint"],
+            &["compress", "format", "key", "queue", "reader"],
+            &["chain", "directory", "segment", "state", "stdio"],
+            &["durable", "ocsf", "text"],
+        ],
+    ),
+];
 
-/// Where the picture stands in docs/design.md.
+/// The markers around the picture in the documentation.
 const PICTURE: (&str, &str) = ("<!-- layers -->\n", "<!-- /layers -->");
 
 fn root() -> Result<&'static Path> {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the crate has no parent directory")
 }
 
-fn layer(module: &str) -> Result<usize> {
-    let found = LAYERS.iter().position(|layer| layer.contains(&module));
-    found.with_context(|| format!("the module `{module}` has no layer: add it to LAYERS in tests/tests/layers/main.rs"))
+fn layer(layers: Layers, name: &str) -> Option<usize> {
+    layers.iter().position(|layer| layer.contains(&name))
 }
 
-/// Each import that does not run downwards, with an example of the path that makes it.
-fn violations() -> Result<BTreeMap<String, String>> {
-    let source = root()?.join("monitor/src");
-    let mut violations = BTreeMap::new();
-    for file in paths::files(&source)? {
-        let own = file.module.first().map_or("", String::as_str);
-        if own.is_empty() {
-            // The crate's root declares its modules.
+/// Each use of a module that does not run downwards, as one line.
+fn upward_uses(folder: &str, layers: Layers) -> Result<BTreeSet<String>> {
+    let files = paths::files(&root()?.join(folder))?;
+    let modules: BTreeSet<_> = files.iter().filter_map(|file| file.module.first().cloned()).collect();
+    let mut found = BTreeSet::new();
+    for file in &files {
+        let Some(own) = file.module.first() else { continue };
+        let Some(own_layer) = layer(layers, own) else {
+            found.insert(format!("{folder}: the module `{own}` has no layer: add it to tests/tests/layers/main.rs"));
             continue;
-        }
-        let own_layer = layer(own)?;
+        };
         for path in file.paths()? {
-            let Some(target) = path.first().filter(|target| *target != own) else { continue };
-            if layer(target)? <= own_layer {
-                violations.entry(format!("{}: {target}", file.name)).or_insert_with(|| path.join("::"));
+            let Some(target) = path.first().filter(|target| *target != own && modules.contains(*target)) else {
+                continue;
+            };
+            if layer(layers, target).is_some_and(|layer| layer <= own_layer) {
+                let (file, path) = (&file.name, path.join("::"));
+                found.insert(format!("{folder}/{file} uses `{path}`, which is not below `{own}`"));
             }
         }
     }
-    Ok(violations)
+    Ok(found)
 }
 
 #[test]
-fn no_import_runs_upwards() -> Result<()> {
-    let (found, known) = (violations()?, KNOTS.lines().map(str::to_owned).collect::<BTreeSet<_>>());
+fn no_module_uses_one_above_it() -> Result<()> {
     let mut faults = String::new();
-    for (edge, example) in found.iter().filter(|(edge, _)| !known.contains(*edge)) {
-        writeln!(faults, "{edge} (`{example}`) runs upwards: move what both need below them")?;
+    for (folder, layers) in MODULES {
+        for fault in upward_uses(folder, layers)? {
+            writeln!(faults, "{fault}")?;
+        }
     }
-    for edge in known.iter().filter(|edge| !found.contains_key(*edge)) {
-        writeln!(faults, "{edge} is untied: remove the line from tests/tests/layers/knots.txt")?;
+    ensure!(faults.is_empty(), "{faults}move what both need into a module below them");
+    Ok(())
+}
+
+#[test]
+fn no_crate_depends_on_one_above_it() -> Result<()> {
+    let cargo = env::var_os("CARGO").context("CARGO is not set: run the test by cargo")?;
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(root()?)
+        .output()
+        .context("cargo metadata")?;
+    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
+    let mut faults = String::new();
+    for package in packages {
+        let name = package["name"].as_str().unwrap_or_default();
+        let own = layer(CRATES, name).with_context(|| format!("the crate `{name}` has no layer in CRATES"))?;
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let target = dependency["name"].as_str().unwrap_or_default();
+            // A dependency on itself turns features on for tests.
+            if target != name && layer(CRATES, target).is_some_and(|layer| layer <= own) {
+                writeln!(faults, "{name} depends on {target}, which is not below it")?;
+            }
+        }
     }
     ensure!(faults.is_empty(), "{faults}");
     Ok(())
 }
 
+/// The layers as the documentation shows them.
+fn picture() -> String {
+    let show = |layers: Layers| layers.iter().map(|layer| layer.join("  ")).collect::<Vec<_>>().join("\n");
+    let mut text = format!("```\ncrates\n\n{}\n", show(CRATES));
+    for (folder, layers) in MODULES {
+        text = format!("{text}\n{folder}\n\n{}\n", show(layers));
+    }
+    text + "```\n"
+}
+
 #[test]
-fn the_documented_layers_are_the_checked_ones() -> Result<()> {
+fn the_documentation_shows_these_layers() -> Result<()> {
     let (begin, end) = PICTURE;
     let design = fs::read_to_string(root()?.join("docs/design.md"))?;
     let (_, rest) = design.split_once(begin).context("docs/design.md has no picture of the layers")?;
-    let (picture, _) = rest.split_once(end).context("the picture of the layers has no end")?;
-    let layers = LAYERS.map(|layer| layer.join("  ")).join("\n");
-    let wanted = format!("```\n{layers}\n```\n");
-    ensure!(picture == wanted, "docs/design.md shows other layers; replace them with:\n{wanted}");
+    let (shown, _) = rest.split_once(end).context("the picture of the layers has no end")?;
+    ensure!(shown == picture(), "docs/design.md shows other layers; replace them with:\n{}", picture());
     Ok(())
 }

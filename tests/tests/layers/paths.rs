@@ -1,4 +1,4 @@
-//! The paths that a source file names, as modules of its crate.
+//! Paths in source files that lead to modules of their crate.
 
 use std::{
     fs,

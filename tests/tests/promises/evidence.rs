@@ -207,7 +207,7 @@ fn doctor_says_what_can_be_done_here() -> Result<()> {
 /// The list by which every ECS document of these tests is judged is the one that Elastic publishes.
 #[test]
 fn the_fields_of_ecs_are_the_published_ones() -> Result<()> {
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../monitor/tests/ecs");
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../monitor/journal/tests/ecs");
     let package = node_red::npm_install("@elastic/ecs@9.4.0")?;
     let directory = tempfile::tempdir()?;
     let theirs = directory.path().join("fields.json");

@@ -11,11 +11,10 @@ use crate::{
         critical,
         idiom::{self, Link},
     },
-    journal::format::rfc3339_seconds,
-    policy::{name::DnsName, own, preset::quoted},
     record::tunnel,
-    text::terminal,
 };
+use journal::{format::rfc3339_seconds, text::terminal};
+use policy::{name::DnsName, own, preset::quoted};
 
 /// What is needed of an event.
 struct Event<'a> {

@@ -19,11 +19,8 @@ use super::{
     line::Line,
     stream::{self, Faults},
 };
-use crate::{
-    journal::JournalError,
-    policy::model::{Action, FileRule, InstancePolicy, NetRule, Policy},
-    text::terminal::plain,
-};
+use journal::{JournalError, text::terminal::plain};
+use policy::model::{Action, FileRule, InstancePolicy, NetRule, Policy};
 
 /// Most names of programs that are kept for a rule.
 const MAX_ACTORS: usize = 64;

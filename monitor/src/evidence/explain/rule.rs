@@ -8,11 +8,9 @@ use monitor_common::{
 };
 
 use super::{Found, Met, Page, Source, words};
-use crate::{
-    journal::format::rfc3339_seconds,
-    policy::model::{KillScope, Names},
-    record::tunnel,
-};
+use crate::record::tunnel;
+use journal::format::rfc3339_seconds;
+use policy::model::{KillScope, Names};
 
 /// A rule of the policy, or one that only the journal has; `None` when neither has it.
 #[must_use]

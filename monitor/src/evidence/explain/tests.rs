@@ -3,7 +3,8 @@ use std::fs;
 use serde_json::json;
 
 use super::*;
-use crate::{journal::segment, policy::parse::parse};
+use journal::segment;
+use policy::parse::parse;
 
 const POLICY: &str = r#"version = 1
 mode = "enforce"

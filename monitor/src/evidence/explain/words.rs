@@ -2,7 +2,8 @@
 
 use monitor_common::policy::Class;
 
-use crate::{policy::own, record::tunnel};
+use crate::record::tunnel;
+use policy::own;
 
 /// ATT&CK techniques that rules of the presets name, by identifier (MITRE ATT&CK for Enterprise).
 const TECHNIQUES: &[(&str, &str)] = &[
@@ -85,7 +86,7 @@ pub(super) fn own(rule: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{
+    use policy::{
         model::Select,
         parse::parse,
         preset::{Found, Known, Neighbour, Preset, Target, text},

@@ -3,7 +3,7 @@
 use monitor_common::Verdict;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, TomlError, Value};
 
-use crate::policy::model::{ClassDefault, KillScope};
+use policy::model::{ClassDefault, KillScope};
 
 /// The tables with this name. An array of inline tables becomes one of tables, since rules are added below them.
 pub(super) fn tables<'d>(document: &'d mut DocumentMut, name: &str) -> Option<&'d mut ArrayOfTables> {

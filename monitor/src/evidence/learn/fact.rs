@@ -8,7 +8,7 @@ use std::{
 use monitor_common::{Access, policy::Class};
 
 use super::Line;
-use crate::policy::name::DnsName;
+use policy::name::DnsName;
 
 /// Most names of programs that are kept for a fact.
 const MAX_WHO: usize = 3;
@@ -67,7 +67,7 @@ impl Seen {
 
 /// A text that cannot leave its comment.
 pub(super) fn plain(text: &str) -> String {
-    let visible = |char: char| if crate::text::terminal::is_hidden(char) { '?' } else { char };
+    let visible = |char: char| if journal::text::terminal::is_hidden(char) { '?' } else { char };
     text.chars().map(visible).take(40).collect()
 }
 

@@ -9,12 +9,10 @@ use std::{
 use memchr::memmem::Finder;
 use monitor_common::policy::Class;
 
-use crate::{
-    evidence::line::Line,
-    journal::{
-        JournalError,
-        reader::{Position, Reader},
-    },
+use crate::evidence::line::Line;
+use journal::{
+    JournalError,
+    reader::{Position, Reader},
 };
 
 /// How it is known what was logged.

@@ -29,12 +29,10 @@ use super::{
     simulate::{Decider, Judge, Judged, Opinion, Unclear, other_end},
     stream::{self, Faults},
 };
-use crate::{
-    journal::JournalError,
-    policy::{
-        host::Host,
-        model::{ClassDefault, InstancePolicy, Policy},
-    },
+use journal::JournalError;
+use policy::{
+    host::Host,
+    model::{ClassDefault, InstancePolicy, Policy},
     toml_reader::Fault,
 };
 

@@ -11,7 +11,7 @@ use super::{
     fact::{End, Peer, Seen},
     write::{list, quoted},
 };
-use crate::policy::model::{InstancePolicy, NetRule};
+use policy::model::{InstancePolicy, NetRule};
 
 /// Most port ranges of one address that are written out; there is room for 16, other rules' included.
 const MAX_PORTS: usize = 10;

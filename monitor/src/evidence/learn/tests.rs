@@ -3,14 +3,11 @@ use std::{fs, slice};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{
-    config,
-    evidence::bare::Bare,
-    journal::segment,
-    policy::{
-        model::Select,
-        preset::{self, Found, Known},
-    },
+use crate::{config, evidence::bare::Bare};
+use journal::segment;
+use policy::{
+    model::Select,
+    preset::{self, Found, Known},
     toml_reader::Fault,
 };
 

@@ -11,13 +11,10 @@ use super::{
     fact::{Facts, Seen},
     net::{NetLine, egress, ingress},
 };
-use crate::{
-    config,
-    evidence::critical,
-    policy::{
-        model::{ClassDefault, InstancePolicy, KillScope, Policy},
-        preset::{self, Found, Known},
-    },
+use crate::{config, evidence::critical};
+use policy::{
+    model::{ClassDefault, InstancePolicy, KillScope, Policy},
+    preset::{self, Found, Known},
     toml_reader::Fault,
 };
 
@@ -369,5 +366,5 @@ pub(super) fn refused(facts: &Facts) -> Vec<String> {
 }
 
 fn plain_long(text: &str) -> String {
-    crate::text::terminal::shown(text.as_bytes())
+    journal::text::terminal::shown(text.as_bytes())
 }

@@ -17,16 +17,14 @@ use monitor_common::{
 };
 
 use super::tables::{EPOCH, Tables};
-use crate::{
-    evidence::line::{BLOCK_DEVICE, Line},
-    policy::{
-        compile::{Compiled, RuleInfo, Seen, compile},
-        host::Host,
-        model::{Policy, Select},
-        name::DnsName,
-        own,
-        settle::{GONE, GRACE, MADE, YOUNG},
-    },
+use crate::evidence::line::{BLOCK_DEVICE, Line};
+use policy::{
+    compile::{Compiled, RuleInfo, Seen, compile},
+    host::Host,
+    model::{Policy, Select},
+    name::DnsName,
+    own,
+    settle::{GONE, GRACE, MADE, YOUNG},
     toml_reader::Fault,
 };
 
@@ -166,7 +164,7 @@ impl Host for Paper<'_> {
     fn addresses(&self, name: &DnsName) -> Vec<IpAddr> {
         self.0.addresses(name)
     }
-    fn can_deny(&self) -> crate::policy::host::CanDeny {
+    fn can_deny(&self) -> policy::host::CanDeny {
         self.0.can_deny()
     }
 }

@@ -22,7 +22,7 @@ use super::{
     line::Line,
     stream::{self, Faults},
 };
-use crate::journal::JournalError;
+use journal::JournalError;
 
 /// Most rows of each list; what finds no place is counted.
 const MAX_ROWS: usize = 4096;

@@ -12,7 +12,7 @@ use monitor_common::{
     },
 };
 
-use crate::policy::{compile::Compiled, name::DnsName};
+use policy::{compile::Compiled, name::DnsName};
 
 /// The one epoch of these tables.
 pub(super) const EPOCH: u32 = 1;

@@ -3,7 +3,9 @@ use std::fs;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{evidence::bare::Bare, journal::segment, policy::parse::parse};
+use crate::evidence::bare::Bare;
+use journal::segment;
+use policy::parse::parse;
 
 const HEAD: &str = "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ uid = 990 }]\nuser-dir = \"/h/ud\"\n";
 
