@@ -70,7 +70,7 @@ use node_red::{
 use policy::{
     compile::{Watched, selectors},
     host::{Host as _, System},
-    machine::{procs::Procs, scan},
+    machine::{memory, procs::Procs, scan},
     model::KillScope,
     own::Own,
     peers::Peers,
@@ -255,6 +255,8 @@ impl Agent<Kernel> {
         let older = pins.as_ref().map_or_else(|| Ok(Vec::new()), Pins::generations)?;
         let begun = pins.as_ref().map(Pins::begin).transpose()?;
         let mut kernel = Kernel::load(begun.as_ref())?;
+        // Before the kernel's types are parsed: both at once would be the guard's peak.
+        memory::trim();
         let events = kernel.events()?;
         let waiting = events.as_fd().try_clone_to_owned().map_err(io("the ring buffer"))?;
         let root = options.cgroup_root.clone().unwrap_or_else(|| host.cgroup_mount.clone());
@@ -308,8 +310,7 @@ impl Agent<Kernel> {
         agent.look_at_healed();
         // What it answers has been reported.
         let _ = agent.serve_metrics();
-        // SAFETY: no arguments that could be wrong; gives memory of the start back to the system.
-        unsafe { libc::malloc_trim(0) };
+        memory::trim();
         agent.announce();
         Ok((agent, waiting))
     }

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod device;
+pub mod memory;
 pub mod procs;
 pub mod root;
 pub mod scan;
