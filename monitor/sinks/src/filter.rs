@@ -4,38 +4,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use journal::ocsf::FINDING;
-
-/// How grave an event is, in OCSF's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Severity {
-    /// 1
-    #[default]
-    Informational = 1,
-    /// 2: something was logged
-    Low,
-    /// 3: the policy wants more than a log line
-    Medium,
-    /// 4: denied
-    High,
-    /// 5: killed
-    Critical,
-}
-
-impl FromStr for Severity {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Ok(match text {
-            "informational" => Self::Informational,
-            "low" => Self::Low,
-            "medium" => Self::Medium,
-            "high" => Self::High,
-            "critical" => Self::Critical,
-            _ => return Err(format!("\"{text}\" is no severity: informational, low, medium, high or critical")),
-        })
-    }
-}
+use journal::ocsf::{FINDING, Severity};
 
 /// Whether single events are wanted, or what they were grouped to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -101,7 +70,7 @@ impl Filter {
     /// Whether an event goes to the sink.
     #[must_use]
     pub fn takes(&self, event: &Value) -> bool {
-        if event["severity_id"].as_i64().unwrap_or(1) < self.severity as i64 {
+        if Severity::of(event) < self.severity {
             return false;
         }
         let own = &event["unmapped"];

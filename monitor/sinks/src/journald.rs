@@ -18,6 +18,7 @@ use rustix::{
 use serde_json::Value;
 
 use super::{Failure, Message, Receiver, config::JournaldTarget, later};
+use journal::ocsf::Severity;
 
 /// Most events that are handed over at once.
 const MOST: usize = 100;
@@ -90,13 +91,7 @@ fn field(entry: &mut Vec<u8>, name: &str, value: &[u8]) {
 /// An event as an entry.
 fn entry(message: &Message) -> Vec<u8> {
     let event = &message.event;
-    let priority = match event["severity_id"].as_i64() {
-        Some(2) => "5",
-        Some(3) => "4",
-        Some(4) => "3",
-        Some(5..) => "2",
-        _ => "6",
-    };
+    let priority = Severity::of(event).syslog().to_string();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let own = |key: &str| text(&event["unmapped"][key]);
     let mut out = Vec::new();

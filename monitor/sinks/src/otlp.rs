@@ -7,6 +7,7 @@ use super::{
     config::OtlpTarget,
     http::{Http, Refusal, halves},
 };
+use journal::ocsf::Severity;
 
 /// Most records in a request.
 const MOST: usize = 500;
@@ -77,13 +78,7 @@ fn request(batch: &[Message]) -> Value {
 
 fn record(message: &Message) -> Value {
     let event = &message.event;
-    let (number, text) = match event["severity_id"].as_i64() {
-        Some(2) => (10, "INFO2"),
-        Some(3) => (13, "WARN"),
-        Some(4) => (17, "ERROR"),
-        Some(5..) => (21, "FATAL"),
-        _ => (9, "INFO"),
-    };
+    let (number, text) = Severity::of(event).otel();
     let uid = event["metadata"]["uid"].as_str().unwrap_or_default();
     let original = String::from_utf8_lossy(&message.text);
     let mut attributes = vec![attribute("log.record.uid", uid), attribute("log.record.original", &original)];

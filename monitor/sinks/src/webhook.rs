@@ -8,7 +8,10 @@ use super::{
     http::{Http, Refusal, halves},
     template,
 };
-use journal::{format::rfc3339, ocsf::FINDING};
+use journal::{
+    format::rfc3339,
+    ocsf::{FINDING, Severity},
+};
 
 /// Most alerts in a request.
 const MOST: usize = 50;
@@ -82,10 +85,11 @@ fn alert(event: &Value) -> Value {
         "" => event["activity_name"].as_str().unwrap_or_default(),
         hook => hook,
     };
-    let severity = match event["severity_id"].as_i64() {
-        Some(5..) => "critical",
-        Some(3..=4) => "warning",
-        _ => "info",
+    // The values that Alertmanager's examples and most routes use.
+    let severity = match Severity::of(event) {
+        Severity::Critical => "critical",
+        Severity::Medium | Severity::High => "warning",
+        Severity::Informational | Severity::Low => "info",
     };
     let labels = [
         ("alertname", format!("Flowwarden {hook}")),

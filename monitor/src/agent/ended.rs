@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use journal::ocsf::{device, metadata, now_ms};
+use journal::ocsf::{Severity, device, metadata, now_ms};
 
 /// Process Activity.
 const PROCESS: u32 = 1007;
@@ -39,7 +39,7 @@ pub(super) fn ended(process: &Ended, because: Because<'_>, sentence: &str) -> Va
         "activity_name": "Terminate",
         "type_uid": PROCESS * 100 + 2,
         "time": now_ms(),
-        "severity_id": 4,
+        "severity_id": Severity::High,
         "action_id": 2,
         "action": "Denied",
         "disposition_id": 99,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Outcome, Told};
-use journal::ocsf::{device, metadata, now_ms};
+use journal::ocsf::{Severity, device, metadata, now_ms};
 
 /// File Remediation Activity.
 const REMEDIATION: u32 = 7002;
@@ -12,11 +12,11 @@ const REMEDIATION: u32 = 7002;
 #[must_use]
 pub fn healing(told: &Told) -> Value {
     let (activity, name, status, severity) = match told.outcome {
-        Outcome::Kept => (4, "Harden", 1, 1),
-        Outcome::Differs => (5, "Detect", 1, 3),
-        Outcome::Gone => (5, "Detect", 1, 4),
-        Outcome::Restored => (3, "Restore", 1, 4),
-        Outcome::Failed => (3, "Restore", 2, 5),
+        Outcome::Kept => (4, "Harden", 1, Severity::Informational),
+        Outcome::Differs => (5, "Detect", 1, Severity::Medium),
+        Outcome::Gone => (5, "Detect", 1, Severity::High),
+        Outcome::Restored => (3, "Restore", 1, Severity::High),
+        Outcome::Failed => (3, "Restore", 2, Severity::Critical),
     };
     let path = told.file.path.to_string_lossy();
     let file_name = told.file.path.file_name().unwrap_or_default().to_string_lossy();

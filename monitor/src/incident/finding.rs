@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::incident::{Incident, OVERFLOW, Outcome, Phase, mend::mend};
 use journal::{
     format::rfc3339_seconds,
-    ocsf::{Attack, FINDING, device, metadata, now_ms},
+    ocsf::{Attack, Disposition, FINDING, device, metadata, now_ms},
 };
 use node_red::deploys::editor::Deploy;
 
@@ -24,11 +24,11 @@ pub fn finding(phase: Phase, incident: &Incident) -> Value {
         // That it is over does not say that somebody has looked.
         Phase::Close | Phase::Stop => (99, "Ended"),
     };
-    let (action_id, action, disposition_id, disposition, severity) = match (incident.verdict, incident.outcome) {
-        (Verdict::Kill, _) => (2, "Denied", 99, "Killed", 5),
-        (Verdict::Deny, _) => (2, "Denied", 2, "Blocked", 4),
-        (_, Outcome::Alert) => (3, "Observed", 19, "Alert", 3),
-        _ => (3, "Observed", 17, "Logged", 2),
+    let disposition = match (incident.verdict, incident.outcome) {
+        (Verdict::Kill, _) => Disposition::Killed,
+        (Verdict::Deny, _) => Disposition::Blocked,
+        (_, Outcome::Alert) => Disposition::Alert,
+        _ => Disposition::Logged,
     };
     let now = now_ms();
     let mut out = json!({
@@ -38,13 +38,8 @@ pub fn finding(phase: Phase, incident: &Incident) -> Value {
         "activity_name": name,
         "type_uid": FINDING * 100 + activity,
         "time": now,
-        "severity_id": severity,
         "status_id": status,
         "status": status_name,
-        "action_id": action_id,
-        "action": action,
-        "disposition_id": disposition_id,
-        "disposition": disposition,
         "is_alert": matches!(incident.outcome, Outcome::Stopped | Outcome::Alert),
         "count": incident.count,
         "start_time": incident.first_ms,
@@ -75,6 +70,7 @@ pub fn finding(phase: Phase, incident: &Incident) -> Value {
             "more_objects": incident.more_objects,
         },
     });
+    disposition.action().put(&mut out);
     if !incident.instance.is_empty() {
         out["unmapped"]["instance"] = incident.instance.as_str().into();
         out["policy"] = json!({ "name": incident.instance, "uid": incident.rule, "desc": incident.rule_text });

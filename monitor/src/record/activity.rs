@@ -25,7 +25,7 @@ use crate::{
 };
 use journal::{
     chain::Body,
-    ocsf::{Attack, Metadata, address, command_line, device},
+    ocsf::{Action, Attack, Disposition, Metadata, address, command_line, device},
 };
 
 const FILE: u32 = 1001;
@@ -59,11 +59,8 @@ pub struct Activity<'a> {
     activity_name: &'static str,
     type_uid: u32,
     time: i64,
-    severity_id: u8,
-    action_id: u8,
-    action: &'static str,
-    disposition_id: u8,
-    disposition: &'static str,
+    #[serde(flatten)]
+    action: Action,
     is_alert: bool,
     status_id: u8,
     message: &'a str,
@@ -225,11 +222,11 @@ impl<'a> Activity<'a> {
         let record = &enriched.record;
         let event = &record.event;
         let (class_uid, activity_id, activity_name) = class(event, record.hook);
-        let (action_id, action, disposition_id, disposition, severity_id) = match record.verdict {
-            Verdict::Kill => (2, "Denied", 99, "Killed", 5),
-            Verdict::Deny => (2, "Denied", 2, "Blocked", 4),
-            _ if record.wanted > Verdict::Log => (3, "Observed", 19, "Alert", 3),
-            _ => (3, "Observed", 17, "Logged", 2),
+        let disposition = match record.verdict {
+            Verdict::Kill => Disposition::Killed,
+            Verdict::Deny => Disposition::Blocked,
+            _ if record.wanted > Verdict::Log => Disposition::Alert,
+            _ => Disposition::Logged,
         };
         let failed = event.flags & FLAG_FAILED != 0 || record.verdict == Verdict::Deny;
         let network = (class_uid == NETWORK).then(|| Network::new(enriched));
@@ -242,11 +239,7 @@ impl<'a> Activity<'a> {
             activity_name,
             type_uid: class_uid * 100 + activity_id,
             time: enriched.time_ms,
-            severity_id,
-            action_id,
-            action,
-            disposition_id,
-            disposition,
+            action: disposition.action(),
             is_alert: record.verdict >= Verdict::Deny || record.wanted >= Verdict::Deny,
             status_id: if failed { 2 } else { 1 },
             message: sentence,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::{number, process, text};
-use crate::text::terminal::is_hidden;
+use crate::{ocsf::Severity, text::terminal::is_hidden};
 
 /// An event as one line of CEF.
 pub(crate) fn render(event: &Value) -> String {
@@ -20,14 +20,7 @@ pub(crate) fn render(event: &Value) -> String {
     header(&mut out, text(event, "/metadata/product/version").unwrap_or_default());
     header(&mut out, &number(event, "/type_uid").unwrap_or_default().to_string());
     header(&mut out, &name);
-    let severity = match number(event, "/severity_id") {
-        Some(2) => 3,
-        Some(3) => 5,
-        Some(4) => 8,
-        Some(5..) => 10,
-        _ => 1,
-    };
-    let _ = write!(out, "{severity}|");
+    let _ = write!(out, "{}|", Severity::of(event).cef());
     let mut extension = Extension { out, first: true };
     let inbound = number(event, "/connection_info/direction_id") == Some(1);
     extension.number("rt", number(event, "/time"));

@@ -3,10 +3,16 @@
 //! Classes: 1001 File System Activity, 1007 Process Activity, 4001 Network Activity for what was met ([`record`](crate::record)), 6002
 //! Application Lifecycle for the guard itself. What OCSF has no place for is in `unmapped`, flat.
 
+mod disposition;
+mod severity;
+
 use std::{net::Ipv6Addr, sync::OnceLock};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+pub use disposition::{Action, Disposition};
+pub use severity::Severity;
 
 /// Version of the schema.
 pub const VERSION: &str = "1.8.0";
@@ -69,17 +75,17 @@ impl<'a> Attack<'a> {
 #[must_use]
 pub fn lifecycle(stage: Stage, message: &str, details: &Map<String, Value>) -> Value {
     let (activity, name, severity) = match stage {
-        Stage::Start => (3, "Start", 1),
-        Stage::Stop => (4, "Stop", 1),
-        Stage::Reload => (99, "Reload", 1),
-        Stage::Takeover => (99, "Takeover", 1),
-        Stage::Open => (99, "Open", 3),
-        Stage::Close => (99, "Close", 1),
-        Stage::Loss => (99, "Loss", 4),
-        Stage::Error => (99, "Error", 3),
-        Stage::Test => (99, "Test", 1),
-        Stage::Checkpoint => (99, "Checkpoint", 1),
-        Stage::Retention => (99, "Retention", 1),
+        Stage::Start => (3, "Start", Severity::Informational),
+        Stage::Stop => (4, "Stop", Severity::Informational),
+        Stage::Reload => (99, "Reload", Severity::Informational),
+        Stage::Takeover => (99, "Takeover", Severity::Informational),
+        Stage::Open => (99, "Open", Severity::Medium),
+        Stage::Close => (99, "Close", Severity::Informational),
+        Stage::Loss => (99, "Loss", Severity::High),
+        Stage::Error => (99, "Error", Severity::Medium),
+        Stage::Test => (99, "Test", Severity::Informational),
+        Stage::Checkpoint => (99, "Checkpoint", Severity::Informational),
+        Stage::Retention => (99, "Retention", Severity::Informational),
     };
     json!({
         "class_uid": LIFECYCLE,

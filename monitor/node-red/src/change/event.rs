@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Change;
 use journal::{
-    ocsf::{device, metadata, now_ms},
+    ocsf::{Severity, device, metadata, now_ms},
     text::terminal,
 };
 
@@ -15,7 +15,7 @@ const FILE: u32 = 1001;
 #[must_use]
 pub fn changed(change: &Change) -> Value {
     // Nobody may be at work just now: what git runs, it runs for somebody who knows nothing of it.
-    let severity = if change.git_runs.is_empty() { 1 } else { 4 };
+    let severity = if change.git_runs.is_empty() { Severity::Informational } else { Severity::High };
     let name = change.path.file_name().unwrap_or_default().to_string_lossy();
     let mut out = json!({
         "class_uid": FILE,

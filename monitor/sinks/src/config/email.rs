@@ -79,10 +79,12 @@ fn mailbox(reader: &mut Reader<'_>, text: &str, at: usize, key: &str) -> Option<
 
 #[cfg(test)]
 mod tests {
+    use journal::ocsf::Severity;
+
     use super::*;
     use crate::{
         config::{SinkConfig, Target, parse},
-        filter::{Grouping, Severity},
+        filter::Grouping,
     };
 
     fn sink(keys: &str) -> Result<SinkConfig, String> {

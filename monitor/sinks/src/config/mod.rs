@@ -10,10 +10,10 @@ mod target;
 
 use std::collections::BTreeSet;
 
-use journal::format::Format;
+use journal::{format::Format, ocsf::Severity};
 use policy::toml_reader::{Reader, Table, Value, suggest};
 
-use super::filter::{Filter, Grouping, Severity};
+use super::filter::{Filter, Grouping};
 pub use address::{Server, Url};
 #[cfg(feature = "email")]
 pub use email::{EmailTarget, EmailTransport};

@@ -23,7 +23,7 @@ use super::{
     connection::{Connection, PATIENCE},
     later,
 };
-use journal::{format::rfc3339, text::terminal::is_hidden};
+use journal::{format::rfc3339, ocsf::Severity, text::terminal::is_hidden};
 use sent::Sent;
 
 /// Most events that are handed over at once.
@@ -223,13 +223,7 @@ impl Receiver for Syslog {
 
 /// An event as a message of RFC 5424.
 fn frame(event: &Value, text: &[u8]) -> Vec<u8> {
-    let severity = match event["severity_id"].as_i64() {
-        Some(2) => 5,
-        Some(3) => 4,
-        Some(4) => 3,
-        Some(5..) => 2,
-        _ => 6,
-    };
+    let severity = Severity::of(event).syslog();
     let time = rfc3339(event["time"].as_i64().unwrap_or_default());
     let host = field(event["device"]["hostname"].as_str().unwrap_or_default(), 255);
     let pid = std::process::id();
