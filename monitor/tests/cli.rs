@@ -111,11 +111,11 @@ fn errors_that_nobody_reads_are_errors() {
 }
 
 #[test]
-fn what_is_not_there_is_told_once_with_the_mend() {
+fn a_missing_file_is_one_error_with_its_fix() {
     let place = place();
     fs::create_dir(place.path().join("empty")).unwrap();
     fs::write(place.path().join("binary.toml"), b"version = 1\n\xff\xfe").unwrap();
-    let none = "flowwarden: empty: there is no journal here; give its directory as --journal\n";
+    let none = "flowwarden: empty: no journal here; pass its directory with --journal\n";
     for (command, code, told) in [
         (&["check", "missing.toml"][..], 2, "flowwarden: missing.toml: No such file or directory (os error 2)\n"),
         (&["check", "empty"], 2, "flowwarden: empty: it is a directory\n"),
@@ -200,7 +200,7 @@ fn check_looks_up_the_hosts_that_connect() {
     fs::write(place.path().join("named.toml"), policy).unwrap();
     let answer = flowwarden(place.path(), &["check", "named.toml"], Stdio::piped(), Stdio::piped());
     let errors = String::from_utf8_lossy(&answer.stderr).into_owned();
-    assert!(answer.status.success() && errors.contains("nobody.invalid cannot be looked up"), "{errors}");
+    assert!(answer.status.success() && errors.contains("nobody.invalid cannot be resolved"), "{errors}");
 }
 
 #[test]

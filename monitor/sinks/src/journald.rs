@@ -98,7 +98,7 @@ fn entry(message: &Message) -> Vec<u8> {
     for (name, value) in [
         ("MESSAGE", text(&event["message"])),
         ("MESSAGE_ID", MESSAGE_ID.to_owned()),
-        ("PRIORITY", priority.to_owned()),
+        ("PRIORITY", priority),
         ("SYSLOG_FACILITY", FACILITY.to_owned()),
         ("SYSLOG_IDENTIFIER", "flowwarden".to_owned()),
         ("FLOWWARDEN_UID", text(&event["metadata"]["uid"])),

@@ -152,7 +152,7 @@ impl<E: Enforcer> Agent<E> {
         self.report(&reports);
     }
 
-    fn report(&mut self, all: &[heal::Told]) {
+    fn report(&mut self, all: &[heal::HealingReport]) {
         for told in all {
             say(&terminal::plain(told.message.as_bytes()));
             self.pipeline.response(heal::event::healing(told));

@@ -12,27 +12,25 @@ use serde_json::json;
 
 use super::discover::Place;
 
-/// When a check warns and none fails.
+/// Exit code: a check warns and none fails.
 const WARNED: u8 = 3;
-/// When a check fails.
+/// Exit code: a check fails.
 const FAILED: u8 = 4;
 
 #[derive(Args, Debug)]
-#[command(
-    after_help = "Exit codes: 0 every check passes, 1 something could not be looked at, 2 the command line or the \
-                        policy is wrong, 3 a check warns, 4 a check fails."
-)]
+#[command(after_help = "Exit codes: 0 every check passes, 1 a part could not be read, 2 the command line or the \
+                        policy is wrong, 3 a check warns, 4 a check fails.")]
 pub(super) struct Arguments {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Audit only this instance, by its name in `flowwarden discover`; may be given more than once.
+    /// Audit this instance only, by its name in `flowwarden discover`. Repeat for several.
     #[arg(long, value_name = "NAME")]
     instance: Vec<String>,
-    /// The policy that guards the instances.
+    /// Policy file of the guard.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Show what passes, too.
+    /// Show passing checks too.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -45,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let survey = arguments.place.survey()?;
     if let Some(missing) = arguments.instance.iter().find(|name| !survey.instances.iter().any(|one| one.name == **name))
     {
-        bail!("there is no instance \"{missing}\"; `flowwarden discover` lists them");
+        bail!("no instance \"{missing}\"; `flowwarden discover` lists the instances");
     }
     let wanted = |name: &String| arguments.instance.is_empty() || arguments.instance.contains(name);
     let mut reports = Vec::new();
@@ -70,7 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         bail!("no instance could be audited");
     }
     if survey.instances.is_empty() && !arguments.json {
-        writeln!(Output, "no Node-RED was found")?;
+        writeln!(Output, "no Node-RED instance found")?;
     }
     Ok(match reports.iter().map(Report::worst).max().unwrap_or(Status::Pass) {
         Status::Fail => ExitCode::from(FAILED),
@@ -81,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// One report, rule by rule.
+/// A report as text, rule by rule.
 fn text(report: &Report, all: bool) -> String {
     let mut lines = vec![format!("== {} ==", report.instance)];
     for (number, name) in RULES.iter().enumerate().cycle().skip(1).take(RULES.len()) {

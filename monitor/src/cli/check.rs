@@ -13,7 +13,7 @@ use policy::{host::System, toml_reader::Located};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// The policy.
+    /// Policy file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -32,13 +32,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     policy::fits(&policy, &host).map_err(|fault| ConfigError::Faulty { path: file.clone(), faults: vec![fault] })?;
     for (name, addresses) in &host.peers {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        writeln!(Output, "{name} is {} now", addresses.join(", "))?;
+        writeln!(Output, "{name} resolves to {}", addresses.join(", "))?;
     }
     for instance in &policy.instances {
         let (files, nets) = (instance.files.len(), instance.nets.len());
         writeln!(Output, "instance {}: {files} file and {nets} network rules", plain(instance.name.as_bytes()))?;
     }
     let mode = if policy.enforce { "enforce" } else { "observe" };
-    writeln!(Output, "{}: good, mode {mode}", plain_path(file))?;
+    writeln!(Output, "{}: valid, mode {mode}", plain_path(file))?;
     Ok(())
 }

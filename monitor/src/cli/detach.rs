@@ -11,7 +11,7 @@ use super::{as_root, guards};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Where the guard has pinned its programs.
+    /// Directory in a BPF file system with the guard's pins.
     #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
     pin: PathBuf,
 }
@@ -29,14 +29,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let all: Vec<_> = guards::all().into_iter().filter(|it| count == 0 || it.guarded || it.pins.is_some()).collect();
     let unguarded: Vec<_> = all.iter().filter(|it| !it.guarded).map(|it| format!("\n{it}")).collect();
     if count == 0 && !unguarded.is_empty() {
-        bail!("{path}: nothing is pinned here, but elsewhere:{}", unguarded.concat());
+        bail!("{path}: no programs are pinned here, but elsewhere:{}", unguarded.concat());
     }
     match count {
-        0 => writeln!(Output, "{path}: nothing is pinned here")?,
-        count => writeln!(Output, "{path}: the programs of {count} run(s) are detached")?,
+        0 => writeln!(Output, "{path}: no programs are pinned here")?,
+        count => writeln!(Output, "{path}: detached the programs of {count} run(s)")?,
     }
     if count > 0 && all.is_empty() {
-        writeln!(Output, "nothing enforces any more")?;
+        writeln!(Output, "no program enforces now")?;
     }
     for found in &all {
         writeln!(Output, "{found}")?;

@@ -29,10 +29,10 @@ pub(super) struct Arguments {
     place: Place,
 }
 
-/// Where instances are looked for.
+/// Root directory of the search.
 #[derive(Args, Debug)]
 pub(super) struct Place {
-    /// Look below this directory, as if it were the root of a machine on which nothing runs.
+    /// Search this directory as the root of a machine on which no process runs.
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
 }
@@ -44,9 +44,7 @@ impl Place {
 
     pub(super) fn survey(&self) -> anyhow::Result<Survey> {
         match &self.root {
-            Some(root) => {
-                instance::survey_at(root).with_context(|| format!("{}: cannot be looked into", root.display()))
-            }
+            Some(root) => instance::survey_at(root).with_context(|| format!("{}: cannot be read", root.display())),
             None => Ok(instance::survey(&System::new().cgroup_mount)),
         }
     }
@@ -64,7 +62,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         writeln!(Output, "note: {}", plain(note.as_bytes()))?;
     }
     if survey.instances.is_empty() {
-        writeln!(Output, "no Node-RED was found")?;
+        writeln!(Output, "no Node-RED instance found")?;
     }
     for instance in &survey.instances {
         writeln!(Output, "{}", text(instance))?;
@@ -76,7 +74,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One instance, a fact a line.
+/// An instance as text, one fact per line.
 fn text(instance: &Instance) -> String {
     let mut text = format!("{}\n", plain(instance.name.as_bytes()));
     let mut line = |key: &str, value: String| {
@@ -85,7 +83,7 @@ fn text(instance: &Instance) -> String {
     };
     let place = [&instance.unit, &instance.container].into_iter().flatten().next();
     let place = place.map_or_else(String::new, |place| format!(" {place}"));
-    let state = instance.pid.map_or_else(|| "does not run".to_owned(), |pid| format!("runs as process {pid}"));
+    let state = instance.pid.map_or_else(|| "not running".to_owned(), |pid| format!("running as process {pid}"));
     line("is", format!("{}{place}, {state}", instance.kind.name()));
     if let Some(uid) = instance.uid {
         line("user", instance.user.as_ref().map_or_else(|| format!("uid {uid}"), |user| format!("{user} (uid {uid})")));

@@ -15,7 +15,7 @@ use policy::host::{CanDeny, cgroup_mount};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// List the programs too, and how much work each is for the kernel's verifier.
+    /// List the kernel programs with verified instructions and load time.
     #[arg(long)]
     programs: bool,
 }
@@ -38,12 +38,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         mount.as_ref().map_or_else(|| "not mounted".to_owned(), |path| path.display().to_string())
     )?;
     if !rustix::process::geteuid().is_root() {
-        writeln!(Output, "sensors     only root can try them: sudo flowwarden doctor")?;
+        writeln!(Output, "sensors     need root: sudo flowwarden doctor")?;
         return Ok(());
     }
     let enforcing = census::take();
     if enforcing.is_empty() {
-        writeln!(Output, "guard       none runs, and nothing enforces")?;
+        writeln!(Output, "guard       not running, and no program enforces")?;
     }
     for found in enforcing {
         writeln!(Output, "{:<11} {found}", if found.guarded { "guard" } else { "no guard" })?;
@@ -89,9 +89,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Output,
         "cgroup      {}",
         if cgroup {
-            "yes: Internet traffic is seen; verdicts log, deny and kill"
+            "yes: verdicts log, deny and kill for IP traffic"
         } else {
-            "no: traffic is only seen; verdicts log and kill"
+            "no: verdicts log and kill for IP traffic"
         }
     )?;
     for degraded in kernel.degraded() {
@@ -115,7 +115,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         writeln!(Output)?;
         writeln!(
             Output,
-            "A file access is not denied but killed before it does harm where the open does not truncate."
+            "Where a file access cannot be denied, the process is killed before it reads or writes, unless the open truncates."
         )?;
         writeln!(Output, "To deny, boot with `bpf` in the kernel's `lsm=` list, on a kernel with CONFIG_BPF_LSM.")?;
     }

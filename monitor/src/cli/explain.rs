@@ -19,15 +19,15 @@ use policy::host::System;
 
 use super::journal::{DIRECTORY, look};
 
-/// Where the policy is when nothing else is said.
+/// Default path of the policy.
 pub(super) const POLICY: &str = "/etc/flowwarden/policy.toml";
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// The number of an event (`metadata.sequence`) or its uid, or the id of a rule.
+    /// Event number (`metadata.sequence`), event uid, or rule id.
     #[arg(value_name = "EVENT | RULE")]
     what: String,
-    /// The policy [default: /etc/flowwarden/policy.toml, where there is one]
+    /// Policy file [default: /etc/flowwarden/policy.toml if it exists]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Directory of the journal.
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     journal: PathBuf,
 }
 
-/// The policy that is named, or the one that is in its usual place.
+/// The given policy, or the one at the default path.
 pub(super) fn source(named: Option<&Path>) -> anyhow::Result<Option<Source>> {
     let usual = Path::new(POLICY);
     let Some(path) = named.or_else(|| usual.exists().then_some(usual)) else { return Ok(None) };
@@ -67,15 +67,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     if is_number {
-        bail!("{}: there is no event {what}; `flowwarden journal query --json` shows their numbers", journal.display());
+        bail!("{}: no event {what}; `flowwarden journal query --json` shows event numbers", journal.display());
     }
     let unread = if source.is_none() {
         format!("; no policy was read, since there is no {POLICY}: name one with --policy")
     } else {
         String::new()
     };
-    bail!(
-        "there is neither a rule \"{}\" in the policy or the journal, nor an event with that uid{unread}",
-        plain(what.as_bytes())
-    )
+    bail!("no rule \"{}\" in the policy or the journal, and no event with that uid{unread}", plain(what.as_bytes()))
 }

@@ -18,26 +18,26 @@ use super::as_root;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Files under a rule with `heal = true`.
+    /// Files of rules with `heal = true`.
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// Where the guard keeps its state.
+    /// State directory of the guard.
     #[arg(long, value_name = "DIR", default_value = state::DIRECTORY)]
     state: PathBuf,
 }
 
-/// Makes files as they are now their good copies.
+/// Makes the present content of files their baselines.
 pub(super) fn accept(arguments: &Arguments) -> anyhow::Result<()> {
     let done = |place: &Path| match place.symlink_metadata() {
-        Ok(_) => "is the good copy now",
-        Err(_) => "is gone, and no good copy of it is kept any more",
+        Ok(_) => "is the baseline now",
+        Err(_) => "is missing; its baseline was dropped",
     };
     each("accept", arguments, done, heal::accept)
 }
 
-/// Puts the good copies of files back.
+/// Restores files from their baselines.
 pub(super) fn restore(arguments: &Arguments) -> anyhow::Result<()> {
-    each("restore", arguments, |_| "is as its good copy again", heal::restore)
+    each("restore", arguments, |_| "matches its baseline again", heal::restore)
 }
 
 fn each(
@@ -47,10 +47,10 @@ fn each(
     act: fn(&State, &Path) -> Result<Vec<PathBuf>, StoreError>,
 ) -> anyhow::Result<()> {
     as_root(what)?;
-    // A directory that is not there is not made for a question.
+    // A mistyped directory must not be created.
     ensure!(
         arguments.state.is_dir(),
-        "{}: no guard has kept its state here; name another with --state",
+        "{}: no guard uses this state directory; pass another with --state",
         arguments.state.display()
     );
     let state = State::open(&arguments.state)?;

@@ -21,7 +21,7 @@ use super::discover::Place;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// How much the policy forbids.
+    /// Preset: how much the policy denies.
     #[arg(long, value_enum, default_value = "home")]
     preset: Choice,
     /// Write the policy to this file, readable by its owner only [default: print it].
@@ -37,16 +37,16 @@ pub(super) struct Arguments {
     place: Place,
 }
 
-/// A preset by its name on the command line.
+/// Preset as named on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Choice {
-    /// What no flow has any business with
+    /// Deny what no flow needs
     Home,
-    /// And what makes more of a process than Node-RED is
+    /// Deny gaining privileges and programs, too
     Standard,
-    /// And walls between instances; palette closed, only declared addresses
+    /// Isolate instances; close the palette; allow declared addresses only
     MultiTenant,
-    /// And the host's files and programs closed
+    /// Close the host's files and programs, too
     Strict,
 }
 
@@ -74,7 +74,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(write!(Output, "{text}")?);
     };
     write(file, &text, arguments.force)?;
-    writeln!(Output, "{}: written; read it, then: flowwarden run --config {0}", plain_path(file))?;
+    writeln!(Output, "{}: written; review it, then run: flowwarden run --config {0}", plain_path(file))?;
     // What stands there now is what a guard would read.
     let (_, warnings) = config::read(file, &System::expected())?;
     for warning in &warnings {
@@ -83,7 +83,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The whole file or nothing, with mode 0600. Its directory is made when it is not there, as /etc/flowwarden is not at first.
+/// Writes the file as a whole or not at all, with mode 0600. Creates its directory.
 pub(super) fn write(file: &Path, text: &str, force: bool) -> anyhow::Result<()> {
     let failed = || format!("{}: cannot be written", file.display());
     let directory = match file.parent() {
@@ -97,7 +97,7 @@ pub(super) fn write(file: &Path, text: &str, force: bool) -> anyhow::Result<()> 
         new.persist(file).with_context(failed)?;
     } else if let Err(error) = new.persist_noclobber(file) {
         if error.error.kind() == std::io::ErrorKind::AlreadyExists {
-            bail!("{}: is there already; --force overwrites it", file.display());
+            bail!("{}: already exists; --force overwrites it", file.display());
         }
         return Err(error.error).with_context(failed);
     }

@@ -23,7 +23,7 @@ use journal::{
 };
 use serde_json::Value;
 
-/// Where the journal is.
+/// Default directory of the journal.
 pub(super) const DIRECTORY: &str = "/var/log/flowwarden";
 
 #[derive(Args, Debug)]
@@ -34,16 +34,16 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Checks that every line is what was written, that none is missing, and who signed for it.
+    /// Verify that no line was changed or removed, and that the journal is signed
     #[command(
-        after_help = "Exit codes: 0 whole and signed, 1 the journal cannot be read, 2 the command line is wrong, \
+        after_help = "Exit codes: 0 complete and signed, 1 the journal cannot be read, 2 the command line is wrong, \
                       3 damaged, 4 lines or segments are missing, 5 the end is not signed, 6 a signature or key does not hold. \
                       Of several the gravest: 6, 3, 4, 5."
     )]
     Verify(VerifyArguments),
-    /// Prints the events that all conditions hold for.
+    /// Print the events that match all conditions
     Query(QueryArguments),
-    /// Writes events out in another format.
+    /// Export events in another format
     Export(ExportArguments),
 }
 
@@ -52,11 +52,11 @@ struct VerifyArguments {
     /// Directory of the journal.
     #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
     journal: PathBuf,
-    /// The key that the journal began with, as kept elsewhere: a copy of its `public.key`.
+    /// First public key of the journal, from a copy of its `public.key` that is kept elsewhere.
     #[arg(long, value_name = "FILE")]
     pubkey: Option<PathBuf>,
-    /// A checkpoint that was kept elsewhere: a line of a `.checkpoints` file, or an event that carries one. Of several
-    /// lines the last.
+    /// File with a checkpoint that is kept elsewhere: lines of a `.checkpoints` file, or events that carry one. The last
+    /// line is used.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 }
@@ -66,28 +66,28 @@ struct Conditions {
     /// Directory of the journal.
     #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
     journal: PathBuf,
-    /// Incidents only: what belongs together, told once and counted.
+    /// Print incidents only: related events, reported once and counted.
     #[arg(long)]
     incidents: bool,
-    /// Not before: a time (2026-01-31T08:00:00Z) or how long ago (15m, 2h, 7days).
+    /// Start: a time (2026-01-31T08:00:00Z) or an age (15m, 2h, 7days).
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<SystemTime>,
-    /// Before: a time, or how long ago.
+    /// End: a time or an age.
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<SystemTime>,
-    /// The instance; more than one may be given.
+    /// Instance. Repeat for several.
     #[arg(long, value_name = "NAME")]
     instance: Vec<String>,
-    /// The rule's id; more than one may be given.
+    /// Rule id. Repeat for several.
     #[arg(long, value_name = "ID")]
     rule: Vec<String>,
-    /// What was done; more than one may be given.
+    /// Verdict. Repeat for several.
     #[arg(long, value_name = "VERDICT", value_parser = ["log", "deny", "kill"])]
     verdict: Vec<String>,
-    /// A file's path contains this text.
+    /// Text that the path of a file contains.
     #[arg(long, value_name = "TEXT")]
     path: Option<String>,
-    /// An address is this one, or in this network.
+    /// Address, or network that contains the address.
     #[arg(long, value_name = "ADDRESS", value_parser = network)]
     address: Option<IpNet>,
 }
@@ -96,7 +96,7 @@ struct Conditions {
 struct QueryArguments {
     #[command(flatten)]
     conditions: Conditions,
-    /// Whole events as JSON Lines, instead of a table.
+    /// Print events as JSON Lines instead of a table.
     #[arg(long)]
     json: bool,
 }
@@ -105,18 +105,18 @@ struct QueryArguments {
 struct ExportArguments {
     #[command(flatten)]
     conditions: Conditions,
-    /// jsonl (the journal's own lines), ocsf, ecs or cef.
+    /// Format: jsonl (lines of the journal), ocsf, ecs or cef.
     #[arg(long, value_name = "FORMAT")]
     format: Format,
 }
 
-/// A time, or how long ago.
+/// A time or an age.
 pub(super) fn time(text: &str) -> Result<SystemTime, String> {
     if let Some(time) = rfc3339_time(text) {
         return Ok(time);
     }
     let ago: Duration = humantime::parse_duration(text).map_err(|_| {
-        "a time like 2026-01-31T08:00:00Z or 2026-01-31T09:00:00+01:00, or how long ago, like 15m, is wanted".to_owned()
+        "expected a time such as 2026-01-31T08:00:00Z or 2026-01-31T09:00:00+01:00, or an age such as 15m".to_owned()
     })?;
     Ok(SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH))
 }
@@ -150,13 +150,13 @@ fn rfc3339_time(text: &str) -> Option<SystemTime> {
 
 fn network(text: &str) -> Result<IpNet, String> {
     let net = text.parse().or_else(|_| text.parse().map(|address: std::net::IpAddr| address.into()));
-    net.map_err(|_| "an address like 203.0.113.9, or a network like 203.0.113.0/24, is wanted".to_owned())
+    net.map_err(|_| "expected an address such as 203.0.113.9 or a network such as 203.0.113.0/24".to_owned())
 }
 
-/// Whether a journal is there: what is read where none is would be taken for a quiet one.
+/// Fails without a journal: an empty result would read as a quiet one.
 pub(super) fn look(directory: &Path) -> anyhow::Result<()> {
     let none = !directory.exists() || segment::list(directory)?.is_empty();
-    ensure!(!none, "{}: there is no journal here; give its directory as --journal", directory.display());
+    ensure!(!none, "{}: no journal here; pass its directory with --journal", directory.display());
     Ok(())
 }
 
@@ -177,7 +177,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Gives every event that is wanted to `print`.
+/// Passes each matching event to `print`.
 fn stream(
     conditions: Conditions,
     mut print: impl FnMut(&mut dyn Write, &[u8], &Value) -> io::Result<()>,
@@ -189,7 +189,7 @@ fn stream(
     let mut out = BufWriter::new(io::stdout().lock());
     while let Some((line, event)) = query.next_event()? {
         match print(&mut out, line, &event) {
-            // Whoever reads has seen enough.
+            // The reader closed the pipe.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
             printed => printed?,
         }
@@ -203,7 +203,7 @@ fn stream(
     }
 }
 
-/// One line of the table. What events say is shown as text, whatever it is.
+/// A row of the table. Control characters in events are escaped.
 fn row(out: &mut dyn Write, event: &Value, shorten: bool) -> io::Result<()> {
     let time = rfc3339(event["time"].as_i64().unwrap_or_default());
     let verdict = event["unmapped"]["verdict"].as_str().or(event["activity_name"].as_str()).unwrap_or_default();
@@ -222,13 +222,13 @@ fn verify(arguments: &VerifyArguments) -> anyhow::Result<ExitCode> {
         .against
         .as_deref()
         .map(|path| Checkpoint::last_of(&read(path)?).map_err(|why| anyhow!("{}: {why}", path.display())));
-    // One of which everything was removed has keys at least, and is to be told as damaged.
+    // A journal whose segments were removed still has keys, and is reported as damaged.
     if !arguments.journal.join("keys.jsonl").exists() {
         look(&arguments.journal)?;
     }
     let request = Request { public_key: public_key.transpose()?, against: against.transpose()? };
     let report = verify::verify(&arguments.journal, &request)?;
-    // Whoever closes the pipe early still has the exit code.
+    // The exit code holds also if the reader closes the pipe early.
     let _ = tell(&report, &request);
     Ok(report.worst().map_or(ExitCode::SUCCESS, |worst| ExitCode::from(worst.exit_code())))
 }
@@ -243,13 +243,13 @@ fn tell(report: &Report, request: &Request) -> io::Result<()> {
     }
     writeln!(out, "{} lines in {} segments, signed up to line {}", report.lines, report.segments, report.signed)?;
     if report.removed > 0 {
-        writeln!(out, "segments 1 to {} were removed by the journal itself, which says so", report.removed)?;
+        writeln!(out, "segments 1 to {} were removed by retention, as the journal records", report.removed)?;
     }
     if report.against_is_gone {
-        writeln!(out, "the given checkpoint is about a segment that was removed: nothing to compare it with")?;
+        writeln!(out, "the given checkpoint is about a removed segment and cannot be compared")?;
     }
     if report.in_use && report.last > report.signed {
-        writeln!(out, "a guard is writing: it signs the last {} lines within a second", report.last - report.signed)?;
+        writeln!(out, "a guard is running: it signs the last {} lines within a second", report.last - report.signed)?;
     }
     if let (Some(key), None) = (report.first_key, request.public_key) {
         writeln!(

@@ -37,24 +37,24 @@ use super::{
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Watch the instances for so long (1h, 15m), with a guard of its own that denies nothing; Ctrl-C ends it earlier. A
-    /// guard that runs goes on as it is.
+    /// Observe the instances for this time (1h, 15m) with a separate guard that denies nothing. Ctrl-C ends it earlier. A
+    /// running guard is not affected.
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, required_unless_present = "journal", conflicts_with = "journal")]
     length: Option<Duration>,
-    /// Read a journal instead; its guard's policy should log what no rule names.
+    /// Read a journal instead. The policy of its guard should log its defaults.
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
-    /// Not before: a time (2026-01-31T08:00:00Z) or how long ago (15m, 2h, 7days).
+    /// Start: a time (2026-01-31T08:00:00Z) or an age (15m, 2h, 7days).
     #[arg(long, value_name = "TIME", value_parser = time, requires = "journal")]
     since: Option<SystemTime>,
-    /// The present policy, which is added to [default: /etc/flowwarden/policy.toml, where there is one; otherwise a small
-    /// one for the instances that are found]
+    /// Policy to extend [default: /etc/flowwarden/policy.toml if it exists, otherwise a minimal policy for the instances
+    /// that are found]
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// Learn also what nobody should get used to.
+    /// Also allow critical operations, which are otherwise reported and not allowed.
     #[arg(long)]
     include_critical: bool,
-    /// Write the whole policy to this file, readable by its owner only [default: print the difference].
+    /// Write the whole policy to this file with mode 0600 [default: print the difference].
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
     /// Overwrite the file.
@@ -65,11 +65,11 @@ pub(super) struct Arguments {
     cgroup_root: Option<PathBuf>,
 }
 
-/// The policy that is added to, with its text.
+/// The policy to extend, with its text.
 struct Present {
     text: String,
     policy: Policy,
-    /// There was none.
+    /// No policy existed.
     new: bool,
 }
 
@@ -82,7 +82,7 @@ fn present(named: Option<&Path>) -> anyhow::Result<Present> {
     }
     let found = init::instances(&instance::survey(&System::new().cgroup_mount));
     if found.is_empty() {
-        bail!("no Node-RED was found to learn about; start it, or give a policy with --policy");
+        bail!("no running Node-RED instance found; start it, or pass a policy with --policy");
     }
     let text = learn::base(&found);
     let Config { policy, .. } =
@@ -92,7 +92,7 @@ fn present(named: Option<&Path>) -> anyhow::Result<Present> {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(file) = arguments.write.as_ref().filter(|file| file.exists() && !arguments.force) {
-        bail!("{}: is there already; --force overwrites it", file.display());
+        bail!("{}: already exists; --force overwrites it", file.display());
     }
     if arguments.length.is_some() {
         as_root("learn --for")?;
@@ -118,7 +118,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let learnt = learn::learn(&present.policy, &host, &journal, arguments.since, critical, logged);
     let learnt = learnt.map_err(faulty)??;
     aside(&learnt.faults);
-    aside(&told(&learnt, &present.policy));
+    aside(&summary(&learnt, &present.policy));
     if learnt.operations == 0 {
         bail!("{}", nothing(&learnt));
     }
@@ -170,7 +170,7 @@ fn watch(present: &Present, place: &Path, length: Duration, cgroup_root: Option<
 }
 
 /// What was seen, and what was refused.
-fn told(learnt: &Learnt, policy: &Policy) -> String {
+fn summary(learnt: &Learnt, policy: &Policy) -> String {
     let mut text = format!(
         "{} operations, {} of which rules of the present policy allow, {} in maintenance windows\n",
         learnt.operations, learnt.covered, learnt.in_windows
@@ -196,12 +196,12 @@ fn told(learnt: &Learnt, policy: &Policy) -> String {
     text
 }
 
-/// How a policy comes to a journal that can be learnt from.
+/// How to record a journal that can be learnt from.
 const TO_LEARN: &str = "run `flowwarden learn --for 1h`, which logs everything by itself; or let the policy log what no rule \
                         names, default = { files = \"log\", exec = \"log\", egress = \"log\", ... }, reload it, and learn from what \
                         is journaled from then on (--since)";
 
-/// What stays as it is since the journal says nothing about it, a line for each instance. An error where nothing else is left.
+/// Classes that stay unchanged since they were not logged, one line per instance. An error if nothing was logged.
 fn unlogged(learnt: &Learnt, policy: &Policy) -> anyhow::Result<String> {
     let unlogged = policy.instances.iter().map(|instance| (instance, learnt.unlogged(&instance.name)));
     let unlogged: Vec<_> = unlogged
@@ -218,31 +218,30 @@ fn unlogged(learnt: &Learnt, policy: &Policy) -> anyhow::Result<String> {
     if unlogged.is_empty() {
         return Ok(String::new());
     }
-    let lines: String =
-        unlogged.iter().flat_map(|line| ["left as it was, since it was not logged: ", line, "\n"]).collect();
+    let lines: String = unlogged.iter().flat_map(|line| ["unchanged, since it was not logged: ", line, "\n"]).collect();
     Ok(format!("{lines}to learn the rest, {TO_LEARN}\n"))
 }
 
-/// Why nothing could be learnt.
+/// Why nothing was learnt.
 fn nothing(learnt: &Learnt) -> String {
     if learnt.strangers.is_empty() {
-        return format!("nothing was seen. To learn, {TO_LEARN}");
+        return format!("no operation was seen. To learn, {TO_LEARN}");
     }
     let names: Vec<_> = learnt.strangers.keys().map(|name| plain(name.as_bytes())).collect();
-    format!("the journal is about other instances: {}; give the policy that names them as --policy", names.join(", "))
+    format!("the journal has other instances: {}; pass the policy that names them with --policy", names.join(", "))
 }
 
-/// Tries the draft on what it was learnt from.
+/// Simulates the draft on the events that it was learnt from.
 fn left(draft: &Draft, journal: &Path, since: Option<SystemTime>) -> anyhow::Result<String> {
     let Config { policy, .. } =
-        config::parse(&draft.text).map_err(|faults| anyhow!("what was learnt is no policy: {faults:?}"))?;
-    let mut judge = Judge::new(&policy, &with_peers(&policy)).map_err(|fault| anyhow!("what was learnt: {fault}"))?;
+        config::parse(&draft.text).map_err(|faults| anyhow!("the learnt policy is invalid: {faults:?}"))?;
+    let mut judge = Judge::new(&policy, &with_peers(&policy)).map_err(|fault| anyhow!("the learnt policy: {fault}"))?;
     let report = simulate(&mut judge, journal, since)?;
     let mut text = String::new();
     for row in &report.stopped {
         let _ = writeln!(
             text,
-            "still stopped ({}): {} operations by {}, such as event {}: {}",
+            "still denied ({}): {} operations by {}, for example event {}: {}",
             plain(row.instance.as_bytes()),
             row.tally.count,
             plain(row.rule.as_bytes()),

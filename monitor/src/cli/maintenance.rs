@@ -32,65 +32,65 @@ use serde_json::Value;
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Where the running guard keeps its state.
+    /// State directory of the running guard.
     #[arg(long, value_name = "DIR", default_value = state::DIRECTORY, global = true)]
     state: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Lets rules with this `maintenance` only log for a while. It ends by itself, also when the guard is dead by then.
+    /// Open a window: rules with this `maintenance` only log until it closes. The kernel closes it, also without the guard
     Open {
-        /// How long, for example 15m; 24h at most.
+        /// Duration, for example 15m; 24h at most.
         #[arg(long = "for", value_name = "TIME", value_parser = maintenance::length)]
         length: Duration,
-        /// The instance; needed when the policy has several.
+        /// Instance; required if the policy has several.
         #[arg(long, value_name = "NAME")]
         instance: Option<String>,
-        /// What is worked on.
+        /// Kind of work.
         #[arg(long, value_enum, default_value = "palette")]
         class: Class,
     },
-    /// Closes windows before their time.
+    /// Close windows before their time
     Close {
-        /// Those of one instance only.
+        /// Close windows of this instance only.
         #[arg(long, value_name = "NAME")]
         instance: Option<String>,
-        /// Those of one kind only.
+        /// Close windows of this kind only.
         #[arg(long, value_enum)]
         class: Option<Class>,
     },
-    /// Says what was done in the last window that has closed: packages, settings, and how to take it back.
+    /// Report what changed in the last closed window, and how to revert it
     Report {
-        /// The last one of this instance.
+        /// Report the last window of this instance.
         #[arg(long, value_name = "NAME")]
         instance: Option<String>,
         /// Directory of the journal.
         #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
         journal: PathBuf,
-        /// The event of the journal, as it is.
+        /// Print the journal's event as JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Makes what a window has left the good state: healed files as they are now become their good copies.
+    /// Accept the changes of a window: healed files as they are now become baselines
     Accept {
-        /// The report's id.
+        /// Report id.
         id: String,
     },
-    /// Takes back what was done in a window: good copies of healed files are put back, and what takes packages back is told.
+    /// Revert the changes of a window: restore healed files, and print the npm commands that revert packages
     Revert {
-        /// The report's id.
+        /// Report id.
         id: String,
     },
-    /// Says which windows are open.
+    /// List open windows
     Status {
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
 }
 
-/// What is worked on.
+/// Kind of work.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Class {
     /// Packages
@@ -122,7 +122,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Open { length, instance, class } => {
             let request = Request::Open { instance, class: class.name(), seconds: length.as_secs() };
             for window in ask(request)? {
-                writeln!(Output, "open: {}; what happens meanwhile is in the journal", shown(&window))?;
+                writeln!(Output, "open: {}; operations in the window are logged", shown(&window))?;
             }
         }
         Command::Close { instance, class } => {
@@ -137,18 +137,18 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Report { .. } => {}
         Command::Accept { id } => {
             let report = decision::accept(&kept(&arguments.state)?, &id)?;
-            told(&report, "is the good copy now")?;
+            print_files(&report, "is the baseline now")?;
             if report.packages.is_some() {
-                writeln!(Output, "packages stay as they are; nothing keeps a copy of them")?;
+                writeln!(Output, "packages are unchanged; the guard keeps no copies of packages")?;
             }
         }
         Command::Revert { id } => {
             let report = decision::revert(&kept(&arguments.state)?, &id)?;
-            told(&report, "is as its good copy again")?;
+            print_files(&report, "matches its baseline again")?;
             if let Some(command) = &report.packages {
                 writeln!(
                     Output,
-                    "packages are not touched: npm runs what packages say, and root is not who should run it. Type"
+                    "packages are not changed, since npm runs their scripts and must not run as root. Run"
                 )?;
                 writeln!(
                     Output,
@@ -157,7 +157,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
                 )?;
                 writeln!(
                     Output,
-                    "and then, as the instance's user, in {}:\n  {}",
+                    "then, as the instance's user, in {}:\n  {}",
                     plain_path(&report.user_dir),
                     plain(command.as_bytes())
                 )?;
@@ -183,32 +183,28 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks the running guard about windows.
+/// Sends a request about windows to the running guard.
 fn ask(state: &Path, request: Request) -> anyhow::Result<Vec<Window>> {
     match control::ask(state, &control::Request::Maintenance(request)).map_err(guards::explained)? {
         Answer::Windows(windows) => Ok(windows),
         answer @ Answer::Reloaded(_) => {
-            bail!("the guard has answered something else: {answer:?}; is it of another version?")
+            bail!("unexpected answer of the guard: {answer:?}; check that its version is the same")
         }
     }
 }
 
-/// The state directory, which is not made for a question.
+/// The state directory, which has to exist.
 fn kept(state: &Path) -> anyhow::Result<State> {
-    ensure!(
-        state.is_dir(),
-        "{}: no guard has kept anything here; name another directory with --state",
-        state.display()
-    );
+    ensure!(state.is_dir(), "{}: no guard uses this state directory; pass another with --state", state.display());
     Ok(State::open(state)?)
 }
 
-fn told(report: &Kept, done: &str) -> std::io::Result<()> {
+fn print_files(report: &Kept, done: &str) -> std::io::Result<()> {
     for file in &report.files {
         writeln!(Output, "{} {done}", plain_path(&file.path))?;
     }
     if report.files.is_empty() {
-        writeln!(Output, "no file that is healed was changed in that window")?;
+        writeln!(Output, "no healed file was changed in that window")?;
     }
     Ok(())
 }
@@ -224,7 +220,7 @@ fn shown(window: &Window) -> String {
     )
 }
 
-/// Prints the report of the last window that has closed.
+/// Prints the report of the last closed window.
 fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Result<()> {
     look(journal)?;
     let filter = Filter { instances: instance.into_iter().cloned().collect(), ..Filter::default() };
@@ -236,7 +232,7 @@ fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Resu
         }
     }
     let Some(event) = last else {
-        bail!("{}: no window has closed yet that has a report; one that is open has none", journal.display());
+        bail!("{}: no closed window with a report; an open window has none", journal.display());
     };
     if json {
         return Ok(writeln!(Output, "{event}")?);
@@ -249,7 +245,7 @@ fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Resu
         ("packages_added", "added"),
         ("packages_removed", "removed"),
         ("packages_updated", "updated"),
-        ("install_scripts", "asks npm to run programs when it is installed"),
+        ("install_scripts", "has install scripts"),
     ] {
         for package in event["unmapped"][key].as_array().into_iter().flatten().filter_map(Value::as_str) {
             writeln!(Output, "{what}: {}", plain(package.as_bytes()))?;
@@ -262,22 +258,22 @@ fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Resu
         writeln!(Output, "ran: {more} more")?;
     }
     if event["unmapped"]["programs_unknown"] == true {
-        writeln!(Output, "ran: not known, since the guard was started in the window")?;
+        writeln!(Output, "ran: unknown, since the guard was started during the window")?;
     }
     if event["unmapped"]["cut"] == true {
-        writeln!(Output, "there are more packages than are looked at: the report is not complete")?;
+        writeln!(Output, "too many packages: the report is incomplete")?;
     }
     for line in event["unmapped"]["settings_diff"].as_str().unwrap_or_default().lines() {
         writeln!(Output, "{}", plain(line.as_bytes()))?;
     }
     for path in event["unmapped"]["files_changed"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        writeln!(Output, "not as its good copy: {}", plain(path.as_bytes()))?;
+        writeln!(Output, "differs from its baseline: {}", plain(path.as_bytes()))?;
     }
     if !own("revert").is_empty() {
         let user_dir = own("user_dir");
         writeln!(
             Output,
-            "to take packages back, in a new window, as the instance's user, in {user_dir}: {}",
+            "to revert packages, in a new window, as the instance's user, in {user_dir}: {}",
             own("revert")
         )?;
     }
@@ -285,7 +281,7 @@ fn report(instance: Option<&String>, journal: &Path, json: bool) -> anyhow::Resu
     if !id.is_empty() {
         writeln!(
             Output,
-            "to keep all this: flowwarden maintenance accept {id}; to take it back: flowwarden maintenance revert {id}"
+            "to accept: flowwarden maintenance accept {id}; to revert: flowwarden maintenance revert {id}"
         )?;
     }
     Ok(())

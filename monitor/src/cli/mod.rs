@@ -1,7 +1,7 @@
 //! The command line: one file for each subcommand.
 //!
-//! Exit codes: 0 done, 1 something failed, 2 the command line or the policy is wrong; and of `audit` 3 when a check warns,
-//! 4 when one fails. `journal verify` has more.
+//! Exit codes: 0 success, 1 failure, 2 invalid command line or policy; for `audit` also 3 if a check warns and 4 if a check
+//! fails. `journal verify` has more.
 
 mod audit;
 mod check;
@@ -38,9 +38,9 @@ use policy::{
     peers::{self, Told},
 };
 
-/// Watches and restrains Node-RED from outside.
+/// Watch and restrain Node-RED from outside
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Exit codes: 0 done, 1 something failed, 2 the command line or the policy is wrong.")]
+#[command(version, after_help = "Exit codes: 0 success, 1 failure, 2 invalid command line or policy.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -48,37 +48,37 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Guards the Node-RED instances of this machine (as root).
+    /// Guard the Node-RED instances of this machine (root)
     Run(run::Arguments),
-    /// Says how the instances stand against the seven rules, and what to do; sees most as root.
+    /// Audit the instances against the seven rules and print remediations; run as root to see everything
     Audit(audit::Arguments),
-    /// Checks a policy file, and looks up the hosts that it names in `from`; needs no privilege.
+    /// Check a policy file and resolve the hosts in its `from` lists; needs no privilege
     Check(check::Arguments),
-    /// Lists the Node-RED instances of this machine, and what is known of each; sees most as root.
+    /// List the Node-RED instances of this machine and their facts; run as root to see everything
     Discover(discover::Arguments),
-    /// Says what this machine's kernel can do for you.
+    /// Print what the kernel of this machine supports
     Doctor(doctor::Arguments),
-    /// Says in plain words what an event or a rule is, and what to do about it.
+    /// Explain an event or a rule, and what to do about it
     Explain(explain::Arguments),
-    /// Writes the least policy for what the instances do: watches them for a while, or reads a journal.
+    /// Learn the least policy for what the instances do, by observing them or from a journal
     Learn(learn::Arguments),
-    /// Makes protected files as they are now the good copies that are put back after an attack (as root).
+    /// Accept the present content of healed files as their baselines (root)
     Accept(good::Arguments),
-    /// Puts the good copies of protected files back (as root).
+    /// Restore healed files from their baselines (root)
     Restore(good::Arguments),
-    /// Ends what a guard that was started with --pin has left in the kernel (as root).
+    /// Detach the kernel programs that a guard started with --pin left attached (root)
     Detach(detach::Arguments),
-    /// Writes a policy for the instances that are found; read it before you use it.
+    /// Write a policy for the instances that are found; review it before use
     Init(init::Arguments),
-    /// Opens and closes windows in which rules only log, so that an administrator can work (as root).
+    /// Open and close maintenance windows, in which rules only log (root)
     Maintenance(maintenance::Arguments),
-    /// Have the running guard read its policy again; wait, and print what came of it (as root).
+    /// Reload the policy of the running guard, wait, and print the result (root)
     Reload(reload::Arguments),
-    /// Reads, checks and converts the journal.
+    /// Query, verify and export the journal
     Journal(journal::Arguments),
-    /// Says what another policy would have done about what is in the journal; changes nothing.
+    /// Simulate a policy on the events of a journal
     Simulate(simulate::Arguments),
-    /// Tests the receivers of events, and says how they fare.
+    /// Test sinks and print their delivery status
     Sink(sink::Arguments),
 }
 
@@ -112,21 +112,21 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Reports an error. The faults of a policy are a line each, with nothing before them, so that an editor can jump to each.
+/// Prints an error. Each fault of a policy is a line without a prefix, so that editors can jump to it.
 fn report(error: &anyhow::Error) {
     let sentence = sentence(error, rustix::process::geteuid().is_root());
     match faults(error) {
         Some(faults) if sentence == faults => aside(&format_args!("{faults}\n")),
         // What else is said about them comes after them.
         Some(faults) => {
-            let rest = sentence.replace(&faults, "the policy is faulty");
+            let rest = sentence.replace(&faults, "the policy is invalid");
             aside(&format_args!("{faults}\nflowwarden: {rest}\n"));
         }
         None => complain(&sentence),
     }
 }
 
-/// The faults of a policy among the causes of an error, a line each.
+/// The faults of a policy among the causes of an error, one per line.
 fn faults(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let agents = cause.downcast_ref().and_then(|error| match error {
@@ -138,7 +138,7 @@ fn faults(error: &anyhow::Error) -> Option<String> {
     })
 }
 
-/// An error and its causes, with what everybody but root may have to be told.
+/// An error and its causes. Users other than root get a hint if access was refused.
 fn sentence(error: &anyhow::Error, root: bool) -> String {
     let mut text = chain(error.as_ref());
     let denied = io::Error::from_raw_os_error(libc::EACCES).to_string();
@@ -162,22 +162,22 @@ fn is_users_fault(error: &anyhow::Error) -> bool {
     error.is::<ConfigError>() || matches!(error.downcast_ref(), Some(AgentError::Policy(_) | AgentError::Compile(_)))
 }
 
-/// What only root can do, said before it is tried.
+/// Fails early unless the caller is root.
 fn as_root(what: &str) -> anyhow::Result<()> {
     anyhow::ensure!(rustix::process::geteuid().is_root(), "{what} needs root. Try: sudo flowwarden {what}");
     Ok(())
 }
 
-/// How long whoever tries a policy waits for the addresses of the hosts that it names.
+/// Timeout of looking up the hosts of a policy.
 const LOOKING_UP: Duration = Duration::from_secs(10);
 
-/// This machine, with the hosts that ingress rules name at the addresses that they have now.
+/// This machine, with the present addresses of the hosts in ingress rules.
 fn with_peers(policy: &Policy) -> System {
     let (peers, told) = peers::look_up_all(policy, LOOKING_UP);
     for told in told {
         if let Told::Failed { name, why, .. } = told {
             let why = plain(why.as_bytes());
-            complain(&format_args!("warning: {name} cannot be looked up ({why}): it stands for no address"));
+            complain(&format_args!("warning: {name} cannot be resolved ({why}): it matches no address"));
         }
     }
     System { peers, ..System::expected() }

@@ -14,7 +14,7 @@ use super::{as_root, guards};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// Where the running guard keeps its state.
+    /// State directory of the running guard.
     #[arg(long, value_name = "DIR", default_value = state::DIRECTORY)]
     state: PathBuf,
 }
@@ -32,24 +32,24 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Ok(answer @ Answer::Windows(_)) => {
-            anyhow::bail!("the guard has answered something else: {answer:?}; is it of another version?")
+            anyhow::bail!("unexpected answer of the guard: {answer:?}; check that its version is the same")
         }
         Err(ControlError::Refused(Refusal::Policy(faults))) => {
             for fault in &faults {
                 // As compilers do, so that an editor can jump to each.
                 eprint(fault);
             }
-            complain(&"the policy was refused; the old one stays in force");
+            complain(&"the policy was rejected; the old policy remains in force");
             Ok(ExitCode::from(2))
         }
         Err(ControlError::Refused(Refusal::Failed(why))) => {
-            anyhow::bail!("the old policy stays in force: {}", plain(why.as_bytes()))
+            anyhow::bail!("the old policy remains in force: {}", plain(why.as_bytes()))
         }
         Err(error) => Err(guards::explained(error)),
     }
 }
 
-/// A line for the standard error; a reader that went away is no error.
+/// Writes a line to standard error. A closed pipe is ignored.
 fn eprint(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", plain(line.as_bytes()));
 }

@@ -15,46 +15,46 @@ use super::journal::DIRECTORY;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// The policy; without it the embedded policy is used for every Node-RED that runs.
+    /// Policy file [default: the embedded policy, for each running Node-RED].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Directory of the journal; made when it is not there, readable by root only.
+    /// Directory of the journal. Created with access for root only.
     #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
     journal: PathBuf,
-    /// Carry verdicts out, whatever the policy's mode.
+    /// Enforce verdicts, whatever the mode of the policy.
     #[arg(long, conflicts_with = "observe")]
     enforce: bool,
-    /// Only log, whatever the policy's mode.
+    /// Log only, whatever the mode of the policy.
     #[arg(long)]
     observe: bool,
-    /// Directory in cgroup v2 below which traffic is judged [default: the whole machine].
+    /// cgroup v2 directory whose traffic is judged [default: the root].
     #[arg(long, value_name = "DIR")]
     cgroup_root: Option<PathBuf>,
-    /// Sensors that may be used beside the cgroup programs; each hook takes the best of them that runs here.
+    /// Sensors to use beside the cgroup programs. Each hook uses the best that works on this kernel.
     #[arg(long, value_name = "SENSOR,...", value_delimiter = ',', default_value = "lsm,fentry,kprobe,tracepoint")]
     sensors: Vec<Choice>,
-    /// Keep the kernel programs where they are when the guard ends or is killed, by pins in this directory of a BPF file
-    /// system; the next run takes over without a gap, and `flowwarden detach` ends it. The default under systemd.
+    /// Pin the kernel programs in this directory of a BPF file system, so that they enforce also when the guard is stopped or
+    /// killed. The next run takes over without a gap; `flowwarden detach` detaches them. The default under systemd.
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = pin::DIRECTORY)]
     pin: Option<PathBuf>,
-    /// Detach everything when the guard ends, also under systemd.
+    /// Detach everything when the guard stops, also under systemd.
     #[arg(long, conflicts_with = "pin")]
     no_pin: bool,
-    /// Directory of what is kept from one run to the next; made when it is not there, closed to others.
+    /// State directory. Created with access for root only.
     #[arg(long, value_name = "DIR", default_value = state::DIRECTORY)]
     state: PathBuf,
 }
 
-/// A sensor by its name on the command line.
+/// Sensor as named on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Choice {
-    /// BPF LSM programs: refuse and kill
+    /// BPF LSM programs: log, deny and kill
     Lsm,
     /// fentry programs on the security hooks: log and kill
     Fentry,
     /// kprobes on the security hooks: log and kill
     Kprobe,
-    /// System calls, for what no other sensor serves; always there
+    /// Tracepoints of system calls, where no other sensor serves; always available
     Tracepoint,
 }
 
@@ -93,7 +93,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether systemd has started this process itself, and not somebody whom it has started.
+/// Whether systemd started this process itself, not a process of the service.
 fn is_service() -> bool {
     std::env::var_os("INVOCATION_ID").is_some() && rustix::process::getppid().is_some_and(rustix::process::Pid::is_init)
 }

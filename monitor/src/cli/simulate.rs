@@ -24,13 +24,13 @@ use super::{
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// The policy to try; its mode does not matter.
+    /// Policy to simulate. Its mode is ignored.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
     /// Directory of the journal.
     #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
     journal: PathBuf,
-    /// Not before: a time (2026-01-31T08:00:00Z) or how long ago (15m, 2h, 7days).
+    /// Start: a time (2026-01-31T08:00:00Z) or an age (15m, 2h, 7days).
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<SystemTime>,
     /// Print JSON.
@@ -72,13 +72,13 @@ fn tell(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     }
     let more = report.faulty_lines - report.faults.len() as u64;
     if more > 0 {
-        writeln!(out, "problem: {more} more lines are no events; see flowwarden journal verify")?;
+        writeln!(out, "problem: {more} more lines are not events; see flowwarden journal verify")?;
     }
     if report.operations == 0 {
-        writeln!(out, "the journal has nothing about the instances of this policy")?;
+        writeln!(out, "the journal has no events about the instances of this policy")?;
     } else {
         let (count, first, last) = (report.operations, rfc3339_seconds(report.first), rfc3339_seconds(report.last));
-        writeln!(out, "{count} operations from {first} to {last}, as if the policy had been enforced")?;
+        writeln!(out, "{count} operations from {first} to {last}, as if the policy were enforced")?;
     }
     if report.strangers > 0 {
         writeln!(out, "{} more are about instances that this policy does not have", report.strangers)?;
@@ -89,7 +89,7 @@ fn tell(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         writeln!(out, "  {:>8}  {} by {rule} ({})", row.tally.count, row.verdict, plain(row.instance.as_bytes()))?;
         example(out, &row.tally)?;
     }
-    writeln!(out, "\nwould have been decided otherwise than in the journal: {}", none(report.changes.len()))?;
+    writeln!(out, "\nverdicts that differ from the journal: {}", none(report.changes.len()))?;
     for row in &report.changes {
         let [old, new] = [&row.old_rule, &row.new_rule].map(|rule| plain(rule.as_bytes()));
         let instance = plain(row.instance.as_bytes());
@@ -97,7 +97,7 @@ fn tell(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         example(out, &row.tally)?;
     }
     if !report.unclear.is_empty() {
-        writeln!(out, "\ncannot be told, and is not counted above:")?;
+        writeln!(out, "\nnot evaluated, and not counted above:")?;
     }
     for row in &report.unclear {
         let (rule, instance) = (plain(row.rule.as_bytes()), plain(row.instance.as_bytes()));

@@ -29,17 +29,17 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Sends one test event, and tells what came back.
+    /// Send a test event and print the answer
     Test {
-        /// The sink.
+        /// Sink name.
         name: String,
-        /// The policy with the sink.
+        /// Policy file with the sink.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Says how far each sink has come, and what went wrong last.
+    /// Print position, backlog and last error of each sink
     Status {
-        /// The policy with the sinks.
+        /// Policy file with the sinks.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
         /// Directory of the journal.
@@ -68,7 +68,7 @@ fn test(name: &str, config: &Path) -> anyhow::Result<()> {
     if let Err(why) = sinks::test(sink) {
         bail!("sink {name}: {}", plain(why.as_bytes()));
     }
-    writeln!(Output, "sink {name}: the test event was taken")?;
+    writeln!(Output, "sink {name}: test event accepted")?;
     Ok(())
 }
 
@@ -78,12 +78,12 @@ fn status(config: &Path, journal: &Path) -> anyhow::Result<()> {
         let cursor = match Cursor::load(journal, &sink.name) {
             Ok(Some(cursor)) => cursor,
             Ok(None) => {
-                writeln!(Output, "{}: has not run yet", sink.name)?;
+                writeln!(Output, "{}: not started yet", sink.name)?;
                 continue;
             }
             // The others have theirs.
             Err(error) => {
-                writeln!(Output, "{}: its place cannot be read: {}", sink.name, plain(error.to_string().as_bytes()))?;
+                writeln!(Output, "{}: its cursor cannot be read: {}", sink.name, plain(error.to_string().as_bytes()))?;
                 continue;
             }
         };
@@ -96,14 +96,14 @@ fn status(config: &Path, journal: &Path) -> anyhow::Result<()> {
         let error = cursor.error.as_deref().map_or_else(|| "none".to_owned(), |error| plain(error.as_bytes()));
         writeln!(
             Output,
-            "{}: {events} events and {seconds} s behind, {} delivered, {} put aside, last taken {taken}, error: {error}",
+            "{}: {events} events and {seconds} s behind, {} delivered, {} dead letters, last delivered {taken}, error: {error}",
             sink.name, cursor.delivered, cursor.dead
         )?;
     }
     Ok(())
 }
 
-/// Number and time of the journal's last line.
+/// Number and time of the last line of the journal.
 fn last(journal: &Path) -> anyhow::Result<(u64, i64)> {
     let segments = segment::list(journal)?;
     // The last segment may have no line yet.
@@ -119,7 +119,7 @@ fn last(journal: &Path) -> anyhow::Result<(u64, i64)> {
     Ok(last)
 }
 
-/// Time of the first event at or after a place.
+/// Time of the first event at or after a position.
 fn first_after(journal: &Path, position: Position) -> anyhow::Result<Option<i64>> {
     let (mut reader, mut line) = (Reader::new(journal, position), Vec::new());
     if reader.next(&mut line)?.is_none() {

@@ -1,25 +1,25 @@
-//! What was found or done about a file that is healed, as an event.
+//! Events about files that are healed.
 
 use serde_json::{Value, json};
 
-use super::{Outcome, Told};
+use super::{HealingReport, Outcome};
 use journal::ocsf::{Severity, device, metadata, now_ms};
 
 /// File Remediation Activity.
 const REMEDIATION: u32 = 7002;
 
-/// Something was found or done about a file that is healed.
+/// A report as an OCSF event.
 #[must_use]
-pub fn healing(told: &Told) -> Value {
-    let (activity, name, status, severity) = match told.outcome {
+pub fn healing(report: &HealingReport) -> Value {
+    let (activity, name, status, severity) = match report.outcome {
         Outcome::Kept => (4, "Harden", 1, Severity::Informational),
         Outcome::Differs => (5, "Detect", 1, Severity::Medium),
         Outcome::Gone => (5, "Detect", 1, Severity::High),
         Outcome::Restored => (3, "Restore", 1, Severity::High),
         Outcome::Failed => (3, "Restore", 2, Severity::Critical),
     };
-    let path = told.file.path.to_string_lossy();
-    let file_name = told.file.path.file_name().unwrap_or_default().to_string_lossy();
+    let path = report.file.path.to_string_lossy();
+    let file_name = report.file.path.file_name().unwrap_or_default().to_string_lossy();
     let mut out = json!({
         "class_uid": REMEDIATION,
         "category_uid": REMEDIATION / 1000,
@@ -29,18 +29,18 @@ pub fn healing(told: &Told) -> Value {
         "time": now_ms(),
         "severity_id": severity,
         "status_id": status,
-        "message": told.message,
+        "message": report.message,
         "metadata": metadata(),
         "device": device(),
-        "command_uid": told.file.rule,
+        "command_uid": report.file.rule,
         "file": { "path": path, "name": file_name, "type_id": 1 },
-        "policy": { "name": told.file.instance, "uid": told.file.rule },
-        "unmapped": told.details,
+        "policy": { "name": report.file.instance, "uid": report.file.rule },
+        "unmapped": report.details,
     });
-    if let Some(why) = told.details.get("error") {
+    if let Some(why) = report.details.get("error") {
         out["status_detail"] = why.clone();
     }
-    if let Some(fix) = told.details.get("fix") {
+    if let Some(fix) = report.details.get("fix") {
         out["remediation"] = json!({ "desc": fix });
     }
     out
@@ -60,7 +60,7 @@ mod tests {
             let file = Healed { instance: "a".to_owned(), rule: "r".to_owned(), path: "/u/settings.js".into() };
             let details = ["heal_us", "error", "fix"].map(|key| (key.to_owned(), key.into()));
             let details = Map::from_iter(details);
-            valid(&healing(&Told { file, outcome, message: "x".to_owned(), details }));
+            valid(&healing(&HealingReport { file, outcome, message: "x".to_owned(), details }));
         }
     }
 }

@@ -1,19 +1,19 @@
-//! Healing: a good copy of protected files, the baseline, is kept, and put back when one came to harm.
+//! Healing: keeps a baseline of protected files and restores a file that was modified.
 //!
-//! Where a sensor cannot deny, the process that cut a file or moved another over it is killed, and the harm is done all the
-//! same. The file is then compared with its baseline; the tampered version is kept as evidence before the baseline takes its
-//! place. What an administrator changes is reported, and left alone until it is accepted.
+//! Where a sensor cannot deny, a process that truncates or replaces a file is killed, but the file has changed. The file is then
+//! compared with its baseline; the tampered copy is kept as evidence before the baseline is restored. A change by an
+//! administrator is reported and left in place until it is accepted.
 //!
-//! A baseline is taken once, when a file has settled. What a rule has met before that may have changed the file: such content
-//! is reported, and only `flowwarden accept` makes it a baseline. What cannot be restored is reported once for each cause,
-//! and retried with backoff until it is.
+//! A baseline is taken once, when a file has settled. An operation that matched a rule before may have changed the content: it
+//! is reported, and only `flowwarden accept` makes it a baseline. A failure to restore is reported once for each cause and
+//! retried with backoff.
 
 mod copy;
 pub mod event;
 mod obstacle;
 mod restore;
 mod store;
-mod ward;
+mod target;
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use self::ward::Ward;
+use self::target::Target;
 pub use self::{
     copy::{Copy, MAX_BYTES},
     obstacle::Obstacle,
@@ -37,19 +37,19 @@ use journal::{
 };
 use node_red::change;
 
-/// How long after the last alert a file is looked at again. A sensor that cannot deny speaks before the operation takes
-/// place, and the kernel finishes what it is at before the process dies.
+/// How long damage is expected after an alert. A sensor that cannot deny reports before the operation takes place, and the
+/// kernel completes the operation before the process dies.
 const WATCH: Duration = Duration::from_secs(1);
-/// A file that is gone for so long is not on its way to be replaced.
+/// A file that is missing for this long is not about to be replaced.
 const GONE: Duration = Duration::from_secs(2);
-/// When restoring is tried again the first time, and how long it takes at most from one time to the next.
+/// Backoff between attempts to restore: the first pause and the longest.
 const RETRY: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(30)];
-/// How many symbolic links are followed to a file.
+/// Most symbolic links that are followed to a file (`ELOOP` of the kernel).
 const MAX_LINKS: usize = 40;
-/// How many paths are remembered at which something was met.
+/// Most paths of matched operations that are remembered.
 const MAX_TOUCHED: usize = 4096;
 
-/// A file that is healed, and by which rule.
+/// A file that is healed, and its rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Healed {
     /// Name of the instance.
@@ -60,18 +60,18 @@ pub struct Healed {
     pub path: PathBuf,
 }
 
-/// A file under a rule that heals, as it is at a moment.
+/// State of a healed file at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Left {
     /// The file.
     pub path: PathBuf,
-    /// SHA-256 of its copy; none when there was no file.
+    /// SHA-256 of its copy; `None` if the file was missing.
     pub digest: Option<String>,
 }
 
-/// What is told.
+/// A report about a healed file.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct HealingReport {
     /// The file.
     pub file: Healed,
     /// What was found or done.
@@ -85,19 +85,19 @@ pub struct Told {
 /// What was found or done about a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// A first good copy was taken, or a wanted change was accepted.
+    /// A baseline was taken, or the file matches its baseline again.
     Kept,
-    /// It is not what it should be, and no rule that is enforced has met anybody at it.
+    /// The file differs from its baseline, and no enforced rule matched an operation on it.
     Differs,
-    /// It is gone, and no rule that is enforced has met anybody at it.
+    /// The file is missing, and no enforced rule matched an operation on it.
     Gone,
-    /// The good copy is in its place again.
+    /// The file was restored from its baseline.
     Restored,
-    /// It could not be put back, or has no baseline to be put back from.
+    /// The file could not be restored, or has no baseline.
     Failed,
 }
 
-/// An operation that a rule has met, and that was not denied.
+/// An operation that matched a rule and was not denied.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug)]
 pub struct Act<'a> {
@@ -105,21 +105,21 @@ pub struct Act<'a> {
     pub instance: &'a str,
     /// Ids of the rules that matched: the one that decided, and those that heal.
     pub rules: &'a [String],
-    /// It is not known which file it was: every file of the instance may be damaged.
+    /// The file is not known: every file of the instance may be damaged.
     pub all: bool,
-    /// The paths that it was about, as far as they are known. What is in a directory goes with it.
+    /// The known paths of the operation. A directory stands for everything below it.
     pub paths: [Option<&'a Path>; 2],
-    /// It can change a file, and the system has not refused it.
+    /// The operation can change a file and was not refused by the system.
     pub changes: bool,
-    /// It gives a file a second name.
+    /// The operation adds a hard link.
     pub links: bool,
-    /// It takes away a name that was there.
+    /// The operation removes an existing name.
     pub removes: bool,
     /// The policy only observes.
     pub observed: bool,
 }
 
-/// What is to become a baseline, when nothing was met meanwhile that could have changed it.
+/// A copy that becomes a baseline unless an operation that could have changed it matched meanwhile.
 #[derive(Debug)]
 pub struct Candidate {
     place: PathBuf,
@@ -130,48 +130,48 @@ pub struct Candidate {
 #[derive(Debug)]
 pub struct Healer {
     store: Store,
-    wards: Vec<Ward>,
+    targets: Vec<Target>,
     listed: Vec<Listed>,
-    told: Vec<Told>,
-    /// Paths that something was met at, healed or not: a later policy may heal them.
+    reports: Vec<HealingReport>,
+    /// Paths of matched operations, healed or not: a later policy may heal them.
     touched: BTreeSet<PathBuf>,
-    /// The policy does not only observe.
+    /// The policy is enforced.
     enforce: bool,
 }
 
 impl Healer {
-    /// With what was kept in earlier runs.
+    /// Opens the store with the baselines of earlier runs.
     pub fn open(state: &State) -> Result<Self, StateError> {
         let store = Store::open(state)?;
         let listed = store.listed();
-        Ok(Self { store, wards: Vec::new(), listed, told: Vec::new(), touched: BTreeSet::new(), enforce: false })
+        Ok(Self { store, targets: Vec::new(), listed, reports: Vec::new(), touched: BTreeSet::new(), enforce: false })
     }
 
-    /// The files of the policy in force. What is known about those that stay is kept.
+    /// Sets the files of the policy in force. The state of files that remain is kept.
     ///
-    /// While a policy only observes nothing is restored.
+    /// Nothing is restored while the policy only observes.
     pub fn guard(&mut self, mut files: Vec<Healed>, enforce: bool) {
         self.enforce = enforce;
         files.sort();
         files.dedup();
-        let mut old = std::mem::take(&mut self.wards);
+        let mut old = std::mem::take(&mut self.targets);
         for file in files {
             for place in self.places(&file) {
-                let known = old.iter().position(|ward| ward.file == file && ward.place == place);
-                let ward = known.map(|at| old.swap_remove(at));
-                let mut ward = ward.unwrap_or_else(|| {
+                let known = old.iter().position(|target| target.file == file && target.place == place);
+                let target = known.map(|at| old.swap_remove(at));
+                let mut target = target.unwrap_or_else(|| {
                     let touched = self.touched.contains(&place) || self.touched.contains(&file.path);
-                    let doubtful = touched && !self.store.has(&place);
-                    Ward::new(file.clone(), place, doubtful, &self.store)
+                    let untrusted = touched && !self.store.has(&place);
+                    Target::new(file.clone(), place, untrusted, &self.store)
                 });
-                ward.recall(&self.store, enforce);
-                self.wards.push(ward);
+                target.recall(&self.store, enforce);
+                self.targets.push(target);
             }
-            // What has still to be restored stays so when the path leads elsewhere meanwhile.
-            let left = old.extract_if(.., |ward| enforce && ward.file == file && ward.is_damaged());
-            self.wards.extend(left);
+            // A pending restore remains pending if the path leads elsewhere meanwhile.
+            let left = old.extract_if(.., |target| enforce && target.file == file && target.is_damaged());
+            self.targets.extend(left);
         }
-        let listed: Vec<_> = self.wards.iter().map(|ward| Listed::new(&ward.file, &ward.place)).collect();
+        let listed: Vec<_> = self.targets.iter().map(|target| Listed::new(&target.file, &target.place)).collect();
         if self.listed != listed {
             match self.store.list(&listed) {
                 Ok(()) => self.listed = listed,
@@ -180,7 +180,7 @@ impl Healer {
         }
     }
 
-    /// Where a file is; while its directory is gone, where it was.
+    /// The paths of a file without symbolic links. While its directory is missing, the last known ones.
     fn places(&mut self, file: &Healed) -> Vec<PathBuf> {
         let Some(places) = places(&file.path) else {
             let listed = self.listed.iter().filter(|listed| listed.path == file.path);
@@ -188,7 +188,7 @@ impl Healer {
             known.dedup();
             return if known.is_empty() { vec![file.path.clone()] } else { known };
         };
-        // A name that leads elsewhere than it did may lead to what an attacker has put there.
+        // A path that leads elsewhere than before may lead to a file of an attacker.
         let before: Vec<_> = self.listed.iter().filter(|listed| listed.path == file.path).collect();
         for place in &places {
             let moved = !before.is_empty()
@@ -204,159 +204,170 @@ impl Healer {
         places
     }
 
-    /// Copies the files that have settled and have no baseline. `lost` is how many records were lost so far.
+    /// Copies the files that have settled and have no baseline. `lost` is the number of records lost so far.
     ///
-    /// What was met until then has to be made known by [`Healer::met`] before [`Healer::keep`].
+    /// Operations that matched until then have to be passed to [`Healer::met`] before [`Healer::keep`].
     pub fn candidates(&mut self, mut is_made: impl FnMut(&Path, &Path) -> bool, lost: u64) -> Vec<Candidate> {
         let mut found: Vec<Candidate> = Vec::new();
-        for ward in &mut self.wards {
-            if self.store.has(&ward.place) {
-                ward.doubtful = false;
+        for target in &mut self.targets {
+            if self.store.has(&target.place) {
+                target.untrusted = false;
                 continue;
             }
-            if fs::symlink_metadata(&ward.place).is_ok() {
-                ward.lost_before.get_or_insert(lost);
+            if fs::symlink_metadata(&target.place).is_ok() {
+                target.lost_before.get_or_insert(lost);
             }
-            let known = found.iter().any(|candidate| candidate.place == ward.place);
-            if known || !is_made(&ward.file.path, &ward.place) {
+            let known = found.iter().any(|candidate| candidate.place == target.place);
+            if known || !is_made(&target.file.path, &target.place) {
                 continue;
             }
-            match Copy::take(&ward.place) {
-                Ok(Some(_)) if ward.doubtful || self.store.is_marked(&ward.place, Mark::Unaccepted) => {
-                    ward.not_accepted(&self.store, &mut self.told);
+            match Copy::take(&target.place) {
+                Ok(Some(_)) if target.untrusted || self.store.is_marked(&target.place, Mark::Unaccepted) => {
+                    target.report_unaccepted(&self.store, &mut self.reports);
                 }
-                Ok(Some(copy)) => found.push(Candidate { place: ward.place.clone(), copy }),
+                Ok(Some(copy)) => found.push(Candidate { place: target.place.clone(), copy }),
                 Ok(None) => {}
-                Err(error) => ward.cannot_be_copied(&error, &mut self.told),
+                Err(error) => target.report_uncopyable(&error, &mut self.reports),
             }
         }
         found
     }
 
-    /// Makes copies baselines, on disk when this returns, unless they may be of what an attacker has left.
+    /// Stores copies as baselines, on disk on return, unless an attacker may have changed the file.
     pub fn keep(&mut self, candidates: Vec<Candidate>, lost: u64, now: Instant) {
-        for ward in &mut self.wards {
-            ward.doubt(&self.store, now, &mut self.told);
+        for target in &mut self.targets {
+            target.check_early_match(&self.store, now, &mut self.reports);
         }
         for Candidate { place, copy } in candidates {
-            let of = |ward: &&mut Ward| ward.place == place;
-            if self.wards.iter().any(|ward| ward.place == place && ward.lost_before.is_some_and(|before| before < lost))
+            let of = |target: &&mut Target| target.place == place;
+            if self
+                .targets
+                .iter()
+                .any(|target| target.place == place && target.lost_before.is_some_and(|before| before < lost))
             {
-                self.wards.iter_mut().filter(of).take(1).for_each(|ward| ward.unseen(&self.store, &mut self.told));
+                self.targets
+                    .iter_mut()
+                    .filter(of)
+                    .take(1)
+                    .for_each(|target| target.report_lost_records(&self.store, &mut self.reports));
             }
-            let doubtful = self.wards.iter().any(|ward| ward.place == place && ward.doubtful);
-            if doubtful || self.store.is_marked(&place, Mark::Unaccepted) {
+            let untrusted = self.targets.iter().any(|target| target.place == place && target.untrusted);
+            if untrusted || self.store.is_marked(&place, Mark::Unaccepted) {
                 continue;
             }
-            let Some(ward) = self.wards.iter_mut().find(of) else { continue };
-            ward.keep(&self.store, &copy, &mut self.told);
+            let Some(target) = self.targets.iter_mut().find(of) else { continue };
+            target.keep(&self.store, &copy, &mut self.reports);
         }
     }
 
-    /// Reports which files are not what they should be. To be called now and then.
+    /// Reports files that differ from their baseline. Called periodically.
     pub fn look(&mut self, mut is_made: impl FnMut(&Path, &Path) -> bool, now: Instant) {
-        for ward in &mut self.wards {
-            if !ward.is_busy() && (is_made(&ward.file.path, &ward.place) || fs::symlink_metadata(&ward.place).is_err())
+        for target in &mut self.targets {
+            if !target.is_busy()
+                && (is_made(&target.file.path, &target.place) || fs::symlink_metadata(&target.place).is_err())
             {
-                ward.look(&self.store, now, &mut self.told);
+                target.check(&self.store, now, &mut self.reports);
             }
         }
     }
 
-    /// At the start: files that went while no guard ran are to be restored, and so is what an earlier run could not.
+    /// Schedules, at the start, the restore of files that were removed while no guard ran or that an earlier run could not restore.
     pub fn begin(&mut self, now: Instant) {
-        for ward in self.wards.iter_mut().filter(|_| self.enforce) {
-            ward.begin(&self.store, now);
+        for target in self.targets.iter_mut().filter(|_| self.enforce) {
+            target.begin(&self.store, now);
         }
     }
 
-    /// A rule has met an operation: its files may have come to harm, or be about to.
+    /// Takes an operation that matched a rule: its files may be modified, or about to be.
     pub fn met(&mut self, act: &Act<'_>, now: Instant) {
         let room = MAX_TOUCHED.saturating_sub(self.touched.len());
         let paths = act.paths.iter().flatten().filter(|_| act.changes).take(room);
         self.touched.extend(paths.map(|&path| path.to_owned()));
         let is_named =
-            |ward: &Ward| act.paths.iter().flatten().any(|&path| path == ward.place || path == ward.file.path);
-        let is_below = |ward: &Ward| {
-            act.paths.iter().flatten().any(|path| ward.place.starts_with(path) || ward.file.path.starts_with(path))
+            |target: &Target| act.paths.iter().flatten().any(|&path| path == target.place || path == target.file.path);
+        let is_below = |target: &Target| {
+            act.paths.iter().flatten().any(|path| target.place.starts_with(path) || target.file.path.starts_with(path))
         };
-        let is_ruled =
-            |ward: &Ward| ward.file.instance == act.instance && (act.all || act.rules.contains(&ward.file.rule));
-        let known = self.wards.iter().any(|ward| is_ruled(ward) && is_named(ward));
-        for ward in &mut self.wards {
-            let (named, below, ruled) = (is_named(ward), is_below(ward), is_ruled(ward));
+        let is_ruled = |target: &Target| {
+            target.file.instance == act.instance && (act.all || act.rules.contains(&target.file.rule))
+        };
+        let known = self.targets.iter().any(|target| is_ruled(target) && is_named(target));
+        for target in &mut self.targets {
+            let (named, below, ruled) = (is_named(target), is_below(target), is_ruled(target));
             if !act.observed && (ruled || below && act.changes) {
-                ward.suspect(act.links, now);
+                target.suspect(act.links, now);
             }
-            // Where the record names a file, no other of the rule's is meant.
+            // If the record names a file, it is about no other file of the rule.
             if act.changes && (named || below && act.removes || ruled && !known) {
-                ward.doubts(&self.store, act.removes, now);
+                target.note_early_match(&self.store, act.removes, now);
             }
         }
     }
 
-    /// Records were lost: what they were about may have come to harm. `before` the guard began they may be about files that
-    /// have no baseline, too; those that are lost later are counted by [`Healer::keep`].
+    /// Takes a loss of records: any file may be modified. Records lost `before` the guard started may also be about files without a
+    /// baseline; later losses are counted by [`Healer::keep`].
     pub fn lost(&mut self, before: bool, now: Instant) {
-        for ward in &mut self.wards {
-            ward.suspect(false, now);
+        for target in &mut self.targets {
+            target.suspect(false, now);
             if before {
-                ward.doubts(&self.store, false, now);
+                target.note_early_match(&self.store, false, now);
             }
         }
     }
 
-    /// A file without a baseline was gone again before it settled.
+    /// Takes a file that was removed before it settled.
     pub fn gone_young(&mut self, path: &Path) {
-        for ward in self.wards.iter_mut().filter(|ward| ward.file.path == path && !self.store.has(&ward.place)) {
-            ward.gone_young(&mut self.told);
+        for target in
+            self.targets.iter_mut().filter(|target| target.file.path == path && !self.store.has(&target.place))
+        {
+            target.report_removed_unsettled(&mut self.reports);
         }
     }
 
-    /// Whether a file is healed, and has nothing to be restored from.
+    /// Whether a file is healed and has no baseline.
     #[must_use]
     pub fn lacks_baseline(&self, path: &Path) -> bool {
-        self.wards.iter().any(|ward| ward.file.path == path && !self.store.has(&ward.place))
+        self.targets.iter().any(|target| target.file.path == path && !self.store.has(&target.place))
     }
 
-    /// Whether any file has to be looked at soon.
+    /// Whether a check is due within the time in which damage is expected.
     #[must_use]
     pub fn is_busy(&self, now: Instant) -> bool {
-        self.wards.iter().any(|ward| ward.is_due_within(now, WATCH))
+        self.targets.iter().any(|target| target.is_due_within(now, WATCH))
     }
 
-    /// Files that [`Healer::heal`] is about to restore, as rules name them.
+    /// Files that [`Healer::heal`] will restore now, as rules name them.
     #[must_use]
     pub fn due(&self, now: Instant, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
-        let wards = self.wards.iter().filter(|ward| self.enforce && wanted(&ward.file.path));
-        let due = wards.filter(|ward| ward.is_to_be_restored(&self.store, now));
-        due.map(|ward| ward.file.path.clone()).collect()
+        let targets = self.targets.iter().filter(|target| self.enforce && wanted(&target.file.path));
+        let due = targets.filter(|target| target.is_to_be_restored(&self.store, now));
+        due.map(|target| target.file.path.clone()).collect()
     }
 
-    /// Whether a file has still to be restored.
+    /// Whether the restore of a file is pending.
     #[must_use]
     pub fn is_damaged(&self, path: &Path) -> bool {
-        self.wards.iter().any(|ward| ward.file.path == path && ward.is_damaged())
+        self.targets.iter().any(|target| target.file.path == path && target.is_damaged())
     }
 
-    /// Looks at the files that are suspected, and restores those that came to harm.
+    /// Checks the files at which damage is expected, and restores those that differ from their baseline.
     pub fn heal(&mut self, now: Instant) {
-        for ward in &mut self.wards {
-            ward.doubt(&self.store, now, &mut self.told);
+        for target in &mut self.targets {
+            target.check_early_match(&self.store, now, &mut self.reports);
             if self.enforce {
-                ward.heal(&self.store, now, &mut self.told);
+                target.heal(&self.store, now, &mut self.reports);
             }
         }
     }
 
-    /// What there is to report since the last time.
-    pub fn reports(&mut self) -> Vec<Told> {
-        std::mem::take(&mut self.told)
+    /// Takes the reports since the last call.
+    pub fn reports(&mut self) -> Vec<HealingReport> {
+        std::mem::take(&mut self.reports)
     }
 }
 
-/// Where a file really is, and, for a symbolic link, where it leads, whether something is there or not: both are healed.
-/// `None` when its directory is not there.
+/// The path of a file without symbolic links in its directories and, for a symbolic link, the path that it leads to, existing or
+/// not: both are healed. `None` if the directory is missing.
 fn places(path: &Path) -> Option<Vec<PathBuf>> {
     let real = |path: &Path| Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
     let own = real(path)?;
@@ -371,7 +382,7 @@ fn places(path: &Path) -> Option<Vec<PathBuf>> {
     Some([Some(own), target].into_iter().flatten().collect())
 }
 
-/// What a file had become, against its good copy: for settings and flows, secrets masked.
+/// Diff from the baseline to the tampered copy, for settings and flows, with secrets masked.
 fn diff(place: &Path, good: &Copy, now: &Copy) -> Option<(&'static str, Value)> {
     let (Copy::File(good), Copy::File(now)) = (good, now) else { return None };
     let most = usize::try_from(change::MAX_BYTES).unwrap_or(usize::MAX);
@@ -383,7 +394,7 @@ fn diff(place: &Path, good: &Copy, now: &Copy) -> Option<(&'static str, Value)> 
     (!text.is_empty()).then(|| ("diff", text.into()))
 }
 
-/// Makes what a file is now its baseline, as an administrator wants it. Of a file that is gone none is kept any more.
+/// Makes the present content of a file its baseline, at an administrator's request. Drops the baseline of a missing file.
 pub fn accept(state: &State, path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     by_hand(state, path, |store, place| {
         match Copy::take(place) {
@@ -402,7 +413,7 @@ pub fn accept(state: &State, path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     })
 }
 
-/// Restores a file from its baseline; what it was is kept as evidence.
+/// Restores a file from its baseline. The replaced content is kept as evidence.
 pub fn restore(state: &State, path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     by_hand(state, path, |store, place| {
         let good = store.good(place)?.ok_or_else(|| StoreError::NoBaseline(place.to_owned()))?;
@@ -420,7 +431,7 @@ pub fn restore(state: &State, path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     })
 }
 
-/// Those of these files that differ from their good copies.
+/// The files of a list that differ from their baselines.
 #[must_use]
 pub fn differing<'a>(state: &State, paths: impl IntoIterator<Item = &'a Path>) -> Vec<Left> {
     let Ok(store) = Store::open(state) else { return Vec::new() };
@@ -433,13 +444,13 @@ pub fn differing<'a>(state: &State, paths: impl IntoIterator<Item = &'a Path>) -
     paths.into_iter().flat_map(places).filter_map(differs).collect()
 }
 
-/// SHA-256 of a file with what a copy of it has beside the content; `None` when there is none, or it cannot be copied.
+/// SHA-256 of a file's content and attributes, as a copy has them; `None` if it is missing or cannot be copied.
 #[must_use]
 pub fn digest_of(place: &Path) -> Option<String> {
     Copy::take(place).ok().flatten().map(|copy| copy.digest())
 }
 
-/// Does something with each place of a file. A rule has to heal it: it has a baseline, or is listed as one that should.
+/// Applies an action to each path of a file that a rule heals: it has a baseline, or is listed as healed.
 fn by_hand(
     state: &State,
     path: &Path,
@@ -449,7 +460,7 @@ fn by_hand(
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let listed = store.listed();
     let mut all = places(&path).unwrap_or_default();
-    // Where a link is gone, what it leads to is known by the guard's list alone, and so is all below a directory that is gone.
+    // The guard's list alone knows where a removed link led, and what was below a removed directory.
     for place in listed.iter().filter(|listed| listed.path == path || listed.place == path).map(|listed| &listed.place)
     {
         if !all.contains(place) {
@@ -482,12 +493,12 @@ mod tests {
         vec![Healed { instance: "a".to_owned(), rule: "r".to_owned(), path: path.to_owned() }]
     }
 
-    /// Something that the rule has met.
+    /// An operation that matches a rule.
     fn act(rule: &str) -> Act<'static> {
         rules([rule])
     }
 
-    /// Something that several rules have met.
+    /// An operation that matches several rules.
     fn rules<const N: usize>(ids: [&str; N]) -> Act<'static> {
         Act {
             instance: "a",
@@ -515,15 +526,15 @@ mod tests {
     }
 
     impl Scene {
-        fn outcomes(told: &[Told]) -> Vec<Outcome> {
-            told.iter().map(|told| told.outcome).collect()
+        fn outcomes(reports: &[HealingReport]) -> Vec<Outcome> {
+            reports.iter().map(|report| report.outcome).collect()
         }
 
         fn look(&mut self) -> Vec<Outcome> {
             Self::outcomes(&self.looks())
         }
 
-        fn looks(&mut self) -> Vec<Told> {
+        fn looks(&mut self) -> Vec<HealingReport> {
             let candidates = self.healer.candidates(|_, _| true, self.lost);
             self.healer.keep(candidates, self.lost, self.now);
             self.healer.look(|_, _| true, self.now);
@@ -534,7 +545,7 @@ mod tests {
             Self::outcomes(&self.heals())
         }
 
-        fn heals(&mut self) -> Vec<Told> {
+        fn heals(&mut self) -> Vec<HealingReport> {
             self.healer.heal(self.now);
             self.healer.reports()
         }
@@ -581,21 +592,25 @@ mod tests {
     }
 
     #[test]
-    fn what_was_harmed_comes_back_and_the_evil_version_is_kept() {
+    fn a_modified_file_is_restored_and_the_tampered_copy_is_kept() {
         let mut scene = scene();
         assert_eq!(scene.look(), [Outcome::Kept]);
         assert_eq!(scene.look(), []);
-        fs::write(&scene.path, "evil").unwrap();
-        assert_eq!(scene.heal(), [], "nobody is suspected");
+        fs::write(&scene.path, "tampered").unwrap();
+        assert_eq!(scene.heal(), [], "no operation matched");
         scene.meets(act("other"));
         assert_eq!(scene.heal(), []);
         scene.meets(act("r"));
-        let told = scene.heals();
-        assert_eq!(Scene::outcomes(&told), [Outcome::Restored]);
+        let reports = scene.heals();
+        assert_eq!(Scene::outcomes(&reports), [Outcome::Restored]);
         assert_eq!(fs::read_to_string(&scene.path).unwrap(), "good");
-        let evidence = told[0].details["evidence"].as_str().unwrap();
-        assert!(fs::read(evidence).unwrap().ends_with(b"\nevil"), "{evidence}");
-        assert!(told[0].details["diff"].as_str().unwrap().contains("-good\n+evil\n"), "{:?}", told[0].details);
+        let evidence = reports[0].details["evidence"].as_str().unwrap();
+        assert!(fs::read(evidence).unwrap().ends_with(b"\ntampered"), "{evidence}");
+        assert!(
+            reports[0].details["diff"].as_str().unwrap().contains("-good\n+tampered\n"),
+            "{:?}",
+            reports[0].details
+        );
         assert_eq!(scene.look(), [], "healed is good");
     }
 
@@ -623,7 +638,7 @@ mod tests {
         assert_eq!(scene.look(), []);
         accept(&state(&scene.directory), &scene.path).unwrap();
         assert_eq!(scene.look(), [Outcome::Kept]);
-        fs::write(&scene.path, "evil").unwrap();
+        fs::write(&scene.path, "tampered").unwrap();
         scene.meets(act("r"));
         assert_eq!(scene.heal(), [Outcome::Restored]);
         assert_eq!(fs::read_to_string(&scene.path).unwrap(), "wanted");
@@ -647,7 +662,7 @@ mod tests {
         scene.meets(Act { links: true, ..act("r") });
         assert_eq!(scene.heal(), [Outcome::Restored]);
         assert_eq!(scene.heal(), []);
-        fs::write(&alias, "evil").unwrap();
+        fs::write(&alias, "tampered").unwrap();
         assert_eq!(fs::read_to_string(&scene.path).unwrap(), "good");
     }
 
@@ -659,7 +674,7 @@ mod tests {
         scene.healer.guard(healed(&link), true);
         assert_eq!(scene.look(), [Outcome::Kept, Outcome::Kept]);
         fs::remove_file(&link).unwrap();
-        fs::write(&scene.path, "evil").unwrap();
+        fs::write(&scene.path, "tampered").unwrap();
         scene.meets(act("r"));
         assert_eq!(scene.heal(), [Outcome::Restored, Outcome::Restored]);
         assert_eq!(fs::read_to_string(&link).unwrap(), "good");
@@ -676,9 +691,9 @@ mod tests {
     fn what_was_met_before_there_is_a_baseline_is_no_baseline_until_it_is_accepted() {
         let mut scene = scene();
         scene.meets(act("r"));
-        let told = scene.looks();
-        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
-        let (message, details) = (&told[0].message, &told[0].details);
+        let reports = scene.looks();
+        assert_eq!(Scene::outcomes(&reports), [Outcome::Failed]);
+        let (message, details) = (&reports[0].message, &reports[0].details);
         assert!(message.contains("has no baseline") && message.contains("rule r"), "{message}");
         assert!(details["fix"].as_str().unwrap().contains("`flowwarden accept "), "{details:?}");
         assert!(fs::read(details["evidence"].as_str().unwrap()).unwrap().ends_with(b"\ngood"), "{details:?}");
@@ -695,7 +710,7 @@ mod tests {
         fs::write(&scene.path, "good").unwrap();
         accept(&state(&scene.directory), &scene.path).unwrap();
         assert_eq!(scene.look(), []);
-        fs::write(&scene.path, "evil").unwrap();
+        fs::write(&scene.path, "tampered").unwrap();
         scene.meets(act("r"));
         assert_eq!(scene.heal(), [Outcome::Restored]);
         assert_eq!(scene.content(), "good");
@@ -727,7 +742,7 @@ mod tests {
     fn harm_whose_record_was_lost_is_healed() {
         let mut scene = scene();
         scene.look();
-        fs::write(&scene.path, "evil").unwrap();
+        fs::write(&scene.path, "tampered").unwrap();
         scene.healer.lost(false, scene.now);
         assert_eq!(scene.heal(), [Outcome::Restored]);
         let mut scene = self::scene();
@@ -743,7 +758,7 @@ mod tests {
         scene.healer.guard([healed(&scene.path), healed(&other)].concat(), true);
         scene.meets(Act { changes: false, ..act("r") });
         scene.meets(Act { paths: [Some(&other), None], ..act("r") });
-        let mut found: Vec<_> = scene.looks().into_iter().map(|told| (told.file.path, told.outcome)).collect();
+        let mut found: Vec<_> = scene.looks().into_iter().map(|report| (report.file.path, report.outcome)).collect();
         found.sort_by_key(|(path, _)| path == &scene.path);
         assert_eq!(found, [(other, Outcome::Failed), (scene.path.clone(), Outcome::Kept)]);
     }
@@ -782,10 +797,10 @@ mod tests {
         let mut scene = self::scene();
         fs::remove_file(&scene.path).unwrap();
         scene.meets(Act { removes: true, ..act("r") });
-        let told = scene.heals();
-        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
-        assert!(told[0].message.contains("is not there and cannot be restored"), "{}", told[0].message);
-        fs::write(&scene.path, "evil").unwrap();
+        let reports = scene.heals();
+        assert_eq!(Scene::outcomes(&reports), [Outcome::Failed]);
+        assert!(reports[0].message.contains("is missing and cannot be restored"), "{}", reports[0].message);
+        fs::write(&scene.path, "tampered").unwrap();
         scene.now += WATCH;
         assert_eq!(scene.heal(), [Outcome::Failed]);
         assert_eq!(scene.look(), []);
@@ -805,9 +820,9 @@ mod tests {
         assert_eq!(scene.look(), [Outcome::Kept]);
         fs::remove_dir_all(&directory).unwrap();
         scene.meets(act("r"));
-        let told = scene.heals();
-        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
-        let message = &told[0].message;
+        let reports = scene.heals();
+        assert_eq!(Scene::outcomes(&reports), [Outcome::Failed]);
+        let message = &reports[0].message;
         assert!(
             message.contains("/ud is gone") && message.contains("; fix: ") && message.contains("mkdir -p"),
             "{message}"
@@ -818,13 +833,13 @@ mod tests {
         let mut last = scene.now;
         for _ in 0..9000 {
             scene.now += RETRY[0];
-            if scene.healer.wards.iter().any(|ward| !ward.is_due_within(scene.now, Duration::ZERO)) {
+            if scene.healer.targets.iter().any(|target| !target.is_due_within(scene.now, Duration::ZERO)) {
                 continue;
             }
             assert_eq!(scene.heal(), []);
             tries.push(scene.now - last);
             last = scene.now;
-            scene.healer.wards[0].expire();
+            scene.healer.targets[0].expire();
         }
         assert!(tries.len() > 10 && tries.is_sorted(), "{tries:?}");
         assert!(tries[0] <= 2 * RETRY[0] && tries[tries.len() - 1] <= RETRY[1] + RETRY[0], "{tries:?}");
@@ -833,17 +848,17 @@ mod tests {
         assert_eq!(scene.heal(), [Outcome::Failed]);
         fs::write(&directory, "no directory").unwrap();
         scene.now += RETRY[1];
-        let told = scene.heals();
-        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
-        assert!(told[0].message.contains("is no directory now"), "{}", told[0].message);
+        let reports = scene.heals();
+        assert_eq!(Scene::outcomes(&reports), [Outcome::Failed]);
+        assert!(reports[0].message.contains("is no directory now"), "{}", reports[0].message);
         let by_hand = restore(&state(&scene.directory), &scene.path).unwrap_err().to_string();
         assert!(by_hand.contains("is no directory now"), "{by_hand}");
         fs::remove_file(&directory).unwrap();
         fs::create_dir(&directory).unwrap();
         scene.now += RETRY[1];
-        let told = scene.heals();
-        assert_eq!(Scene::outcomes(&told), [Outcome::Restored]);
-        assert_eq!(told[0].details["tries"], 3);
+        let reports = scene.heals();
+        assert_eq!(Scene::outcomes(&reports), [Outcome::Restored]);
+        assert_eq!(reports[0].details["tries"], 3);
         assert_eq!(scene.content(), "good");
         scene.now += WATCH;
         assert_eq!(scene.heal(), []);
@@ -858,14 +873,18 @@ mod tests {
         scene.again(false);
         assert_eq!((scene.heal(), scene.look()), (vec![], vec![]), "a policy that only observes");
         scene.now += GONE;
-        let told = scene.looks();
-        assert_eq!(Scene::outcomes(&told), [Outcome::Gone]);
-        assert!(told[0].message.contains("`flowwarden restore "), "{}", told[0].message);
+        let reports = scene.looks();
+        assert_eq!(Scene::outcomes(&reports), [Outcome::Gone]);
+        assert!(reports[0].message.contains("`flowwarden restore "), "{}", reports[0].message);
         assert_eq!(scene.look(), []);
         scene.again(true);
-        let told = scene.heals();
-        assert_eq!(Scene::outcomes(&told), [Outcome::Restored]);
-        assert!(told[0].message.contains("was gone when the guard started and is healed"), "{}", told[0].message);
+        let reports = scene.heals();
+        assert_eq!(Scene::outcomes(&reports), [Outcome::Restored]);
+        assert!(
+            reports[0].message.contains("was missing when the guard started and has been restored"),
+            "{}",
+            reports[0].message
+        );
         assert_eq!(scene.content(), "good");
         // Whose end was wanted does not come back.
         fs::remove_file(&scene.path).unwrap();
@@ -932,15 +951,19 @@ mod tests {
     fn what_is_too_large_or_no_file_is_reported_once_with_its_fix() {
         let mut scene = scene();
         fs::File::create(&scene.path).unwrap().set_len(MAX_BYTES + 1).unwrap();
-        let told = scene.looks();
-        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
-        let message = &told[0].message;
+        let reports = scene.looks();
+        assert_eq!(Scene::outcomes(&reports), [Outcome::Failed]);
+        let message = &reports[0].message;
         assert!(message.contains("larger than 8 MiB") && message.contains("`heal = true` out of rule r"), "{message}");
         assert_eq!(scene.look(), []);
         fs::remove_file(&scene.path).unwrap();
         fs::create_dir(&scene.path).unwrap();
-        let told = scene.looks();
-        assert!(told[0].message.contains("no regular file") && told[0].message.contains("mv "), "{}", told[0].message);
+        let reports = scene.looks();
+        assert!(
+            reports[0].message.contains("no regular file") && reports[0].message.contains("mv "),
+            "{}",
+            reports[0].message
+        );
         assert_eq!(scene.look(), []);
     }
 
@@ -949,17 +972,17 @@ mod tests {
         let mut scene = scene();
         let good = scene.directory.path().join("state/good");
         fs::remove_dir(&good).unwrap();
-        let told = scene.looks();
-        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
-        assert!(told[0].message.contains("cannot be healed: state "), "{}", told[0].message);
+        let reports = scene.looks();
+        assert_eq!(Scene::outcomes(&reports), [Outcome::Failed]);
+        assert!(reports[0].message.contains("cannot be healed: state "), "{}", reports[0].message);
         assert_eq!(scene.look(), []);
         scene.again(true);
         assert_eq!(scene.look(), [Outcome::Kept]);
         let kept = fs::read_dir(&good).unwrap().next().unwrap().unwrap().path();
         fs::write(kept, "nonsense").unwrap();
-        let told = scene.looks();
-        assert_eq!(Scene::outcomes(&told), [Outcome::Failed]);
-        assert!(told[0].message.contains("`flowwarden accept "), "{}", told[0].message);
+        let reports = scene.looks();
+        assert_eq!(Scene::outcomes(&reports), [Outcome::Failed]);
+        assert!(reports[0].message.contains("`flowwarden accept "), "{}", reports[0].message);
         scene.meets(act("r"));
         assert_eq!((scene.heal(), scene.look()), (vec![], vec![]));
     }

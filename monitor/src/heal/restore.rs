@@ -1,4 +1,4 @@
-//! Putting a copy back in its place, in a directory that an attacker may write to.
+//! Restores a copy in a directory that an attacker may write to.
 
 use std::{
     ffi::{CString, OsStr},
@@ -16,14 +16,13 @@ use rustix::fs::{
 
 use super::copy::{Copy, FileCopy};
 
-/// How often it is tried when somebody else is at the same names.
+/// Attempts while another process changes the same names.
 const TRIES: usize = 5;
 
-/// Puts a copy back. Answers with where the evil thing was left when it is something that cannot be replaced by a file, a
-/// directory for one.
+/// Restores a copy. Returns the new path of what had the file's name and cannot be replaced by a file, such as a directory.
 ///
-/// The directory is reached without following links. The file is written under a name that nobody can guess, and moved
-/// over whatever is there; then it is looked at whether that is what is there now.
+/// The directory is opened without following links. The file is written under a random name and renamed over what has its
+/// name; then the result is verified.
 pub(super) fn restore(path: &Path, copy: &Copy) -> io::Result<Option<PathBuf>> {
     let (parent, name) = path.parent().zip(path.file_name()).ok_or_else(|| io::Error::other("the path has no name"))?;
     let directory = openat2(
@@ -83,7 +82,7 @@ pub(super) fn restore(path: &Path, copy: &Copy) -> io::Result<Option<PathBuf>> {
     Err(io::Error::other("another process keeps putting something else in its place"))
 }
 
-/// A name in a directory that must not stay there: what cannot be put in place is tried again and again.
+/// A temporary name in a directory, removed on drop.
 struct Temporary<'a> {
     directory: &'a OwnedFd,
     name: CString,
@@ -156,8 +155,8 @@ mod tests {
     #[test]
     fn whatever_took_the_place_of_the_file_it_comes_back() {
         let (_directory, path, copy) = place();
-        let evils: [&dyn Fn(); 4] = [
-            &|| fs::write(&path, "evil").unwrap(),
+        let tampers: [&dyn Fn(); 4] = [
+            &|| fs::write(&path, "tampered").unwrap(),
             &|| fs::remove_file(&path).unwrap(),
             &|| {
                 fs::remove_file(&path).unwrap();
@@ -165,8 +164,8 @@ mod tests {
             },
             &|| fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap(),
         ];
-        for evil in evils {
-            evil();
+        for tamper in tampers {
+            tamper();
             assert_eq!(restore(&path, &copy).unwrap(), None);
             check(&path, &copy, 0);
         }
@@ -177,9 +176,9 @@ mod tests {
         let (_directory, path, copy) = place();
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        fs::write(path.join("x"), "evil").unwrap();
+        fs::write(path.join("x"), "tampered").unwrap();
         let aside = restore(&path, &copy).unwrap().unwrap();
-        assert_eq!(fs::read_to_string(aside.join("x")).unwrap(), "evil");
+        assert_eq!(fs::read_to_string(aside.join("x")).unwrap(), "tampered");
         check(&path, &copy, 1);
     }
 
@@ -188,10 +187,10 @@ mod tests {
         let (_directory, path, copy) = place();
         let alias = path.with_file_name("alias.js");
         fs::hard_link(&path, &alias).unwrap();
-        fs::write(&alias, "evil").unwrap();
+        fs::write(&alias, "tampered").unwrap();
         restore(&path, &copy).unwrap();
         check(&path, &copy, 1);
-        assert_eq!(fs::read_to_string(&alias).unwrap(), "evil");
+        assert_eq!(fs::read_to_string(&alias).unwrap(), "tampered");
         assert_eq!(fs::metadata(&path).unwrap().nlink(), 1);
     }
 
@@ -213,7 +212,7 @@ mod tests {
         symlink("real.js", &path).unwrap();
         let copy = Copy::take(&path).unwrap().unwrap();
         fs::remove_file(&path).unwrap();
-        fs::write(&path, "evil").unwrap();
+        fs::write(&path, "tampered").unwrap();
         restore(&path, &copy).unwrap();
         check(&path, &copy, 0);
     }

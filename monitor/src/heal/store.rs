@@ -1,4 +1,4 @@
-//! Good copies and evidence on disk, in the state directory.
+//! Baselines and evidence in the state directory.
 
 use std::{
     fs, io,
@@ -17,19 +17,19 @@ use super::{
 };
 use journal::state::{State, StateError};
 
-/// Which files are healed, for commands that run beside the guard.
+/// List of healed files, for commands that run beside the guard.
 const LIST: &str = "healed.json";
-/// Most pieces of evidence that are kept, and most bytes; then the oldest go.
+/// Most tampered copies that are kept, and their most bytes. The oldest are evicted.
 const MAX_EVIDENCE: usize = 256;
 const MAX_EVIDENCE_BYTES: u64 = 64 << 20;
 
-/// Why a copy cannot be kept or had.
+/// Why a copy cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The state directory fails.
+    /// The state directory cannot be read or written.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The file fails.
+    /// The file cannot be read or written.
     #[error("{path}: {source}")]
     File {
         /// The file.
@@ -42,17 +42,17 @@ pub enum StoreError {
     Obstacle {
         /// The file.
         path: PathBuf,
-        /// What is in the way.
+        /// The obstacle.
         obstacle: Obstacle,
     },
     /// No rule heals the file.
-    #[error("no good copy of {0} is kept: the guard keeps one while it runs with a rule for it that has `heal = true`")]
+    #[error("{0} has no baseline: the guard keeps one while it runs with a rule for the file that has `heal = true`")]
     NoCopy(PathBuf),
     /// A rule heals the file, and its content has not been accepted.
-    #[error("{0} has no baseline: look at the file, then `flowwarden accept {path}`", path = quoted(.0))]
+    #[error("{0} has no accepted baseline: review the file, then `flowwarden accept {path}`", path = quoted(.0))]
     NoBaseline(PathBuf),
     /// The copy was changed or cut.
-    #[error("the good copy of {0} cannot be read: look at the file, then type `flowwarden accept` for it again")]
+    #[error("the baseline of {0} cannot be read: review the file, then run `flowwarden accept` for it again")]
     Broken(PathBuf),
 }
 
@@ -75,7 +75,7 @@ impl Mark {
     }
 }
 
-/// A place of a file that is healed.
+/// A path of a healed file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
     /// The file, as the rule names it.
@@ -164,7 +164,7 @@ impl Store {
         self.good.remove(&name(place))
     }
 
-    /// The good copy of what is at a place; `None` when none was ever taken.
+    /// The baseline of a path; `None` if none was taken.
     pub fn good(&self, place: &Path) -> Result<Option<Copy>, StoreError> {
         let Some(bytes) = self.good.read(&name(place))? else { return Ok(None) };
         Copy::from_bytes(&bytes).map(Some).ok_or_else(|| StoreError::Broken(place.to_owned()))

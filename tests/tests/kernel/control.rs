@@ -57,7 +57,7 @@ fn a_reload_waits_and_its_exit_code_says_what_came_of_it() -> Result<()> {
     for fault in [place("mod =")?, place("= 7")?] {
         ensure!(refused.errors.lines().any(|line| line.starts_with(&fault)), "no {fault}: {refused:?}");
     }
-    ensure!(refused.errors.contains("the old one stays in force"), "{refused:?}");
+    ensure!(refused.errors.contains("the old policy remains in force"), "{refused:?}");
     ensure!(!is_open(&stand_in)?, "a faulty policy has taken the old one away");
 
     fs::remove_file(&file)?;
@@ -154,6 +154,6 @@ fn what_enforces_without_a_guard_is_named_with_the_way_out() -> Result<()> {
         ensure!(!all.contains(&way_out), "{what}: {answer:?}");
     }
     let answer = detach_elsewhere()?;
-    ensure!(strangers || (answer.code == Some(0) && answer.text.contains("nothing is pinned here")), "{answer:?}");
+    ensure!(strangers || (answer.code == Some(0) && answer.text.contains("no programs are pinned here")), "{answer:?}");
     Ok(())
 }

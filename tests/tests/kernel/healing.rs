@@ -74,7 +74,7 @@ impl Step {
         Self::Said("has just come to be"),
         Self::Journaled("has just come to be"),
         Self::Copied,
-        Self::Said("a good copy of"),
+        Self::Said("baseline of"),
         Self::Said(MADE),
         Self::Journaled(MADE),
     ];
@@ -213,9 +213,9 @@ fn a_file_that_is_accepted_to_be_gone_stays_away() -> Result<()> {
     let guard = Guard::start(Some(&policy), &stand_in.cgroup, &TRACEPOINT)?;
     let mark = guard.console().mark();
     fs::remove_file(&path)?;
-    guard.console().wait_for(mark, "old.js is gone, and a good copy is kept", PATIENCE)?;
+    guard.console().wait_for(mark, "old.js is missing; its baseline is kept", PATIENCE)?;
     let accepted = by_hand("accept", &guard, &path)?;
-    ensure!(accepted.code == Some(0) && accepted.text.contains("is gone"), "{accepted:?}");
+    ensure!(accepted.code == Some(0) && accepted.text.contains("is missing"), "{accepted:?}");
     let guard = guard.start_again(&stand_in.cgroup, &TRACEPOINT)?;
     ensure!(!path.exists(), "it is back");
     file(&stand_in, &path)?;
@@ -442,7 +442,7 @@ impl Small {
         let failures: Vec<_> = failures(&new, path).collect();
         ensure!(failures.len() == 1 && says(failures[0].pointer_text("/message")), "{failures:#?}");
         let lines: Vec<_> =
-            guard.console().since(mark).into_iter().filter(|line| line.contains("cannot be healed")).collect();
+            guard.console().since(mark).into_iter().filter(|line| line.contains("cannot be restored")).collect();
         ensure!(lines.len() == 1 && says(&lines[0]), "{lines:#?}");
         let left: Vec<_> = fs::read_dir(directory(path))?.flatten().map(|entry| entry.file_name()).collect();
         ensure!(left.iter().filter(|name| name.to_string_lossy().starts_with(".flowwarden-")).count() <= 1, "{left:?}");

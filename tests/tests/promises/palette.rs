@@ -78,14 +78,14 @@ fn prove(preset: &str, scripts: &Value) -> Result<()> {
     let report = reported(&guard, "1 packages added, 0 removed, 0 updated; settings.js as it was")?;
     let uninstall = format!("npm uninstall --ignore-scripts {}", package::NAME);
     ensure!(report.contains(&format!("added: {} 1.0.0", package::NAME)) && report.contains(&uninstall), "{report}");
-    let ran = report.contains(&format!("when it is installed: {}", package::NAME));
+    let ran = report.contains(&format!("has install scripts: {}", package::NAME));
     ensure!(ran == scripts.get("postinstall").is_some(), "{report}");
     // What npm was made to run is told, and the report can be decided on once.
     ensure!(report.contains("ran: /") && report.contains("node -e 0") == ran, "{report}");
-    let revert = report.lines().find_map(|line| line.rsplit_once("take it back: flowwarden maintenance "));
+    let revert = report.lines().find_map(|line| line.rsplit_once("to revert: flowwarden maintenance "));
     let (_, revert) = revert.context("no id")?;
     let told = guard.asks(revert)?;
-    ensure!(told.contains(&uninstall) && told.contains("no file that is healed was changed"), "{told}");
+    ensure!(told.contains(&uninstall) && told.contains("no healed file was changed"), "{told}");
     let again = guard.maintenance(revert)?;
     ensure!(again.code != Some(0) && again.errors.contains("were reverted before"), "{again:?}");
     ensure!(is_installed(&scene), "npm is left to a person");

@@ -1,7 +1,8 @@
 //! Events as OCSF 1.8.0, profiles `host` and `security_control`.
 //!
-//! Classes: 1001 File System Activity, 1007 Process Activity, 4001 Network Activity for what was met ([`record`](crate::record)), 6002
-//! Application Lifecycle for the guard itself. What OCSF has no place for is in `unmapped`, flat.
+//! Classes of operations: 1001 File System Activity, 1007 Process Activity, 4001 Network Activity. Class of incidents: 2004
+//! Detection Finding. Class of healed files: 7002 File Remediation Activity. Class of the guard itself: 6002 Application
+//! Lifecycle. What OCSF has no attribute for is in `unmapped`, flat.
 
 mod disposition;
 mod severity;
