@@ -119,8 +119,8 @@ fn a_missing_file_is_one_error_with_its_fix() {
     for (command, code, told) in [
         (&["check", "missing.toml"][..], 2, "flowwarden: missing.toml: No such file or directory (os error 2)\n"),
         (&["check", "empty"], 2, "flowwarden: empty: it is a directory\n"),
-        (&["check", "/dev/zero"], 2, "flowwarden: /dev/zero: it is no regular file\n"),
-        (&["check", "binary.toml"], 2, "binary.toml:2:1: a byte that is no UTF-8: is this a policy?\n"),
+        (&["check", "/dev/zero"], 2, "flowwarden: /dev/zero: it is not a regular file\n"),
+        (&["check", "binary.toml"], 2, "binary.toml:2:1: invalid UTF-8; is this a policy file?\n"),
         (&["journal", "query", "--journal", "empty"], 1, none),
         (&["journal", "export", "--journal", "empty", "--format", "ecs"], 1, none),
         (&["journal", "verify", "--journal", "empty"], 1, none),

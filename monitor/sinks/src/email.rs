@@ -175,7 +175,7 @@ mod tests {
     use crate::config::EmailTransport;
 
     fn incident(number: u64, disposition: &str) -> Message {
-        let event = json!({ "class_uid": FINDING, "message": "incident begins: x", "disposition": disposition,
+        let event = json!({ "class_uid": FINDING, "message": "incident opened: x", "disposition": disposition,
             "remediation": { "desc": "look at y" }, "metadata": { "uid": format!("u-{number}"), "sequence": number },
             "unmapped": { "instance": "plant-a", "rule": "keys", "verdicts": { "deny": 1 } } });
         Message { event, text: Vec::new() }
@@ -214,7 +214,7 @@ mod tests {
             "To: o@x.example\r\n",
             "Auto-Submitted: auto-generated\r\n",
             "Message-ID: <u-7.u-7.1@flowwarden.invalid>\r\n",
-            "\r\nincident begins: x\r\n\r\nWhat to do: look at y\r\n\r\nMore: flowwarden explain 7 (event u-7)\r\n",
+            "\r\nincident opened: x\r\n\r\nWhat to do: look at y\r\n\r\nMore: flowwarden explain 7 (event u-7)\r\n",
         ] {
             assert!(text.contains(part), "{part:?} is not in {text}");
         }

@@ -16,7 +16,7 @@ use policy::{
 /// Largest policy file.
 const MAX_BYTES: u64 = 32 << 20;
 
-/// A policy file that cannot be used. Nothing of it is applied.
+/// A policy file that cannot be used. No part of it is applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -27,12 +27,12 @@ pub enum ConfigError {
         /// The cause.
         source: io::Error,
     },
-    /// The file is wrong.
+    /// The file is invalid.
     #[error("{}", render(path, faults))]
     Faulty {
         /// The file.
         path: PathBuf,
-        /// All that was found, in the order of the file.
+        /// All faults, in the order of the file.
         faults: Vec<Fault>,
     },
 }
@@ -42,7 +42,7 @@ fn render(path: &Path, faults: &[Fault]) -> String {
     lines.join("\n")
 }
 
-/// Reads, parses and validates a policy file; the warnings come beside it.
+/// Reads, parses and validates a policy file. Returns warnings with it.
 pub fn read(path: &Path, host: &dyn host::Host) -> Result<(Config, Vec<Fault>), ConfigError> {
     let config = load(path, host)?;
     let warnings = host::warn(&config.policy, host);
@@ -55,7 +55,7 @@ pub fn load(path: &Path, host: &dyn host::Host) -> Result<Config, ConfigError> {
     let named = std::path::absolute(path).map_err(unreadable)?;
     let real = fs::canonicalize(path).map_err(unreadable)?;
     let refused = |faults| ConfigError::Faulty { path: path.to_owned(), faults };
-    // Once opened, the text that is judged is the text that is used, whatever happens to the name.
+    // The text is read once: what is validated is what is used, whatever happens to the path.
     let text = text(bytes(&real).map_err(unreadable)?).map_err(|fault| refused(vec![fault]))?;
     let config = super::parse(&text).map_err(refused)?;
     let policy = &config.policy;
@@ -67,21 +67,21 @@ pub fn load(path: &Path, host: &dyn host::Host) -> Result<Config, ConfigError> {
     if faults.is_empty() { Ok(config) } else { Err(refused(faults)) }
 }
 
-/// What is in a file, if it is one: whoever waits for a pipe, or reads a device to its end, guards nothing.
+/// Content of a regular file. The guard must not block on a pipe or read a device.
 fn bytes(path: &Path) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let kind = file.metadata()?.file_type();
     if !kind.is_file() {
-        return Err(io::Error::other(if kind.is_dir() { "it is a directory" } else { "it is no regular file" }));
+        return Err(io::Error::other(if kind.is_dir() { "it is a directory" } else { "it is not a regular file" }));
     }
     let mut bytes = Vec::new();
     if file.take(MAX_BYTES + 1).read_to_end(&mut bytes)? as u64 > MAX_BYTES {
-        return Err(io::Error::other(format!("it has more than {} MiB", MAX_BYTES >> 20)));
+        return Err(io::Error::other(format!("larger than {} MiB", MAX_BYTES >> 20)));
     }
     Ok(bytes)
 }
 
-/// The text that bytes are.
+/// Decodes UTF-8.
 fn text(bytes: Vec<u8>) -> Result<String, Fault> {
     String::from_utf8(bytes).map_err(|error| {
         let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
@@ -90,7 +90,7 @@ fn text(bytes: Vec<u8>) -> Result<String, Fault> {
         Fault {
             line: before.matches('\n').count() + 1,
             column: line.chars().count() + 1,
-            what: "a byte that is no UTF-8: is this a policy?".to_owned(),
+            what: "invalid UTF-8; is this a policy file?".to_owned(),
         }
     })
 }
@@ -162,7 +162,7 @@ mod tests {
             format!("{shown}:4:11: there is no user \"nobody-here\" on this machine")
         );
         let binary = [GOOD.as_bytes(), "größe: #  ".as_bytes(), &[0xff]].concat();
-        assert_eq!(refused(&binary), format!("{shown}:6:11: a byte that is no UTF-8: is this a policy?"));
+        assert_eq!(refused(&binary), format!("{shown}:6:11: invalid UTF-8; is this a policy file?"));
     }
 
     #[test]
@@ -172,15 +172,15 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
         for (path, why) in [
             (directory.path(), "it is a directory"),
-            (&pipe, "it is no regular file"),
-            (Path::new("/dev/zero"), "it is no regular file"),
+            (&pipe, "it is not a regular file"),
+            (Path::new("/dev/zero"), "it is not a regular file"),
             (Path::new("/nowhere/policy.toml"), "No such file or directory (os error 2)"),
         ] {
             assert_eq!(refused(path), format!("{}: {why}", path.display()));
         }
         let large = directory.path().join("large");
         fs::File::create(&large).unwrap().set_len(MAX_BYTES + 1).unwrap();
-        assert_eq!(refused(&large), format!("{}: it has more than 32 MiB", large.display()));
+        assert_eq!(refused(&large), format!("{}: larger than 32 MiB", large.display()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use policy::toml_reader::{Reader, Table, Value};
 
 const MIB: u64 = 1 << 20;
 
-/// Reads the table; what is not given is as by default.
+/// Reads the table. Missing keys have their defaults.
 pub(super) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Limits {
     let mut limits = Limits::default();
     let Some(value) = value else { return limits };
@@ -39,7 +39,7 @@ pub(super) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Limits
     limits
 }
 
-/// A time: `90days`, `12h`.
+/// A duration: `90days`, `12h`.
 fn age(reader: &mut Reader<'_>, value: &Value<'_>) -> Option<Duration> {
     let text = reader.string(value, "`max-age`")?;
     match humantime::parse_duration(text) {

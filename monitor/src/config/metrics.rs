@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use policy::toml_reader::{Reader, Table, Value};
 
-/// Where the page is when the table says nothing else: on loopback.
+/// Default address: loopback.
 const DEFAULT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 9464);
 
-/// Reads the table; there is no page without it.
+/// Reads the table. Without it metrics are not served.
 pub(super) fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Option<SocketAddr> {
     let value = value?;
     let Some(table) = value.get_ref().as_table() else {

@@ -3,14 +3,14 @@
 use monitor_common::Verdict;
 use serde_json::{Value, json};
 
-use crate::incident::{Incident, OVERFLOW, Outcome, Phase, mend::mend};
+use crate::incident::{Incident, OVERFLOW, Outcome, Phase, remediation::remediation};
 use journal::{
     format::rfc3339_seconds,
     ocsf::{Attack, Disposition, FINDING, device, metadata, now_ms},
 };
 use node_red::deploys::editor::Deploy;
 
-/// An incident as an event.
+/// An incident as an OCSF event.
 #[must_use]
 pub fn finding(phase: Phase, incident: &Incident) -> Value {
     let (activity, name) = match phase {
@@ -21,7 +21,7 @@ pub fn finding(phase: Phase, incident: &Incident) -> Value {
     let (status, status_name) = match phase {
         Phase::Create => (1, "New"),
         Phase::Update => (2, "In Progress"),
-        // That it is over does not say that somebody has looked.
+        // The end of an incident does not mean that it was investigated.
         Phase::Close | Phase::Stop => (99, "Ended"),
     };
     let disposition = match (incident.verdict, incident.outcome) {
@@ -57,7 +57,7 @@ pub fn finding(phase: Phase, incident: &Incident) -> Value {
             "last_seen_time": incident.last_ms,
             "analytic": { "uid": incident.rule, "name": incident.rule, "desc": incident.rule_text, "type_id": 1, "type": "Rule" },
         },
-        "remediation": { "desc": mend(incident) },
+        "remediation": { "desc": remediation(incident) },
         "evidences": [incident.evidence],
         "unmapped": {
             "rule": incident.rule,
@@ -84,41 +84,41 @@ pub fn finding(phase: Phase, incident: &Incident) -> Value {
     out
 }
 
-/// Adds who deployed last.
+/// Adds the last deploy as a hint.
 pub fn hint(event: &mut Value, deploy: &Deploy) {
     event["unmapped"]["last_deploy"] = deploy.json();
-    let mend = event["remediation"]["desc"].as_str().unwrap_or_default();
-    event["remediation"]["desc"] = format!("{mend} {}", deploy.words()).into();
+    let remediation = event["remediation"]["desc"].as_str().unwrap_or_default();
+    event["remediation"]["desc"] = format!("{remediation} {}", deploy.words()).into();
 }
 
-/// Names it; the same for as long as it is open.
+/// Title of an incident, constant while it is open.
 fn title(incident: &Incident) -> String {
     let what = match incident.outcome {
         Outcome::Stopped => "stopped",
-        Outcome::Alert => "met, and only watched",
-        Outcome::Logged => "met, as it is to log",
-        Outcome::Lifted => "lifted by a maintenance window",
+        Outcome::Alert => "matched, observed only",
+        Outcome::Logged => "matched, logged",
+        Outcome::Exempted => "exempted by a maintenance window",
     };
     if incident.rule == OVERFLOW {
-        return format!("too many incidents at once: events of others, {what}");
+        return format!("too many incidents: events of further rules, {what}");
     }
     format!("rule {} of instance {}: {what}", incident.rule, incident.instance)
 }
 
-/// For a person: what it is, how often, and an example.
+/// Message of an incident: title, count and an example.
 fn sentence(phase: Phase, incident: &Incident) -> String {
     let Incident { count, new, example, .. } = incident;
     let title = title(incident);
     let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
     let (first, last) = (rfc3339_seconds(incident.first_ms), rfc3339_seconds(incident.last_ms));
     match phase {
-        Phase::Create => format!("incident begins: {title}: {example}"),
+        Phase::Create => format!("incident opened: {title}: {example}"),
         Phase::Update => {
-            format!("incident goes on: {title}: {times} since {first}, {new} of them new; first: {example}")
+            format!("incident continues: {title}: {times} since {first}, {new} new; first: {example}")
         }
-        Phase::Close => format!("incident is over: {title}: {times}, from {first} to {last}; first: {example}"),
+        Phase::Close => format!("incident closed: {title}: {times}, from {first} to {last}; first: {example}"),
         Phase::Stop => {
-            format!("incident is open while the guard ends: {title}: {times}, from {first} to {last}; first: {example}")
+            format!("incident open when the guard stopped: {title}: {times}, from {first} to {last}; first: {example}")
         }
     }
 }
@@ -133,7 +133,7 @@ mod tests {
         record::{activity::Activity, sentence},
     };
 
-    fn told(phase: Phase, verdict: Verdict, path: &str, times: usize) -> Value {
+    fn finding_of(phase: Phase, verdict: Verdict, path: &str, times: usize) -> Value {
         let (mut incidents, event) = (Incidents::default(), event(1, verdict, path, 443));
         let sentence = sentence::sentence(&event);
         let activity = Activity::new(&event, &sentence);
@@ -148,7 +148,7 @@ mod tests {
         for phase in [Phase::Create, Phase::Update, Phase::Close, Phase::Stop] {
             for verdict in [Verdict::Log, Verdict::Deny, Verdict::Kill] {
                 for path in ["settings.js", ""] {
-                    journal::testing::valid(&told(phase, verdict, path, 3));
+                    journal::testing::valid(&finding_of(phase, verdict, path, 3));
                 }
             }
         }
@@ -156,29 +156,30 @@ mod tests {
 
     #[test]
     fn a_hint_says_that_it_is_not_verified_and_is_valid() {
-        let mut event = told(Phase::Create, Verdict::Deny, "settings.js", 1);
+        let mut event = finding_of(Phase::Create, Verdict::Deny, "settings.js", 1);
         let (event_name, user) = ("flows.set".to_owned(), Some("ann".to_owned()));
         hint(&mut event, &Deploy { event: event_name, user, address: None, time_ms: 5 });
         journal::testing::valid(&event);
         assert_eq!(event["unmapped"]["last_deploy"]["verified"], false);
-        let mend = event["remediation"]["desc"].as_str().unwrap();
+        let remediation = event["remediation"]["desc"].as_str().unwrap();
         assert!(
-            mend.starts_with("If nobody") && mend.contains("not verified: by Node-RED's own log ann deployed"),
-            "{mend}"
+            remediation.starts_with("If this was not wanted")
+                && remediation.contains("not verified: by Node-RED's own log ann deployed"),
+            "{remediation}"
         );
     }
 
     #[test]
     fn it_says_how_often_by_which_rule_and_what_to_do() {
-        let event = told(Phase::Close, Verdict::Deny, "settings.js", 10_000);
+        let event = finding_of(Phase::Close, Verdict::Deny, "settings.js", 10_000);
         let message = event["message"].as_str().unwrap();
         assert!(
-            message.starts_with("incident is over: rule rule-1 of instance plant-0: stopped: 10000 times, from "),
+            message.starts_with("incident closed: rule rule-1 of instance plant-0: stopped: 10000 times, from "),
             "{message}"
         );
         assert_eq!((&event["count"], &event["severity_id"]), (&10_000.into(), &4.into()));
         assert_eq!(event["finding_info"]["analytic"]["uid"], "rule-1");
-        assert!(event["remediation"]["desc"].as_str().unwrap().contains("If it was wanted"));
+        assert!(event["remediation"]["desc"].as_str().unwrap().contains("If this was wanted"));
         assert_eq!(event["evidences"][0]["process"]["pid"], 7);
         assert!(event["unmapped"]["verdict"].is_null(), "it is no event of its own");
     }

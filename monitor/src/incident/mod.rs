@@ -1,11 +1,11 @@
-//! Incidents: what belongs together among what was met is told once, counted, and told again while it goes on.
+//! Incidents: related events are counted and reported once, and again while they continue.
 //!
 //! Every event with a verdict belongs to exactly one incident and names it, so the counts of all incidents add up to the
-//! events. A rule says what belongs together; where no rule has spoken, what was reached does. What was stopped, what was
-//! only watched, and what a maintenance window let through are incidents of their own.
+//! number of events. Events are grouped by rule, or by the accessed object where a class default decided. Denied, observed and
+//! exempted operations are separate incidents.
 
 pub mod finding;
-pub mod mend;
+pub mod remediation;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,32 +25,32 @@ use serde_json::Value;
 use crate::record::{activity::Activity, decode::Record, enrich::Enriched};
 use journal::{chain::Mark, ocsf::address, text::terminal::shown};
 
-/// Most incidents that are open at once; what comes beyond is counted in one.
-pub const MOST_OPEN: usize = 512;
-/// Most incidents for what one class default has met; what comes beyond is counted in one.
-const MOST_OF_A_DEFAULT: usize = 8;
-/// Most things that an incident names.
-const MOST_NAMED: usize = 8;
-/// An incident is over when nothing more has come for this long.
+/// Most open incidents. Further events are counted in one incident, [`OVERFLOW`].
+pub const MAX_OPEN: usize = 512;
+/// Most open incidents of one class default. Further events are counted in one incident without an object.
+const MAX_OPEN_PER_DEFAULT: usize = 8;
+/// Most objects that an incident names.
+const MAX_OBJECTS: usize = 8;
+/// An incident is closed after this time without an event.
 pub const QUIET: Duration = Duration::from_mins(5);
-/// How soon one that goes on is told again; each time it takes twice as long,
+/// Time to the first update of an incident that continues. It doubles with each update
 const FIRST_UPDATE: Duration = Duration::from_secs(10);
-/// up to this.
+/// up to this time.
 const LAST_UPDATE: Duration = Duration::from_hours(1);
-/// Id of the rule that stands for all others when there are too many incidents.
+/// Rule id of the incident that counts the events beyond [`MAX_OPEN`].
 pub const OVERFLOW: &str = "(overflow)";
 
-/// What became of the operations of an incident.
+/// Outcome of the operations of an incident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// They were denied, or who tried was killed.
+    /// They were denied, or the process was killed.
     Stopped,
-    /// The policy wants them stopped, and they were only logged.
+    /// They were only logged; the policy wants them denied.
     Alert,
     /// They were logged, as the policy wants.
     Logged,
-    /// A maintenance window has let them through.
-    Lifted,
+    /// A maintenance window exempted them from the rule.
+    Exempted,
 }
 
 impl Outcome {
@@ -58,7 +58,7 @@ impl Outcome {
         if record.verdict >= Verdict::Deny {
             Self::Stopped
         } else if record.event.flags & FLAG_MAINTENANCE != 0 {
-            Self::Lifted
+            Self::Exempted
         } else if record.wanted >= Verdict::Deny {
             Self::Alert
         } else {
@@ -73,97 +73,97 @@ impl Outcome {
             Self::Stopped => "stopped",
             Self::Alert => "alert",
             Self::Logged => "logged",
-            Self::Lifted => "lifted",
+            Self::Exempted => "exempted",
         }
     }
 }
 
-/// What is told of an incident.
+/// Phase of an incident that is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It has begun.
+    /// It was opened.
     Create,
-    /// It goes on, or has become graver.
+    /// It continues, or a stricter verdict was reached.
     Update,
-    /// It is over: nothing more has come for a while.
+    /// It is closed: no event for [`QUIET`].
     Close,
-    /// The guard ends, and counts no more.
+    /// The guard stops.
     Stop,
 }
 
-/// What events of one incident have in common.
+/// Events of one incident share a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     instance: String,
     rule: String,
     outcome: Outcome,
-    /// Where no rule has spoken: what was reached. Empty for what is beyond the bound.
+    /// The accessed object where a class default decided. Empty for rules and beyond the bound.
     object: String,
 }
 
 /// An incident.
 #[derive(Clone, Debug)]
 pub struct Incident {
-    /// The same for as long as it is open.
+    /// Its identifier while it is open.
     pub uid: Arc<str>,
-    /// Name of the instance; empty for the one that stands for many.
+    /// Name of the instance; empty for [`OVERFLOW`].
     pub instance: String,
     /// Id of the rule, or [`OVERFLOW`].
     pub rule: String,
-    /// What the rule says.
+    /// Text of the rule.
     pub rule_text: String,
-    /// ATT&CK techniques that the rule is about.
+    /// ATT&CK techniques of the rule.
     pub techniques: Vec<String>,
-    /// The window in which the rule only logs.
+    /// The kind of maintenance window in which the rule only logs.
     pub maintenance: Option<Maintenance>,
-    /// What kind of operation began it.
+    /// Class of the first operation.
     pub class: Option<Class>,
-    /// What became of them.
+    /// Outcome of the operations.
     pub outcome: Outcome,
-    /// The gravest verdict.
+    /// The strictest verdict.
     pub verdict: Verdict,
-    /// How many events there were with each verdict.
+    /// Number of events by verdict.
     pub verdicts: BTreeMap<&'static str, u64>,
-    /// How many there were.
+    /// Number of events.
     pub count: u64,
-    /// How many of them came since it was told last.
+    /// Number of events since the last report.
     pub new: u64,
-    /// When the first one was, in milliseconds since 1970.
+    /// Time of the first event, in milliseconds since 1970.
     pub first_ms: i64,
-    /// When the last one was.
+    /// Time of the last event.
     pub last_ms: i64,
-    /// Files, programs and addresses, the first of them.
+    /// The first files, programs and addresses.
     pub objects: BTreeSet<String>,
-    /// There were more of them.
+    /// There are more objects than are named.
     pub more_objects: bool,
-    /// The first event as a sentence.
+    /// Message of the first event.
     pub example: String,
-    /// Where the first event's id is noted.
+    /// Mark of the first event in the journal.
     pub mark: Mark,
-    /// Who it was and what was reached, of the first event.
+    /// Process and object of the first event.
     pub evidence: Value,
     seen: Instant,
     due: Instant,
     wait: Duration,
 }
 
-/// Which incident an event belongs to.
+/// The incident of an event.
 #[derive(Debug)]
 pub struct Noted<'a> {
     /// The incident.
     pub incident: &'a Incident,
-    /// What is to be told of it right away.
+    /// The phase to report now.
     pub phase: Option<Phase>,
 }
 
-/// The incidents that are open.
+/// The open incidents.
 #[derive(Debug, Default)]
 pub struct Incidents {
     open: BTreeMap<Key, Incident>,
 }
 
 impl Incidents {
-    /// Counts an event, which the journal has as `activity`.
+    /// Counts an event whose journal entry is `activity`.
     pub fn note(&mut self, enriched: &Enriched, activity: &Activity<'_>, now: Instant) -> Noted<'_> {
         let record = &enriched.record;
         let key = self.key(enriched);
@@ -194,7 +194,7 @@ impl Incidents {
             due: now + FIRST_UPDATE,
             wait: FIRST_UPDATE,
         });
-        let graver = record.verdict > incident.verdict;
+        let stricter = record.verdict > incident.verdict;
         incident.count += 1;
         incident.new += 1;
         *incident.verdicts.entry(record.verdict.name()).or_default() += 1;
@@ -204,12 +204,12 @@ impl Incidents {
         incident.seen = now;
         let object = enriched.tunnel.as_ref().map_or_else(|| object(record), |tunnel| shown(tunnel.domain.as_bytes()));
         if !object.is_empty() && !incident.objects.contains(&object) {
-            incident.more_objects |= incident.objects.len() >= MOST_NAMED;
+            incident.more_objects |= incident.objects.len() >= MAX_OBJECTS;
             if !incident.more_objects {
                 incident.objects.insert(object);
             }
         }
-        let phase = match (created, graver) {
+        let phase = match (created, stricter) {
             (true, _) => Some(Phase::Create),
             (_, true) => Some(Phase::Update),
             _ => None,
@@ -217,34 +217,34 @@ impl Incidents {
         Noted { incident, phase }
     }
 
-    /// The incident that was told has nothing new now.
-    pub fn told(&mut self, uid: &str) {
+    /// Takes note that an incident was reported.
+    pub fn reported(&mut self, uid: &str) {
         if let Some(incident) = self.open.values_mut().find(|incident| *incident.uid == *uid) {
             incident.new = 0;
         }
     }
 
-    /// What there is to tell of incidents that go on, and of those that are over, which are open no more.
+    /// Reports that are due: updates of incidents that continue, and closed incidents, which are removed.
     pub fn tick(&mut self, now: Instant) -> Vec<(Phase, Incident)> {
         let over = self.open.extract_if(.., |_, incident| now.saturating_duration_since(incident.seen) >= QUIET);
-        let mut told: Vec<_> = over.map(|(_, incident)| (Phase::Close, incident)).collect();
+        let mut due: Vec<_> = over.map(|(_, incident)| (Phase::Close, incident)).collect();
         for incident in self.open.values_mut().filter(|incident| incident.due <= now) {
             incident.wait = LAST_UPDATE.min(incident.wait * 2);
             incident.due = now + incident.wait;
             if incident.new > 0 {
-                told.push((Phase::Update, incident.clone()));
+                due.push((Phase::Update, incident.clone()));
                 incident.new = 0;
             }
         }
-        told
+        due
     }
 
-    /// All that are open, which are open no more: the guard ends.
+    /// Closes all incidents, since the guard stops.
     pub fn close(&mut self) -> Vec<(Phase, Incident)> {
         std::mem::take(&mut self.open).into_values().map(|incident| (Phase::Stop, incident)).collect()
     }
 
-    /// Which incident an event belongs to; within the bounds, it need not be there yet.
+    /// The key of an event, within the bounds. Its incident may not exist yet.
     fn key(&self, enriched: &Enriched) -> Key {
         let record = &enriched.record;
         let of_rule = record.event.rule != 0;
@@ -264,11 +264,11 @@ impl Incidents {
         if !key.object.is_empty() {
             let from = Key { object: String::new(), ..key.clone() };
             let same = |it: &Key| (&it.instance, &it.rule, it.outcome) == (&key.instance, &key.rule, key.outcome);
-            if self.open.range(&from..).take_while(|(it, _)| same(it)).count() >= MOST_OF_A_DEFAULT {
+            if self.open.range(&from..).take_while(|(it, _)| same(it)).count() >= MAX_OPEN_PER_DEFAULT {
                 key = from;
             }
         }
-        if self.open.len() >= MOST_OPEN && !self.open.contains_key(&key) {
+        if self.open.len() >= MAX_OPEN && !self.open.contains_key(&key) {
             let (instance, object) = (String::new(), String::new());
             return Key { instance, rule: OVERFLOW.to_owned(), outcome: key.outcome, object };
         }
@@ -276,7 +276,7 @@ impl Incidents {
     }
 }
 
-/// What was reached, for people.
+/// The accessed object as text.
 fn object(record: &Record) -> String {
     let place = place(record);
     let port =
@@ -288,7 +288,7 @@ fn object(record: &Record) -> String {
     }
 }
 
-/// What was reached, as far as events without a rule are told apart by it.
+/// The accessed object, by which events of class defaults are grouped.
 fn place(record: &Record) -> String {
     match record.hook.class(record.event.detail) {
         Some(Class::Egress | Class::Ingress) => address(record.event.endpoint.address),
@@ -296,7 +296,7 @@ fn place(record: &Record) -> String {
     }
 }
 
-/// The first half is the same for the same thing in every run.
+/// Identifier of an incident. The first half is equal for the same key in every run.
 fn uid(key: &Key, first_ms: i64) -> Arc<str> {
     let Key { instance, rule, outcome, object } = key;
     let text = format!("{instance}\0{rule}\0{}\0{object}", outcome.name());
@@ -378,7 +378,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn one_that_becomes_graver_is_told_at_once() {
+    fn one_that_becomes_stricter_is_told_at_once() {
         let (mut incidents, now) = (Incidents::default(), Instant::now());
         note(&mut incidents, &event(3, Verdict::Deny, "a", 0), now);
         assert_eq!(note(&mut incidents, &event(3, Verdict::Kill, "a", 0), now).1, Some(Phase::Update));
@@ -420,7 +420,7 @@ pub(crate) mod tests {
     fn one_that_is_quiet_is_not_told_again() {
         let (mut incidents, start) = (Incidents::default(), Instant::now());
         let (uid, _) = note(&mut incidents, &event(3, Verdict::Deny, "a", 0), start);
-        incidents.told(&uid);
+        incidents.reported(&uid);
         assert!(incidents.tick(start + Duration::from_mins(1)).is_empty());
     }
 
@@ -431,10 +431,10 @@ pub(crate) mod tests {
             note(&mut incidents, &event(0, Verdict::Log, "", port), now);
         }
         let closed = incidents.close();
-        assert_eq!(closed.len(), MOST_OF_A_DEFAULT + 1);
+        assert_eq!(closed.len(), MAX_OPEN_PER_DEFAULT + 1);
         let many = closed.iter().map(|(_, it)| it).find(|it| it.count > 1).unwrap();
-        assert_eq!(many.count, 100 - MOST_OF_A_DEFAULT as u64);
-        assert!(many.more_objects && many.objects.len() == MOST_NAMED, "{:?}", many.objects);
+        assert_eq!(many.count, 100 - MAX_OPEN_PER_DEFAULT as u64);
+        assert!(many.more_objects && many.objects.len() == MAX_OBJECTS, "{:?}", many.objects);
         assert!(many.objects.contains("203.0.0.9:9"), "{:?}", many.objects);
     }
 
@@ -446,9 +446,9 @@ pub(crate) mod tests {
         }
         note(&mut incidents, &event(1, Verdict::Deny, "a", 0), now);
         let closed = incidents.close();
-        assert_eq!(closed.len(), MOST_OPEN + 1);
+        assert_eq!(closed.len(), MAX_OPEN + 1);
         let overflow = closed.iter().map(|(_, it)| it).find(|it| it.rule == OVERFLOW).unwrap();
-        assert_eq!(overflow.count, 2000 - MOST_OPEN as u64);
+        assert_eq!(overflow.count, 2000 - MAX_OPEN as u64);
         assert!(overflow.rule_text.is_empty());
         assert_eq!(closed.iter().find(|(_, it)| it.rule == "rule-1").unwrap().1.count, 2);
     }
@@ -457,17 +457,17 @@ pub(crate) mod tests {
         #[test]
         fn no_event_is_counted_twice_or_not_at_all(rules in prop::collection::vec((0..700_u16, 0..40_u16, 0..3_u64), 0..900)) {
             let (mut incidents, mut now) = (Incidents::default(), Instant::now());
-            let (mut told, mut all) = (0, 0);
+            let (mut reported, mut all) = (0, 0);
             for (rule, port, pause) in rules {
                 now += Duration::from_secs(pause);
                 note(&mut incidents, &event(rule, Verdict::Deny, "", port), now);
                 all += 1;
                 let over = incidents.tick(now).into_iter().filter(|(phase, _)| *phase == Phase::Close);
-                told += over.map(|(_, it)| it.count).sum::<u64>();
-                prop_assert!(incidents.open.len() <= MOST_OPEN + 1);
+                reported += over.map(|(_, it)| it.count).sum::<u64>();
+                prop_assert!(incidents.open.len() <= MAX_OPEN + 1);
             }
-            told += incidents.close().into_iter().map(|(_, it)| it.count).sum::<u64>();
-            prop_assert_eq!(told, all);
+            reported += incidents.close().into_iter().map(|(_, it)| it.count).sum::<u64>();
+            prop_assert_eq!(reported, all);
         }
     }
 }

@@ -1,7 +1,6 @@
-//! What becomes of a maintenance report: its changes are accepted or reverted, once.
+//! Decisions on maintenance reports: the changes of a window are accepted or reverted, once.
 //!
-//! Reports are kept in the state directory by an id, with the healed files that were not as their good copies when the
-//! window closed.
+//! Reports are kept in the state directory by id, with the healed files that differed from their baselines when the window closed.
 
 use std::{fs, path::PathBuf};
 
@@ -12,28 +11,28 @@ use serde::{Deserialize, Serialize};
 use crate::heal::{self, Left, StoreError};
 use journal::state::{State, StateError};
 
-/// Where reports are kept, in the state directory.
+/// Directory of reports, in the state directory.
 const KEPT: &str = "reports";
-/// Most reports that are kept; then the oldest go.
+/// Most reports that are kept. The oldest are removed.
 const MOST: usize = 64;
 
-/// Why nothing was decided. In every case nothing was changed, or what was changed is said.
+/// Why a decision failed. Nothing was changed, or the error names what was.
 #[derive(Debug, thiserror::Error)]
 pub enum DecisionError {
-    /// There is no such report.
+    /// No report has this id.
     #[error("no report {0} is kept: `flowwarden maintenance report` tells the id of the last one")]
     NoReport(String),
-    /// It was decided before.
+    /// The report was decided before.
     #[error(
         "the changes of report {id} were {decided} before; `flowwarden accept FILE` and `flowwarden restore FILE` still work"
     )]
     Decided {
         /// The report.
         id: String,
-        /// What was decided.
+        /// The decision.
         decided: String,
     },
-    /// A file is not what the report is about.
+    /// A file has changed since the report.
     #[error(
         "{path} has changed since the window of report {id} was closed: look at it, and `flowwarden accept {path}` if it is \
          right. Nothing was accepted"
@@ -44,15 +43,15 @@ pub enum DecisionError {
         /// The report.
         id: String,
     },
-    /// Good copies fail.
+    /// A baseline cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The state directory fails.
+    /// The state directory cannot be read or written.
     #[error(transparent)]
     State(#[from] StateError),
 }
 
-/// A report that can be decided on.
+/// A report and its decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// Its id.
@@ -61,22 +60,22 @@ pub struct Kept {
     pub instance: String,
     /// Its user directory.
     pub user_dir: PathBuf,
-    /// Healed files that differed from their good copies.
+    /// Healed files that differed from their baselines.
     pub files: Vec<Left>,
-    /// The command that takes packages back.
+    /// The command that reverts packages.
     pub packages: Option<String>,
-    /// What was decided.
+    /// The decision.
     pub decided: Option<String>,
 }
 
-/// An id for a report of an instance that is made now, in milliseconds since 1970.
+/// Id of a report of an instance at a time in milliseconds since 1970.
 #[must_use]
 pub fn id(instance: &str, class: &str, now_ms: i64) -> String {
     let hash = digest(&SHA256, format!("{instance}\0{class}\0{now_ms}").as_bytes());
     HEXLOWER.encode(hash.as_ref().get(..4).unwrap_or_default())
 }
 
-/// Keeps a report.
+/// Stores a report.
 pub fn keep(state: &State, report: &Kept) -> Result<(), StateError> {
     let kept = state.within(KEPT)?;
     let entries = fs::read_dir(kept.path()).into_iter().flatten().flatten();
@@ -89,7 +88,7 @@ pub fn keep(state: &State, report: &Kept) -> Result<(), StateError> {
     kept.write(&name(&report.id), &serde_json::to_vec(report).unwrap_or_default())
 }
 
-/// Makes what the window has left the good state. Files that have changed since are nobody's decision.
+/// Accepts the changes of a window: its files become baselines. Files that have changed since are refused.
 pub fn accept(state: &State, id: &str) -> Result<Kept, DecisionError> {
     let mut report = find(state, id)?;
     for Left { path, digest } in &report.files {
@@ -104,7 +103,7 @@ pub fn accept(state: &State, id: &str) -> Result<Kept, DecisionError> {
     Ok(report)
 }
 
-/// Puts good copies back. Packages are not touched: nothing of npm runs as root.
+/// Restores baselines. Packages are not changed, since npm must not run as root.
 pub fn revert(state: &State, id: &str) -> Result<Kept, DecisionError> {
     let mut report = find(state, id)?;
     for Left { path, .. } in &report.files {
@@ -116,7 +115,7 @@ pub fn revert(state: &State, id: &str) -> Result<Kept, DecisionError> {
 
 fn find(state: &State, id: &str) -> Result<Kept, DecisionError> {
     let missing = || DecisionError::NoReport(journal::text::terminal::shown(id.as_bytes()));
-    // An id is no path.
+    // An id must not be a path.
     if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(missing());
     }
@@ -187,7 +186,7 @@ mod tests {
     #[test]
     fn what_has_changed_since_the_window_closed_is_not_accepted_unseen() {
         let scene = scene();
-        fs::write(&scene.path, "evil").unwrap();
+        fs::write(&scene.path, "tampered").unwrap();
         let error = accept(&scene.state, "0a1b").unwrap_err().to_string();
         assert!(error.contains("has changed since") && error.contains("Nothing was accepted"), "{error}");
         revert(&scene.state, "0a1b").unwrap();

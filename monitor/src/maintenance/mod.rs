@@ -1,4 +1,4 @@
-//! Maintenance windows: what is asked for by [`control`](crate::control), what happened in one, and what is decided about it.
+//! Maintenance windows: requests of [`control`](crate::control), reports of changes, and decisions on reports.
 
 pub mod decision;
 pub mod programs;
@@ -9,36 +9,36 @@ use std::time::Duration;
 use monitor_common::policy::Maintenance;
 use serde::{Deserialize, Serialize};
 
-/// A window that is longer is a policy.
+/// Longest window. A longer one belongs into the policy.
 pub const LONGEST: Duration = Duration::from_hours(24);
-/// The shortest.
+/// Shortest window.
 pub const SHORTEST: Duration = Duration::from_secs(1);
 
-/// What is asked of the guard.
+/// A request to the guard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
-    /// Open a window, or move the end of one that is open.
+    /// Open a window, or move the end of an open one.
     Open {
-        /// Name of the instance; may be left out when there is one only.
+        /// Name of the instance; optional if the policy has one.
         instance: Option<String>,
         /// Name of the [`Maintenance`].
         class: String,
-        /// How long from now on.
+        /// Duration from now.
         seconds: u64,
     },
     /// Close windows.
     Close {
-        /// Those of this instance only.
+        /// Windows of this instance only.
         instance: Option<String>,
-        /// Those for this [`Maintenance`] only.
+        /// Windows of this [`Maintenance`] only.
         class: Option<String>,
     },
-    /// Say which are open.
+    /// List open windows.
     Status,
 }
 
-/// A window that is open.
+/// An open window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// Name of the instance.
@@ -47,18 +47,18 @@ pub struct Window {
     pub class: String,
     /// `CLOCK_BOOTTIME` at its end, in nanoseconds.
     pub until_ns: u64,
-    /// Who has opened it.
+    /// The user who opened it.
     pub by: String,
 }
 
 impl Window {
-    /// What is worked on; `None` when the name was written by another version.
+    /// Kind of work; `None` if another version wrote an unknown name.
     #[must_use]
     pub fn maintenance(&self) -> Option<Maintenance> {
         Maintenance::by_name(&self.class)
     }
 
-    /// How long it stays open.
+    /// Time until it closes.
     #[must_use]
     pub fn left(&self) -> Duration {
         Duration::from_nanos(self.until_ns.saturating_sub(boot_ns()))
@@ -73,7 +73,7 @@ pub fn boot_ns() -> u64 {
     u64::try_from(nanoseconds).unwrap_or_default()
 }
 
-/// A length of time as people write it: `15m`, `2h 30m`.
+/// Parses a duration such as `15m` or `2h 30m`.
 pub fn length(text: &str) -> Result<Duration, String> {
     let length = humantime::parse_duration(text).map_err(|error| format!("{error}; a time is like 15m or 2h"))?;
     if (SHORTEST..=LONGEST).contains(&length) {

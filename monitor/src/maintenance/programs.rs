@@ -1,4 +1,4 @@
-//! The programs that an instance runs while a maintenance window is open, install scripts among them.
+//! Programs that an instance executes in a maintenance window, such as install scripts.
 
 use std::collections::BTreeMap;
 
@@ -7,34 +7,34 @@ use monitor_common::Verdict;
 use crate::record::decode::Record;
 use journal::{ocsf::command_line, text::terminal::shown};
 
-/// Most different command lines that are kept for a window.
+/// Most different command lines of a window.
 const MOST: usize = 100;
 
-/// What ran, in the order in which it did so first.
+/// Executed programs, in the order of their first run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ran {
-    /// Programs with their arguments, and how often.
+    /// Command lines with their counts.
     pub lines: Vec<(String, u64)>,
-    /// How many more there were.
+    /// Number of further executions.
     pub more: u64,
 }
 
-/// By window: the slot of the instance, and what the window is for.
+/// Programs by window: slot of the instance and kind of work.
 #[derive(Debug, Default)]
 pub struct Programs(BTreeMap<(u16, String), Ran>);
 
 impl Programs {
-    /// Begins to note for a window, or goes on.
+    /// Starts to record for a window, or continues.
     pub fn begin(&mut self, slot: u16, class: &str) {
         self.0.entry((slot, class.to_owned())).or_default();
     }
 
-    /// What ran in a window; `None` for one whose beginning was not seen.
+    /// Programs of a window; `None` if it was opened before the guard started.
     pub fn end(&mut self, slot: u16, class: &str) -> Option<Ran> {
         self.0.remove(&(slot, class.to_owned()))
     }
 
-    /// Notes what a record says of a program that runs.
+    /// Adds the program of an exec record.
     pub fn observe(&mut self, record: &Record) {
         if !record.has_become_the_process() || record.verdict >= Verdict::Deny {
             return;

@@ -1,4 +1,4 @@
-//! What was done in a maintenance window: packages and settings before and after, and how to take it back.
+//! Report of a maintenance window: packages and settings before and after, and how to revert them.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -12,12 +12,12 @@ use node_red::change::{
 };
 use policy::machine::root::Root;
 
-/// Most packages that are looked at.
+/// Most packages that are read.
 const MAX_PACKAGES: usize = 4000;
 /// Most bytes of package.json files that are read, of one and of all together.
 const MAX_FILE: u64 = 256 << 10;
 const MAX_ALL: usize = 16 << 20;
-/// Longest version and name that are kept, in bytes.
+/// Most bytes of a version and of a name.
 const MAX_TEXT: usize = 214;
 /// Most packages that are named in a report.
 const MAX_NAMED: usize = 100;
@@ -27,23 +27,23 @@ const MAX_NAMED: usize = 100;
 pub struct Package {
     /// Its version.
     pub version: String,
-    /// It asks npm to run programs when it is installed.
+    /// It has install scripts.
     pub scripts: bool,
 }
 
-/// A user directory at one moment.
+/// State of a user directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// What stands in `node_modules`, without what packages keep for themselves.
+    /// Packages in `node_modules`, without nested ones.
     pub packages: BTreeMap<String, Package>,
-    /// There was more than is looked at.
+    /// There are more packages than are read.
     pub cut: bool,
-    /// `settings.js`; none when there is no such file, or a large one.
+    /// Content of `settings.js`; `None` if it is missing or too large.
     pub settings: Option<String>,
 }
 
 impl Snapshot {
-    /// Looks.
+    /// Reads the state.
     #[must_use]
     pub fn take(user_dir: &Path) -> Self {
         let mut found = Self::default();
@@ -78,26 +78,26 @@ impl Snapshot {
     }
 }
 
-/// What was done.
+/// Changes in a window.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Packages that came, with their versions.
+    /// Added packages with their versions.
     pub added: Vec<String>,
-    /// Packages that went.
+    /// Removed packages.
     pub removed: Vec<String>,
-    /// Packages that have another version.
+    /// Updated packages.
     pub updated: Vec<String>,
-    /// Those of them that ask npm to run programs.
+    /// Packages with install scripts among them.
     pub scripts: Vec<String>,
-    /// What became of settings.js; none when nothing did.
+    /// Diff of settings.js; `None` if unchanged.
     pub settings: Option<Diff>,
-    /// The command that takes packages back.
+    /// The command that reverts packages.
     pub revert: Option<String>,
-    /// Programs that ran meanwhile, and how often; none when the guard was started anew meanwhile.
+    /// Executed programs with counts; `None` if the guard was restarted in the window.
     pub ran: Option<Ran>,
-    /// Healed files that are not as their good copies.
+    /// Healed files that differ from their baselines.
     pub files: Vec<Left>,
-    /// There was more than was looked at.
+    /// The report is incomplete, since there were too many packages.
     pub cut: bool,
 }
 
@@ -144,7 +144,7 @@ pub fn compare(before: &Snapshot, after: &Snapshot) -> Report {
     report
 }
 
-/// Names are other people's: one that a shell could understand as anything else is left to a person.
+/// Package names come from others: a command is only given if a shell cannot misread a name.
 fn take_back(list: &mut Vec<String>, by_hand: &mut bool, name: &str, version: Option<&str>) {
     let plain = |text: &str, more: &str| {
         text.starts_with(|char: char| char.is_ascii_alphanumeric() || char == '@')
@@ -158,7 +158,7 @@ fn take_back(list: &mut Vec<String>, by_hand: &mut bool, name: &str, version: Op
 }
 
 impl Report {
-    /// In a few words.
+    /// Summary in one line.
     #[must_use]
     pub fn words(&self) -> String {
         let settings = match &self.settings {
@@ -173,7 +173,7 @@ impl Report {
         )
     }
 
-    /// For the journal.
+    /// Attributes of the journal event.
     pub fn tell(&self, details: &mut Map<String, Value>) {
         details.insert("report".to_owned(), self.words().into());
         for (key, list) in [

@@ -133,7 +133,7 @@ impl Pipeline {
         let deploy = noted.phase.and_then(|_| self.editors.last(&enriched.instance));
         let incident = noted.phase.map(|phase| tell(&self.journal, phase, noted.incident, deploy.as_ref(), durability));
         if incident.is_some() {
-            self.incidents.told(&uid);
+            self.incidents.reported(&uid);
         }
         let Enriched { record, instance, rule, .. } = enriched;
         self.counts.event(&instance, &rule, record.verdict.name());

@@ -1,6 +1,6 @@
-//! What was met, as an event.
+//! Operations as OCSF events.
 //!
-//! In a storm most of the guard's time goes into writing these, so they are typed and borrow what they say.
+//! Under load most of the guard's time goes into serializing these, so they are typed and borrow their texts.
 #![expect(clippy::struct_field_names, reason = "names of the schema")]
 
 use std::borrow::Cow;
@@ -50,7 +50,7 @@ pub const FLAGS: [(u32, &str); 14] = [
     (FLAG_MAINTENANCE, "maintenance"),
 ];
 
-/// An operation that was met.
+/// An operation that matched a rule or a class default.
 #[derive(Debug, Serialize)]
 pub struct Activity<'a> {
     class_uid: u32,
@@ -81,7 +81,7 @@ pub struct Activity<'a> {
     dst_endpoint: Option<Endpoint<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     traffic: Option<Traffic>,
-    /// Written apart: the journal adds to it.
+    /// Serialized separately: the journal adds to it.
     #[serde(skip)]
     unmapped: Unmapped<'a>,
     /// The same.
@@ -154,7 +154,7 @@ struct Traffic {
     bytes_out: u64,
 }
 
-/// What OCSF has no place for.
+/// Attributes that OCSF does not have.
 #[derive(Debug, Serialize)]
 struct Unmapped<'a> {
     instance: &'a str,
@@ -203,7 +203,7 @@ struct Unmapped<'a> {
     detail: Option<Number>,
     #[serde(skip_serializing_if = "Option::is_none")]
     open_flags: Option<u32>,
-    /// A name is no UTF-8, and is shown with replacement characters.
+    /// A name is not UTF-8 and has replacement characters.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     lossy: bool,
 }
@@ -216,7 +216,7 @@ struct Inode {
 }
 
 impl<'a> Activity<'a> {
-    /// What is known about an operation; `sentence` becomes its message.
+    /// An event about an operation, with its message.
     #[must_use]
     pub fn new(enriched: &'a Enriched, sentence: &'a str) -> Self {
         let record = &enriched.record;
@@ -261,17 +261,17 @@ impl<'a> Activity<'a> {
         }
     }
 
-    /// The incident that it belongs to.
+    /// Sets the incident of the event.
     pub(crate) fn correlate(&mut self, incident: &'a str) {
         self.metadata.correlation_uid = Some(incident);
     }
 
-    /// What happened, for a person.
+    /// The message.
     pub(crate) fn message(&self) -> &'a str {
         self.message
     }
 
-    /// The parts that say who it was and what was reached.
+    /// Process and object, as evidence of a finding.
     pub(crate) fn evidence(&self) -> Value {
         let mut out = json!({ "process": self.actor.process });
         let parts = [
@@ -296,7 +296,7 @@ impl From<&Activity<'_>> for Body {
 }
 
 impl<'a> File<'a> {
-    /// `mode` is that of `struct inode`; 0 when it is not known.
+    /// `mode` is `i_mode` of `struct inode`; 0 if unknown.
     fn new(path: &'a [u8], mode: u16) -> Self {
         let split = path.iter().rposition(|&byte| byte == b'/');
         let (folder, name) = split.map_or((&b""[..], path), |at| (&path[..at.max(1)], &path[at + 1..]));

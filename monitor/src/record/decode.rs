@@ -1,4 +1,4 @@
-//! The kernel's bytes as a [`Record`].
+//! Decodes the bytes of the ring buffer to a [`Record`].
 
 use monitor_common::{
     Verdict,
@@ -7,42 +7,42 @@ use monitor_common::{
 };
 use zerocopy::FromBytes as _;
 
-/// Bytes that are no record.
+/// Bytes that are not a valid record.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Less than the fixed part.
+    /// Shorter than the fixed part.
     #[error("{0} bytes are less than a record has")]
     Short(usize),
-    /// The lengths in the record are not those of the bytes.
+    /// The lengths in the record do not match the number of bytes.
     #[error("{actual} bytes where the record says {said}")]
     Length {
-        /// What came.
+        /// Number of bytes.
         actual: usize,
-        /// What the record says.
+        /// Length by the record.
         said: usize,
     },
-    /// A hook that is not known.
+    /// Unknown hook.
     #[error("hook {0} is not known")]
     Hook(u8),
-    /// A sensor that is not known.
+    /// Unknown sensor.
     #[error("sensor {0} is not known")]
     Sensor(u8),
 }
 
-/// One operation, read.
+/// One operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The fixed part as the kernel wrote it.
     pub event: Event,
     /// The operation.
     pub hook: Hook,
-    /// What saw it.
+    /// The sensor.
     pub sensor: Sensor,
-    /// What was done.
+    /// The verdict that was carried out.
     pub verdict: Verdict,
-    /// What the policy wants.
+    /// The verdict of the policy.
     pub wanted: Verdict,
-    /// Absolute path of the file, as bytes; empty when the record is about none.
+    /// Absolute path of the file, as bytes; empty if the record has none.
     pub path: Vec<u8>,
     /// The other path of a rename or a link.
     pub other: Option<Vec<u8>>,
@@ -51,15 +51,15 @@ pub struct Record {
 }
 
 impl Record {
-    /// Whether an execution is told of the file that is the process from now on: not of one that was refused, nor of a
-    /// script, of which the process is the interpreter.
+    /// Whether an exec record names the file that becomes the process: not for a refused exec, and not for a script, whose process is
+    /// the interpreter.
     #[must_use]
     pub fn has_become_the_process(&self) -> bool {
         self.hook == Hook::Exec && self.sensor == Sensor::Tracepoint && self.event.flags & FLAG_BY_NAME == 0
     }
 }
 
-/// Reads a record.
+/// Decodes a record.
 pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
     let (event, tail) = Event::read_from_prefix(bytes).map_err(|_| DecodeError::Short(bytes.len()))?;
     let (path_len, text_len) = (usize::from(event.path_len), usize::from(event.text_len));
@@ -80,7 +80,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         text: text.to_owned(),
     };
     if event.flags & FLAG_NO_PLACE != 0 && record.path.len() > 1 {
-        // A name, in no directory.
+        // A name without a directory.
         record.path.remove(0);
     }
     if event.flags & FLAG_BY_NAME != 0 {
@@ -91,10 +91,10 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
     Ok(record)
 }
 
-/// Whether an empty list of names is the root directory rather than no path at all.
+/// Whether an empty list of names means the root directory, not a missing path.
 fn is_about_a_path(hook: Hook, event: &Event) -> bool {
     match hook {
-        // Of which file it was could not always be told.
+        // The file may be unknown.
         Hook::IoUring | Hook::Write => event.ino != 0 || event.flags & FLAG_BY_NAME != 0,
         Hook::Connect
         | Hook::Send
@@ -117,7 +117,7 @@ fn is_about_a_path(hook: Hook, event: &Event) -> bool {
     }
 }
 
-/// Names from the file up to the root as an absolute path.
+/// Joins names, from the file up to the root, to an absolute path.
 fn path(names: &[u8], or_root: bool) -> Vec<u8> {
     let names: Vec<_> = names.split(|&byte| byte == 0).filter(|name| !name.is_empty()).collect();
     if names.is_empty() && or_root {
@@ -131,7 +131,7 @@ fn path(names: &[u8], or_root: bool) -> Vec<u8> {
     path
 }
 
-/// Turns the directory and the texts of a record by name into the paths that they mean.
+/// Resolves the texts of a record by name against its directory.
 fn resolve(record: &mut Record) {
     let texts: Vec<_> =
         record.text.split(|&byte| byte == 0).filter(|text| !text.is_empty()).map(<[u8]>::to_owned).collect();
@@ -142,7 +142,7 @@ fn resolve(record: &mut Record) {
     record.text.clear();
 }
 
-/// `text` as seen from `directory`, without `.`, `..` and doubled slashes.
+/// `text` relative to `directory`, without `.`, `..` and repeated slashes.
 fn join(directory: &[u8], text: &[u8]) -> Vec<u8> {
     let base: &[u8] = if text.starts_with(b"/") { b"" } else { directory };
     let mut names: Vec<&[u8]> = Vec::new();

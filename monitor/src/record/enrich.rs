@@ -1,4 +1,4 @@
-//! What userspace knows beside a record: programs, arguments, users, units, containers, the wall clock.
+//! Adds to records what userspace knows: programs, arguments, users, units, containers, wall-clock time.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,39 +23,39 @@ use super::{
     tunnel::{self, Tunnel},
 };
 
-/// Most processes that are remembered.
+/// Most processes in the cache.
 const MAX_PROCESSES: usize = 8192;
-/// Most arguments of a process that are remembered, in bytes.
+/// Most bytes of arguments in the cache for each process.
 const MAX_ARGV: usize = 1024;
 
-/// What is known of a rule by the index that records have.
+/// A rule, found by the index in records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleName {
-    /// Its id.
+    /// Id of the rule.
     pub id: String,
-    /// What it says.
+    /// Text of the rule.
     pub sentence: String,
-    /// ATT&CK techniques that it is about.
+    /// ATT&CK techniques of the rule.
     pub techniques: Vec<String>,
-    /// The window in which it only logs.
+    /// The kind of maintenance window in which the rule only logs.
     pub maintenance: Option<Maintenance>,
 }
 
 impl RuleName {
-    /// A rule that is about no technique.
+    /// A rule without a technique.
     #[must_use]
     pub fn new(id: impl Into<String>, sentence: impl Into<String>) -> Self {
         Self { id: id.into(), sentence: sentence.into(), ..Self::default() }
     }
 }
 
-/// Names of what records carry as numbers.
+/// Resolves the numbers in records to names.
 pub trait Names {
     /// A rule by its index, from 1.
     fn rule(&self, epoch: u32, index: u16) -> RuleName;
     /// Name of an instance.
     fn instance(&self, slot: u16) -> String;
-    /// Whether the policy allows an instance to reach everything below a domain.
+    /// Whether the policy allows an instance every name below a domain.
     fn trusts(&self, _slot: u16, _domain: &str) -> bool {
         false
     }
@@ -65,7 +65,7 @@ pub trait Names {
     }
 }
 
-/// A program as it was executed.
+/// An executed program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
     /// The executable.
@@ -75,7 +75,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Of the arguments only so many are kept.
+    /// The arguments were truncated.
     fn new(path: Vec<u8>, mut argv: Vec<u8>) -> Self {
         argv.truncate(MAX_ARGV);
         argv.shrink_to_fit();
@@ -83,18 +83,18 @@ impl Program {
     }
 }
 
-/// A process in the chain above the one that acted.
+/// An ancestor of the process that acted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parent {
     /// Its tgid.
     pub tgid: u32,
-    /// Its program's name, or the command name when the program is not known.
+    /// Name of its program, or the command name if the program is unknown.
     pub name: String,
     /// Its program.
     pub program: Option<Arc<Program>>,
 }
 
-/// A record with everything that is known about it.
+/// A record with its names and context.
 #[derive(Clone, Debug)]
 pub struct Enriched {
     /// The record.
@@ -103,11 +103,11 @@ pub struct Enriched {
     pub instance: String,
     /// Id of the rule.
     pub rule: String,
-    /// What the rule says.
+    /// Text of the rule.
     pub sentence: String,
-    /// ATT&CK techniques that the rule is about.
+    /// ATT&CK techniques of the rule.
     pub techniques: Vec<String>,
-    /// The window in which the rule only logs.
+    /// The kind of maintenance window in which the rule only logs.
     pub maintenance: Option<Maintenance>,
     /// Milliseconds since 1970.
     pub time_ms: i64,
@@ -125,13 +125,13 @@ pub struct Enriched {
     pub unit: Option<String>,
     /// Container id.
     pub container: Option<String>,
-    /// The name that the instance had asked for to get this address.
+    /// The name that the instance resolved to this address.
     pub hostname: Option<String>,
-    /// What questions to a resolver carry.
+    /// The DNS tunnel that a question belongs to.
     pub tunnel: Option<Tunnel>,
 }
 
-/// The default that decided where no rule spoke.
+/// The class default that decided where no rule matched.
 fn default_of(record: &Record) -> RuleName {
     let class = record.hook.class(record.event.detail);
     let name = class.and_then(|class| Class::NAMES.iter().find(|(_, known)| *known == class));
@@ -141,7 +141,7 @@ fn default_of(record: &Record) -> RuleName {
     )
 }
 
-/// Remembers processes, users and cgroups. Bounded: what is oldest is forgotten first.
+/// Cache of processes, users and cgroups. Bounded: the oldest entries are evicted.
 #[derive(Debug)]
 pub struct Enricher {
     programs: HashMap<u32, Arc<Program>>,
@@ -154,7 +154,7 @@ pub struct Enricher {
 }
 
 impl Enricher {
-    /// Knows nothing yet; cgroup v2 is mounted at `cgroup_mount`.
+    /// An empty cache; cgroup v2 is mounted at `cgroup_mount`.
     #[must_use]
     pub fn new(cgroup_mount: PathBuf) -> Self {
         Self {
@@ -168,13 +168,13 @@ impl Enricher {
         }
     }
 
-    /// Who made whom.
+    /// Parents of processes.
     #[must_use]
     pub fn lineage(&self) -> &Lineage {
         &self.lineage
     }
 
-    /// Reads a process that ran before the guard came.
+    /// Reads a process that is older than the guard from `/proc`.
     pub fn seed(&mut self, tgid: u32) {
         let base = Path::new("/proc").join(tgid.to_string());
         let Ok(path) = fs::read_link(base.join("exe")) else { return };
@@ -193,7 +193,7 @@ impl Enricher {
         }
     }
 
-    /// Learns from a record who runs what. The end of a process is no reason to forget it: its children name it.
+    /// Updates the cache from a record. An ended process stays in it, since its children refer to it.
     pub fn observe(&mut self, record: &Record) {
         let tgid = record.event.tgid;
         self.hostnames.observe(record);
@@ -212,12 +212,12 @@ impl Enricher {
         }
     }
 
-    /// Adds what is known.
+    /// Enriches a record.
     pub fn enrich(&mut self, mut record: Record, names: &dyn Names) -> Enriched {
         if record.event.flags & (FLAG_CONFIRMED | FLAG_BY_NAME) == FLAG_CONFIRMED
             && let Some(path) = names.place(record.event.epoch, record.event.detail)
         {
-            // Seen by what became of it: the kernel names the path's node, not the path.
+            // Found by the state of the file: the kernel reports the node of the path, not the path.
             record.path = path;
         }
         let event = &record.event;
@@ -256,11 +256,11 @@ impl Enricher {
         }
     }
 
-    /// The same for a question that makes a tunnel: it is only told, since resolvers cannot be kept from passing names on one
-    /// by one.
+    /// The same for a question of a DNS tunnel, which is only reported: a resolver cannot be kept from forwarding single
+    /// names.
     pub fn enrich_tunnel(&mut self, mut record: Record, tunnel: Tunnel, names: &dyn Names) -> Enriched {
         (record.verdict, record.wanted) = (Verdict::Log, Verdict::Deny);
-        // A packet is nobody's: only the process that has begun to talk is known.
+        // cgroup_skb programs run without task context: only the process that opened the socket is known.
         let process = fs::metadata(format!("/proc/{}", record.event.tgid));
         let (uid, gid) = process.map_or((u32::MAX, u32::MAX), |meta| (meta.uid(), meta.gid()));
         let event = &mut record.event;
@@ -291,7 +291,7 @@ impl Enricher {
             .clone()
     }
 
-    /// Path of a cgroup by its id; the tree is walked again for an id that is new.
+    /// Path of a cgroup by its id. An unknown id causes another walk of the tree.
     fn cgroup(&mut self, id: u64) -> Option<String> {
         if id == 0 {
             return None;
@@ -320,13 +320,13 @@ impl Enricher {
     }
 }
 
-/// The id in the name of a container's cgroup: 64 hexadecimal digits, perhaps between a prefix and `.scope`.
+/// Container id in the name of a cgroup: 64 hexadecimal digits, optionally with a prefix and `.scope`.
 fn container_id(part: &str) -> Option<&str> {
     let id = part.strip_suffix(".scope").unwrap_or(part).rsplit('-').next()?;
     (id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
 }
 
-/// A program's name: that of its file, since a process can change its command name.
+/// Name of a program: that of its file, since a process can change its command name.
 fn name(program: Option<&Program>, comm: &[u8]) -> String {
     let from_path =
         program.and_then(|program| program.path.rsplit(|&byte| byte == b'/').next()).filter(|name| !name.is_empty());
@@ -334,14 +334,14 @@ fn name(program: Option<&Program>, comm: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// When something was, in milliseconds since 1970, that the kernel has dated by `CLOCK_BOOTTIME`, with what both clocks say
-/// now. The clock on the wall may have been set since the guard began, and the journal goes by what it says at the time.
+/// Converts `CLOCK_BOOTTIME` of the kernel to milliseconds since 1970 by the present values of both clocks. The wall clock may
+/// have been set since the guard started, and the journal uses its present value.
 fn wall_ms(time_ns: u64, boot_ns: i64, wall_ns: i64) -> i64 {
     let ago = boot_ns.saturating_sub(i64::try_from(time_ns).unwrap_or(i64::MAX));
     wall_ns.saturating_sub(ago) / 1_000_000
 }
 
-/// What a clock says, in nanoseconds.
+/// Time of a clock, in nanoseconds.
 fn now(clock: ClockId) -> i64 {
     let time = clock_gettime(clock);
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)

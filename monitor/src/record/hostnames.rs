@@ -1,4 +1,4 @@
-//! The name that an instance had asked for before it went to an address.
+//! The name that an instance resolved before it connected to an address.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -9,13 +9,13 @@ use monitor_common::{
 
 use super::decode::Record;
 
-/// Most addresses whose names are remembered.
+/// Most addresses in the cache.
 const MAX_ADDRESSES: usize = 8192;
 
 /// Slot of an instance, and an address with IPv4 as v4-mapped IPv6.
 type Place = (u16, [u8; 16]);
 
-/// Names by instance and address. Bounded: what came first is forgotten first.
+/// Names by instance and address. Bounded: the oldest entries are evicted.
 #[derive(Debug)]
 pub struct Hostnames {
     names: HashMap<Place, String>,
@@ -30,7 +30,7 @@ impl Default for Hostnames {
 }
 
 impl Hostnames {
-    /// Learns from an answer, which is read by the same code as in the kernel. Of one that is cut what is there counts.
+    /// Adds the names of a DNS answer, parsed by the same code as in the kernel. Of a truncated answer the complete part is used.
     pub fn observe(&mut self, record: &Record) {
         if record.hook != Hook::Dns || record.event.detail != 1 {
             return;
@@ -62,7 +62,7 @@ impl Hostnames {
         }
     }
 
-    /// The name that gave the address that a record is about.
+    /// The name that was resolved to the address of a record.
     #[must_use]
     pub fn of(&self, record: &Record) -> Option<&str> {
         let outgoing = matches!(record.hook, Hook::Connect | Hook::Send | Hook::Volume);

@@ -1,11 +1,11 @@
-//! Which process made which, also when the maker is gone: the kernel gives an orphan to somebody else.
+//! Parents of processes, also of ended ones: the kernel reparents orphans.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Most processes that are remembered; what is oldest is forgotten first.
+/// Most processes in the cache. The oldest are evicted.
 const MAX_PROCESSES: usize = 8192;
 
-/// Children and who made them, by tgid.
+/// Parents by tgid.
 #[derive(Debug, Default)]
 pub struct Lineage {
     parents: HashMap<u32, u32>,
@@ -13,7 +13,7 @@ pub struct Lineage {
 }
 
 impl Lineage {
-    /// A process was made. A number that is used again is the new process's.
+    /// Adds a new process. A reused tgid belongs to the new process.
     pub fn fork(&mut self, parent: u32, child: u32) {
         if self.parents.insert(child, parent).is_none() {
             self.order.push_back(child);
@@ -25,7 +25,7 @@ impl Lineage {
         }
     }
 
-    /// Who made a process.
+    /// The parent of a process.
     #[must_use]
     pub fn parent(&self, child: u32) -> Option<u32> {
         self.parents.get(&child).copied()

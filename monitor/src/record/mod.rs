@@ -1,4 +1,4 @@
-//! A record of the kernel as an event: decoded, enriched with names and lineage, rendered as OCSF and as a sentence.
+//! From a record of the kernel to an event: decoding, names and lineage, OCSF and the message.
 
 pub mod activity;
 pub mod decode;

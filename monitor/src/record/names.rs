@@ -1,4 +1,4 @@
-//! The names of rules, places and instances, which records carry as numbers.
+//! Names of rules, paths and instances, which records carry as numbers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,10 +24,10 @@ use policy::{
     name::DnsName,
 };
 
-/// Epochs whose names are kept for records that are still on their way.
+/// Epochs whose names are kept for records that have not been read yet.
 const EPOCHS_KEPT: usize = 8;
 
-/// Rules that no policy has written.
+/// Built-in rules.
 const RESERVED: [(u16, &str, &str); 2] = [
     (RULE_GUARD_PROCESS, "guard-process", "nobody watched signals the guard or reaches into it: deny"),
     (
@@ -37,29 +37,29 @@ const RESERVED: [(u16, &str, &str); 2] = [
     ),
 ];
 
-/// What the policy of one epoch calls things.
+/// Names of the policy of one epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Epoch {
-    /// Each rule and who dies where it kills, by index from 1.
+    /// Rules with their kill scopes, by index from 1.
     rules: Vec<(RuleName, KillScope)>,
-    /// Who dies by the default of a class, where that is more than the process.
+    /// Kill scopes of class defaults, where they exceed the process.
     scopes: Vec<(u16, Class, KillScope)>,
-    /// Paths of nodes.
+    /// Paths of policy nodes.
     places: Vec<(u32, PathBuf)>,
 }
 
-/// Names by epoch. Outlives the guard as text, for the run that takes its records over.
+/// Names by epoch. Stored as text for the next run, which takes over pending records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameTable {
     epochs: BTreeMap<u32, Arc<Epoch>>,
-    /// Slots of the instances, by name.
+    /// Slots of instances, by name.
     pub slots: BTreeMap<String, u16>,
-    /// Names of the present policy below which an instance may reach everything, by its slot.
+    /// Domains below which the present policy allows every name, by slot.
     trusted: BTreeSet<(u16, DnsName)>,
 }
 
 impl NameTable {
-    /// Adds what a new policy calls things.
+    /// Adds the names of a new policy.
     pub fn add(&mut self, epoch: u32, policy: &Compiled) {
         let rule = |rule: &RuleInfo| {
             let RuleInfo { id, sentence, techniques, scope, maintenance, .. } = rule.clone();
@@ -73,7 +73,7 @@ impl NameTable {
         }
     }
 
-    /// Takes slots, and what a new policy trusts.
+    /// Sets slots and the allowed domains of a new policy.
     pub fn assign(&mut self, slots: BTreeMap<String, u16>, policy: &Policy) {
         self.trusted.clear();
         for instance in &policy.instances {
@@ -87,7 +87,7 @@ impl NameTable {
         self.slots = slots;
     }
 
-    /// Who dies where the rule of a record kills. What an earlier run has recorded was its to carry out.
+    /// Kill scope of a record's rule. Records of an earlier run were handled by that run.
     #[must_use]
     pub fn scope(&self, record: &Record) -> KillScope {
         let event = &record.event;
@@ -100,8 +100,8 @@ impl NameTable {
         found.map_or(KillScope::Process, |&(_, _, scope)| scope)
     }
 
-    /// As JSON, with these slots as well where nothing else has taken them: until a policy is in force, the one before it
-    /// may still be the one that a later run takes over.
+    /// Serializes to JSON, with these additional slots where they are free: until a policy is in force, a later run may take over
+    /// the previous one.
     #[must_use]
     pub fn to_text(&self, former: &BTreeMap<String, u16>) -> String {
         let mut slots = self.slots.clone();
@@ -126,7 +126,7 @@ impl NameTable {
         json!({ "slots": slots, "epochs": epochs }).to_string()
     }
 
-    /// From what [`NameTable::to_text`] gave; what cannot be read is left out.
+    /// Parses the text of [`NameTable::to_text`]. Invalid entries are skipped.
     #[must_use]
     pub fn from_text(text: &[u8]) -> Self {
         let value: Value = serde_json::from_slice(text).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! An event as a sentence that is read in one glance.
+//! The message of an event: one sentence.
 
 use std::fmt::Write as _;
 
@@ -48,7 +48,7 @@ pub fn sentence(enriched: &Enriched) -> String {
     out
 }
 
-/// What was tried.
+/// The operation, as text.
 fn operation(enriched: &Enriched) -> String {
     let record = &enriched.record;
     let event = &record.event;
@@ -73,7 +73,7 @@ fn operation(enriched: &Enriched) -> String {
         Hook::Open => format!("read {path}"),
         Hook::Read => format!("read {path} through an older descriptor"),
         Hook::Receive => format!("take a descriptor of {path} from another process"),
-        // Of which one it was could not be told.
+        // The kind of file is not known.
         Hook::IoUring | Hook::Write if record.path.is_empty() => "write to a file that no name tells".to_owned(),
         Hook::Write => format!("write to {path}"),
         Hook::WriteTotals => format!("write {} bytes in {} calls to {path}", event.bytes, event.count),
@@ -122,7 +122,7 @@ fn operation(enriched: &Enriched) -> String {
             format!("make a socket of family {family} (type {}, protocol {protocol})", event.detail >> 16 & 0xffff)
         }
         Hook::UnixConnect => format!("connect to the socket {path}"),
-        // Before a program is executed, its arguments are nowhere to be read.
+        // Arguments are not readable before the exec.
         Hook::Exec if record.text.is_empty() => format!("run {path}"),
         Hook::Exec => format!("run {path} ({})", shown(command_line(&record.text).as_bytes())),
         Hook::Exit => "end".to_owned(),
@@ -152,12 +152,12 @@ fn operation(enriched: &Enriched) -> String {
     }
 }
 
-/// A text without the zero byte at its end.
+/// A text without its terminating zero byte.
 fn trimmed(text: &[u8]) -> &[u8] {
     text.strip_suffix(&[0]).unwrap_or(text)
 }
 
-/// The sentence in the colour of its verdict, for a terminal.
+/// The sentence in the color of its verdict, for a terminal.
 #[must_use]
 pub fn coloured(verdict: Verdict, sentence: &str) -> String {
     let colour = match verdict {

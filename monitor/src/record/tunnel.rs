@@ -1,8 +1,8 @@
-//! Tunnels in questions: data leaves in the names that resolvers are asked for, below a domain of somebody else's.
+//! DNS tunnels: data is exfiltrated in the names of queries, below a domain of the attacker.
 //!
-//! A resolver passes every new name on to the servers of its domain, so no rule about addresses keeps it in. What tells a
-//! tunnel from look-ups is what it carries: ever new names below one registered domain, long and without sense, or asked for
-//! as the kinds of records that hold data. A name that is asked for again carries nothing.
+//! A resolver forwards every new name to the servers of its domain, so rules about addresses do not stop it. A tunnel differs from
+//! look-ups by its payload: ever new names below one registered domain, long and of high entropy, or queries for record
+//! types that hold data. A repeated name carries no data.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::RandomState},
@@ -15,62 +15,62 @@ use serde::Serialize;
 use super::decode::Record;
 use policy::own;
 
-/// Id of the rule, which every policy has.
+/// Id of the built-in rule.
 pub const RULE: &str = own::DNS_TUNNEL;
-/// What it says.
+/// Text of the rule.
 pub const SENTENCE: &str = "names that resolvers are asked for carry no data: alert";
 /// ATT&CK: Application Layer Protocol: DNS; Exfiltration Over Alternative Protocol.
 pub const TECHNIQUES: [&str; 2] = ["T1071.004", "T1048"];
 
 const SECOND: u64 = 1_000_000_000;
-/// How long a name counts, in nanoseconds.
+/// Window in which names are counted, in nanoseconds.
 pub const WINDOW: u64 = 300 * SECOND;
-/// So many different long names without sense are a tunnel,
+/// Thresholds, each for different names in the window: long names of high entropy,
 pub const MOST_LONG: usize = 50;
-/// and so many different names that were asked for as records that hold data (TXT, NULL),
+/// names queried for types that hold data (TXT, NULL),
 pub const MOST_DATA: usize = 100;
-/// and so many bytes in different names,
+/// bytes in names,
 pub const MOST_BYTES: usize = 16_384;
-/// and so many different names in a minute.
+/// names in a minute.
 pub const MOST_A_MINUTE: usize = 500;
-/// A label is long from here on, in bytes,
+/// A label is long from this length, in bytes,
 const LONG: usize = 24;
-/// and without sense when its bytes differ so much: bits for each, as Shannon counts them.
+/// and of high entropy from this value: Shannon entropy in bits per byte.
 const SENSELESS: f64 = 3.0;
-/// How often one that goes on is told.
+/// Interval of reports about a tunnel that continues.
 const AGAIN: u64 = 60 * SECOND;
-/// Most domains that are looked at, of all instances.
+/// Most tracked domains, of all instances.
 const MAX_DOMAINS: usize = 128;
-/// Most names of each.
+/// Most tracked names of a domain.
 const MAX_NAMES: usize = 512;
 /// Most bytes of a name (RFC 1035, 2.3.4).
 const MAX_NAME: usize = 255;
 
-/// A domain below which names carry data.
+/// A domain whose names carry data.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tunnel {
     /// The registered domain.
     pub domain: String,
-    /// How many questions there were, since it was quiet for the time of the window.
+    /// Number of queries since the last quiet window.
     pub questions: u64,
-    /// How many different names are in the window,
+    /// Different names in the window.
     pub names: usize,
-    /// how many of them are long and without sense,
+    /// Those that are long and of high entropy.
     #[serde(rename = "names_long")]
     pub long: usize,
-    /// how many were asked for as records that hold data,
+    /// Those queried for types that hold data.
     #[serde(rename = "names_data")]
     pub data: usize,
-    /// and how many bytes they have, without the domain.
+    /// Their bytes, without the domain.
     #[serde(rename = "names_bytes")]
     pub bytes: usize,
-    /// The last one of them.
+    /// The last name.
     #[serde(rename = "name")]
     pub example: String,
 }
 
 impl Tunnel {
-    /// What was seen, in words.
+    /// The findings as text.
     #[must_use]
     pub fn words(&self) -> String {
         let Self { domain, names, long, data, bytes, example, .. } = self;
@@ -81,11 +81,11 @@ impl Tunnel {
     }
 }
 
-/// A name that was asked for.
+/// A queried name.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     at: u64,
-    /// Stands for the name.
+    /// Hash of the name.
     hash: u64,
     bytes: usize,
     long: bool,
@@ -94,15 +94,15 @@ struct Asked {
 
 #[derive(Debug, Default)]
 struct Domain {
-    /// Different ones, the newest last.
+    /// Different names, the newest last.
     names: VecDeque<Asked>,
     questions: u64,
     last: u64,
     told: Option<u64>,
 }
 
-/// What resolvers were asked for lately, by instance and registered domain. Bounded: of too many domains the one with the
-/// fewest names is forgotten, and of too many names the oldest.
+/// Recent queries by instance and registered domain. Bounded: the domain with the fewest names and the oldest names are
+/// evicted.
 #[derive(Debug, Default)]
 pub struct Tunnels {
     domains: HashMap<(u16, Vec<u8>), Domain>,
@@ -110,8 +110,7 @@ pub struct Tunnels {
 }
 
 impl Tunnels {
-    /// Looks at a question; answers when it makes a tunnel, or a tunnel goes on. What is below a domain that `trusted` knows is
-    /// passed over.
+    /// Adds a query. Returns the tunnel when one is detected or continues. Domains for which `trusted` holds are skipped.
     pub fn look(&mut self, record: &Record, trusted: impl Fn(&str) -> bool) -> Option<Tunnel> {
         if record.hook != Hook::Dns || record.event.detail != 0 {
             return None;
@@ -119,7 +118,7 @@ impl Tunnels {
         let (name, kind) = question(&record.text)?;
         let domain = psl::domain(&name)?.as_bytes();
         let below = name.get(..name.len().checked_sub(domain.len() + 1)?)?;
-        // Addresses that are looked up backwards.
+        // Reverse look-ups.
         if name.ends_with(b".arpa") {
             return None;
         }
@@ -188,19 +187,19 @@ impl Domain {
     }
 }
 
-/// Whether records of this type hold data of any kind: NULL, TXT, KEY, and those for private use (RFC 6895, 3.1).
+/// Whether records of this type hold arbitrary data: NULL, TXT, KEY, and types for private use (RFC 6895, 3.1).
 fn holds_data(kind: u16) -> bool {
     matches!(kind, 10 | 16 | 25 | 65_280..=65_534)
 }
 
-/// The name and the type that a message asks for. Unlike names of rules, those of tunnels may have any bytes.
+/// Name and type of a query. Unlike names in rules, those of tunnels may have any bytes.
 fn question(message: &[u8]) -> Option<(Vec<u8>, u16)> {
     let is_question = message.get(2)? & 0xf8 == 0 && message.get(4..6)? == [0, 1];
     let mut rest = message.get(HEADER as usize..).filter(|_| is_question)?;
     let mut name = Vec::new();
     loop {
         let (&len, more) = rest.split_first()?;
-        // A pointer has no place in a question.
+        // Compression pointers are not valid in a question.
         if len > 63 || name.len() > MAX_NAME {
             return None;
         }
@@ -217,7 +216,7 @@ fn question(message: &[u8]) -> Option<(Vec<u8>, u16)> {
     Some((name, u16::from_be_bytes(*rest.first_chunk()?)))
 }
 
-/// How much the bytes of a label differ, in bits for each.
+/// Shannon entropy of a label, in bits per byte.
 #[expect(clippy::cast_precision_loss, reason = "a label has 63 bytes at most")]
 fn entropy(label: &[u8]) -> f64 {
     let mut counts = [0_usize; 256];

@@ -56,7 +56,7 @@ fn a_storm_is_one_incident_with_the_right_count_and_two_rules_are_two() -> Resul
         ensure!(first.pointer_text("/activity_name") == "Create" && last.pointer_text("/activity_name") == "Close");
         ensure!(last.number("/count") == Some(events.len() as u64), "{} events: {last:#?}", events.len());
         ensure!(last.pointer_text("/unmapped/example") == events[0].pointer_text("/metadata/uid"), "{last:#?}");
-        ensure!(last.pointer_text("/remediation/desc").contains("If it was wanted"), "{last:#?}");
+        ensure!(last.pointer_text("/remediation/desc").contains("If this was wanted"), "{last:#?}");
         let number = |at: &Record| at.number("/time").unwrap_or_default();
         ensure!(last.number("/start_time") == events.iter().map(|it| number(it)).min(), "{last:#?}");
     }
