@@ -69,7 +69,7 @@ fn sigma_rules_are_whole_and_ask_for_fields_that_events_have() {
         "dst_endpoint.ip",
         "dst_endpoint.port",
     ];
-    let documented = text("docs/journal.md");
+    let documented = text("docs/reference/events.md");
     let (mut ids, mut count) = (BTreeSet::new(), 0);
     for entry in fs::read_dir(file("contrib/sigma")).unwrap() {
         let path = entry.unwrap().path();

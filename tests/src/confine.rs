@@ -30,7 +30,7 @@ pub fn as_service(command: &mut Command) -> &mut Command {
 /// The same without some of the unit's capabilities, as where it was edited.
 pub fn as_service_without<'a>(command: &'a mut Command, lacking: &[&str]) -> &'a mut Command {
     let sets = UNIT.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
-    // What docs/service.md says of kernels where nothing better than kprobes runs.
+    // What docs/how-to/service.md says of kernels where nothing better than kprobes runs.
     let probes = needs::expected_sensor().is_some_and(|sensor| sensor == "kprobe").then_some("CAP_SYS_ADMIN");
     let kept: Vec<_> =
         sets.flat_map(str::split_whitespace).chain(probes).filter(|name| !lacking.contains(name)).collect();

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: figures of this machine and of the other kernels, written to docs/benchmarks.md.
+//! `cargo xtask bench`: figures of this machine and of the other kernels, written to docs/explanation/benchmarks.md.
 
 use std::{
     collections::BTreeMap,
@@ -73,7 +73,7 @@ pub(crate) fn run() -> Result<()> {
         text,
     });
     let all: Vec<_> = [native].into_iter().chain(machines).collect();
-    let file = cargo::root().join("docs/benchmarks.md");
+    let file = cargo::root().join("docs/explanation/benchmarks.md");
     fs::write(&file, text(&all)?).with_context(|| format!("{} cannot be written", file.display()))?;
     println!("written: {}", file.display());
     Ok(())

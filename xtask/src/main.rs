@@ -42,7 +42,7 @@ enum Command {
     Test(test::Options),
     /// Run the kernel tests inside other kernels, under QEMU.
     Vm(vm::Options),
-    /// Take figures here and inside other kernels, and write docs/benchmarks.md; as root.
+    /// Take figures here and inside other kernels, and write docs/explanation/benchmarks.md; as root.
     Bench,
     /// Run the demo and the tests in a bare root of Debian, as before a release; as root.
     Fresh(fresh::Options),

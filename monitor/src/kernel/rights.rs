@@ -13,8 +13,7 @@ const NEEDED: [(CapabilitySet, &str); 3] = [
 ];
 
 /// What stands behind a kprobe that was refused though root has the capabilities.
-pub(super) const PROBES: &str =
-    "; where `kernel.perf_event_paranoid` is 3, as on Debian, kprobes ask for CAP_SYS_ADMIN, see docs/service.md";
+pub(super) const PROBES: &str = "; where `kernel.perf_event_paranoid` is 3, as on Debian, kprobes ask for CAP_SYS_ADMIN, see docs/how-to/service.md";
 
 /// What makes the kernel refuse.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! Figures, for `cargo xtask bench`, which puts them into docs/benchmarks.md. A machine that is emulated gives counts
+//! Figures, for `cargo xtask bench`, which puts them into docs/explanation/benchmarks.md. A machine that is emulated gives counts
 //! only, never times.
 
 use std::{

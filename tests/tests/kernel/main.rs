@@ -444,7 +444,7 @@ fn put_in_force(guard: &Guard, present: &mut Policy, wanted: Policy) -> Result<(
 /// The catalogue is written by the runs in other kernels; what is tried must be in it, and nothing else may.
 #[test]
 fn the_catalogue_is_that_of_these_attacks() -> Result<()> {
-    let catalogue = include_str!("../../../docs/bypass-catalogue.md");
+    let catalogue = include_str!("../../../docs/explanation/bypass-catalogue.md");
     let rows = catalogue.lines().filter(|line| line.starts_with("| ")).map(|line| line.split(" | "));
     let rows: Vec<_> = rows
         .filter_map(|mut fields| Some((fields.next()?.trim_start_matches("| "), fields.next()?)))
@@ -452,6 +452,6 @@ fn the_catalogue_is_that_of_these_attacks() -> Result<()> {
         .skip(1)
         .collect();
     let attacks: Vec<_> = ATTACKS.iter().map(|attack| (attack.rule, attack.technique)).collect();
-    ensure!(rows == attacks, "docs/bypass-catalogue.md is out of date: `cargo xtask vm` writes it");
+    ensure!(rows == attacks, "docs/explanation/bypass-catalogue.md is out of date: `cargo xtask vm` writes it");
     Ok(())
 }

@@ -168,9 +168,9 @@ fn picture() -> String {
 #[test]
 fn the_documentation_shows_these_layers() -> Result<()> {
     let (begin, end) = PICTURE;
-    let design = fs::read_to_string(root()?.join("docs/design.md"))?;
-    let (_, rest) = design.split_once(begin).context("docs/design.md has no picture of the layers")?;
+    let design = fs::read_to_string(root()?.join("docs/explanation/design.md"))?;
+    let (_, rest) = design.split_once(begin).context("docs/explanation/design.md has no picture of the layers")?;
     let (shown, _) = rest.split_once(end).context("the picture of the layers has no end")?;
-    ensure!(shown == picture(), "docs/design.md shows other layers; replace them with:\n{}", picture());
+    ensure!(shown == picture(), "docs/explanation/design.md shows other layers; replace them with:\n{}", picture());
     Ok(())
 }

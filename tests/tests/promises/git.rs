@@ -26,7 +26,7 @@ use serde_json::json;
 use super::scenarios::stage;
 
 /// The table that people read.
-const TABLE: &str = include_str!("../../../docs/scenarios.md");
+const TABLE: &str = include_str!("../../../docs/explanation/scenarios.md");
 /// The project that is committed to.
 const PROJECT: &str = "line";
 
@@ -219,7 +219,11 @@ fn what_git_is_told_to_run_is_told_and_judged_as_what_the_instance_runs() -> Res
     let proof = node_red.home().path().join("proof");
     let ways = ways(node_red.home().path(), &proof);
     let here: Vec<_> = ways.iter().map(Way::row).collect();
-    ensure!(rows() == here, "docs/scenarios.md has another table; this is what is played:\n{}", here.join("\n"));
+    ensure!(
+        rows() == here,
+        "docs/explanation/scenarios.md has another table; this is what is played:\n{}",
+        here.join("\n")
+    );
     let before = fs::read(config(node_red))?;
     for way in &ways {
         let came = play(node_red, way, &proof)?;

@@ -93,7 +93,7 @@ fn every_attack_is_met_under_what_a_day_with_everything_has_taught() -> Result<(
     every_attack_is_met(&mut scene, &text)
 }
 
-/// Plays the table of docs/scenarios.md under a policy that was learnt.
+/// Plays the table of docs/explanation/scenarios.md under a policy that was learnt.
 fn every_attack_is_met(scene: &mut Scene, learnt: &str) -> Result<()> {
     let learnt = Policy::only(learnt, &scene.node_red.home().user_dir())?;
     println!("{}", learnt.text());

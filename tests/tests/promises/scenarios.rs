@@ -1,7 +1,7 @@
 //! What an intruder at the editor does, one attack after the other, against the policy that `flowwarden init` writes: each
 //! meets the rule that is there for it and no other, once, and does no harm where a rule forbids it.
 //!
-//! The numbers are those of the table in docs/scenarios.md, which is held against this one. Number 9 and 23, what has to
+//! The numbers are those of the table in docs/explanation/scenarios.md, which is held against this one. Number 9 and 23, what has to
 //! stay allowed, are `keys.rs` and `releases.rs`; 20 is `editor.rs`.
 
 use std::{
@@ -37,7 +37,7 @@ const SECRET: &str = "-----THE SECRET-----";
 /// One of the addresses in the preset that answer names over https; here it is in the world of the test.
 const DOH: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
 /// The table that people read.
-const TABLE: &str = include_str!("../../../docs/scenarios.md");
+const TABLE: &str = include_str!("../../../docs/explanation/scenarios.md");
 
 /// How the attack is made.
 enum Act {
@@ -627,7 +627,11 @@ fn an_instance_reaches_neither_the_files_nor_the_ports_of_another() -> Result<()
     let neighbour = scene.neighbour()?;
     let attacks = on_a_neighbour(&neighbour)?;
     let rows: Vec<_> = attacks.iter().map(Attack::row).collect();
-    ensure!(rows_under("multi-tenant") == rows, "docs/scenarios.md has another table:\n{}", rows.join("\n"));
+    ensure!(
+        rows_under("multi-tenant") == rows,
+        "docs/explanation/scenarios.md has another table:\n{}",
+        rows.join("\n")
+    );
     for attack in &attacks {
         let mark = scene.node_red.console().mark();
         let outcome = make(&mut scene, &attack.act)?;
@@ -653,7 +657,7 @@ fn every_attack_meets_its_rule_once() -> Result<()> {
     let rows: Vec<_> = freely.iter().map(Attack::row).collect();
     ensure!(
         rows_under("standard") == rows,
-        "docs/scenarios.md has another table; this is what is played:\n{}",
+        "docs/explanation/scenarios.md has another table; this is what is played:\n{}",
         rows.join("\n")
     );
     for attack in &freely {

@@ -1,4 +1,4 @@
-//! `docs/bypass-catalogue.md`: what became of each attack on each kernel, as the tests told.
+//! `docs/explanation/bypass-catalogue.md`: what became of each attack on each kernel, as the tests told.
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
@@ -98,7 +98,7 @@ fn cells(line: &str) -> Vec<&str> {
 }
 
 fn file() -> PathBuf {
-    cargo::root().join("docs/bypass-catalogue.md")
+    cargo::root().join("docs/explanation/bypass-catalogue.md")
 }
 
 /// That the catalogue says what the machines told.
