@@ -14,8 +14,8 @@ use crate::{build, cargo, setup, vm, vm::Answers};
 
 const HEAD: &str = "# Benchmarks
 
-Written by `cargo xtask bench`. Emulated machines give counts only: no time from them means anything. Times and ratios are
-of one run on the machine at hand, whose kernel is the column `native`.
+`cargo xtask bench` writes this page. Emulated machines provide counts only; their times are meaningless. Times and ratios are of one run on
+the local machine, whose kernel is the column `native`.
 
 ";
 
@@ -112,7 +112,7 @@ fn text(all: &[Figures]) -> Result<String> {
 fn races(text: &mut String, all: &[Figures]) -> Result<()> {
     writeln!(
         text,
-        "\n## 10,000 writers on settings.js\n\nProcesses that open it and write at the same moment, 250 at a time.\n"
+        "\n## 10,000 writers on settings.js\n\nProcesses that open the file and write to it at the same moment, 250 at a time.\n"
     )?;
     writeln!(text, "| kernel | sensor | refused | killed | wrote | bytes changed |\n|---|---|---|---|---|---|")?;
     for figures in all {
@@ -127,10 +127,10 @@ fn races(text: &mut String, all: &[Figures]) -> Result<()> {
 fn heals(text: &mut String, all: &[Figures]) -> Result<()> {
     writeln!(
         text,
-        "\n## Healing\n\nWhere a sensor cannot deny, whoever opens settings.js with `O_TRUNC` is killed when it is empty already. \
-         Microseconds from that process' end until the file is what it was (the tracepoint sensor, `native`).\n"
+        "\n## Restore\n\nA sensor that cannot deny kills a process that opens settings.js with `O_TRUNC` when the file is empty already. \
+         Microseconds from the end of that process until the file is restored (tracepoint sensor, `native`).\n"
     )?;
-    writeln!(text, "| times | least | median | 99 of 100 | most |\n|---|---|---|---|---|")?;
+    writeln!(text, "| runs | minimum | median | 99th percentile | maximum |\n|---|---|---|---|---|")?;
     for cells in all.iter().flat_map(|figures| figures.lines("heal: ")) {
         writeln!(text, "| {} |", cells.join(" | "))?;
     }
@@ -141,9 +141,9 @@ fn heals(text: &mut String, all: &[Figures]) -> Result<()> {
 fn costs(text: &mut String, all: &[Figures]) -> Result<()> {
     writeln!(
         text,
-        "\n## What a call costs\n\nNanoseconds, the least of five measurements; `open` is an open and a close.\n"
+        "\n## Cost of a system call\n\nNanoseconds, minimum of five measurements; `open` is an open and a close.\n"
     )?;
-    writeln!(text, "| who, what | without a guard | with one | ratio |\n|---|---|---|---|")?;
+    writeln!(text, "| process, call | without a guard | with a guard | ratio |\n|---|---|---|---|")?;
     for figures in all {
         for cells in figures.lines("cost: ") {
             let [what, without, with] = cells[..] else { continue };
@@ -152,7 +152,7 @@ fn costs(text: &mut String, all: &[Figures]) -> Result<()> {
         }
     }
     if let Some(told) = all.first().and_then(|native| native.told("loaded ")) {
-        writeln!(text, "\nTo load everything that runs on the machine at hand takes: {told}.")?;
+        writeln!(text, "\nLoading all programs on the local machine: {told}.")?;
     }
     Ok(())
 }
@@ -161,8 +161,8 @@ fn costs(text: &mut String, all: &[Figures]) -> Result<()> {
 fn rules(text: &mut String, all: &[Figures]) -> Result<()> {
     writeln!(
         text,
-        "\n## Ten rules and ten thousand\n\nA policy of ten rules about files and ten networks, and one of ten thousand of \
-         each, in turns: the least of five. `load` is from the signal to reload until the guard says that it is in force.\n"
+        "\n## Ten rules and ten thousand\n\nA policy of ten file rules and ten networks, and one of ten thousand of \
+         each, in turns: minimum of five. `load` is the time from the reload signal until the guard reports the policy in force.\n"
     )?;
     writeln!(text, "| what | 10 | 10,000 | ratio |\n|---|---|---|---|")?;
     for cells in all.iter().flat_map(|figures| figures.lines("rules: ")) {
@@ -182,10 +182,10 @@ fn programs(text: &mut String, all: &[Figures]) -> Result<()> {
     }
     writeln!(
         text,
-        "\n## Programs\n\nInstructions that the verifier walked through to accept each program (`flowwarden doctor \
-         --programs`), of a million that it is willing to; `?` where the kernel does not tell (before 5.16), nothing where \
-         it is not used; and the microseconds that the machine at hand took to load it. There, programs on security \
-         hooks are loaded when its kernel runs one.\n"
+        "\n## Programs\n\nInstructions that the verifier walked to accept each program (`flowwarden doctor \
+         --programs`), of a limit of one million; `?` where the kernel does not report them (before 5.16), empty where \
+         the program is not used; and the microseconds that loading took on the local machine. There, programs on security \
+         hooks are loaded only if its kernel runs one.\n"
     )?;
     let kernels: Vec<_> = all.iter().map(|figures| figures.kernel.as_str()).collect();
     writeln!(text, "| program | {} | µs |\n|---|{}---|", kernels.join(" | "), "---|".repeat(all.len()))?;

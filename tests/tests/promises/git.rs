@@ -86,7 +86,7 @@ fn ways(home: &Path, proof: &Path) -> [Way; 4] {
 
 /// The rows below the heading of the table.
 fn rows() -> Vec<&'static str> {
-    let below = TABLE.lines().skip_while(|line| !line.starts_with("## What git is told to run"));
+    let below = TABLE.lines().skip_while(|line| !line.starts_with("## Programs that git runs"));
     let table = below.skip_while(|line| !line.starts_with('|'));
     table.take_while(|line| line.starts_with('|')).skip(2).collect()
 }

@@ -9,20 +9,20 @@ use crate::cargo;
 
 const HEAD: &str = "# Bypass catalogue
 
-What is tried to get past a rule, and what became of it. Written by `cargo xtask vm` from what the test
-`every_attack_is_met` (`tests/tests/kernel`) told inside each kernel; every line is an entry of its list of attacks, each
-of which goes through when there is no guard. The rules say `deny`, with `fallback = \"kill\"`.
+Every technique that is tried to get past a rule, and the result on each kernel. `cargo xtask vm` writes this page from the results of
+the test `every_attack_is_met` (`tests/tests/kernel`) inside each kernel. Each line is an entry of its list of attacks, and each attack
+succeeds without a guard. The rules say `deny`, with `fallback = \"kill\"`.
 
 * **denied**: the operation fails with `EPERM` (`EACCES` for an exec), and nothing has changed;
-* **killed before harm**: the process is killed; settings.js is as it was, the file `environment` was not made;
-* **killed and healed**: the process is killed, the harm was done, and settings.js was put back from its good copy;
-* **killed**: the process is killed; the harm was done before, or would leave no trace to tell by (what was read or sent);
+* **killed before harm**: the process is killed; settings.js is unchanged, the file `environment` was not created;
+* **killed and healed**: the process is killed after the change, and settings.js was restored from its baseline;
+* **killed**: the process is killed; the change came first, or its effect leaves no trace to test for (what was read or sent);
 * **not seen**: the sensor cannot see it, for the reason below the table.
 
-What another process does on behalf of the instance (cron, at, systemd, a container engine) is no operation of the
-instance's: deny the ways there, as `docker` and `syslog` below do. Through a shared writable mapping from before the guard
-came, stores reach a file without any call, and no sensor sees them: start the guard before what it guards. The same holds for
-a mapping of a file from before it took a protected name.
+Operations of another process on behalf of the instance (cron, at, systemd, a container engine) are not operations of the instance: deny
+the access to that process, as `docker` and `syslog` below do. Stores through a shared writable mapping from before the guard started
+make no system call, and no sensor sees them: start the guard before what it guards. The same holds for a mapping of a file from before it
+took a protected name.
 
 ";
 
@@ -133,7 +133,10 @@ pub(super) fn write(all: &[Answers]) -> Result<()> {
     for (rule, technique, verdicts) in &table.rows {
         writeln!(text, "| {rule} | {technique} | {} |", verdicts.join(" | "))?;
     }
-    writeln!(text, "\n## Not seen\n\nBy the tracepoints alone, and why. Sensors on security hooks see all of it.\n")?;
+    writeln!(
+        text,
+        "\n## Not seen\n\nBy the tracepoint sensor, with the reason. Sensors on security hooks see all of it.\n"
+    )?;
     writeln!(text, "{}", reasons(all).join("\n"))?;
     fs::write(file(), text).with_context(|| format!("{} cannot be written", file().display()))?;
     println!("written: {}", file().display());
