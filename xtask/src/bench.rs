@@ -14,8 +14,8 @@ use crate::{build, cargo, setup, vm, vm::Answers};
 
 const HEAD: &str = "# Benchmarks
 
-`cargo xtask bench` writes this page. Emulated machines provide counts only; their times are meaningless. Times and ratios are of one run on
-the local machine, whose kernel is the column `native`.
+`cargo xtask bench` writes this page. Emulated machines provide counts only; their times are meaningless. Times and
+ratios are of one run on the local machine, whose kernel is the column `native`.
 
 ";
 

@@ -15,6 +15,8 @@ mod init;
 mod journal;
 mod learn;
 mod maintenance;
+#[cfg(test)]
+mod reference;
 mod reload;
 mod run;
 mod simulate;

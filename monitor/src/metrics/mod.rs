@@ -258,7 +258,13 @@ fn seconds(time: SystemTime) -> f64 {
 }
 
 #[cfg(test)]
+#[path = "../../tests/bless/mod.rs"]
+mod bless;
+
+#[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
     use journal::{Journal, Limits};
 
@@ -288,5 +294,36 @@ mod tests {
         ] {
             assert!(page.lines().any(|found| found == line), "{line} in {page}");
         }
+    }
+
+    const PAGE: &str = "# Metrics\n\n<!-- Generated from the metrics of the guard, see CONTRIBUTING.md. -->\n\n\
+        The guard serves Prometheus metrics at `/metrics` if the policy has this table:\n\n\
+        ```toml\n[metrics]\nlisten = \"127.0.0.1:9464\"\n```\n\n`listen` is its address; the default is the one above. \
+        There is no authentication: for access from another machine, put a reverse proxy in front. \
+        `contrib/grafana/flowwarden.json` is a dashboard.\n\n";
+
+    #[test]
+    fn the_reference_is_that_of_the_metrics() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&directory.path().join("journal"), Limits::default()).unwrap();
+        let page = Arc::new(Figures { counts: Arc::default(), spool: journal.spool() }).page().unwrap();
+        let about = |what: &str, name: &str| {
+            let start = format!("# {what} {name} ");
+            page.lines().find_map(|line| line.strip_prefix(&start)).unwrap().trim_end_matches('.').to_owned()
+        };
+        let mut text = format!("{PAGE}| metric | type | labels | meaning |\n|---|---|---|---|\n");
+        for name in NAMES {
+            let labels = match name {
+                "flowwarden_build_info" => "`version`",
+                "flowwarden_events_total" => "`node_red` (the instance), `rule`, `verdict`",
+                name if name.starts_with("flowwarden_sink_") => "`sink`",
+                _ => "",
+            };
+            writeln!(text, "| `{name}` | {} | {labels} | {} |", about("TYPE", name), about("HELP", name)).unwrap();
+        }
+        let most = format!(
+            "\nAt most {MOST} combinations of instance, rule and verdict are counted apart; the others are `{OTHER}`.\n"
+        );
+        bless::compare("reference/metrics.md", &(text + &most));
     }
 }
