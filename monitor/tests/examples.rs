@@ -54,7 +54,7 @@ fn every_policy_of_the_documentation_passes_check() {
     let file = directory.path().join("policy.toml");
     let mut all = vec![root().join("README.md")];
     pages(&root().join("docs"), &mut all);
-    let (mut count, mut faults) = (0, String::new());
+    let (mut count, mut faults) = (0, Vec::new());
     for page in all {
         for (line, example) in examples(&fs::read_to_string(&page).unwrap()) {
             let before = match example {
@@ -64,11 +64,11 @@ fn every_policy_of_the_documentation_passes_check() {
             fs::write(&file, before + &example).unwrap();
             let check = Command::new(env!("CARGO_BIN_EXE_flowwarden")).arg("check").arg(&file).output().unwrap();
             if !check.status.success() {
-                faults += &format!("{}:{line}: {}", page.display(), String::from_utf8_lossy(&check.stderr));
+                faults.push(format!("{}:{line}: {}", page.display(), String::from_utf8_lossy(&check.stderr)));
             }
             count += 1;
         }
     }
-    assert!(faults.is_empty(), "{faults}");
+    assert!(faults.is_empty(), "{}", faults.concat());
     assert!(count >= 10, "{count} examples: are they still marked as TOML?");
 }

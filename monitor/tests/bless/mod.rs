@@ -3,7 +3,6 @@
 use std::{env, fs, path::PathBuf};
 
 /// Compares a page of `docs/` with what the code says, or writes it if `FLOWWARDEN_BLESS` is set.
-#[expect(clippy::unwrap_used, clippy::panic, reason = "a helper of tests")]
 pub(crate) fn compare(page: &str, wanted: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs").join(page);
     if env::var_os("FLOWWARDEN_BLESS").is_some() {
