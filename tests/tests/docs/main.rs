@@ -206,3 +206,26 @@ fn the_results_of_the_kernels_are_those_of_the_catalogue() -> Result<()> {
     ensure!(table == wanted, "{KERNELS} is out of date: run with FLOWWARDEN_BLESS=1. It should have:\n{wanted}");
     Ok(())
 }
+
+/// The directories of the repository: inline code that begins with one of them is a path.
+const DIRECTORIES: [&str; 9] =
+    ["contrib/", "docs/", "fuzz/", "monitor/", "monitor-common/", "monitor-ebpf/", "tests/", "xtask/", ".cargo/"];
+
+#[test]
+fn every_path_in_the_documentation_exists() -> Result<()> {
+    // Not a path: a pattern, a placeholder, a command.
+    let is_path = |code: &str| {
+        let starts = DIRECTORIES.iter().any(|directory| code.starts_with(directory));
+        starts && !code.contains(['*', '{', ' ', '<']) && !code.contains("NAME")
+    };
+    let mut missing = BTreeSet::new();
+    for (name, page) in pages()?.iter().filter(|(name, _)| *name != "CHANGELOG.md") {
+        for code in page.code.iter().filter(|code| is_path(code)) {
+            if !root()?.join(code).exists() {
+                missing.insert(format!("{name}: {code}"));
+            }
+        }
+    }
+    ensure!(missing.is_empty(), "these paths do not exist: {missing:#?}");
+    Ok(())
+}
