@@ -1,8 +1,12 @@
 //! `docs/reference/cli.md`, rendered from the definition of the command line.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
-use clap::{Arg, Command, CommandFactory as _};
+use clap::{Arg, Command, CommandFactory as _, error::ErrorKind};
 
 use super::Arguments;
 
@@ -95,4 +99,64 @@ fn the_reference_is_that_of_the_commands() {
     let mut page = HEAD.to_owned();
     render(&mut command, &mut page);
     bless::compare("reference/cli.md", &format!("{}\n", page.trim_end()));
+}
+
+/// Pages of the documentation below a directory.
+fn pages(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            pages(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+}
+
+/// The command lines of a page, and whether each is a whole line of a code block.
+fn command_lines(text: &str) -> Vec<(String, bool)> {
+    let (mut lines, mut prose, mut is_block) = (Vec::new(), String::new(), false);
+    for line in text.replace("\\\n", " ").lines() {
+        let line = line.trim();
+        if line.starts_with("```") {
+            is_block = !is_block;
+        } else if is_block {
+            let line = line.strip_prefix("sudo ").unwrap_or(line);
+            // A comment, a pipe or a redirection ends the command.
+            let line = line.split(['#', '|', '>']).next().unwrap_or_default().trim();
+            lines.push((line.to_owned(), true));
+        } else {
+            prose.push_str(line);
+            prose.push(' ');
+        }
+    }
+    lines.extend(prose.split('`').skip(1).step_by(2).map(|code| (code.to_owned(), false)));
+    lines.retain(|(line, _)| line.starts_with("flowwarden "));
+    lines
+}
+
+#[test]
+fn every_command_line_of_the_documentation_is_one() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut all = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
+    pages(&root.join("docs"), &mut all);
+    let (mut count, mut faults) = (0, Vec::new());
+    // Usages have placeholders for options.
+    for page in all.iter().filter(|page| !page.ends_with("reference/cli.md")) {
+        for (line, is_whole) in command_lines(&fs::read_to_string(page).unwrap()) {
+            count += 1;
+            let Err(error) = Arguments::command().try_get_matches_from(line.split_whitespace()) else { continue };
+            let is_named_only = matches!(
+                error.kind(),
+                ErrorKind::MissingRequiredArgument
+                    | ErrorKind::MissingSubcommand
+                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            );
+            if is_whole || !is_named_only {
+                faults.push(format!("{}: {line}: {error}", page.display()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.concat());
+    assert!(count >= 50, "{count} command lines");
 }
