@@ -20,6 +20,7 @@ pub mod control;
 pub mod decide;
 pub mod dns;
 pub mod event;
+pub mod hooks;
 pub mod inbound;
 pub mod name;
 pub mod offsets;

@@ -9,6 +9,7 @@ use monitor_common::{
     decide::{MAX_CLIMB, Work},
     dns::{Bound, BoundKey, Kind, Message, NameKey, NameRulesKey, Noted, QueryKey, Rate, ResolverKey, Stream},
     event::{Counters, Event, Pending, WriteKey, WriteTotals},
+    hooks::SecurityHook,
     inbound::{Owner, PeerKey, PeerTold},
     name::Name,
     opaque::Opaque,
@@ -17,7 +18,7 @@ use monitor_common::{
         Node, NodeKey, Pattern, PatternKey, Watch,
     },
     scope::{ArgvMatcher, MAX_CGROUP_DEPTH, MAX_SELECTORS, Selector, TaskLabel},
-    security::{Judged, SecurityHook},
+    security::Judged,
     syscall::{HANDLERS_HALF, Syscall, TABLE_LEN},
     volume::{Limit, LimitKey, MAX_LIMITS, PassedKey, Volume, VolumeKey},
 };

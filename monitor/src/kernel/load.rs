@@ -17,11 +17,12 @@ use aya::{
 use monitor_common::{
     dns::Rate,
     event::{Counters, Hook},
+    hooks::{Deniable, SecurityHook},
     inbound::Owner,
     offsets::{Abi, Offsets},
     policy::{CONTROL_CGROUP, CONTROL_USERNS, Control, Identity, InodeId, Maintenance},
     scope::TaskLabel,
-    security::{SecurityHook, Signatures},
+    security::Signatures,
     syscall::{HANDLERS_HALF, Handler, Syscall},
     verdict::Sensor,
 };
@@ -518,11 +519,11 @@ impl Kernel {
     #[must_use]
     pub fn can_deny(&self) -> CanDeny {
         CanDeny {
-            files: self.served.can_deny_files(),
+            files: self.served.can_deny(Deniable::Files),
             network: self.can_deny_network(),
             inbound: self.refuses_peers,
-            exec: self.served.can_deny_exec(),
-            system: self.served.can_deny_system(),
+            exec: self.served.can_deny(Deniable::Exec),
+            system: self.served.can_deny(Deniable::System),
         }
     }
 

@@ -2,42 +2,22 @@
 
 use monitor_common::{Access, Verdict, decide, event::Hook, policy::Class};
 
-use super::{Args, security_hook};
+use super::Args;
 use crate::{
     facts::{actor::Actor, offset, pointer, task, word},
     hooks::judge,
     maps::Scratch,
 };
 
-security_hook!(
-    TaskFixSetuid,
-    "task_fix_setuid",
-    "security_task_fix_setuid",
-    lsm_task_fix_setuid,
-    fentry_task_fix_setuid,
-    kprobe_task_fix_setuid,
-    change
-);
-security_hook!(Capset, "capset", "security_capset", lsm_capset, fentry_capset, kprobe_capset, change_capabilities);
-security_hook!(
-    BprmCredsFromFile,
-    "bprm_creds_from_file",
-    "security_bprm_creds_from_file",
-    lsm_bprm_creds,
-    fentry_bprm_creds,
-    kprobe_bprm_creds,
-    program
-);
-
 #[inline(always)]
-fn change<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn change<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let (new, old) = (args.arg(0), args.arg(1));
     // The capabilities follow the uid after this hook: those that come with uid 0 are told with it.
     judge_gain(actor, scratch, word(new, offset!(cred_euid)), caps(old), old)
 }
 
 #[inline(always)]
-fn change_capabilities<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn change_capabilities<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     // The third argument points to what becomes effective; the new credentials do not hold it yet.
     let (old, effective) = (args.arg(1), word(args.arg(2), 0));
     judge_gain(actor, scratch, word(old, offset!(cred_euid)), effective, old)
@@ -45,7 +25,7 @@ fn change_capabilities<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) 
 
 /// A program with a setuid bit or capabilities of its own becomes the process.
 #[inline(always)]
-fn program<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn program<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let (new, old) = (pointer(args.arg(0), offset!(bprm_cred))?, pointer(task::current(), offset!(task_cred))?);
     judge_gain(actor, scratch, word(new, offset!(cred_euid)), caps(old), old)
 }

@@ -8,62 +8,13 @@ use monitor_common::{
     verdict::Sensor,
 };
 
-use super::{Args, security_hook};
+use super::Args;
 use crate::{
     facts::{actor::Actor, file::File, offset, pointer, read},
     hooks::{Request, descriptor::changes, judge_file, names, open::judge_open},
     lookups::Maps,
     maps::{JUDGED, Scratch},
 };
-
-security_hook!(FileOpen, "file_open", "security_file_open", lsm_file_open, fentry_file_open, kprobe_file_open, open);
-security_hook!(
-    FilePermission,
-    "file_permission",
-    "security_file_permission",
-    lsm_file_permission,
-    fentry_file_permission,
-    kprobe_file_permission,
-    permission
-);
-security_hook!(MmapFile, "mmap_file", "security_mmap_file", lsm_mmap_file, fentry_mmap_file, kprobe_mmap_file, mmap);
-security_hook!(
-    FileMprotect,
-    "file_mprotect",
-    "security_file_mprotect",
-    lsm_file_mprotect,
-    fentry_file_mprotect,
-    kprobe_file_mprotect,
-    mprotect
-);
-security_hook!(
-    FileReceive,
-    "file_receive",
-    "security_file_receive",
-    lsm_file_receive,
-    fentry_file_receive,
-    kprobe_file_receive,
-    receive
-);
-
-security_hook!(
-    FileIoctl,
-    "file_ioctl",
-    "security_file_ioctl",
-    lsm_file_ioctl,
-    fentry_file_ioctl,
-    kprobe_file_ioctl,
-    ioctl
-);
-security_hook!(
-    FileIoctlCompat,
-    "file_ioctl_compat",
-    "security_file_ioctl_compat",
-    lsm_file_ioctl_compat,
-    fentry_file_ioctl_compat,
-    kprobe_file_ioctl_compat,
-    ioctl
-);
 
 /// `MAY_WRITE`, `MAY_READ` and `MAY_APPEND` of include/linux/fs.h.
 const MAY_WRITE: u32 = 2;
@@ -81,7 +32,7 @@ const MAP_SHARED_VALIDATE: u64 = 3;
 const VM_SHARED: u64 = 8;
 
 #[inline(always)]
-fn open<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn open<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let file = File(args.arg(0));
     // `inode_create` judges what is made.
     let done = judge_open(scratch, actor, file, file.flags()?, false);
@@ -98,7 +49,7 @@ fn open<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdi
 
 /// A descriptor that was opened before the guard came, or by somebody else, shows here for the first time.
 #[inline(always)]
-fn permission<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn permission<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let (file, mask) = (File(args.arg(0)), args.arg(1) as u32);
     if mask & (MAY_WRITE | MAY_APPEND) != 0 {
         through_descriptor(actor, scratch, file, Hook::Write, Access::WRITE)
@@ -111,7 +62,7 @@ fn permission<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option
 
 /// A command that changes the file.
 #[inline(always)]
-fn ioctl<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn ioctl<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let (file, command) = (File(args.arg(0)), args.arg(1) as u32);
     let access = control::access(command)?;
     // What was judged for writing when it was opened need not be judged again.
@@ -123,7 +74,7 @@ fn ioctl<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verd
 
 /// A descriptor comes from another process, with whatever that one was allowed to open.
 #[inline(always)]
-fn receive<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn receive<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let file = File(args.arg(0));
     let (access, _) = file.opened_for()?;
     if access.is_empty() {
@@ -133,7 +84,7 @@ fn receive<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Ve
 }
 
 #[inline(always)]
-fn mmap<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn mmap<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     // LSM programs are told the protection that was asked for, and then the one that is given; the function takes one.
     let given = if matches!(A::SENSOR, Sensor::Lsm) { 2 } else { 1 };
     let (file, protection, kind) = (File(args.arg(0)), args.arg(given), args.arg(given + 1) & MAP_TYPE);
@@ -151,7 +102,7 @@ fn mmap<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdi
 
 /// A shared mapping becomes writable.
 #[inline(always)]
-fn mprotect<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn mprotect<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let (vma, protection) = (args.arg(0), args.arg(2));
     if protection & PROT_WRITE == 0 || read::<u64>(vma, offset!(vma_flags))? & VM_SHARED == 0 {
         return None;

@@ -10,7 +10,7 @@ use monitor_common::{
     verdict::Sensor,
 };
 
-use super::{Args, dentry_arg, security_hook};
+use super::{Args, dentry_arg};
 use crate::{
     facts::{
         actor::Actor,
@@ -23,135 +23,6 @@ use crate::{
     lookups::Maps,
     maps::Scratch,
 };
-
-security_hook!(
-    InodeCreate,
-    "inode_create",
-    "security_inode_create",
-    lsm_inode_create,
-    fentry_inode_create,
-    kprobe_inode_create,
-    create
-);
-security_hook!(
-    InodeLink,
-    "inode_link",
-    "security_inode_link",
-    lsm_inode_link,
-    fentry_inode_link,
-    kprobe_inode_link,
-    link
-);
-security_hook!(
-    InodeUnlink,
-    "inode_unlink",
-    "security_inode_unlink",
-    lsm_inode_unlink,
-    fentry_inode_unlink,
-    kprobe_inode_unlink,
-    unlink
-);
-security_hook!(
-    InodeSymlink,
-    "inode_symlink",
-    "security_inode_symlink",
-    lsm_inode_symlink,
-    fentry_inode_symlink,
-    kprobe_inode_symlink,
-    symlink
-);
-security_hook!(
-    InodeMkdir,
-    "inode_mkdir",
-    "security_inode_mkdir",
-    lsm_inode_mkdir,
-    fentry_inode_mkdir,
-    kprobe_inode_mkdir,
-    mkdir
-);
-security_hook!(
-    InodeRmdir,
-    "inode_rmdir",
-    "security_inode_rmdir",
-    lsm_inode_rmdir,
-    fentry_inode_rmdir,
-    kprobe_inode_rmdir,
-    rmdir
-);
-security_hook!(
-    InodeMknod,
-    "inode_mknod",
-    "security_inode_mknod",
-    lsm_inode_mknod,
-    fentry_inode_mknod,
-    kprobe_inode_mknod,
-    mknod
-);
-security_hook!(
-    InodeRename,
-    "inode_rename",
-    "security_inode_rename",
-    lsm_inode_rename,
-    fentry_inode_rename,
-    kprobe_inode_rename,
-    rename
-);
-security_hook!(
-    InodeSetattr,
-    "inode_setattr",
-    "security_inode_setattr",
-    lsm_inode_setattr,
-    fentry_inode_setattr,
-    kprobe_inode_setattr,
-    setattr
-);
-security_hook!(
-    InodeSetxattr,
-    "inode_setxattr",
-    "security_inode_setxattr",
-    lsm_inode_setxattr,
-    fentry_inode_setxattr,
-    kprobe_inode_setxattr,
-    setxattr
-);
-security_hook!(
-    InodeRemovexattr,
-    "inode_removexattr",
-    "security_inode_removexattr",
-    lsm_inode_removexattr,
-    fentry_inode_removexattr,
-    kprobe_inode_removexattr,
-    removexattr
-);
-
-security_hook!(
-    InodeSetAcl,
-    "inode_set_acl",
-    "security_inode_set_acl",
-    lsm_inode_set_acl,
-    fentry_inode_set_acl,
-    kprobe_inode_set_acl,
-    change_acl
-);
-security_hook!(
-    InodeRemoveAcl,
-    "inode_remove_acl",
-    "security_inode_remove_acl",
-    lsm_inode_remove_acl,
-    fentry_inode_remove_acl,
-    kprobe_inode_remove_acl,
-    change_acl
-);
-
-security_hook!(
-    InodeFileSetattr,
-    "inode_file_setattr",
-    "security_inode_file_setattr",
-    lsm_inode_file_setattr,
-    fentry_inode_file_setattr,
-    kprobe_inode_file_setattr,
-    file_setattr
-);
 
 /// `ATTR_*` of include/linux/fs.h.
 const ATTR_MODE: u32 = 1;
@@ -171,44 +42,44 @@ fn judge(actor: &Actor, scratch: &mut Scratch, dentry: u64, hook: Hook, access: 
 
 /// A file is made by an open. What `mknod` makes of a regular file comes by here as well.
 #[inline(always)]
-fn create<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn create<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let dentry = args.arg(1);
     let request = Request { flags: FLAG_CREATED | FLAG_AFTER, ..Request::new(Hook::Open as u8, Access::CREATE) };
     Some(judge_place(scratch, actor, dentry, likely_mount(dentry), &request))
 }
 
 #[inline(always)]
-fn unlink<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn unlink<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, args.arg(1), Hook::Unlink, Access::DELETE)
 }
 
 #[inline(always)]
-fn mkdir<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn mkdir<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, args.arg(1), Hook::Mkdir, Access::CREATE)
 }
 
 #[inline(always)]
-fn rmdir<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn rmdir<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, args.arg(1), Hook::Rmdir, Access::DELETE)
 }
 
 #[inline(always)]
-fn mknod<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn mknod<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, args.arg(1), Hook::Mknod, Access::CREATE)
 }
 
 #[inline(always)]
-fn symlink<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn symlink<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, args.arg(1), Hook::Symlink, Access::CREATE)
 }
 
 #[inline(always)]
-fn link<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn link<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     two(actor, scratch, Hook::Link, (args.arg(0), Access::LINK), (args.arg(2), Access::CREATE))
 }
 
 #[inline(always)]
-fn rename<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn rename<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let (from, to) = (args.arg(1), args.arg(3));
     let done = two(actor, scratch, Hook::Rename, (from, Access::RENAME), (to, Access::RENAME.union(Access::CREATE)))?;
     if done as u8 >= Verdict::Deny as u8 || !inode_at(from)?.is_directory() {
@@ -268,7 +139,7 @@ fn two(actor: &Actor, scratch: &mut Scratch, hook: Hook, from: (u64, Access), to
 }
 
 #[inline(always)]
-fn setattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn setattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let place = dentry_arg!(A, setattr);
     let (dentry, attr) = (args.moved_arg(place), args.moved_arg(place + 1));
     let valid: u32 = read(attr, offset!(iattr_valid))?;
@@ -291,21 +162,21 @@ fn setattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Ve
 }
 
 #[inline(always)]
-fn setxattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn setxattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, args.moved_arg(dentry_arg!(A, setxattr)), Hook::Xattr, Access::ATTR)
 }
 
 #[inline(always)]
-fn file_setattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn file_setattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, args.arg(0), Hook::FileAttr, Access::ATTR)
 }
 
 #[inline(always)]
-fn change_acl<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn change_acl<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, args.arg(1), Hook::Xattr, Access::ATTR)
 }
 
 #[inline(always)]
-fn removexattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn removexattr<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, args.moved_arg(dentry_arg!(A, removexattr)), Hook::Xattr, Access::ATTR)
 }

@@ -1,7 +1,8 @@
 //! The kernel's security hooks: what LSM programs refuse, and what fentry programs and kprobes on the same functions see
 //! and kill.
 //!
-//! A hook has one body. [`security_hook!`] makes its three entries; the loader attaches the best one that runs.
+//! A hook has one body. [`programs!`] makes its three programs from the table in [`monitor_common::hooks`]; the loader
+//! attaches the best one that runs.
 
 mod credentials;
 mod file;
@@ -13,13 +14,10 @@ mod system;
 
 use aya_ebpf::{
     EbpfContext,
+    cty::c_void,
     programs::{FEntryContext, LsmContext, ProbeContext},
 };
-use monitor_common::{
-    Verdict,
-    security::{SecurityHook, Signatures},
-    verdict::Sensor,
-};
+use monitor_common::{Verdict, hooks::SecurityHook, security::Signatures, verdict::Sensor};
 
 use crate::{
     emit,
@@ -96,28 +94,44 @@ impl Args for ProbeContext {
     }
 }
 
-/// Makes the LSM, fentry and kprobe entries of a hook around one body.
-macro_rules! security_hook {
-    ($hook:ident, $name:literal, $function:literal, $lsm:ident, $fentry:ident, $kprobe:ident, $body:path) => {
-        #[aya_ebpf::macros::lsm(hook = $name)]
-        fn $lsm(ctx: aya_ebpf::programs::LsmContext) -> i32 {
-            $crate::hooks::security::enter(&ctx, monitor_common::security::SecurityHook::$hook, $body)
-        }
+/// Makes the LSM, fentry and kprobe programs of every hook in the table around its body.
+///
+/// They are what aya's attribute macros would make, which cannot put a name together.
+macro_rules! programs {
+    ($($(#[$doc:meta])* $hook:ident {
+        lsm: $lsm:literal $lsm_args:tt,
+        function: $function:literal $function_args:tt,
+        since: $since:tt,
+        provable: $provable:literal,
+        replaces: $replaces:tt,
+        traced: $traced:literal,
+        denies: $denies:tt,
+        body: $family:ident::$body:ident,
+    })+) => {$(
+        const _: () = {
+            #[unsafe(export_name = concat!("lsm_", $lsm))]
+            #[unsafe(link_section = concat!("lsm/", $lsm))]
+            extern "C" fn lsm(ctx: *mut c_void) -> i32 {
+                enter(&LsmContext::new(ctx), SecurityHook::$hook, $family::$body)
+            }
 
-        #[aya_ebpf::macros::fentry(function = $function)]
-        fn $fentry(ctx: aya_ebpf::programs::FEntryContext) -> i32 {
-            $crate::hooks::security::enter(&ctx, monitor_common::security::SecurityHook::$hook, $body);
-            0
-        }
+            #[unsafe(export_name = concat!("fentry_", $lsm))]
+            #[unsafe(link_section = concat!("fentry/", $function))]
+            extern "C" fn fentry(ctx: *mut c_void) -> i32 {
+                enter(&FEntryContext::new(ctx), SecurityHook::$hook, $family::$body);
+                0
+            }
 
-        #[aya_ebpf::macros::kprobe(function = $function)]
-        fn $kprobe(ctx: aya_ebpf::programs::ProbeContext) -> u32 {
-            $crate::hooks::security::enter(&ctx, monitor_common::security::SecurityHook::$hook, $body);
-            0
-        }
-    };
+            #[unsafe(export_name = concat!("kprobe_", $lsm))]
+            #[unsafe(link_section = concat!("kprobe/", $function))]
+            extern "C" fn kprobe(ctx: *mut c_void) -> u32 {
+                enter(&ProbeContext::new(ctx), SecurityHook::$hook, $family::$body);
+                0
+            }
+        };
+    )+};
 }
-use security_hook;
+monitor_common::security_hooks!(programs);
 
 /// Runs a body for a task in scope; answers what an LSM program returns.
 #[inline(always)]

@@ -2,75 +2,18 @@
 
 use monitor_common::{Verdict, event::Hook, policy::Class};
 
-use super::{Args, security_hook};
+use super::Args;
 use crate::{
     facts::{actor::Actor, task},
     hooks::process::{is_guard, is_outside, judge_target, outside_by_number, owner},
     maps::Scratch,
 };
 
-security_hook!(TaskKill, "task_kill", "security_task_kill", lsm_task_kill, fentry_task_kill, kprobe_task_kill, signal);
-security_hook!(
-    PtraceAccessCheck,
-    "ptrace_access_check",
-    "security_ptrace_access_check",
-    lsm_ptrace_access,
-    fentry_ptrace_access,
-    kprobe_ptrace_access,
-    trace
-);
-
-security_hook!(
-    FileSendSigiotask,
-    "file_send_sigiotask",
-    "security_file_send_sigiotask",
-    lsm_send_sigiotask,
-    fentry_send_sigiotask,
-    kprobe_send_sigiotask,
-    own_signal
-);
-security_hook!(
-    FileFcntl,
-    "file_fcntl",
-    "security_file_fcntl",
-    lsm_file_fcntl,
-    fentry_file_fcntl,
-    kprobe_file_fcntl,
-    own
-);
-security_hook!(
-    TaskSetrlimit,
-    "task_setrlimit",
-    "security_task_setrlimit",
-    lsm_task_setrlimit,
-    fentry_task_setrlimit,
-    kprobe_task_setrlimit,
-    hold_back
-);
-security_hook!(
-    TaskSetnice,
-    "task_setnice",
-    "security_task_setnice",
-    lsm_task_setnice,
-    fentry_task_setnice,
-    kprobe_task_setnice,
-    hold_back
-);
-security_hook!(
-    TaskSetscheduler,
-    "task_setscheduler",
-    "security_task_setscheduler",
-    lsm_task_setscheduler,
-    fentry_task_setscheduler,
-    kprobe_task_setscheduler,
-    hold_back
-);
-
 /// `PTRACE_MODE_ATTACH`; a mere look, as `ps` takes at every process, does not carry it.
 const PTRACE_MODE_ATTACH: u64 = 2;
 
 #[inline(always)]
-fn signal<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn signal<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     // Signal 0 only asks whether the process is there.
     if args.arg(2) as u32 == 0 {
         return None;
@@ -80,7 +23,7 @@ fn signal<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Ver
 
 /// A descriptor is given an owner, who is signalled when something comes for it.
 #[inline(always)]
-fn own<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn own<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let owner = owner(args.arg(1) as u32, args.arg(2))?;
     let (hit, hits_guard) = outside_by_number(actor, owner, true)?;
     Some(judge_target(scratch, actor, Hook::Signal as u8, Class::Signal, hit, hits_guard))
@@ -89,7 +32,7 @@ fn own<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdic
 /// Something has come for a descriptor whose owner is to be signalled, in the middle of anybody's work. Nobody has business
 /// to have the guard signalled so, see [`refuses_unasked`](super::refuses_unasked); on whose descriptors others are is their own.
 #[inline(always)]
-fn own_signal<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn own_signal<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let target = args.arg(0);
     if !is_guard(task::tgid(target)?) {
         return None;
@@ -99,12 +42,12 @@ fn own_signal<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option
 
 /// What another process may use is cut: a limit on its time is as good as a signal, and the lowest priority as a stop.
 #[inline(always)]
-fn hold_back<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn hold_back<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge(actor, scratch, Hook::Ptrace, Class::Ptrace, args.arg(0))
 }
 
 #[inline(always)]
-fn trace<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn trace<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     if args.arg(1) & PTRACE_MODE_ATTACH == 0 {
         return None;
     }

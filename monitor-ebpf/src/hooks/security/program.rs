@@ -5,7 +5,7 @@
 
 use monitor_common::{Verdict, event::Hook};
 
-use super::{Args, security_hook};
+use super::Args;
 use crate::{
     emit::Record,
     facts::{actor::Actor, file::File, offset, pointer, read},
@@ -13,21 +13,11 @@ use crate::{
     maps::Scratch,
 };
 
-security_hook!(
-    BprmCheck,
-    "bprm_check_security",
-    "security_bprm_check",
-    lsm_bprm_check,
-    fentry_bprm_check,
-    kprobe_bprm_check,
-    check
-);
-
 /// What an ELF file begins with (elf(5)).
 const ELF: u32 = u32::from_ne_bytes(*b"\x7fELF");
 
 #[inline(always)]
-fn check<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn check<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let program = args.arg(0);
     let becomes_process = read::<u32>(program, offset!(bprm_buf))? == ELF;
     if becomes_process && !actor.sensor.can_deny() {

@@ -8,7 +8,7 @@ use monitor_common::{
     socket::{AF_INET, AF_INET6, AF_UNIX},
 };
 
-use super::{Args, security_hook};
+use super::Args;
 use crate::{
     facts::{actor::Actor, file::path_at, offset, pointer, read, word},
     hooks::{
@@ -18,32 +18,13 @@ use crate::{
     maps::Scratch,
 };
 
-security_hook!(
-    UnixStreamConnect,
-    "unix_stream_connect",
-    "security_unix_stream_connect",
-    lsm_unix_stream_connect,
-    fentry_unix_stream_connect,
-    kprobe_unix_stream_connect,
-    connect
-);
-security_hook!(
-    UnixMaySend,
-    "unix_may_send",
-    "security_unix_may_send",
-    lsm_unix_may_send,
-    fentry_unix_may_send,
-    kprobe_unix_may_send,
-    send
-);
-
 #[inline(always)]
-fn connect<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn connect<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge_holder(actor, scratch, args.arg(1))
 }
 
 #[inline(always)]
-fn send<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn send<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     judge_holder(actor, scratch, pointer(args.arg(1), offset!(socket_sk))?)
 }
 
@@ -55,50 +36,13 @@ fn judge_holder(actor: &Actor, scratch: &mut Scratch, other: u64) -> Option<Verd
     Some(judge_place(scratch, actor, dentry, mount, &request))
 }
 
-security_hook!(
-    SocketCreate,
-    "socket_create",
-    "security_socket_create",
-    lsm_socket_create,
-    fentry_socket_create,
-    kprobe_socket_create,
-    create
-);
-security_hook!(
-    SocketBind,
-    "socket_bind",
-    "security_socket_bind",
-    lsm_socket_bind,
-    fentry_socket_bind,
-    kprobe_socket_bind,
-    bind
-);
-security_hook!(
-    SocketConnect,
-    "socket_connect",
-    "security_socket_connect",
-    lsm_socket_connect,
-    fentry_socket_connect,
-    kprobe_socket_connect,
-    connect_any
-);
-security_hook!(
-    SocketListen,
-    "socket_listen",
-    "security_socket_listen",
-    lsm_socket_listen,
-    fentry_socket_listen,
-    kprobe_socket_listen,
-    listen
-);
-
 /// Offsets in `struct sockaddr_in` and `sockaddr_in6`, which are the same on every kernel (ip(7), ipv6(7)).
 const SOCKADDR_PORT: u32 = 2;
 const SOCKADDR_IN_ADDRESS: u32 = 4;
 const SOCKADDR_IN6_ADDRESS: u32 = 8;
 
 #[inline(always)]
-fn create<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn create<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let (family, kind, protocol) = (args.arg(0) as u32, args.arg(1) as u16, args.arg(2) as u16);
     // The kernel makes some for itself; those of the Internet meet a cgroup program on their way.
     let internet = family == u32::from(AF_INET) || family == u32::from(AF_INET6);
@@ -110,7 +54,7 @@ fn create<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Ver
 
 /// A socket that was made before the guard came, or by somebody else, is connected.
 #[inline(always)]
-fn connect_any<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn connect_any<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let sock = pointer(args.arg(0), offset!(socket_sk))?;
     let family: u16 = read(sock, offset!(sock_family))?;
     // Addresses of the Internet are judged by the cgroup programs, UNIX sockets by their files.
@@ -122,7 +66,7 @@ fn connect_any<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Optio
 }
 
 #[inline(always)]
-fn bind<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn bind<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let sock = pointer(args.arg(0), offset!(socket_sk))?;
     let to = args.arg(1);
     let family: u16 = read(to, 0)?;
@@ -143,7 +87,7 @@ fn bind<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdi
 }
 
 #[inline(always)]
-fn listen<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn listen<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let end = peer(pointer(args.arg(0), offset!(socket_sk))?)?;
     let decision = decide::class(&actor.subject, Class::Ingress, Access::NONE);
     Some(judge(scratch, actor, Hook::Listen as u8, &decision, |event| event.endpoint = end))

@@ -8,80 +8,13 @@ use monitor_common::{
     policy::Class,
 };
 
-use super::{Args, security_hook};
+use super::Args;
 use crate::{
     emit::Record,
     facts::{actor::Actor, file::path_at, offset, word},
     hooks::{Request, judge, judge_place},
     maps::Scratch,
 };
-
-security_hook!(SbMount, "sb_mount", "security_sb_mount", lsm_sb_mount, fentry_sb_mount, kprobe_sb_mount, mount);
-security_hook!(SbUmount, "sb_umount", "security_sb_umount", lsm_sb_umount, fentry_sb_umount, kprobe_sb_umount, unmount);
-security_hook!(
-    MoveMount,
-    "move_mount",
-    "security_move_mount",
-    lsm_move_mount,
-    fentry_move_mount,
-    kprobe_move_mount,
-    move_mount
-);
-security_hook!(
-    SbPivotroot,
-    "sb_pivotroot",
-    "security_sb_pivotroot",
-    lsm_sb_pivotroot,
-    fentry_sb_pivotroot,
-    kprobe_sb_pivotroot,
-    pivot_root
-);
-security_hook!(
-    UsernsCreate,
-    "userns_create",
-    "security_create_user_ns",
-    lsm_userns_create,
-    fentry_userns_create,
-    kprobe_userns_create,
-    user_namespace
-);
-security_hook!(Bpf, "bpf", "security_bpf", lsm_bpf, fentry_bpf, kprobe_bpf, bpf);
-security_hook!(
-    KernelModuleRequest,
-    "kernel_module_request",
-    "security_kernel_module_request",
-    lsm_module_request,
-    fentry_module_request,
-    kprobe_module_request,
-    module_request
-);
-security_hook!(
-    KernelReadFile,
-    "kernel_read_file",
-    "security_kernel_read_file",
-    lsm_kernel_read_file,
-    fentry_kernel_read_file,
-    kprobe_kernel_read_file,
-    module
-);
-security_hook!(
-    KernelLoadData,
-    "kernel_load_data",
-    "security_kernel_load_data",
-    lsm_kernel_load_data,
-    fentry_kernel_load_data,
-    kprobe_kernel_load_data,
-    module
-);
-security_hook!(
-    UringCmd,
-    "uring_cmd",
-    "security_uring_cmd",
-    lsm_uring_cmd,
-    fentry_uring_cmd,
-    kprobe_uring_cmd,
-    uring_command
-);
 
 /// `detail` of a mount that was elsewhere before.
 const MOVED: u64 = 1;
@@ -91,17 +24,17 @@ const ROOT: u64 = 3;
 const CLONE_NEWUSER: u64 = 0x1000_0000;
 
 #[inline(always)]
-fn mount<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn mount<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     mounted(actor, scratch, args.arg(1), 0)
 }
 
 #[inline(always)]
-fn move_mount<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn move_mount<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     mounted(actor, scratch, args.arg(1), MOVED)
 }
 
 #[inline(always)]
-fn pivot_root<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn pivot_root<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     mounted(actor, scratch, args.arg(1), ROOT)
 }
 
@@ -118,7 +51,7 @@ fn mounted(actor: &Actor, scratch: &mut Scratch, path: u64, detail: u64) -> Opti
 }
 
 #[inline(always)]
-fn unmount<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn unmount<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let mount = args.arg(0) - u64::from(offset!(mount_mnt));
     let root: u64 = word(mount, offset!(mount_root));
     Some(tell(actor, scratch, Hook::Unmount, (root, mount), 0))
@@ -140,13 +73,13 @@ fn tell(actor: &Actor, scratch: &mut Scratch, hook: Hook, place: (u64, u64), det
 }
 
 #[inline(always)]
-fn user_namespace<A: Args>(_: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn user_namespace<A: Args>(_: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let decision = decide::class(&actor.subject, Class::Namespace, Access::NONE);
     Some(judge(scratch, actor, Hook::Namespace as u8, &decision, |event| event.detail = CLONE_NEWUSER))
 }
 
 #[inline(always)]
-fn bpf<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn bpf<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let command = args.arg(0) as u32;
     let decision = decide::bpf(&actor.subject, command);
     Some(judge(scratch, actor, Hook::Bpf as u8, &decision, |event| event.detail = command.into()))
@@ -154,7 +87,7 @@ fn bpf<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdic
 
 /// The kernel is about to ask for a module by name, as for a socket of a family that it does not know yet.
 #[inline(always)]
-fn module_request<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn module_request<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let decision = decide::class(&actor.subject, Class::Kernel, Access::NONE);
     let done = actor.outcome(&decision, scratch);
     if (done as u8) < Verdict::Log as u8 {
@@ -173,12 +106,12 @@ fn module_request<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Op
 
 /// The kernel is about to take a module, a new kernel or firmware in.
 #[inline(always)]
-fn module<A: Args>(_: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn module<A: Args>(_: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     of_the_kernel(actor, scratch, Hook::Module)
 }
 
 #[inline(always)]
-fn uring_command<A: Args>(_: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
+pub(super) fn uring_command<A: Args>(_: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     of_the_kernel(actor, scratch, Hook::UringCommand)
 }
 
