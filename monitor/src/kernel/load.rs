@@ -52,6 +52,9 @@ const POOL_DEPTH: u32 = 4;
 /// Why the kernel side could not be brought up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
+    /// The guard was built without the kernel programs.
+    #[error("this program was built without the kernel programs: build it with `cargo xtask build`")]
+    NoObject,
     /// No BTF, or none that can be read.
     #[error(transparent)]
     Btf(#[from] btf::BtfError),
@@ -216,6 +219,7 @@ impl Kernel {
     /// Brings the object in: maps, and the program that identifies files. Loads no other program, attaches none. Maps that
     /// the next run has to find are pinned in `pins`.
     pub fn load(pins: Option<&Begun>) -> Result<Self> {
+        let object = present(OBJECT)?;
         rights::check()?;
         let Layout { offsets, abi, signatures, uring, lacking } = layout()?;
         let cpus = aya::util::nr_cpus().map_or(1024, |cpus| u32::try_from(cpus).unwrap_or(1024));
@@ -227,7 +231,7 @@ impl Kernel {
             .override_global("SIGNATURES", &signatures, true)
             .map_max_entries("HELD", cpus.saturating_mul(POOL_DEPTH))
             .map_max_entries("TASKS", most_processes())
-            .load(OBJECT)
+            .load(object)
             .map_err(|error| rights::behind(&error).map_or_else(|| error.into(), KernelError::Rights))?;
         let degraded: Vec<_> = lacking
             .into_iter()
@@ -626,6 +630,11 @@ pub fn first_line(text: &str) -> &str {
     text.split(". Verifier output").next().unwrap_or(text).lines().next().unwrap_or(text)
 }
 
+/// The object, unless the build had none to embed.
+fn present(object: &[u8]) -> Result<&[u8]> {
+    if object.is_empty() { Err(KernelError::NoObject) } else { Ok(object) }
+}
+
 /// What the running kernel's types tell.
 struct Layout {
     offsets: Offsets,
@@ -708,4 +717,21 @@ where
 {
     let map = ebpf.take_map(name).ok_or(KernelError::Absent(name))?;
     map.try_into().map_err(|source| KernelError::Map { name, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_without_kernel_programs_names_the_command_that_builds_them() {
+        let error = present(&[]).map(<[u8]>::len).unwrap_err();
+        assert!(matches!(error, KernelError::NoObject), "{error}");
+        assert!(error.to_string().contains("`cargo xtask build`"), "{error}");
+    }
+
+    #[test]
+    fn an_object_that_the_build_names_is_embedded() {
+        assert!(option_env!("FLOWWARDEN_BPF_OBJECT").is_none() || present(OBJECT).is_ok());
+    }
 }
