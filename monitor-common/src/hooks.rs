@@ -21,6 +21,7 @@ use crate::{event::Hook, verdict::Sensor};
 /// * `replaces`: the operations that the tracepoints need not judge once every hook that replaces them runs;
 /// * `traced`: whether the tracepoints see the operation where no other flavour serves the hook;
 /// * `denies`: what the guard reports as deniable only if this hook denies;
+/// * `programs`: the names of the programs, one for each of [`FLAVOURS`], which the kernel shows as well;
 /// * `body`: the function below `monitor-ebpf/src/hooks/security/` that judges.
 #[macro_export]
 macro_rules! security_hooks {
@@ -35,6 +36,7 @@ macro_rules! security_hooks {
                 replaces: [Open, IoUring],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_file_open, fentry_file_open, kprobe_file_open],
                 body: file::open,
             }
             /// A file is read or written through a descriptor.
@@ -46,6 +48,7 @@ macro_rules! security_hooks {
                 replaces: [Write, WriteTotals, Truncate, IoUring],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_file_permission, fentry_file_permission, kprobe_file_permission],
                 body: file::permission,
             }
             /// A file is mapped.
@@ -57,6 +60,7 @@ macro_rules! security_hooks {
                 replaces: [Mmap],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_mmap_file, fentry_mmap_file, kprobe_mmap_file],
                 body: file::mmap,
             }
             /// The protection of a mapping changes.
@@ -68,6 +72,7 @@ macro_rules! security_hooks {
                 replaces: [Mmap],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_file_mprotect, fentry_file_mprotect, kprobe_file_mprotect],
                 body: file::mprotect,
             }
             /// An open creates a file.
@@ -79,6 +84,7 @@ macro_rules! security_hooks {
                 replaces: [Open, Mknod, IoUring],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_create, fentry_inode_create, kprobe_inode_create],
                 body: inode::create,
             }
             /// A hard link is created.
@@ -90,6 +96,7 @@ macro_rules! security_hooks {
                 replaces: [Link, IoUring],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_link, fentry_inode_link, kprobe_inode_link],
                 body: inode::link,
             }
             /// A name is removed.
@@ -101,6 +108,7 @@ macro_rules! security_hooks {
                 replaces: [Unlink, IoUring],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_unlink, fentry_inode_unlink, kprobe_inode_unlink],
                 body: inode::unlink,
             }
             /// A symbolic link is created.
@@ -112,6 +120,7 @@ macro_rules! security_hooks {
                 replaces: [Symlink, IoUring],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_symlink, fentry_inode_symlink, kprobe_inode_symlink],
                 body: inode::symlink,
             }
             /// A directory is created.
@@ -123,6 +132,7 @@ macro_rules! security_hooks {
                 replaces: [Mkdir, IoUring],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_mkdir, fentry_inode_mkdir, kprobe_inode_mkdir],
                 body: inode::mkdir,
             }
             /// A directory is removed.
@@ -134,6 +144,7 @@ macro_rules! security_hooks {
                 replaces: [Rmdir],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_rmdir, fentry_inode_rmdir, kprobe_inode_rmdir],
                 body: inode::rmdir,
             }
             /// A device, FIFO or socket is created.
@@ -145,6 +156,7 @@ macro_rules! security_hooks {
                 replaces: [Mknod, Bind],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_mknod, fentry_inode_mknod, kprobe_inode_mknod],
                 body: inode::mknod,
             }
             /// A name is moved.
@@ -156,6 +168,7 @@ macro_rules! security_hooks {
                 replaces: [Rename, IoUring],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_rename, fentry_inode_rename, kprobe_inode_rename],
                 body: inode::rename,
             }
             /// Mode, owner, size or times change. The dentry is the first argument before idmapped mounts, see
@@ -168,6 +181,7 @@ macro_rules! security_hooks {
                 replaces: [Truncate, Chmod, Chown, Utimes, IoUring],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_setattr, fentry_inode_setattr, kprobe_inode_setattr],
                 body: inode::setattr,
             }
             /// An extended attribute is set. The dentry is the first argument before idmapped mounts, see
@@ -180,6 +194,7 @@ macro_rules! security_hooks {
                 replaces: [Xattr, IoUring],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_setxattr, fentry_inode_setxattr, kprobe_inode_setxattr],
                 body: inode::setxattr,
             }
             /// An extended attribute is removed. The dentry is the first argument before idmapped mounts, see
@@ -192,6 +207,7 @@ macro_rules! security_hooks {
                 replaces: [Xattr],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_removexattr, fentry_inode_removexattr, kprobe_inode_removexattr],
                 body: inode::removexattr,
             }
             /// An access control list is set. Before 6.2, access control lists are set by `inode_setxattr`. Not
@@ -204,6 +220,7 @@ macro_rules! security_hooks {
                 replaces: [],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_set_acl, fentry_inode_set_acl, kprobe_inode_set_acl],
                 body: inode::change_acl,
             }
             /// An access control list is removed. Before 6.2, access control lists are removed by
@@ -216,6 +233,7 @@ macro_rules! security_hooks {
                 replaces: [],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_remove_acl, fentry_inode_remove_acl, kprobe_inode_remove_acl],
                 body: inode::change_acl,
             }
             /// The flags of a file change. `file_setattr(2)` is as young as the hook. Not provable: not every
@@ -228,6 +246,7 @@ macro_rules! security_hooks {
                 replaces: [FileAttr],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_inode_file_setattr, fentry_inode_file_setattr, kprobe_inode_file_setattr],
                 body: inode::file_setattr,
             }
             /// An `ioctl` on an open file.
@@ -239,6 +258,7 @@ macro_rules! security_hooks {
                 replaces: [Ioctl],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_file_ioctl, fentry_file_ioctl, kprobe_file_ioctl],
                 body: file::ioctl,
             }
             /// An `ioctl` of a 32-bit program. Commands of 32-bit programs; before 6.8 they reach `file_ioctl`.
@@ -251,6 +271,7 @@ macro_rules! security_hooks {
                 replaces: [],
                 traced: true,
                 denies: [Files],
+                programs: [lsm_file_ioctl_compat, fentry_file_ioctl_compat, kprobe_file_ioctl_compat],
                 body: file::ioctl,
             }
             /// A program is about to be executed.
@@ -262,6 +283,7 @@ macro_rules! security_hooks {
                 replaces: [],
                 traced: true,
                 denies: [Exec],
+                programs: [lsm_bprm_check, fentry_bprm_check, kprobe_bprm_check],
                 body: program::check,
             }
             /// A UNIX stream socket is connected.
@@ -273,6 +295,7 @@ macro_rules! security_hooks {
                 replaces: [UnixConnect],
                 traced: true,
                 denies: [],
+                programs: [lsm_unix_stream_connect, fentry_unix_stream_connect, kprobe_unix_stream_connect],
                 body: socket::connect,
             }
             /// A datagram is sent to a UNIX socket.
@@ -284,6 +307,7 @@ macro_rules! security_hooks {
                 replaces: [UnixConnect],
                 traced: false,
                 denies: [],
+                programs: [lsm_unix_may_send, fentry_unix_may_send, kprobe_unix_may_send],
                 body: socket::send,
             }
             /// A signal is sent.
@@ -295,6 +319,7 @@ macro_rules! security_hooks {
                 replaces: [Signal],
                 traced: true,
                 denies: [System],
+                programs: [lsm_task_kill, fentry_task_kill, kprobe_task_kill],
                 body: process::signal,
             }
             /// An `fcntl` on an open file, which may set an owner for signals.
@@ -306,6 +331,7 @@ macro_rules! security_hooks {
                 replaces: [Signal],
                 traced: true,
                 denies: [Files, System],
+                programs: [lsm_file_fcntl, fentry_file_fcntl, kprobe_file_fcntl],
                 body: process::own,
             }
             /// The owner of a descriptor is signalled.
@@ -317,6 +343,7 @@ macro_rules! security_hooks {
                 replaces: [],
                 traced: false,
                 denies: [Files],
+                programs: [lsm_send_sigiotask, fentry_send_sigiotask, kprobe_send_sigiotask],
                 body: process::own_signal,
             }
             /// A resource limit of a process is set.
@@ -328,6 +355,7 @@ macro_rules! security_hooks {
                 replaces: [Ptrace],
                 traced: true,
                 denies: [System],
+                programs: [lsm_task_setrlimit, fentry_task_setrlimit, kprobe_task_setrlimit],
                 body: process::hold_back,
             }
             /// The priority of a process is set.
@@ -339,6 +367,7 @@ macro_rules! security_hooks {
                 replaces: [Ptrace],
                 traced: true,
                 denies: [],
+                programs: [lsm_task_setnice, fentry_task_setnice, kprobe_task_setnice],
                 body: process::hold_back,
             }
             /// The scheduling policy of a process is set.
@@ -350,6 +379,7 @@ macro_rules! security_hooks {
                 replaces: [Ptrace],
                 traced: true,
                 denies: [],
+                programs: [lsm_task_setscheduler, fentry_task_setscheduler, kprobe_task_setscheduler],
                 body: process::hold_back,
             }
             /// A process is traced.
@@ -361,6 +391,7 @@ macro_rules! security_hooks {
                 replaces: [Ptrace],
                 traced: true,
                 denies: [System],
+                programs: [lsm_ptrace_access, fentry_ptrace_access, kprobe_ptrace_access],
                 body: process::trace,
             }
             /// A descriptor is received from another process.
@@ -372,6 +403,7 @@ macro_rules! security_hooks {
                 replaces: [],
                 traced: false,
                 denies: [Files],
+                programs: [lsm_file_receive, fentry_file_receive, kprobe_file_receive],
                 body: file::receive,
             }
             /// A file system is mounted.
@@ -383,6 +415,7 @@ macro_rules! security_hooks {
                 replaces: [Mount],
                 traced: true,
                 denies: [System],
+                programs: [lsm_sb_mount, fentry_sb_mount, kprobe_sb_mount],
                 body: system::mount,
             }
             /// A file system is unmounted.
@@ -394,6 +427,7 @@ macro_rules! security_hooks {
                 replaces: [Unmount],
                 traced: true,
                 denies: [],
+                programs: [lsm_sb_umount, fentry_sb_umount, kprobe_sb_umount],
                 body: system::unmount,
             }
             /// A mount is moved.
@@ -405,6 +439,7 @@ macro_rules! security_hooks {
                 replaces: [Mount],
                 traced: true,
                 denies: [],
+                programs: [lsm_move_mount, fentry_move_mount, kprobe_move_mount],
                 body: system::move_mount,
             }
             /// A mount becomes the root.
@@ -416,6 +451,7 @@ macro_rules! security_hooks {
                 replaces: [Mount],
                 traced: true,
                 denies: [],
+                programs: [lsm_sb_pivotroot, fentry_sb_pivotroot, kprobe_sb_pivotroot],
                 body: system::pivot_root,
             }
             /// A user namespace is created.
@@ -427,6 +463,7 @@ macro_rules! security_hooks {
                 replaces: [],
                 traced: true,
                 denies: [],
+                programs: [lsm_userns_create, fentry_userns_create, kprobe_userns_create],
                 body: system::user_namespace,
             }
             /// A `bpf` command.
@@ -438,6 +475,7 @@ macro_rules! security_hooks {
                 replaces: [Bpf],
                 traced: true,
                 denies: [System],
+                programs: [lsm_bpf, fentry_bpf, kprobe_bpf],
                 body: system::bpf,
             }
             /// The kernel requests a module by name.
@@ -449,6 +487,7 @@ macro_rules! security_hooks {
                 replaces: [],
                 traced: false,
                 denies: [],
+                programs: [lsm_module_request, fentry_module_request, kprobe_module_request],
                 body: system::module_request,
             }
             /// The kernel reads a module, firmware or kernel from a file.
@@ -460,6 +499,7 @@ macro_rules! security_hooks {
                 replaces: [Module],
                 traced: true,
                 denies: [Files, System],
+                programs: [lsm_kernel_read_file, fentry_kernel_read_file, kprobe_kernel_read_file],
                 body: system::module,
             }
             /// The kernel loads such data from memory.
@@ -471,6 +511,7 @@ macro_rules! security_hooks {
                 replaces: [Module],
                 traced: true,
                 denies: [],
+                programs: [lsm_kernel_load_data, fentry_kernel_load_data, kprobe_kernel_load_data],
                 body: system::module,
             }
             /// A driver command by `io_uring`.
@@ -482,6 +523,7 @@ macro_rules! security_hooks {
                 replaces: [],
                 traced: true,
                 denies: [],
+                programs: [lsm_uring_cmd, fentry_uring_cmd, kprobe_uring_cmd],
                 body: system::uring_command,
             }
             /// The uids of a process change.
@@ -493,6 +535,7 @@ macro_rules! security_hooks {
                 replaces: [Privilege],
                 traced: true,
                 denies: [System],
+                programs: [lsm_task_fix_setuid, fentry_task_fix_setuid, kprobe_task_fix_setuid],
                 body: credentials::change,
             }
             /// The capabilities of a process change.
@@ -504,6 +547,7 @@ macro_rules! security_hooks {
                 replaces: [Privilege],
                 traced: true,
                 denies: [System],
+                programs: [lsm_capset, fentry_capset, kprobe_capset],
                 body: credentials::change_capabilities,
             }
             /// A program gains credentials from its file.
@@ -515,6 +559,7 @@ macro_rules! security_hooks {
                 replaces: [Privilege],
                 traced: true,
                 denies: [Files, System],
+                programs: [lsm_bprm_creds, fentry_bprm_creds, kprobe_bprm_creds],
                 body: credentials::program,
             }
             /// A socket is created.
@@ -526,6 +571,7 @@ macro_rules! security_hooks {
                 replaces: [Socket],
                 traced: true,
                 denies: [System],
+                programs: [lsm_socket_create, fentry_socket_create, kprobe_socket_create],
                 body: socket::create,
             }
             /// A socket is bound.
@@ -537,6 +583,7 @@ macro_rules! security_hooks {
                 replaces: [Bind],
                 traced: true,
                 denies: [],
+                programs: [lsm_socket_bind, fentry_socket_bind, kprobe_socket_bind],
                 body: socket::bind,
             }
             /// A socket is connected.
@@ -548,6 +595,7 @@ macro_rules! security_hooks {
                 replaces: [],
                 traced: false,
                 denies: [],
+                programs: [lsm_socket_connect, fentry_socket_connect, kprobe_socket_connect],
                 body: socket::connect_any,
             }
             /// A socket starts to listen.
@@ -559,6 +607,7 @@ macro_rules! security_hooks {
                 replaces: [Listen],
                 traced: true,
                 denies: [],
+                programs: [lsm_socket_listen, fentry_socket_listen, kprobe_socket_listen],
                 body: socket::listen,
             }
         }
@@ -619,6 +668,7 @@ macro_rules! declare {
         replaces: [$($replaced:ident),*],
         traced: $traced:literal,
         denies: [$($denied:ident),*],
+        programs: [$($program:ident),*],
         body: $family:ident::$body:ident,
     })+) => {
         /// A security hook; the number is its index in the table and in the map of proofs.
@@ -638,7 +688,7 @@ macro_rules! declare {
             replaces: &[$(Hook::$replaced),*],
             traced: $traced,
             denies: &[$(Deniable::$denied),*],
-            programs: [concat!("lsm_", $lsm), concat!("fentry_", $lsm), concat!("kprobe_", $lsm)],
+            programs: [$(stringify!($program)),*],
         }),+];
     };
 }

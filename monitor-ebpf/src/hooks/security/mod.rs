@@ -96,7 +96,7 @@ impl Args for ProbeContext {
 
 /// Makes the LSM, fentry and kprobe programs of every hook in the table around its body.
 ///
-/// They are what aya's attribute macros would make, which cannot put a name together.
+/// They are what aya's attribute macros would make. The function has the name of the program: BTF takes it from there.
 macro_rules! programs {
     ($($(#[$doc:meta])* $hook:ident {
         lsm: $lsm:literal $lsm_args:tt,
@@ -106,25 +106,26 @@ macro_rules! programs {
         replaces: $replaces:tt,
         traced: $traced:literal,
         denies: $denies:tt,
+        programs: [$lsm_program:ident, $fentry_program:ident, $kprobe_program:ident],
         body: $family:ident::$body:ident,
     })+) => {$(
         const _: () = {
-            #[unsafe(export_name = concat!("lsm_", $lsm))]
+            #[unsafe(no_mangle)]
             #[unsafe(link_section = concat!("lsm/", $lsm))]
-            extern "C" fn lsm(ctx: *mut c_void) -> i32 {
+            extern "C" fn $lsm_program(ctx: *mut c_void) -> i32 {
                 enter(&LsmContext::new(ctx), SecurityHook::$hook, $family::$body)
             }
 
-            #[unsafe(export_name = concat!("fentry_", $lsm))]
+            #[unsafe(no_mangle)]
             #[unsafe(link_section = concat!("fentry/", $function))]
-            extern "C" fn fentry(ctx: *mut c_void) -> i32 {
+            extern "C" fn $fentry_program(ctx: *mut c_void) -> i32 {
                 enter(&FEntryContext::new(ctx), SecurityHook::$hook, $family::$body);
                 0
             }
 
-            #[unsafe(export_name = concat!("kprobe_", $lsm))]
+            #[unsafe(no_mangle)]
             #[unsafe(link_section = concat!("kprobe/", $function))]
-            extern "C" fn kprobe(ctx: *mut c_void) -> u32 {
+            extern "C" fn $kprobe_program(ctx: *mut c_void) -> u32 {
                 enter(&ProbeContext::new(ctx), SecurityHook::$hook, $family::$body);
                 0
             }
