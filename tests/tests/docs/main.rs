@@ -135,7 +135,7 @@ fn names_in_code(before: &str, is_source: impl Fn(&str) -> bool) -> Result<BTree
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ").replace("( ", "(");
         for (_, rest) in text.match_indices(before).map(|(at, _)| text.split_at(at + before.len())) {
             let name = rest.split('"').next().unwrap_or_default();
-            if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
+            if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'-' | b'_')) {
                 names.insert(name.to_owned());
             }
         }
@@ -172,6 +172,35 @@ fn every_audit_check_is_documented() -> Result<()> {
     checks.extend(names_in_code("Finding::pass(\"", is_check)?);
     let missing = undocumented(checks, &["docs/reference/audit.md"])?;
     ensure!(missing.is_empty(), "docs/reference/audit.md does not have the checks {missing:?}");
+    Ok(())
+}
+
+/// The fields of a struct in a source file, which serde writes by these names.
+fn fields(file: &str, name: &str) -> Result<BTreeSet<String>> {
+    let text = read(file)?;
+    let (_, rest) = text.split_once(&format!("struct {name}")).with_context(|| format!("{file} has no {name}"))?;
+    let (body, _) = rest.split_once("\n}").with_context(|| format!("{file}: {name} has no end"))?;
+    let lines = body.lines().filter_map(|line| line.trim().trim_start_matches("pub ").split_once(": "));
+    let is_name = |name: &&str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    Ok(lines.map(|(field, _)| field).filter(is_name).map(str::to_owned).collect())
+}
+
+#[test]
+fn every_key_of_events_and_findings_is_documented() -> Result<()> {
+    // Flattened: their own fields are the keys.
+    const FLATTENED: [&str; 2] = ["inode", "tunnel"];
+    let mut keys = fields("monitor/src/record/activity.rs", "Unmapped")?;
+    keys.retain(|key| !FLATTENED.contains(&key.as_str()));
+    let is_event = |file: &str| file.starts_with("monitor/src/") && !file.ends_with("tests.rs");
+    keys.extend(names_in_code("details.push((\"", is_event)?);
+    keys.extend(names_in_code("details.insert(\"", is_event)?);
+    keys.extend(names_in_code("Map::from_iter([(\"", is_event)?);
+    let missing = undocumented(keys, &["docs/reference/events.md"])?;
+    ensure!(missing.is_empty(), "docs/reference/events.md does not have the keys {missing:?}");
+    let page = read("docs/reference/audit.md")?;
+    let mut missing = fields("monitor/node-red/src/instance/audit/mod.rs", "Finding")?;
+    missing.retain(|field| !page.contains(&format!("\"{field}\"")));
+    ensure!(missing.is_empty(), "docs/reference/audit.md does not have the fields {missing:?}");
     Ok(())
 }
 
