@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use journal::{stdio::Output, text::terminal::plain};
 use monitor::config;
-use node_red::instance::audit::{self, Finding, Mend, RULES, Report, Status};
+use node_red::instance::audit::{self, Finding, Fix, RULES, Report, Status};
 use policy::host::System;
 use serde_json::json;
 
@@ -100,12 +100,12 @@ fn finding(finding: &Finding) -> Vec<String> {
     let mut lines = vec![format!("  {} {}: {}", finding.status.name(), finding.check, finding.what)];
     lines.extend(finding.evidence.iter().map(|line| format!("         {line}")));
     if finding.status != Status::Pass {
-        for mend in &finding.mend {
-            let (what, text) = match mend {
-                Mend::Shell(line) => ("#", line),
-                Mend::Settings(text) => ("settings.js:", text),
-                Mend::Systemd(text) => ("drop-in:", text),
-                Mend::Advice(text) => (">", text),
+        for fix in &finding.remediation {
+            let (what, text) = match fix {
+                Fix::Shell(line) => ("#", line),
+                Fix::Settings(text) => ("settings.js:", text),
+                Fix::Systemd(text) => ("drop-in:", text),
+                Fix::Advice(text) => (">", text),
             };
             let mut text = text.lines();
             lines.push(format!("       {what} {}", text.next().unwrap_or_default()));

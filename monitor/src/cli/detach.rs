@@ -17,7 +17,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    // Whoever may not look there would find nothing.
+    // A user without access would see an empty directory.
     as_root("detach")?;
     let path = arguments.pin.display();
     let count = match arguments.pin.exists().then(|| Pins::open(&arguments.pin)).transpose() {

@@ -254,7 +254,7 @@ fn tell(report: &Report, request: &Request) -> io::Result<()> {
     if let (Some(key), None) = (report.first_key, request.public_key) {
         writeln!(
             out,
-            "began with {key}; whoever can rewrite the journal can replace its key too: keep a copy of public.key \
+            "first key {key}; a process that can rewrite the journal can also replace its key: keep a copy of public.key \
              elsewhere, and give it as --pubkey"
         )?;
     }

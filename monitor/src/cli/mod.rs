@@ -196,12 +196,12 @@ mod tests {
         let denied = || io::Error::from_raw_os_error(libc::EACCES);
         let policy = ConfigError::Unreadable { path: "a.toml".into(), source: denied() };
         for root in [true, false] {
-            let mend = if root { "" } else { "; root may" };
+            let hint = if root { "" } else { "; root may" };
             for (error, text) in [
                 (anyhow::Error::from(denied()).context("b: cannot be read"), "b: cannot be read: "),
                 (anyhow::Error::from(ConfigError::Unreadable { path: "a.toml".into(), source: denied() }), "a.toml: "),
             ] {
-                assert_eq!(sentence(&error, root), format!("{text}{}{mend}", denied()));
+                assert_eq!(sentence(&error, root), format!("{text}{}{hint}", denied()));
             }
         }
         let twice = Err::<(), _>(policy).context("it does not start").unwrap_err();

@@ -154,12 +154,12 @@ mod tests {
         let warnings: Vec<_> = warnings.iter().map(|warning| Located(&file, warning).to_string()).collect();
         assert_eq!(warnings, [format!("{shown}:2:1: user-dir /ud does not exist (yet)")]);
         assert_eq!(
-            refused(format!("{GOOD}acess = 1\nmode = 2\n").replace("nodered", "nobody-here").as_bytes()),
+            refused(format!("{GOOD}acess = 1\nmode = 2\n").replace("nodered", "no-such-user").as_bytes()),
             format!("{shown}:6:1: unknown key \"acess\"\n{shown}:7:1: unknown key \"mode\"")
         );
         assert_eq!(
-            refused(GOOD.replace("nodered", "nobody-here").as_bytes()),
-            format!("{shown}:4:11: there is no user \"nobody-here\" on this machine")
+            refused(GOOD.replace("nodered", "no-such-user").as_bytes()),
+            format!("{shown}:4:11: there is no user \"no-such-user\" on this machine")
         );
         let binary = [GOOD.as_bytes(), "größe: #  ".as_bytes(), &[0xff]].concat();
         assert_eq!(refused(&binary), format!("{shown}:6:11: invalid UTF-8; is this a policy file?"));

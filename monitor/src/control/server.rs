@@ -178,10 +178,10 @@ mod tests {
         if rustix::process::geteuid().is_root() {
             let Ok(Answer::Windows(windows)) = client::ask(&path, &status()) else { panic!("no windows") };
             assert!(windows[0].by.contains(&format!("pid {}", std::process::id())), "{windows:?}");
-            let Err(ControlError::Refused(Refusal::Policy(told))) = client::ask(&path, &Request::Reload) else {
+            let Err(ControlError::Refused(Refusal::Policy(answer))) = client::ask(&path, &Request::Reload) else {
                 panic!("not refused")
             };
-            assert_eq!(told, faults);
+            assert_eq!(answer, faults);
             let mut stream = UnixStream::connect(path.join(SOCKET)).unwrap();
             stream.write_all(b"{\"open\":7}\n").unwrap();
             let mut answer = String::new();

@@ -73,7 +73,7 @@ pub fn file(path: &str, access: Access, user_dir: &Path) -> Option<&'static str>
         ["/run/containerd", "/run/podman", "/run/crio", "/run/k3s/containerd", "/run/buildkit", "/run/libvirt"];
     let of_containers = path.ends_with("/lxd/unix.socket") || path.ends_with("/incus/unix.socket");
     if sockets.contains(&name) || of_containers || below(&engines) {
-        return Some("whoever talks to a container engine is root");
+        return Some("access to a container engine is access as root");
     }
     if changes && (name == "system_bus_socket" || below(&["/run/systemd/private"]) || path.ends_with("/bus")) {
         return Some("over D-Bus systemd starts programs that are not Node-RED's any more");

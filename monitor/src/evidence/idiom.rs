@@ -104,7 +104,7 @@ impl Link {
 /// the network.
 #[must_use]
 pub fn of_chain(chain: &[Link], talks: bool) -> &'static str {
-    // Above Node-RED itself is whoever started it.
+    // Ancestors of Node-RED started it.
     let root = chain.iter().rposition(Link::is_node).unwrap_or(chain.len());
     let below = chain.get(..root).unwrap_or(chain);
     let own = chain.get(..=root).unwrap_or(chain);
@@ -176,8 +176,8 @@ mod tests {
             (vec![("python3", "python3 x"), red], false, "started directly"),
             (vec![("nc", "")], true, "without Node-RED above"),
         ] {
-            let told = of_chain(&chain(&links), talks);
-            assert!(told.contains(said), "{links:?}: {told}");
+            let text = of_chain(&chain(&links), talks);
+            assert!(text.contains(said), "{links:?}: {text}");
         }
     }
 }

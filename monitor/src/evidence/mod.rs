@@ -1,8 +1,8 @@
-//! The journal read back: what another policy had done about it, what an event or a rule means, what a policy could learn.
+//! Reads the journal back.
 //!
-//! [`mod@line`] is an event as far as these need it, [`stream`] gives the events one after the other. [`simulate`] judges them
-//! by another policy, [`explain`] says in words what they are, [`learn`] makes a policy of them. [`idiom`] is what honest Node-RED does, [`critical`] what
-//! nobody should get used to.
+//! [`stream`] iterates over its events, [`mod@line`] is the part of an event that is needed here. [`simulate`] judges events by
+//! another policy, [`explain`] describes events and rules, [`learn`] derives a policy. [`idiom`] knows what Node-RED does by itself,
+//! [`critical`] what no policy should allow without a decision.
 
 #[cfg(test)]
 mod bare;

@@ -1,4 +1,4 @@
-//! Events of a journal from a time on, one after the other; lines that are none are told with their place.
+//! Iterates over the events of a journal from a start time. Invalid lines are reported with their position.
 
 use std::{
     fmt,
@@ -107,10 +107,10 @@ mod tests {
         let mut seen = Vec::new();
         let faults = events(directory.path(), None, |line, _| seen.push(line.message.to_string())).unwrap();
         assert_eq!(seen, ["a", "b"]);
-        let told = faults.to_string();
+        let text = faults.to_string();
         assert!(
-            told.starts_with("journal-00000003, byte 28: no event (expected") && told.ends_with("skipped\n"),
-            "{told}"
+            text.starts_with("journal-00000003, byte 28: no event (expected") && text.ends_with("skipped\n"),
+            "{text}"
         );
         let mut late = Vec::new();
         let since = UNIX_EPOCH + Duration::from_millis(1500);

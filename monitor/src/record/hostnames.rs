@@ -107,7 +107,7 @@ mod tests {
         let of = |hook, instance, address| hostnames.of(&record(hook, instance, address, 0, b"")).map(str::to_owned);
         assert_eq!(of(Hook::Connect, 1, [192, 0, 2, 1]).as_deref(), Some("b.example"));
         assert_eq!(of(Hook::Connect, 2, [192, 0, 2, 1]), None, "another instance has not asked");
-        assert_eq!(of(Hook::Send, 1, [192, 0, 2, 2]), None, "nobody has been told this address");
+        assert_eq!(of(Hook::Send, 1, [192, 0, 2, 2]), None, "no answer had this address");
         assert_eq!(of(Hook::Accept, 1, [192, 0, 2, 1]), None, "who connects has not been asked for");
     }
 

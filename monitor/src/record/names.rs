@@ -29,11 +29,11 @@ const EPOCHS_KEPT: usize = 8;
 
 /// Built-in rules.
 const RESERVED: [(u16, &str, &str); 2] = [
-    (RULE_GUARD_PROCESS, "guard-process", "nobody watched signals the guard or reaches into it: deny"),
+    (RULE_GUARD_PROCESS, "guard-process", "watched processes must not signal or trace the guard: deny"),
     (
         RULE_GUARD_PROGRAMS,
         "guard-programs",
-        "nobody watched gets hold of what others have loaded into the kernel: deny",
+        "watched processes must not access kernel programs and maps of others: deny",
     ),
 ];
 
@@ -240,11 +240,11 @@ mod tests {
         let rule = |to: &str, verdict: &str| format!("[[instance.egress]]\nto = [\"{to}\"]\nverdict = \"{verdict}\"\n");
         let text = text.to_owned()
             + &rule("*.good.example", "allow")
-            + &rule("*.evil.example", "deny")
+            + &rule("*.attacker.example", "deny")
             + &rule("one.example", "allow");
         let mut table = table();
         table.assign(BTreeMap::from([("a".to_owned(), 3)]), &parse(&text).unwrap());
-        let trusted = ["good.example", "evil.example", "one.example", "example", "b\u{fc}.example"];
+        let trusted = ["good.example", "attacker.example", "one.example", "example", "b\u{fc}.example"];
         assert_eq!(trusted.map(|domain| table.trusts(3, domain)), [true, false, false, false, false]);
         assert!(table.trusts(3, "deep.good.example") && !table.trusts(4, "good.example"));
     }

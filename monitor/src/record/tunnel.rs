@@ -98,7 +98,7 @@ struct Domain {
     names: VecDeque<Asked>,
     questions: u64,
     last: u64,
-    told: Option<u64>,
+    reported: Option<u64>,
 }
 
 /// Recent queries by instance and registered domain. Bounded: the domain with the fewest names and the oldest names are
@@ -171,7 +171,7 @@ impl Domain {
     }
 
     fn tunnel(&mut self, now: u64) -> Option<Tunnel> {
-        if self.told.is_some_and(|told| now.saturating_sub(told) < AGAIN) {
+        if self.reported.is_some_and(|at| now.saturating_sub(at) < AGAIN) {
             return None;
         }
         let count = |of: fn(&Asked) -> bool| self.names.iter().filter(|asked| of(asked)).count();
@@ -181,7 +181,7 @@ impl Domain {
         if long < MOST_LONG && data < MOST_DATA && bytes < MOST_BYTES && minute < MOST_A_MINUTE {
             return None;
         }
-        self.told = Some(now);
+        self.reported = Some(now);
         let (questions, names) = (self.questions, self.names.len());
         Some(Tunnel { questions, names, long, data, bytes, ..Tunnel::default() })
     }
@@ -262,8 +262,8 @@ mod tests {
         BASE32_NOPAD.encode(&digest(&SHA256, &number.to_be_bytes()).as_ref()[..20])
     }
 
-    /// Everything that is told of these questions, a second apart.
-    fn told<'a>(questions: impl IntoIterator<Item = (String, u16)> + 'a) -> Vec<Tunnel> {
+    /// The reports about these queries, one per second.
+    fn reports<'a>(questions: impl IntoIterator<Item = (String, u16)> + 'a) -> Vec<Tunnel> {
         let mut tunnels = Tunnels::default();
         let questions = questions.into_iter().zip(1..);
         questions.filter_map(|((name, kind), second)| tunnels.look(&asks(&name, kind, second), |_| false)).collect()
@@ -271,20 +271,20 @@ mod tests {
 
     #[test]
     fn data_in_names_is_told_by_its_domain_with_counts_and_an_example() {
-        let told = told((0..300).map(|number| (format!("{}.x.evil.co.uk", piece(number)), TXT)));
-        let first = &told[0];
-        assert_eq!((first.domain.as_str(), first.questions, first.names), ("evil.co.uk", 50, 50));
+        let found = reports((0..300).map(|number| (format!("{}.x.attacker.co.uk", piece(number)), TXT)));
+        let first = &found[0];
+        assert_eq!((first.domain.as_str(), first.questions, first.names), ("attacker.co.uk", 50, 50));
         assert_eq!((first.long, first.data, first.bytes), (50, 50, 50 * 34));
-        assert!(first.example.ends_with(".x.evil.co.uk"), "{first:?}");
-        assert_eq!(told.len(), 5, "once, and once a minute while it goes on");
+        assert!(first.example.ends_with(".x.attacker.co.uk"), "{first:?}");
+        assert_eq!(found.len(), 5, "once, and once a minute while it goes on");
     }
 
     #[test]
     fn short_pieces_are_told_by_the_kind_of_record_and_by_their_rate() {
-        let short = |number: u64| format!("{number:x}.evil.example");
-        assert!(told((0..99).map(|number| (short(number), TXT))).is_empty());
-        assert_eq!(told((0..100).map(|number| (short(number), TXT))).len(), 1);
-        assert!(told((0..2000).map(|number| (short(number), A))).is_empty(), "one a second");
+        let short = |number: u64| format!("{number:x}.attacker.example");
+        assert!(reports((0..99).map(|number| (short(number), TXT))).is_empty());
+        assert_eq!(reports((0..100).map(|number| (short(number), TXT))).len(), 1);
+        assert!(reports((0..2000).map(|number| (short(number), A))).is_empty(), "one a second");
         let mut tunnels = Tunnels::default();
         let fast = (0..600).filter(|&number| tunnels.look(&asks(&short(number), A, 1), |_| false).is_some());
         assert_eq!(fast.collect::<Vec<_>>(), [499]);
@@ -293,20 +293,20 @@ mod tests {
     #[test]
     fn ordinary_names_are_no_tunnel_however_often_they_are_asked_for() {
         let hosts = (0..10_000).map(|number| (format!("h{}.plant.example", number % 190), A));
-        assert!(told(hosts).is_empty());
+        assert!(reports(hosts).is_empty());
         let words = ["mqtt-broker-of-the-bottling-line-in-hall-seven", "api", "r3---sn-4g5e6nz7", "d1a2b3c4d5e6f7"];
         let names = (0..5_000).map(|number| {
             let kind = if number % 3 == 0 { TXT } else { A };
             (format!("{}.{}.plant{}.example", number % 40, words[number % 4], number % 7), kind)
         });
-        assert!(told(names).is_empty());
+        assert!(reports(names).is_empty());
         let mut tunnels = Tunnels::default();
         for number in 0..2 * MOST_A_MINUTE {
             let backwards = asks(&format!("{}.{}.0.192.in-addr.arpa", number % 250, number / 250), 12, 1);
             assert_eq!(tunnels.look(&backwards, |_| false), None);
         }
         for suffix in ["com", "example", "co.uk"] {
-            assert!(told((0..1000).map(|_| (suffix.to_owned(), TXT))).is_empty());
+            assert!(reports((0..1000).map(|_| (suffix.to_owned(), TXT))).is_empty());
         }
     }
 
@@ -321,34 +321,35 @@ mod tests {
 
     #[test]
     fn what_is_old_counts_no_more() {
-        let slow = (0..200).map(|number| asks(&format!("{}.evil.example", piece(number)), A, number * 10));
+        let slow = (0..200).map(|number| asks(&format!("{}.attacker.example", piece(number)), A, number * 10));
         let mut tunnels = Tunnels::default();
         assert!(slow.into_iter().all(|question| tunnels.look(&question, |_| false).is_none()));
     }
 
     #[test]
     fn a_flood_of_domains_and_names_takes_no_more_memory_than_the_bounds_and_hides_no_tunnel() {
-        let (mut tunnels, mut told) = (Tunnels::default(), 0);
+        let (mut tunnels, mut count) = (Tunnels::default(), 0);
         for number in 0..100 {
             // A domain of which one name is known is as good as any other.
             for other in 0..if number < 2 { 0 } else { 2 * MAX_DOMAINS } {
                 tunnels.look(&asks(&format!("www.d{number}-{other}.example"), A, number / 10), |_| false);
             }
-            let tunnel = asks(&format!("{}.evil.example", piece(number)), A, number / 10);
-            told += usize::from(tunnels.look(&tunnel, |_| false).is_some());
+            let tunnel = asks(&format!("{}.attacker.example", piece(number)), A, number / 10);
+            count += usize::from(tunnels.look(&tunnel, |_| false).is_some());
         }
         for number in 0..2000 {
             tunnels.look(&asks(&format!("{number}.many.example"), A, 10), |_| false);
         }
-        assert_eq!((tunnels.domains.len(), told), (MAX_DOMAINS, 1));
+        assert_eq!((tunnels.domains.len(), count), (MAX_DOMAINS, 1));
         assert!(tunnels.domains.values().all(|domain| domain.names.len() <= MAX_NAMES));
     }
 
     #[test]
     fn names_of_any_bytes_are_read() {
-        let mut text = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03\xff.\x00\x04evil\x07example\x00".to_vec();
+        let mut text =
+            b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03\xff.\x00\x08attacker\x07example\x00".to_vec();
         text.extend([0, 10, 0, 1]);
-        assert_eq!(question(&text), Some((b"\xff.\x00.evil.example".to_vec(), 10)));
+        assert_eq!(question(&text), Some((b"\xff.\x00.attacker.example".to_vec(), 10)));
     }
 
     proptest! {

@@ -123,7 +123,7 @@ fn the_mend_of_the_first_rule_mends() -> Result<()> {
     ensure!(first["status"] == "fail" && code == Some(4), "{first:#}");
     ensure!(finding(&findings, "editor-auth")?["status"] == "fail", "{findings:#?}");
 
-    let mends = first["mend"].as_array().context("no mend")?;
+    let mends = first["remediation"].as_array().context("no remediation")?;
     for mend in mends {
         ensure!(mend["kind"] == "shell", "{mend}");
         needs::run(Command::new("sh").args(["-c", mend["text"].as_str().unwrap_or_default()]))?;

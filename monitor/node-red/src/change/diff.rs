@@ -41,7 +41,7 @@ pub fn diff(old: &str, new: &str) -> Diff {
         }
     }
     let mut text = String::new();
-    // Whether the last line ends with a line feed is nobody's concern here.
+    // A missing line feed at the end is not reported.
     let mut unified = diff.unified_diff();
     let whole = unified.context_radius(CONTEXT).missing_newline_hint(false).header("before", "after").to_string();
     let mut lines = whole.lines();

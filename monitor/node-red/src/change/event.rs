@@ -14,7 +14,7 @@ const FILE: u32 = 1001;
 /// Settings or flows have changed. Who has done it is not known here; what was met at the file names the same incident.
 #[must_use]
 pub fn changed(change: &Change) -> Value {
-    // Nobody may be at work just now: what git runs, it runs for somebody who knows nothing of it.
+    // git executes these for the next user who works with the project, without their knowledge.
     let severity = if change.git_runs.is_empty() { Severity::Informational } else { Severity::High };
     let name = change.path.file_name().unwrap_or_default().to_string_lossy();
     let mut out = json!({

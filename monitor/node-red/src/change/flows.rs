@@ -1,4 +1,4 @@
-//! What changed in flows, node by node: lines of JSON help nobody.
+//! Changes of flows, node by node. A diff of JSON lines is not readable.
 
 use std::collections::BTreeMap;
 

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, iter::Peekable, str::Chars};
 
 use super::mask::Masker;
 
-/// Most settings that are told of one change.
-const MAX_TOLD: usize = 8;
-/// Longest one that is told whole, in characters.
+/// Most settings that are reported of one change.
+const MAX_SETTINGS: usize = 8;
+/// Most characters of a setting.
 const MAX_LINE: usize = 200;
 
 /// Settings whose value is run, or names where what is run is (git-config(1)), by section and name in lower case.
@@ -73,7 +73,7 @@ pub fn news(old: &str, new: &str) -> Vec<String> {
     let old = programs(old);
     let mut masker = Masker::default();
     let come = programs(new).into_iter().filter(|line| !old.contains(line));
-    come.take(MAX_TOLD).map(|line| masker.mask(&line).chars().take(MAX_LINE).collect()).collect()
+    come.take(MAX_SETTINGS).map(|line| masker.mask(&line).chars().take(MAX_LINE).collect()).collect()
 }
 
 fn programs(text: &str) -> BTreeSet<String> {
@@ -169,17 +169,17 @@ mod tests {
     #[test]
     fn whatever_git_would_run_is_named_and_nothing_else_is() {
         assert_eq!(news("", ORDINARY), [""; 0]);
-        for (more, told) in [
+        for (more, reported) in [
             ("[core]\n\thooksPath = /tmp/x", "core.hookspath = /tmp/x"),
             ("[CORE] HOOKSPATH=/tmp/x ; a remark", "core.hookspath = /tmp/x"),
             ("[core]\nfsmonitor = \"touch '/tmp/a b'; false\"", "core.fsmonitor = touch '/tmp/a b'; false"),
             ("[core]\nsshCommand = ssh\\\n -o x", "core.sshcommand = ssh -o x"),
-            ("[filter \"x]y\"]\n\tclean = /home/n/evil", "filter.x]y.clean = /home/n/evil"),
+            ("[filter \"x]y\"]\n\tclean = /home/n/hostile", "filter.x]y.clean = /home/n/hostile"),
             ("[diff]\nexternal = \"a\\\"b\"", "diff.external = a\"b"),
             ("[alias]\n\tci = !touch /tmp/x", "alias.ci = !touch /tmp/x"),
-            ("[remote \"origin\"]\n\turl = ext::sh -c evil", "remote.origin.url = ext::sh -c evil"),
+            ("[remote \"origin\"]\n\turl = ext::sh -c hostile", "remote.origin.url = ext::sh -c hostile"),
             ("[include]\n\tpath = /tmp/more", "include.path = /tmp/more"),
-            ("[hook.x]\ncommand = evil", "hook.x.command = evil"),
+            ("[hook.x]\ncommand = hostile", "hook.x.command = hostile"),
             // A remark ends with its line, whatever it ends with.
             ("[core]\n# a remark \\\nhooksPath = /tmp/x", "core.hookspath = /tmp/x"),
             ("[core]\nbare = false ; a remark \\\nhooksPath = /tmp/x", "core.hookspath = /tmp/x"),
@@ -187,7 +187,7 @@ mod tests {
             ("[core]\r\n\thooksPath = \"/tmp\" /x\r\n", "core.hookspath = /tmp /x"),
         ] {
             let new = format!("{ORDINARY}{more}\n");
-            assert_eq!(news(ORDINARY, &new), [told], "{more}");
+            assert_eq!(news(ORDINARY, &new), [reported], "{more}");
             assert_eq!(news(&new, &new), [""; 0], "what was there before is no news: {more}");
         }
         assert_eq!(news("", "\u{feff}[core]\nhooksPath = /tmp/x"), ["core.hookspath = /tmp/x"]);
@@ -206,11 +206,11 @@ mod tests {
     #[test]
     fn what_is_told_has_no_secret_and_a_bound() {
         let helper = "[credential]\nhelper = \"!f() { echo password=Hunter2; }; f\"";
-        let told = news("", helper).concat();
-        assert!(told.starts_with("credential.helper = !f()") && !told.contains("Hunter2"), "{told}");
+        let reported = news("", helper).concat();
+        assert!(reported.starts_with("credential.helper = !f()") && !reported.contains("Hunter2"), "{reported}");
         let many: Vec<_> = (0..100).map(|number| format!("[alias]\na{number} = !{}\n", "x y ".repeat(200))).collect();
-        let told = news("", &many.concat());
-        assert_eq!((told.len(), told[0].chars().count()), (MAX_TOLD, MAX_LINE));
+        let reported = news("", &many.concat());
+        assert_eq!((reported.len(), reported[0].chars().count()), (MAX_SETTINGS, MAX_LINE));
     }
 
     proptest! {

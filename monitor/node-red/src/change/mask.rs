@@ -9,7 +9,7 @@ use regex::{Captures, Regex};
 /// A value as settings, flows and code in flows write it: quoted (also inside of another string), a list, an object, or
 /// some words.
 const VALUE: &str = r#"(?:\\+"[^"]*?\\+"|\\+'[^']*?\\+'|"(?s:[^"\\]|\\.)*"|'(?s:[^'\\]|\\.)*'|`(?s:[^`\\]|\\.)*`|\[[^\]]*\]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|[^\s,;"'`{}\[\]()+|?\\]+(?:[ \t]+[^\s,;"'`{}\[\]()+|?\\]+)*(?:\([^()\n]*\))?)"#;
-/// A name whose value is nobody's business.
+/// A name whose value is a secret.
 const NAME: &str = r"[\w$-]*(?:secret|passw|passphrase|pwd|token|api[_-]?key|access[_-]?key|private[_-]?key|authorization|credential|cookie)[\w$-]*";
 
 /// A pattern that is written here, and tried by the tests.

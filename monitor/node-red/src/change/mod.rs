@@ -1,8 +1,8 @@
-//! Changes of `settings.js`, the flows, and what git is told about projects: who looks later sees what has become of them, and
+//! Changes of `settings.js`, the flows, and what git is changes about projects: who looks later sees what has become of them, and
 //! no secret.
 //!
-//! The last version that was seen is kept in the state directory, so that a change while no guard ran is told as well.
-//! Deploys are normal: what is told here is a fact, and no alert.
+//! The last known version is kept in the state directory, so that a change while no guard ran is reported too.
+//! Deploys are normal: these events are facts, not alerts.
 
 pub mod diff;
 pub mod event;
@@ -32,7 +32,7 @@ use policy::machine::root::Root;
 
 /// Largest file that is compared, and kept, in bytes.
 pub const MAX_BYTES: u64 = 1 << 20;
-/// A file that nobody has touched for so long is compared,
+/// A file is compared after this time without a change,
 const QUIET: Duration = Duration::from_secs(1);
 /// and one that somebody keeps touching this often.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -156,16 +156,16 @@ impl Changes {
     /// Compares what has changed and is quiet. `instances` are names and user directories. To be called now and then.
     pub fn look<'a>(&mut self, instances: impl Iterator<Item = (&'a str, &'a Path)>, now: Instant) -> Vec<Change> {
         let Ok(root) = Root::host() else { return Vec::new() };
-        let mut told = Vec::new();
+        let mut changes = Vec::new();
         for (instance, user_dir) in instances {
             let settings = user_dir.join("settings.js");
             let flows = self.flows_of(&root, user_dir, now);
             let files = [(settings, Kind::Settings)].into_iter().chain(flows.map(|path| (path, Kind::Flows)));
             for (path, kind) in files.chain(repositories(&root, user_dir).map(|path| (path, Kind::Git))) {
-                told.extend(self.look_at(&root, instance, path, kind, now));
+                changes.extend(self.look_at(&root, instance, path, kind, now));
             }
         }
-        told
+        changes
     }
 
     fn flows_of(&mut self, root: &Root, user_dir: &Path, now: Instant) -> Option<PathBuf> {
@@ -287,7 +287,7 @@ mod tests {
             fs::write(self.directory.path().join("u").join(name), text).unwrap();
         }
 
-        /// What is told in this second.
+        /// Changes of this second.
         fn look(&mut self) -> Vec<Change> {
             self.now += QUIET;
             let user_dir = self.directory.path().join("u");
@@ -301,15 +301,15 @@ mod tests {
         assert!(scene.look().is_empty() && scene.look().is_empty(), "the first version is no change");
         scene.write("settings.js", "module.exports = {\n  uiPort: 2,\n  credentialSecret: 'do not show',\n}\n");
         assert!(scene.look().is_empty(), "it may be written still");
-        let told = scene.look();
-        assert_eq!((told.len(), told[0].kind), (1, Kind::Settings));
-        let diff = told[0].diff.as_ref().unwrap();
+        let changes = scene.look();
+        assert_eq!((changes.len(), changes[0].kind), (1, Kind::Settings));
+        let diff = changes[0].diff.as_ref().unwrap();
         assert!(diff.text.contains("-  uiPort: 1,\n+  uiPort: 2,\n"), "{}", diff.text);
         assert!(!diff.text.contains("do not show"), "{}", diff.text);
         assert!(
-            told[0].sentence().ends_with("settings.js has changed: 2 lines added, 1 removed"),
+            changes[0].sentence().ends_with("settings.js has changed: 2 lines added, 1 removed"),
             "{}",
-            told[0].sentence()
+            changes[0].sentence()
         );
         assert!(scene.look().is_empty());
     }
@@ -322,10 +322,10 @@ mod tests {
         let path = scene.directory.path().join("u/flows.json");
         scene.changes.met(path.as_os_str().as_encoded_bytes(), "i-1");
         scene.look();
-        let told = scene.look();
-        assert_eq!((told.len(), told[0].incident.as_deref()), (1, Some("i-1")));
-        assert_eq!(told[0].nodes.as_ref().unwrap().added[0].name, "go");
-        assert!(told[0].sentence().ends_with("1 nodes added, 0 removed, 0 changed"));
+        let changes = scene.look();
+        assert_eq!((changes.len(), changes[0].incident.as_deref()), (1, Some("i-1")));
+        assert_eq!(changes[0].nodes.as_ref().unwrap().added[0].name, "go");
+        assert!(changes[0].sentence().ends_with("1 nodes added, 0 removed, 0 changed"));
     }
 
     #[test]
@@ -339,22 +339,22 @@ mod tests {
         fs::write(git.join("config.lock"), "[core]\n\tbare = false\n\thooksPath = /tmp/x\n").unwrap();
         fs::rename(git.join("config.lock"), git.join("config")).unwrap();
         scene.look();
-        let told = scene.look();
+        let changes = scene.look();
         assert_eq!(
-            (told.len(), told[0].kind, &told[0].git_runs[..]),
+            (changes.len(), changes[0].kind, &changes[0].git_runs[..]),
             (1, Kind::Git, &["core.hookspath = /tmp/x".to_owned()][..])
         );
         assert!(
-            told[0].sentence().ends_with(
+            changes[0].sentence().ends_with(
                 "1 lines added, 0 removed; at the next commit or pull git runs what this names: core.hookspath = /tmp/x"
             ),
             "{}",
-            told[0].sentence()
+            changes[0].sentence()
         );
         scene.write("projects/plant/.git/config", "[core]\n\tbare = true\n\thooksPath = /tmp/x\n");
         scene.look();
-        let told = scene.look();
-        assert_eq!((told.len(), told[0].git_runs.len()), (1, 0), "{told:?}");
+        let changes = scene.look();
+        assert_eq!((changes.len(), changes[0].git_runs.len()), (1, 0), "{changes:?}");
     }
 
     #[test]
@@ -363,21 +363,21 @@ mod tests {
         scene.look();
         scene.write("settings.js", "module.exports = {}\n");
         scene.changes = open(&scene.directory);
-        let told = scene.look();
-        assert_eq!((told.len(), told[0].diff.as_ref().unwrap().removed), (1, 3));
+        let changes = scene.look();
+        assert_eq!((changes.len(), changes[0].diff.as_ref().unwrap().removed), (1, 3));
     }
 
     #[test]
     fn a_file_that_is_touched_for_ever_is_told_now_and_then() {
         let mut scene = scene();
         scene.look();
-        let mut told = 0;
+        let mut changes = 0;
         for number in 0..35 {
             scene.write("settings.js", &format!("// {number}\n"));
             scene.now -= QUIET / 2;
-            told += scene.look().len();
+            changes += scene.look().len();
         }
-        assert!((1..=2).contains(&told), "{told} times in 17 s");
+        assert!((1..=2).contains(&changes), "{changes} times in 17 s");
     }
 
     #[test]
@@ -386,8 +386,8 @@ mod tests {
         scene.look();
         scene.write("flows.json", &"x".repeat(usize::try_from(MAX_BYTES).unwrap() + 1));
         scene.look();
-        let told = scene.look();
-        assert_eq!((told.len(), told[0].diff.is_some()), (1, false));
+        let changes = scene.look();
+        assert_eq!((changes.len(), changes[0].diff.is_some()), (1, false));
         let path = scene.directory.path().join("u/settings.js");
         fs::remove_file(&path).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();

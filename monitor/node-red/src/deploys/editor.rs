@@ -1,4 +1,4 @@
-//! Who deployed last, as Node-RED's own log says: a hint for whoever reads an incident, and no evidence.
+//! The last deploy by Node-RED's own log: a hint for the reader of an incident, not evidence.
 //!
 //! With `logging.console.audit` on, Node-RED prints a line for each request to its admin API. The policy can name where that
 //! goes (`audit-log`): a file, or the journal of systemd. Any flow can print such a line too, so nothing rests on it.
@@ -23,7 +23,7 @@ use policy::{
 
 /// Most bytes that are read at once: of more, the last ones.
 const MAX_READ: u64 = 64 << 10;
-/// Most characters of a name or an address that are told.
+/// Most characters of a name or an address.
 const MAX_TEXT: usize = 64;
 /// What these lines have before their JSON.
 const MARK: &str = "[audit] ";
@@ -158,7 +158,7 @@ impl Reader {
     }
 }
 
-/// The file may be anybody's: only a regular one is read, and nobody is waited for.
+/// The file is not trusted: only a regular file is read, without blocking.
 fn open(path: &Path) -> io::Result<(File, (u64, u64), u64)> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;

@@ -2,7 +2,7 @@
 //!
 //! A program of its own, since the files of the journal are systemd's business: rotation, compression, name spaces. It is
 //! started when a policy asks for it, started anew after a pause that widens when it ends, and ended with the value. When the
-//! guard is killed nobody reads what it prints any more, and it ends by itself.
+//! guard is killed its pipe is closed, and it exits by itself.
 
 use std::{
     io::{self, BufRead, BufReader, Read as _},
@@ -86,7 +86,7 @@ impl Follower {
         Ok(Self { shared, going_on: Some(going_on), thread: Some(thread) })
     }
 
-    /// Who deployed last, as far as it was told by now.
+    /// The last deploy that was reported.
     pub(super) fn last(&self) -> Option<Deploy> {
         lock(&self.shared.last).clone()
     }
@@ -114,7 +114,7 @@ fn follow(matches: &[String], shared: &Shared, ended: &Receiver<()>) {
     loop {
         let began = Instant::now();
         match start(matches, shared) {
-            // Whoever drops the follower has seen the child, or this sees that it is over.
+            // Either the drop of the follower finds the child, or this finds the stop.
             Ok(out) if ended.try_recv() == Err(TryRecvError::Empty) => read(BufReader::new(out), &shared.last),
             Ok(_) => {}
             Err(error) => {
@@ -173,8 +173,8 @@ mod tests {
             "_SYSTEMD_UNIT=nodered.service _UID=990 + CONTAINER_ID=0123456789ab + _SYSTEMD_CGROUP=/a.slice"
         );
         // A user that there is not has no entries: not those of everybody.
-        let nobody = Select { user: Some("no-such-user".to_owned()), exec: true, ..Select::default() };
-        assert!(nobody.is_in_entries() && matches(&[nobody], &host).is_empty());
+        let unknown = Select { user: Some("no-such-user".to_owned()), exec: true, ..Select::default() };
+        assert!(unknown.is_in_entries() && matches(&[unknown], &host).is_empty());
         assert!(Follower::start(&[]).unwrap().thread.is_none());
     }
 

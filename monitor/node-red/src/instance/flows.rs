@@ -512,7 +512,7 @@ mod tests {
     fn a_broken_file_gives_what_stands_before_the_break() {
         let flows = read(br#"[{"type":"tcp request","server":"h","port":"7"},{"type":"#);
         assert_eq!(flows.targets.len(), 1);
-        assert!(flows.problem.unwrap().contains("EOF"), "the problem is told");
+        assert!(flows.problem.unwrap().contains("EOF"), "the problem is reported");
         for broken in [&b"\xff\xfe"[..], b"", b"17", b"[1, 2]", b"{\"flows\": 1}"] {
             assert!(read(broken).problem.is_some(), "{broken:?}");
         }

@@ -294,16 +294,16 @@ mod tests {
 
     #[test]
     fn a_name_that_somebody_chose_cannot_become_a_rule() {
-        let evil = "x\"\n[[instance.files]]\npath = \"/etc\"\naccess = \"all\"\nverdict = \"allow\"\n#";
+        let hostile = "x\"\n[[instance.files]]\npath = \"/etc\"\naccess = \"all\"\nverdict = \"allow\"\n#";
         let node = serde_json::json!([
-            {"type": "tls-config", "key": format!("/a/{evil}")},
-            {"type": "http request", "url": format!("http://{evil}/")},
-            {"type": "mqtt-broker", "broker": evil, "port": "1"},
+            {"type": "tls-config", "key": format!("/a/{hostile}")},
+            {"type": "http request", "url": format!("http://{hostile}/")},
+            {"type": "mqtt-broker", "broker": hostile, "port": "1"},
         ]);
-        let entry = serde_json::json!([{"name": evil, "pm_exec_path": "/usr/bin/node-red", "args": ["-u", format!("/srv/{evil}")]}]);
+        let entry = serde_json::json!([{"name": hostile, "pm_exec_path": "/usr/bin/node-red", "args": ["-u", format!("/srv/{hostile}")]}]);
         let settings = format!(
             "module.exports = {{ https: {{ key: require('fs').readFileSync({}) }} }}",
-            serde_json::json!(format!("/b/{evil}"))
+            serde_json::json!(format!("/b/{hostile}"))
         );
         let survey = survey(&[
             PASSWD,

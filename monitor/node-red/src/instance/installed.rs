@@ -120,15 +120,15 @@ pub(crate) fn is_user_dir(root: &Root, directory: &Path) -> bool {
         .any(|file| root.exists(&directory.join(file)))
 }
 
-/// The places in the homes of accounts where a userDir may be and nobody can tell, each with the cause.
+/// Paths in the homes of accounts that may have a userDir and cannot be read, each with the cause.
 pub(crate) fn closed(root: &Root, accounts: &Accounts) -> Vec<String> {
     let directories: BTreeSet<_> = accounts.users.iter().map(|account| account.home.join(".node-red")).collect();
-    let told = directories.iter().filter_map(|directory| {
+    let unreadable = directories.iter().filter_map(|directory| {
         let error = root.find(&directory.join("settings.js")).err()?;
         let absent = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
         (!absent).then(|| format!("{} cannot be looked into: {error}", directory.display()))
     });
-    told.collect()
+    unreadable.collect()
 }
 
 /// The userDirs in the homes of accounts, with the account's uid.

@@ -136,11 +136,11 @@ impl Instance {
     /// The port that the editor is served on, as far as it is known.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
-        let told = self.port_argument.or_else(|| self.settings.as_ref()?.ui_port.known().copied());
+        let known = self.port_argument.or_else(|| self.settings.as_ref()?.ui_port.known().copied());
         match self.listens.as_slice() {
             // A command line that is hidden may have overruled the settings.
-            [only] if told != Some(only.port) => Some(only.port),
-            _ => told,
+            [only] if known != Some(only.port) => Some(only.port),
+            _ => known,
         }
     }
 

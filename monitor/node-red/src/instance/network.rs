@@ -97,7 +97,7 @@ fn local_v6(line: &str) -> Option<IpAddr> {
     u128::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 32).map(|bits| Ipv6Addr::from_bits(bits).into())
 }
 
-/// Whether an address can be reached from the Internet, for all that can be told from the address.
+/// Whether an address may be reachable from the Internet, judged by the address alone.
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {

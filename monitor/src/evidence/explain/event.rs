@@ -231,7 +231,7 @@ fn wanted(page: &mut Page, event: &Event<'_>, found: Option<Found<'_>>, critical
         return;
     }
     if critical.is_some() {
-        page.line("Think twice: whoever edits flows can do it from then on.");
+        page.line("Consider this carefully: every user who edits flows can then do it.");
     }
     page.line(&format!("Add to the instance \"{}\" in the policy, and say why:", event.instance));
     for line in lines(event) {
@@ -279,10 +279,10 @@ fn lines(event: &Event<'_>) -> Vec<String> {
 fn unwanted(page: &mut Page, event: &Event<'_>, found: Option<Found<'_>>) {
     page.heading("If you did not");
     let chain = event.chain();
-    let told = idiom::of_chain(&chain, event.address().is_some());
-    if told.contains("install script") || told.starts_with("npm") {
+    let chain_text = idiom::of_chain(&chain, event.address().is_some());
+    if chain_text.contains("install script") || chain_text.starts_with("npm") {
         page.line("Look which package was installed at that time, remove it, and look at its scripts in package.json.");
-    } else if told.contains("exec node") {
+    } else if chain_text.contains("exec node") {
         page.line(
             "Look in the editor for exec nodes and Function nodes with that command (Ctrl-F), and who deployed them.",
         );

@@ -115,9 +115,9 @@ fn protects(page: &mut Page, found: &Found<'_>) {
 }
 
 fn met_whom(page: &mut Page, met: &Met) {
-    page.heading("Whom it has met, as far as the journal goes back");
+    page.heading("Matches in the journal");
     let (Some((first, first_time)), Some((last, last_time))) = (met.first, met.last) else {
-        page.line("nobody");
+        page.line("none");
         return;
     };
     let (from, to) = (rfc3339_seconds(first_time), rfc3339_seconds(last_time));

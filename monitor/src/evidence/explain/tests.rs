@@ -71,7 +71,7 @@ fn an_event_is_told_with_who_why_what_and_the_mend() {
     ] {
         assert!(text.contains(said), "{said}:\n{text}");
     }
-    assert!(!text.contains("systemd"), "what started Node-RED is nobody's business: {text}");
+    assert!(!text.contains("systemd"), "what started Node-RED is not shown: {text}");
 }
 
 #[test]
@@ -139,9 +139,9 @@ fn a_rule_is_told_with_whom_it_has_met() {
     // Of a rule that is gone the journal still knows what it said.
     let gone = rule("private-keys", None, &searched.found).unwrap();
     assert!(gone.contains("In the journal it says: keys are read"), "{gone}");
-    let nobody = met(directory.path(), "nothing").unwrap();
-    assert!(rule("nothing", Some(&source()), &nobody.found).is_none());
-    assert!(rule("default-egress", Some(&source()), &nobody.found).unwrap().contains("it says allow"));
+    let none = met(directory.path(), "nothing").unwrap();
+    assert!(rule("nothing", Some(&source()), &none.found).is_none());
+    assert!(rule("default-egress", Some(&source()), &none.found).unwrap().contains("it says allow"));
     for id in ["4712", "run-4711"] {
         assert!(find(directory.path(), id).unwrap().found.is_some(), "{id}");
     }
@@ -150,8 +150,8 @@ fn a_rule_is_told_with_whom_it_has_met() {
 
 #[test]
 fn a_rule_about_traffic_is_told_with_its_names_and_addresses() {
-    let nobody = met(tempfile::tempdir().unwrap().path(), "proxy").unwrap();
-    let text = rule("proxy", Some(&source()), &nobody.found).unwrap();
+    let none = met(tempfile::tempdir().unwrap().path(), "proxy").unwrap();
+    let text = rule("proxy", Some(&source()), &none.found).unwrap();
     assert!(text.contains("about: connections from proxy.lan, 10.1.0.0/16, port 1880"), "{text}");
 }
 

@@ -72,14 +72,14 @@ pub(super) fn is_own(rule: &str) -> bool {
 /// What one of the guard's own rules is about.
 pub(super) fn own(rule: &str) -> &'static str {
     match rule {
-        "guard-files" => "the guard's program, its policy and its processes' files are nobody's to change",
-        "guard-secrets" => "the guard's journal, state and pins are nobody's to read or change",
+        "guard-files" => "the guard's program, policy and process files must not be changed",
+        "guard-secrets" => "the guard's journal, state and pins must not be read or changed",
         tunnel::RULE => {
-            "whoever asks resolvers for ever new names below one domain sends data to the servers of that domain; it is \
-             told, and not stopped, unless the policy allows everything below the domain"
+            "queries for ever new names below one domain send data to the servers of that domain; this is \
+             reported and not denied, unless the policy allows every name below the domain"
         }
-        "guard-process" => "nobody who is watched stops the guard or reaches into it",
-        _ => "nobody who is watched gets hold of the guard's programs in the kernel",
+        "guard-process" => "a watched process must not signal or trace the guard",
+        _ => "a watched process must not access the guard's kernel programs",
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) fn plain(text: &str) -> String {
 /// Who is at the other end, as a policy names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
-    /// Whoever the name leads to.
+    /// Any address that the name resolves to.
     Name(DnsName),
     /// One that was asked for by no name.
     Address(IpAddr),

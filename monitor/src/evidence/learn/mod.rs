@@ -62,7 +62,7 @@ fn closed(policy: &Policy) -> Policy {
     closed
 }
 
-/// Reads a journal, from a time on when one is given. With `critical` also what nobody should get used to is learnt.
+/// Reads a journal, from a start time if given. With `critical` critical operations are learnt too.
 pub fn learn(
     policy: &Policy,
     host: &dyn Host,
@@ -154,7 +154,7 @@ impl Learnt {
             (_, Some(why @ (Unclear::OtherName | Unclear::Disk | Unclear::Path | Unclear::Address))) => {
                 return refuse(facts, why.sentence().to_owned());
             }
-            (Decider::Own, _) => return refuse(facts, "the guard is nobody's who is watched".to_owned()),
+            (Decider::Own, _) => return refuse(facts, "no rule may allow access to the guard".to_owned()),
             (Decider::Rule(_), _) if wanted <= Verdict::Log => {
                 self.covered += 1;
                 return;

@@ -15,7 +15,7 @@ const MOST: usize = 40;
 const MAX_DEPTH: usize = 23;
 /// Where the system keeps what every program reads.
 const SYSTEM: [&str; 10] = ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/sys", "/opt", "/var/lib"];
-/// Directories of which nobody takes the whole.
+/// Directories that are never allowed as a whole.
 const NEVER_WHOLE: [&str; 17] = [
     "/",
     "/etc",

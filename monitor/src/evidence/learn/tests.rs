@@ -87,7 +87,7 @@ fn day() -> Vec<Value> {
         event(12, "bind", &bind, &json!({})),
         event(13, "accept", &accept, &json!({})),
         event(14, "listen", &json!({}), &json!({})),
-        // Nobody should get used to these.
+        // Critical operations.
         file(20, &format!("{UD}/settings.js"), &["write"]),
         file(21, &format!("{UD}/other.key"), &["read"]),
         file(22, "/etc/shadow", &["read"]),
@@ -152,7 +152,7 @@ fn what_was_seen_is_allowed_and_everything_else_is_closed() {
     let (learnt, draft) = learnt_from(&base(&[found()]), &day(), false);
     assert_eq!(stopped(&draft.text, &day()), [20, 21, 22, 23, 24, 25, 26, 27, 28], "{}", draft.text);
     let others = [
-        file(1, &format!("{UD}/evil.js"), &["write"]),
+        file(1, &format!("{UD}/new.js"), &["write"]),
         file(2, "/home/other/x", &["read"]),
         file(3, "/usr/lib/x.so", &["write"]),
         file(4, "/etc/ssh/sshd_config", &["read"]),
@@ -204,7 +204,7 @@ fn an_address_that_was_asked_for_by_name_is_learnt_as_that_name() {
     let day = [connect(1, "203.0.113.7", "mqtt.example.com"), connect(2, "203.0.113.8", "MQTT.example.com")];
     let (_, draft) = learnt_from(&base(&[found()]), &day, false);
     assert!(draft.text.contains("to = [\"mqtt.example.com\"] }, # 2 times, event 1, by node"), "{}", draft.text);
-    let next = [connect(3, "203.0.113.9", "mqtt.example.com"), connect(4, "203.0.113.7", "evil.example")];
+    let next = [connect(3, "203.0.113.9", "mqtt.example.com"), connect(4, "203.0.113.7", "attacker.example")];
     assert_eq!(stopped(&draft.text, &next), [4], "{}", draft.text);
     // What is critical is so by any name, and this machine is this machine.
     let day = [connect(5, "169.254.169.254", "meta.example"), connect(6, "127.0.0.1", "me.example")];
@@ -219,11 +219,11 @@ fn an_address_that_was_asked_for_by_name_is_learnt_as_that_name() {
 #[test]
 fn whoever_insists_learns_what_is_critical_but_never_what_rules_forbid() {
     let (learnt, draft) = learnt_from(&base(&[found()]), &day(), true);
-    // The rules for settings.js and keys stay, and the guard is nobody's.
+    // The rules for settings.js and keys remain, and access to the guard is not allowed.
     assert_eq!(stopped(&draft.text, &day()), [20, 21, 22, 28], "{}", draft.text);
     let refused = learnt.refused("plant-a").join("\n");
     assert!(refused.contains("the rule settings-js of the present policy forbids it"), "{refused}");
-    assert!(refused.contains("the guard is nobody's who is watched"), "{refused}");
+    assert!(refused.contains("no rule may allow access to the guard"), "{refused}");
     assert!(draft.text.contains("# ptrace is allowed: 1 times, event 24"), "{}", draft.text);
 }
 
@@ -502,7 +502,7 @@ fn a_corrupt_line_is_told_and_the_others_are_learnt() {
 
 #[test]
 fn nothing_that_an_event_says_leaves_its_comment_or_string() {
-    let mut hostile = file(1, "/srv/\"\n[[instance]]\nname = \"evil\"", &["write"]);
+    let mut hostile = file(1, "/srv/\"\n[[instance]]\nname = \"other\"", &["write"]);
     hostile["actor"]["process"]["name"] = "x\nverdict = \"allow\"".into();
     let (_, draft) = learnt_from(&base(&[found()]), &[hostile], false);
     let policy = parse(&draft.text).unwrap();

@@ -79,7 +79,7 @@ heal = true
 
 [[instance.files]]
 id = "private-keys"
-why = "keys are read by who declared them, and those of the host by nobody"
+why = "keys are read only where they are declared, and keys of the host are not read"
 paths = [{keys}]
 access = ["read", "write", "delete", "rename", "link"]
 verdict = "deny"
@@ -291,9 +291,9 @@ fn hooks(instance: &InstancePolicy, facts: &Facts) -> Option<Vec<String>> {
 fn warning(path: &str) -> &'static str {
     let name = path.rsplit('/').next().unwrap_or(path);
     if crate::evidence::idiom::SHELLS.contains(&name) {
-        "; a shell: whoever edits flows can run command lines with it"
+        "; a shell: users who edit flows can run commands with it"
     } else if TOOLS.contains(&name) {
-        "; look twice: it does whatever it is told"
+        "; check this: it runs whatever it is given"
     } else {
         ""
     }

@@ -346,7 +346,7 @@ impl Judge {
         let verdict = Verdict::from_raw(decision.verdict as u8);
         let mut done = sensor.apply(verdict, decision.fallback, true);
         if own.flags & FLAG_FAILED != 0 {
-            // What the system itself refused is only told.
+            // What the system itself refused is only logged.
             done = done.min(Verdict::Log);
         }
         let decider = if decision.rule == 0 {

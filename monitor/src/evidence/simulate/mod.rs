@@ -113,7 +113,7 @@ pub struct Report {
     pub stopped: Vec<Stopped>,
     /// What is different from what the journal's policy wanted.
     pub changes: Vec<Change>,
-    /// What cannot be told.
+    /// Operations that cannot be evaluated.
     pub unclear: Vec<Open>,
     /// Events that found no place in these lists.
     pub more: u64,

@@ -52,7 +52,7 @@ fn judged(judge: &mut Judge, event: &Value) -> Judged {
     judge.judge(&Line::read(event.to_string().as_bytes()).unwrap())
 }
 
-/// What the policy wants, and by which rule; the reason when it cannot be told.
+/// Verdict and rule of the policy, or the reason why it cannot be evaluated.
 fn wanted(judge: &mut Judge, event: &Value) -> Result<(Verdict, String), Unclear> {
     match judged(judge, event) {
         Judged::Clear(_, opinion) => Ok((opinion.wanted, judge.name(opinion.decider, ""))),
@@ -95,7 +95,7 @@ fn what_cannot_deny_does_what_it_can() {
         event["unmapped"]["sensor"] = sensor.into();
         let Judged::Clear(_, opinion) = judged(&mut judge, &event) else { panic!("{path}") };
         assert_eq!(opinion.done, done, "{sensor} {path}");
-        // What failed by itself has done no harm, and nobody dies for it.
+        // A failed operation does no harm, and its process is not killed.
         event["unmapped"]["flags"] = json!(["failed"]);
         let Judged::Clear(_, opinion) = judged(&mut judge, &event) else { panic!("{path}") };
         assert_eq!(opinion.done, Verdict::Log);
@@ -115,7 +115,7 @@ fn an_address_is_decided_by_the_name_that_its_event_has() {
         ("mqtt.plant.example", 80, by(Verdict::Deny, "default-egress")),
         ("bad.plant.example", 443, by(Verdict::Kill, "one")),
         ("plant.example", 443, by(Verdict::Deny, "default-egress")),
-        ("evil.example", 443, by(Verdict::Deny, "default-egress")),
+        ("attacker.example", 443, by(Verdict::Deny, "default-egress")),
         ("no name", 443, by(Verdict::Deny, "default-egress")),
     ] {
         let end = json!({ "ip": "203.0.113.9", "port": port, "hostname": name });
@@ -214,12 +214,12 @@ fn whoever_makes_a_protected_file_may_have_been_let_through() {
     assert_eq!(wanted(&mut young, &open(settings, &["write"], 1)), Err(Unclear::Young));
     assert_eq!(wanted(&mut young, &late), by(Verdict::Kill, "r-kill"));
     // The guard says how long by itself.
-    let mut told = judge(&rule("settings.js", "[\"write\"]", "kill"));
+    let mut settling = judge(&rule("settings.js", "[\"write\"]", "kill"));
     let tell = |message: &str| json!({ "time": 1, "message": message, "unmapped": { "path": settings } });
-    judged(&mut told, &tell("/h/ud/settings.js has just come to be: its maker is let through, for 10 s at most"));
-    assert_eq!(wanted(&mut told, &late), Err(Unclear::Young));
-    judged(&mut told, &tell("/h/ud/settings.js is made: protected from now on"));
-    assert_eq!(wanted(&mut told, &late), by(Verdict::Kill, "r-kill"));
+    judged(&mut settling, &tell("/h/ud/settings.js has just come to be: its maker is let through, for 10 s at most"));
+    assert_eq!(wanted(&mut settling, &late), Err(Unclear::Young));
+    judged(&mut settling, &tell("/h/ud/settings.js is made: protected from now on"));
+    assert_eq!(wanted(&mut settling, &late), by(Verdict::Kill, "r-kill"));
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub(super) struct Way {
 
 impl Way {
     /// As a line of evidence.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let how = if self.owned { "belongs to it" } else { "is open to its writing" };
         let what = if self.directory { ": what is in it can be renamed and replaced" } else { "" };
         format!("{} {how} (mode {:04o}){what}", self.path.display(), self.mode & 0o7777)
@@ -209,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    /// A tree that belongs to whoever runs the test, and that user; another user is judged too.
+    /// A tree of the user who runs the test, and that user; another user is checked too.
     fn tree(modes: &[(&str, u32)]) -> (tempfile::TempDir, Root, Who, Who) {
         let directory = tempfile::tempdir().unwrap();
         for (path, _) in modes {

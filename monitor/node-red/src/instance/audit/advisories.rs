@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Finding, Mend, Status, Subject};
+use super::{Finding, Fix, Status, Subject};
 use crate::instance::installed;
 
 const CHECK: &str = "known-vulnerabilities";
@@ -54,13 +54,13 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
         }
         installed::version(&subject.root, &modules.as_deref()?.join(Path::new(package)))
     };
-    let (mut evidence, mut mends) = (Vec::new(), Vec::new());
+    let (mut evidence, mut fixes) = (Vec::new(), Vec::new());
     for advisory in &list.advisory {
         let Some(version) = installed(&advisory.package).filter(|version| advisory.affects(version)) else { continue };
         evidence.push(format!("{}: {} {version}: {}", advisory.id, advisory.package, advisory.what));
-        mends.push(match &advisory.before {
-            Some(before) => Mend::advice(format!("upgrade {} to {before} or later", advisory.package)),
-            None => Mend::advice(format!("remove {}", advisory.package)),
+        fixes.push(match &advisory.before {
+            Some(before) => Fix::advice(format!("upgrade {} to {before} or later", advisory.package)),
+            None => Fix::advice(format!("remove {}", advisory.package)),
         });
     }
     let list = format!("the list of {}", list.version);
@@ -68,7 +68,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let mut findings = vec![if !evidence.is_empty() {
         Finding::new(CHECK, 0, Status::Fail, format!("versions with known vulnerabilities are installed, by {list}"))
             .because(evidence)
-            .mend(mends)
+            .fix(fixes)
     } else if let Some(version) = &subject.instance.version {
         Finding::pass(CHECK, 0, format!("Node-RED {version} and its packages are not in {list}"))
     } else {
@@ -80,11 +80,11 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
                 "projects-keys-api",
                 0,
                 Status::Warn,
-                "Projects are on: whoever may write settings reads and deletes files outside of the user directory",
+                "Projects are enabled: a user who may write settings can read and delete files outside of the user directory",
             )
             .because(["/settings/user/keys/..%2f.. is not checked, up to Node-RED 5.0.7 at least".to_owned()])
-            .mend([Mend::advice(
-                "turn Projects off where nobody needs them; Flowwarden's rules meet the reads and deletes",
+            .fix([Fix::advice(
+                "disable Projects if they are not needed; Flowwarden's rules match the reads and deletes",
             )]),
         );
     }

@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Finding, Mend, Status, Subject};
+use super::{Finding, Fix, Status, Subject};
 use crate::instance::{
     network::{self, is_public},
     settings::{Fact, Settings},
 };
 
 const RULE: u8 = 3;
-/// What a mend of the address looks like.
+/// Settings that bind the editor to loopback.
 const LOOPBACK: &str = "uiHost: \"127.0.0.1\",";
 /// Ways to reach an editor from elsewhere that do not open it to everybody.
 const REMOTE: &str = "for remote access use a tunnel or a zero-trust service (WireGuard, ZeroTier, Cloudflare Zero Trust), or a \
@@ -57,7 +57,7 @@ fn exposed(subject: &Subject<'_>, settings: &Settings, bound: &[IpAddr]) -> Find
         let why = settings.ui_host.why().unwrap_or("its name is resolved when it starts");
         return Finding::new(CHECK, RULE, Status::Warn, "it is not known which address the editor is bound to")
             .because([format!("uiHost: {why}")])
-            .mend([Mend::settings(LOOPBACK)]);
+            .fix([Fix::settings(LOOPBACK)]);
     };
     if bound.iter().all(IpAddr::is_loopback) {
         return Finding::pass(CHECK, RULE, format!("the editor is bound to {first}, {port}"));
@@ -74,12 +74,12 @@ fn exposed(subject: &Subject<'_>, settings: &Settings, bound: &[IpAddr]) -> Find
             format!("which are all addresses of this machine: {}", reached.join(", "))
         });
     }
-    let mut mends = vec![Mend::settings(LOOPBACK), Mend::advice(REMOTE)];
+    let mut fixes = vec![Fix::settings(LOOPBACK), Fix::advice(REMOTE)];
     if subject.instance.is_contained() {
         // A container has an address of its own; what counts is what the host publishes.
-        mends = vec![
-            Mend::advice("publish the port on the host's loopback only: -p 127.0.0.1:1880:1880"),
-            Mend::advice(REMOTE),
+        fixes = vec![
+            Fix::advice("publish the port on the host's loopback only: -p 127.0.0.1:1880:1880"),
+            Fix::advice(REMOTE),
         ];
     }
     let (status, what) = if public.is_empty() {
@@ -87,7 +87,7 @@ fn exposed(subject: &Subject<'_>, settings: &Settings, bound: &[IpAddr]) -> Find
     } else {
         (Status::Fail, format!("the editor is bound to public addresses: {}", public.join(", ")))
     };
-    Finding::new(CHECK, RULE, status, what).because(evidence).mend(mends)
+    Finding::new(CHECK, RULE, status, what).because(evidence).fix(fixes)
 }
 
 fn auth(settings: &Settings, local: bool) -> Finding {
@@ -98,12 +98,12 @@ fn auth(settings: &Settings, local: bool) -> Finding {
             CHECK,
             RULE,
             weaker(Status::Fail),
-            "whoever reaches the editor changes flows, and with them the machine: there is no adminAuth",
+            "no adminAuth: anyone who reaches the editor can change flows, and through them the machine",
         )
         .because(["devices that were shipped like this are CVE-2025-41656".to_owned()])
-        .mend([
-            Mend::advice("make the hash of a password: node-red admin hash-pw"),
-            Mend::settings(
+        .fix([
+            Fix::advice("create the hash of a password: node-red admin hash-pw"),
+            Fix::settings(
                 "adminAuth: { type: \"credentials\", users: [\n    { username: \"admin\", password: \"THE HASH\", permissions: \"*\" }\n] },",
             ),
         ]),
@@ -112,7 +112,7 @@ fn auth(settings: &Settings, local: bool) -> Finding {
             let status = if writes { weaker(Status::Fail) } else { Status::Warn };
             Finding::new(CHECK, RULE, status, "adminAuth asks, but lets people in without a login")
                 .because([format!("adminAuth.default.permissions: {permissions}")])
-                .mend([Mend::advice("remove `default` from adminAuth")])
+                .fix([Fix::advice("remove `default` from adminAuth")])
         }
         (Fact::Known(true), Fact::Known(None)) => Finding::pass(CHECK, RULE, "adminAuth asks who is there"),
         (auth, anonymous) => {
@@ -129,11 +129,11 @@ fn https(settings: &Settings, local: bool) -> Finding {
         Fact::Known(true) => Finding::pass(CHECK, RULE, "the editor is served by https"),
         _ if local => Finding::pass(CHECK, RULE, "the editor stays on this machine, where https protects nothing"),
         Fact::Known(false) => {
-            Finding::new(CHECK, RULE, Status::Warn, "passwords and flows cross the network as clear text: there is no https").mend([
-                Mend::advice(
+            Finding::new(CHECK, RULE, Status::Warn, "no https: passwords and flows cross the network in clear text").fix([
+                Fix::advice(
                     "let a reverse proxy serve https and forward to 127.0.0.1, WebSocket upgrades included; then Node-RED needs no key",
                 ),
-                Mend::settings(LOOPBACK),
+                Fix::settings(LOOPBACK),
             ])
         }
         Fact::Unknown { unknown } => {
@@ -156,15 +156,15 @@ fn nodes(subject: &Subject<'_>, settings: &Settings, local: bool) -> Finding {
         let what = if served.is_empty() { "flows serve nothing by HTTP" } else { "httpNodeAuth asks who is there" };
         return Finding::pass(CHECK, RULE, what);
     }
-    let mut mends = Vec::new();
+    let mut fixes = Vec::new();
     if !served.is_empty() && !settings.http_node_auth.is(&true) {
-        mends.push(Mend::settings("httpNodeAuth: { user: \"user\", pass: \"THE HASH of node-red admin hash-pw\" },"));
+        fixes.push(Fix::settings("httpNodeAuth: { user: \"user\", pass: \"THE HASH of node-red admin hash-pw\" },"));
     }
     if files {
-        mends.push(Mend::settings("httpStaticAuth: { user: \"user\", pass: \"THE HASH of node-red admin hash-pw\" },"));
+        fixes.push(Fix::settings("httpStaticAuth: { user: \"user\", pass: \"THE HASH of node-red admin hash-pw\" },"));
     }
     let status = if local { Status::Pass } else { Status::Warn };
-    Finding::new(CHECK, RULE, status, "what flows serve is open to whoever reaches the port")
+    Finding::new(CHECK, RULE, status, "pages that flows serve are open to anyone who reaches the port")
         .because(served)
-        .mend(mends)
+        .fix(fixes)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use monitor_common::{Verdict, policy::Class};
 
-use super::{Finding, Mend, Status, Subject};
+use super::{Finding, Fix, Status, Subject};
 use policy::model::InstancePolicy;
 
 const RULE: u8 = 6;
@@ -28,11 +28,9 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
         return vec![Finding::pass(CHECK, RULE, "the unit limits addresses (IPAddressDeny=)").because(declared)];
     }
     let name = &subject.instance.name;
-    let mend = [
-        Mend::advice(format!(
-            "flowwarden init --preset strict writes a policy in which {name} connects to these alone"
-        )),
-        Mend::advice("give it to the guard: flowwarden run --config FILE --enforce"),
+    let fix = [
+        Fix::advice(format!("flowwarden init --preset strict writes a policy in which {name} connects to these alone")),
+        Fix::advice("start the guard with it: flowwarden run --config FILE --enforce"),
     ];
     let finding = match (subject.policy, guarding(subject)) {
         (None, _) => {
@@ -67,7 +65,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
             }
         }
     };
-    vec![finding.because(declared).mend(mend)]
+    vec![finding.because(declared).fix(fix)]
 }
 
 /// The part of the policy that is about this instance.

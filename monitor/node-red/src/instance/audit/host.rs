@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Finding, Mend, Status, Subject, mend::path};
+use super::{Finding, Fix, Status, Subject, fix::path};
 
 const RULE: u8 = 5;
-/// Places of the host with which whoever writes there becomes somebody else, or stays.
+/// Paths of the host that give a writer the rights of another user, or persistence.
 const SYSTEM: [&str; 17] = [
     "/etc",
     "/etc/passwd",
@@ -63,15 +63,15 @@ fn writes(subject: &Subject<'_>) -> Finding {
             "Node-RED is root in its container"
         };
         let status = if subject.is_on_host() { Status::Fail } else { Status::Warn };
-        return Finding::new(CHECK, RULE, status, what).mend([Mend::advice("run it as a user of its own")]);
+        return Finding::new(CHECK, RULE, status, what).fix([Fix::advice("run it as a dedicated user")]);
     }
     let open = |path: &PathBuf| subject.root.exists(path) && !subject.who.changes(&subject.root, path).is_empty();
     let system: Vec<_> = SYSTEM.iter().map(PathBuf::from).filter(open).collect();
     if !system.is_empty() {
         let what = format!("{} can change the host", subject.user());
-        let mends =
-            system.iter().map(|place| Mend::shell(format!("chown root:root {0} && chmod go-w {0}", path(place))));
-        return Finding::new(CHECK, RULE, Status::Fail, what).because(shown(&system)).mend(mends.collect::<Vec<_>>());
+        let fixes =
+            system.iter().map(|place| Fix::shell(format!("chown root:root {0} && chmod go-w {0}", path(place))));
+        return Finding::new(CHECK, RULE, Status::Fail, what).because(shown(&system)).fix(fixes.collect::<Vec<_>>());
     }
     // What is not there yet can be made, when the directory above is open.
     let reachable = |path: &PathBuf| open(path) || path.parent().is_some_and(|above| open(&above.to_owned()));
@@ -86,7 +86,7 @@ fn writes(subject: &Subject<'_>) -> Finding {
     } else {
         (Status::Warn, "a flow can leave programs in its home directory that run later")
     };
-    Finding::new(CHECK, RULE, status, what).because(shown(&own)).mend([Mend::advice(
+    Finding::new(CHECK, RULE, status, what).because(shown(&own)).fix([Fix::advice(
         "give Node-RED a user of its own with a home directory of its own; Flowwarden's rule `user-persistence` denies these writes",
     )])
 }
@@ -99,7 +99,7 @@ fn reads(subject: &Subject<'_>) -> Finding {
         let what = format!("{} reads secrets of the host", subject.user());
         return Finding::new(CHECK, RULE, Status::Fail, what)
             .because(shown(&secrets))
-            .mend(secrets.iter().map(|place| Mend::shell(format!("chmod o-rwx {}", path(place)))).collect::<Vec<_>>());
+            .fix(secrets.iter().map(|place| Fix::shell(format!("chmod o-rwx {}", path(place)))).collect::<Vec<_>>());
     }
     let others: Vec<_> = subject
         .accounts
@@ -114,11 +114,11 @@ fn reads(subject: &Subject<'_>) -> Finding {
     if others.is_empty() && own.is_empty() {
         return Finding::pass(CHECK, RULE, format!("of the secrets that are known {} reads none", subject.user()));
     }
-    let mut mends: Vec<_> = others.iter().map(|home| Mend::shell(format!("chmod o-rwx {}", path(home)))).collect();
-    mends.push(Mend::advice("Flowwarden's rules `user-keys` and `host-keys` deny reads of keys"));
+    let mut fixes: Vec<_> = others.iter().map(|home| Fix::shell(format!("chmod o-rwx {}", path(home)))).collect();
+    fixes.push(Fix::advice("Flowwarden's rules `user-keys` and `host-keys` deny reads of keys"));
     Finding::new(CHECK, RULE, Status::Warn, format!("{} reads what is not Node-RED's", subject.user()))
         .because(shown(&others).into_iter().chain(shown(&own)))
-        .mend(mends)
+        .fix(fixes)
 }
 
 /// A file that a flow can write decides with what environment the unit starts.
@@ -140,14 +140,14 @@ fn environment(subject: &Subject<'_>) -> Finding {
     if let Some(unit) = &subject.instance.unit {
         let name = &subject.instance.name;
         finding = finding
-            .mend([
-                Mend::shell("install -d -o root -g root -m 0755 /etc/node-red"),
-                Mend::shell(format!(
+            .fix([
+                Fix::shell("install -d -o root -g root -m 0755 /etc/node-red"),
+                Fix::shell(format!(
                     "touch {0} && install -o root -g root -m 0600 {0} /etc/node-red/{name}.environment",
                     path(&open[0])
                 )),
             ])
-            .mend(Mend::drop_in(
+            .fix(Fix::drop_in(
                 unit,
                 "environment",
                 &format!("EnvironmentFile=\nEnvironmentFile=-/etc/node-red/{name}.environment\n"),
@@ -187,8 +187,8 @@ fn confinement(subject: &Subject<'_>) -> Finding {
     }
     Finding::new(CHECK, RULE, Status::Warn, format!("{unit} gives Node-RED all that its user has"))
         .because(missing.iter().map(|(key, _)| format!("{key}= is not set")))
-        .mend(Mend::drop_in(unit, "confine", &lines.concat()))
-        .mend([Mend::advice("with NoNewPrivileges no flow can use sudo: leave it out when yours must")])
+        .fix(Fix::drop_in(unit, "confine", &lines.concat()))
+        .fix([Fix::advice("with NoNewPrivileges flows cannot use sudo: leave it out if your flows need sudo")])
 }
 
 fn shown(paths: &[PathBuf]) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Finding, Mend, Status, Subject, access::WRITE, mend::quoted};
+use super::{Finding, Fix, Status, Subject, access::WRITE, fix::quoted};
 use crate::instance::Instance;
 
 const RULE: u8 = 7;
@@ -32,11 +32,8 @@ fn groups(subject: &Subject<'_>) -> Finding {
         .map(|path| (*path).to_owned())
         .collect();
     let sudo = sudoers(subject, &user);
-    let leave = |groups: &[String]| -> Vec<Mend> {
-        groups
-            .iter()
-            .map(|group| Mend::shell(format!("gpasswd --delete {} {}", quoted(&user), quoted(group))))
-            .collect()
+    let leave = |groups: &[String]| -> Vec<Fix> {
+        groups.iter().map(|group| Fix::shell(format!("gpasswd --delete {} {}", quoted(&user), quoted(group)))).collect()
     };
     if strong.is_empty() && sockets.is_empty() && sudo.is_empty() {
         return match stronger.as_slice() {
@@ -48,15 +45,15 @@ fn groups(subject: &Subject<'_>) -> Finding {
                 format!("{} is in groups that see more than others", subject.user()),
             )
             .because(groups.iter().map(|group| format!("group {group}")))
-            .mend(leave(groups)),
+            .fix(leave(groups)),
         };
     }
     let evidence = strong.iter().map(|group| format!("group {group}"));
     let evidence = evidence.chain(sockets.iter().map(|path| format!("{path} is open to it"))).chain(sudo);
     Finding::new(CHECK, RULE, Status::Fail, format!("{} becomes root when it wants to", subject.user()))
         .because(evidence)
-        .mend(leave(&strong))
-        .mend([Mend::advice(
+        .fix(leave(&strong))
+        .fix([Fix::advice(
             "give Node-RED a user of its own: useradd --system --create-home --shell /usr/sbin/nologin node-red",
         )])
 }
@@ -94,7 +91,7 @@ fn account(subject: &Subject<'_>) -> Finding {
         .map(|other| format!("instance {} has the same uid", other.name));
     let same: Vec<_> = same.collect();
     let person = subject.is_on_host().then(|| subject.accounts.login(uid)).flatten();
-    let mend = [Mend::advice("give each instance a user of its own that nobody logs in with")];
+    let fix = [Fix::advice("run each instance as a dedicated user without a login")];
     if !same.is_empty() && uid != 0 {
         return Finding::new(
             CHECK,
@@ -103,19 +100,19 @@ fn account(subject: &Subject<'_>) -> Finding {
             format!("{} runs several instances, which nothing parts", subject.user()),
         )
         .because(same)
-        .mend(mend);
+        .fix(fix);
     }
     match person {
         Some((person, shell)) => Finding::new(CHECK, RULE, Status::Warn, "Node-RED shares its account with a person")
             .because([format!("{} logs in with {shell}", person.name)])
-            .mend(mend),
+            .fix(fix),
         None => Finding::pass(CHECK, RULE, format!("{} runs nothing but this instance", subject.user())),
     }
 }
 
 fn files(subject: &Subject<'_>) -> Finding {
     const CHECK: &str = "neighbours-files";
-    let (mut evidence, mut mends, mut written) = (Vec::new(), Vec::new(), false);
+    let (mut evidence, mut fixes, mut written) = (Vec::new(), Vec::new(), false);
     for other in others(subject).filter(|other| !other.is_contained()) {
         let Some(directory) =
             other.user_dir.as_ref().filter(|directory| Some(directory.as_path()) != subject.user_dir())
@@ -134,13 +131,13 @@ fn files(subject: &Subject<'_>) -> Finding {
         } else {
             continue;
         }
-        mends.push(Mend::shell(format!("chmod o-rwx {}", super::mend::path(directory))));
+        fixes.push(Fix::shell(format!("chmod o-rwx {}", super::fix::path(directory))));
     }
     if evidence.is_empty() {
         return Finding::pass(CHECK, RULE, "the files of no other instance can be reached");
     }
     let status = if written { Status::Fail } else { Status::Warn };
-    Finding::new(CHECK, RULE, status, "the files of other instances can be reached").because(evidence).mend(mends)
+    Finding::new(CHECK, RULE, status, "files of other instances are accessible").because(evidence).fix(fixes)
 }
 
 fn ports(subject: &Subject<'_>) -> Finding {
@@ -159,11 +156,11 @@ fn ports(subject: &Subject<'_>) -> Finding {
     if reached.is_empty() {
         return Finding::pass(CHECK, RULE, "no port of another instance is on the same machine and network namespace");
     }
-    Finding::new(CHECK, RULE, Status::Warn, "flows can connect to the ports of other instances").because(reached).mend(
-        [Mend::advice(
+    Finding::new(CHECK, RULE, Status::Warn, "flows can connect to the ports of other instances").because(reached).fix([
+        Fix::advice(
             "flowwarden init --preset multi-tenant writes rules that part them; containers have networks of their own",
-        )],
-    )
+        ),
+    ])
 }
 
 /// The other instances of the machine.

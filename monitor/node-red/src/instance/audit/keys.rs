@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Finding, Mend, Status, Subject, access::Way, mend::path};
+use super::{Finding, Fix, Status, Subject, access::Way, fix::path};
 use crate::instance::{flows::Use, settings::CredentialSecret};
 
 const RULE: u8 = 2;
@@ -34,30 +34,30 @@ fn keys(subject: &Subject<'_>) -> Finding {
             format!("no private key that is known of is read by {}", subject.user()),
         );
     }
-    let (mut evidence, mut mends, mut open) = (Vec::new(), Vec::new(), false);
+    let (mut evidence, mut fixes, mut open) = (Vec::new(), Vec::new(), false);
     for (key, why) in readable {
         let Ok(place) = subject.root.find(key) else { continue };
         let mode = place.metadata.mode();
         let ways = subject.who.changes(&subject.root, key);
         let world = mode & 0o004 != 0;
         open |= world || !ways.is_empty();
-        let mut told = vec![format!("mode {:04o}, {why}", mode & 0o7777)];
-        told.extend(world.then(|| "everybody reads it".to_owned()));
-        told.extend(ways.iter().map(Way::told).next());
-        evidence.push(format!("{}: {}", key.display(), told.join("; ")));
+        let mut facts = vec![format!("mode {:04o}, {why}", mode & 0o7777)];
+        facts.extend(world.then(|| "readable by all users".to_owned()));
+        facts.extend(ways.iter().map(Way::describe).next());
+        evidence.push(format!("{}: {}", key.display(), facts.join("; ")));
         if subject.is_on_host() && (world || !ways.is_empty()) {
             let gid = subject.accounts.with_uid(subject.who.uid).map_or(subject.who.uid, |account| account.gid);
             let group = subject.accounts.group_name(gid);
-            mends.push(Mend::shell(format!("chown root:{group} {0} && chmod 0640 {0}", path(key))));
+            fixes.push(Fix::shell(format!("chown root:{group} {0} && chmod 0640 {0}", path(key))));
         }
     }
-    mends.push(Mend::advice(
+    fixes.push(Fix::advice(
         "better: let a reverse proxy (nginx, Caddy) hold the keys, let Node-RED listen on 127.0.0.1 without https, and \
          take its access to the keys away",
     ));
     let status = if open { Status::Fail } else { Status::Warn };
     let what = format!("{} private keys can be read by {}", evidence.len(), subject.user());
-    Finding::new("keys-readable", RULE, status, what).because(evidence).mend(mends)
+    Finding::new("keys-readable", RULE, status, what).because(evidence).fix(fixes)
 }
 
 /// Private keys that settings or flows name, and those in the user directory, each with why it is known.
@@ -110,32 +110,32 @@ fn credentials(subject: &Subject<'_>) -> Finding {
         return Finding::new(CHECK, RULE, Status::Warn, "the user directory is not known");
     };
     // Somebody with no groups and no files: what this one reads, everybody reads.
-    let nobody = super::Who { uid: u32::MAX - 1, gids: std::collections::BTreeSet::new() };
+    let other = super::Who { uid: u32::MAX - 1, gids: std::collections::BTreeSet::new() };
     let names = [".config.runtime.json", ".sessions.json", "flows_cred.json", ".npmrc", "environment"];
     let listed = subject.root.list(directory, MOST).unwrap_or_default();
     let open: Vec<_> = listed
         .iter()
         .filter(|name| names.contains(&name.as_str()) || name.ends_with("_cred.json"))
         .map(|name| directory.join(name))
-        .filter(|file| nobody.reads(&subject.root, file))
+        .filter(|file| other.reads(&subject.root, file))
         .collect();
     let secret = subject.instance.settings.as_ref().map(|settings| settings.credential_secret);
-    let mut mends = Vec::new();
+    let mut fixes = Vec::new();
     if secret == Some(CredentialSecret::Disabled) {
-        mends.push(Mend::settings("credentialSecret: \"a long secret of your own\","));
+        fixes.push(Fix::settings("credentialSecret: \"a long secret of your own\","));
     }
     if open.is_empty() {
         return match secret {
             Some(CredentialSecret::Disabled) => {
-                Finding::new(CHECK, RULE, Status::Warn, "the credentials of flows are not encrypted").mend(mends)
+                Finding::new(CHECK, RULE, Status::Warn, "the credentials of flows are not encrypted").fix(fixes)
             }
             _ => Finding::pass(CHECK, RULE, "the credentials of flows are closed to other users"),
         };
     }
     if subject.is_on_host() {
-        mends.insert(0, Mend::shell(format!("chmod o-rwx {}", path(directory))));
+        fixes.insert(0, Fix::shell(format!("chmod o-rwx {}", path(directory))));
     }
     Finding::new(CHECK, RULE, Status::Warn, "every user of this machine reads the credentials of flows, or live tokens")
         .because(open.iter().map(|file| file.display().to_string()))
-        .mend(mends)
+        .fix(fixes)
 }

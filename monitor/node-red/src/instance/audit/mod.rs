@@ -1,4 +1,4 @@
-//! How an instance stands against the seven rules: what was found, and the exact mend.
+//! Audit of an instance against the seven rules: findings with evidence and remediation.
 //!
 //! Nothing is changed, nothing is executed, and nothing that was found is assumed to be well meant. Each check has an id
 //! that stays.
@@ -7,10 +7,10 @@ mod access;
 mod advisories;
 mod editor;
 mod egress;
+mod fix;
 mod host;
 mod isolation;
 mod keys;
-mod mend;
 mod palette;
 mod settings;
 
@@ -20,7 +20,7 @@ use access::Who;
 use serde::Serialize;
 
 use super::{Instance, Survey};
-pub use mend::Mend;
+pub use fix::Fix;
 use policy::machine::{account::Accounts, root::Root};
 use policy::model::Policy;
 
@@ -53,21 +53,21 @@ impl Status {
 pub struct Finding {
     /// The check's id.
     pub check: &'static str,
-    /// Which of the seven rules it is about; 0 for what goes beyond them.
+    /// Number of the rule; 0 for a check beyond the seven rules.
     pub rule: u8,
-    /// How it ended.
+    /// Result of the check.
     pub status: Status,
-    /// What was found, in a sentence.
+    /// The finding as a sentence.
     pub what: String,
-    /// What that rests on.
+    /// Evidence.
     pub evidence: Vec<String>,
-    /// What to do about it.
-    pub mend: Vec<Mend>,
+    /// Steps that fix the finding.
+    pub remediation: Vec<Fix>,
 }
 
 impl Finding {
     fn new(check: &'static str, rule: u8, status: Status, what: impl Into<String>) -> Self {
-        Self { check, rule, status, what: what.into(), evidence: Vec::new(), mend: Vec::new() }
+        Self { check, rule, status, what: what.into(), evidence: Vec::new(), remediation: Vec::new() }
     }
 
     fn pass(check: &'static str, rule: u8, what: impl Into<String>) -> Self {
@@ -79,8 +79,8 @@ impl Finding {
         self
     }
 
-    fn mend(mut self, mend: impl IntoIterator<Item = Mend>) -> Self {
-        self.mend.extend(mend);
+    fn fix(mut self, fixes: impl IntoIterator<Item = Fix>) -> Self {
+        self.remediation.extend(fixes);
         self
     }
 }
@@ -153,7 +153,7 @@ impl Subject<'_> {
         self.instance.home.as_deref().filter(|home| home.as_os_str().len() > 1)
     }
 
-    /// Whether its files are those of the host, so that commands on the host mend them.
+    /// Whether its files are files of the host, so that commands on the host change them.
     fn is_on_host(&self) -> bool {
         !self.instance.is_contained()
     }

@@ -1,6 +1,6 @@
 //! Rule 4: packages change only when that is allowed.
 
-use super::{Finding, Mend, Status, Subject, access::Way, mend::path};
+use super::{Finding, Fix, Status, Subject, access::Way, fix::path};
 use crate::instance::settings::Fact;
 
 const RULE: u8 = 4;
@@ -11,18 +11,18 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
 
 fn install(subject: &Subject<'_>) -> Finding {
     const CHECK: &str = "palette-install";
-    let mend = [Mend::settings("externalModules: { palette: { allowInstall: false, allowUpload: false } },")];
+    let fix = [Fix::settings("externalModules: { palette: { allowInstall: false, allowUpload: false } },")];
     match subject.instance.settings.as_ref().map(|settings| &settings.palette_install) {
         Some(Fact::Known(false)) => Finding::pass(CHECK, RULE, "editors may not install packages"),
         Some(Fact::Known(true)) => {
-            let what = "whoever may edit flows may install packages, whose install scripts run at once";
-            Finding::new(CHECK, RULE, Status::Warn, what).mend(mend)
+            let what = "users who may edit flows may install packages, whose install scripts run at once";
+            Finding::new(CHECK, RULE, Status::Warn, what).fix(fix)
         }
         unknown => {
             let why = unknown.and_then(|fact| fact.why()).unwrap_or("the settings cannot be read");
             Finding::new(CHECK, RULE, Status::Warn, "it is not known whether editors may install packages")
                 .because([why.to_owned()])
-                .mend(mend)
+                .fix(fix)
         }
     }
 }
@@ -54,17 +54,17 @@ fn writable(subject: &Subject<'_>) -> Finding {
     } else {
         (Status::Warn, "flows can change packages, with or without the palette manager")
     };
-    let mut mends = vec![Mend::advice(
+    let mut fixes = vec![Fix::advice(
         "let Flowwarden close them: flowwarden init --preset standard (or stricter) has the rule `palette`",
     )];
     if closed && subject.is_on_host() {
         let packages = directory.join("node_modules");
-        mends.push(Mend::shell(format!("chown -R root {0} && chmod -R go-w {0}", path(&packages))));
-        mends.push(Mend::advice(
+        fixes.push(Fix::shell(format!("chown -R root {0} && chmod -R go-w {0}", path(&packages))));
+        fixes.push(Fix::advice(
             "this closes node_modules itself; the directory above lets it be renamed, see settings-writable",
         ));
     }
-    Finding::new(CHECK, RULE, status, what).because(open.iter().map(|part| part.display().to_string())).mend(mends)
+    Finding::new(CHECK, RULE, status, what).because(open.iter().map(|part| part.display().to_string())).fix(fixes)
 }
 
 fn modules(subject: &Subject<'_>) -> Finding {
@@ -73,18 +73,18 @@ fn modules(subject: &Subject<'_>) -> Finding {
         return Finding::new(CHECK, RULE, Status::Warn, "the settings cannot be read");
     };
     let mut evidence = Vec::new();
-    let mut mends = Vec::new();
+    let mut fixes = Vec::new();
     if !settings.function_modules.is(&false) {
         evidence.push(
             "functionExternalModules is on: Function nodes load fs, child_process, net and any package".to_owned(),
         );
-        mends.push(Mend::settings("functionExternalModules: false,"));
+        fixes.push(Fix::settings("functionExternalModules: false,"));
     }
     match &settings.global_context {
         Fact::Known(modules) if modules.is_empty() => {}
         Fact::Known(modules) => {
             evidence.push(format!("functionGlobalContext hands out {}", modules.join(", ")));
-            mends.push(Mend::advice("take these modules out of functionGlobalContext"));
+            fixes.push(Fix::advice("remove these modules from functionGlobalContext"));
         }
         Fact::Unknown { unknown } => evidence.push(format!("functionGlobalContext: {unknown}")),
     }
@@ -94,7 +94,7 @@ fn modules(subject: &Subject<'_>) -> Finding {
     }
     Finding::new(CHECK, RULE, Status::Warn, "Function nodes reach files, processes and the network")
         .because(evidence)
-        .mend(mends)
+        .fix(fixes)
 }
 
 /// Node-RED's own program.
@@ -109,11 +109,11 @@ fn package(subject: &Subject<'_>) -> Finding {
         return Finding::pass(CHECK, RULE, format!("{} cannot be changed by {}", package.display(), subject.user()));
     }
     let what = format!("{} can change Node-RED itself", subject.user());
-    let mut finding = Finding::new(CHECK, RULE, Status::Fail, what).because(ways.iter().map(Way::told));
+    let mut finding = Finding::new(CHECK, RULE, Status::Fail, what).because(ways.iter().map(Way::describe));
     if subject.is_on_host() {
-        finding = finding.mend([
-            Mend::shell(format!("chown -R root:root {}", path(package))),
-            Mend::advice("install Node-RED as root: npm install -g --unsafe-perm node-red"),
+        finding = finding.fix([
+            Fix::shell(format!("chown -R root:root {}", path(package))),
+            Fix::advice("install Node-RED as root: npm install -g --unsafe-perm node-red"),
         ]);
     }
     finding

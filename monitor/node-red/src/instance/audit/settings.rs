@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::{
-    Finding, Mend, Status, Subject,
+    Finding, Fix, Status, Subject,
     access::Way,
-    mend::{path, quoted},
+    fix::{path, quoted},
 };
 
 const RULE: u8 = 1;
@@ -18,12 +18,12 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     };
     if subject.who.uid == 0 {
         let what = format!("Node-RED runs as root, who can change {}", file.display());
-        return vec![Finding::new(CHECK, RULE, Status::Fail, what).mend([Mend::advice("run it as a user of its own")])];
+        return vec![Finding::new(CHECK, RULE, Status::Fail, what).fix([Fix::advice("run it as a dedicated user")])];
     }
     if !subject.root.exists(file) {
-        let what = format!("{} does not exist (yet): whoever makes it first decides", file.display());
+        let what = format!("{} does not exist (yet): the user who creates it first controls it", file.display());
         return vec![
-            Finding::new(CHECK, RULE, Status::Warn, what).mend([Mend::advice("start Node-RED once, then audit again")]),
+            Finding::new(CHECK, RULE, Status::Warn, what).fix([Fix::advice("start Node-RED once, then audit again")]),
         ];
     }
     let ways = subject.who.changes(&subject.root, file);
@@ -31,15 +31,15 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
         return vec![Finding::pass(CHECK, RULE, format!("{} cannot be changed by {}", file.display(), subject.user()))];
     }
     let what = format!("{} can be changed by {}", file.display(), subject.user());
-    let finding = Finding::new(CHECK, RULE, Status::Fail, what).because(ways.iter().map(Way::told));
-    vec![finding.mend(mend(subject, file, &ways))]
+    let finding = Finding::new(CHECK, RULE, Status::Fail, what).because(ways.iter().map(Way::describe));
+    vec![finding.fix(fixes(subject, file, &ways))]
 }
 
-fn mend(subject: &Subject<'_>, file: &Path, ways: &[Way]) -> Vec<Mend> {
+fn fixes(subject: &Subject<'_>, file: &Path, ways: &[Way]) -> Vec<Fix> {
     if !subject.is_on_host() {
         let host = subject.instance.host_user_dir.as_ref().map(|directory| directory.join("settings.js"));
         let from = host.map_or_else(|| "HOST/settings.js".to_owned(), |file| path(&file));
-        return vec![Mend::advice(format!(
+        return vec![Fix::advice(format!(
             "keep the file on the host, owned by root, and mount it read-only into the container: -v {from}:{}:ro",
             path(file)
         ))];
@@ -63,33 +63,33 @@ fn private_group(subject: &Subject<'_>) -> Option<u32> {
 }
 
 /// The directories stay writable for the group, and sticky: what belongs to root stays where it is.
-fn in_place(subject: &Subject<'_>, file: &Path, ways: &[Way], gid: u32) -> Vec<Mend> {
+fn in_place(subject: &Subject<'_>, file: &Path, ways: &[Way], gid: u32) -> Vec<Fix> {
     let group = quoted(&subject.accounts.group_name(gid));
     let file = subject.root.real(file).unwrap_or_else(|_| file.to_owned());
-    let mut mends = Vec::new();
+    let mut fixes = Vec::new();
     for way in ways.iter().filter(|way| way.directory) {
         let directory = path(&way.path);
         if way.owned {
             let mode = (way.mode & 0o705) | 0o1070;
-            mends.push(Mend::shell(format!("chown root:{group} {directory}")));
-            mends.push(Mend::shell(format!("chmod {mode:04o} {directory}")));
+            fixes.push(Fix::shell(format!("chown root:{group} {directory}")));
+            fixes.push(Fix::shell(format!("chmod {mode:04o} {directory}")));
         } else if way.mode & 0o1000 == 0 {
             // Somebody else's, who has reasons to let others write: they keep that.
-            mends.push(Mend::shell(format!("chmod +t {directory}")));
+            fixes.push(Fix::shell(format!("chmod +t {directory}")));
         }
     }
-    mends.push(Mend::shell(format!("chown root:{group} {}", path(&file))));
-    mends.push(Mend::shell(format!("chmod 0640 {}", path(&file))));
-    mends
+    fixes.push(Fix::shell(format!("chown root:{group} {}", path(&file))));
+    fixes.push(Fix::shell(format!("chmod 0640 {}", path(&file))));
+    fixes
 }
 
-/// The file moves to a directory of root's, and Node-RED is told where.
-fn elsewhere(subject: &Subject<'_>, file: &Path) -> Vec<Mend> {
+/// Moves the file to a directory of root and passes its path to Node-RED.
+fn elsewhere(subject: &Subject<'_>, file: &Path) -> Vec<Fix> {
     let gid = subject.accounts.with_uid(subject.who.uid).map_or(subject.who.uid, |account| account.gid);
     let to = format!("/etc/node-red/{}.js", subject.instance.name);
-    let mut mends = vec![
-        Mend::shell("install -d -o root -g root -m 0755 /etc/node-red"),
-        Mend::shell(format!(
+    let mut fixes = vec![
+        Fix::shell("install -d -o root -g root -m 0755 /etc/node-red"),
+        Fix::shell(format!(
             "install -o root -g {} -m 0640 {} {}",
             quoted(&subject.accounts.group_name(gid)),
             path(file),
@@ -100,9 +100,9 @@ fn elsewhere(subject: &Subject<'_>, file: &Path) -> Vec<Mend> {
         (Some(unit), [_, ..]) => {
             let command: Vec<_> = subject.instance.command.iter().map(|word| quoted(word)).collect();
             let lines = format!("ExecStart=\nExecStart={} --settings {to}\n", command.join(" "));
-            mends.extend(Mend::drop_in(unit, "settings", &lines));
+            fixes.extend(Fix::drop_in(unit, "settings", &lines));
         }
-        _ => mends.push(Mend::advice(format!("start Node-RED with: --settings {to}"))),
+        _ => fixes.push(Fix::advice(format!("start Node-RED with: --settings {to}"))),
     }
-    mends
+    fixes
 }

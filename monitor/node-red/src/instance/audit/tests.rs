@@ -7,7 +7,7 @@ use super::*;
 use crate::instance::survey_at;
 use policy::parse::parse;
 
-/// A machine below a directory, with accounts that nobody else has.
+/// A machine below a directory, with accounts of its own.
 struct Machine(tempfile::TempDir);
 
 const PASSWD: &str = "root:x:0:0::/root:/bin/bash\npi:x:61000:61000::/home/pi:/bin/bash\nnr:x:61001:61001::/var/lib/nr:/usr/sbin/nologin\n";
@@ -61,7 +61,7 @@ fn every_check_has_an_id_of_its_own_and_every_failure_a_mend() {
     assert_eq!(ids.len(), report.findings.len());
     assert!((1..=7).all(|rule| report.findings.iter().any(|finding| finding.rule == rule)), "{report:#?}");
     for finding in report.findings.iter().filter(|finding| finding.status == Status::Fail) {
-        assert!(!finding.mend.is_empty(), "{finding:#?}");
+        assert!(!finding.remediation.is_empty(), "{finding:#?}");
     }
     assert_eq!(report.worst(), Status::Fail);
 }
@@ -79,7 +79,7 @@ fn settings_are_judged_with_every_directory_above() {
         assert_eq!(finding.status, Status::Fail, "{path}");
         assert!(finding.evidence[0].starts_with(&format!("/{path} ")), "{finding:#?}");
         let lines: Vec<_> =
-            finding.mend.iter().map(|mend| if let Mend::Shell(line) = mend { line.as_str() } else { "" }).collect();
+            finding.remediation.iter().map(|fix| if let Fix::Shell(line) = fix { line.as_str() } else { "" }).collect();
         // A directory that is somebody else's is not taken from them.
         let sticky = format!("chmod +t /{path}");
         assert_eq!(lines[0] == sticky, path.strip_suffix("settings.js").is_none(), "{lines:?}");
@@ -96,7 +96,8 @@ fn a_person_is_told_to_move_the_file_instead_of_opening_the_home() {
     machine.put("etc/systemd/system/nodered.service", &UNIT.replace("User=nr", "User=pi"));
     machine.put("home/pi/.node-red/settings.js", &exports("")).mode("home/pi/.node-red/settings.js", 0o666);
     let finding = machine.finding("settings-writable");
-    let drop_in = finding.mend.iter().find_map(|mend| if let Mend::Systemd(text) = mend { Some(text) } else { None });
+    let drop_in =
+        finding.remediation.iter().find_map(|fix| if let Fix::Systemd(text) = fix { Some(text) } else { None });
     assert!(
         drop_in
             .unwrap()
@@ -117,7 +118,7 @@ fn keys_are_found_where_they_are_named_and_where_they_lie() {
     assert_eq!(machine.status("keys-readable"), Status::Pass, "closed");
     machine.mode("etc/tls/web.key", 0o644);
     let finding = machine.finding("keys-readable");
-    assert!(finding.status == Status::Fail && finding.evidence[0].contains("everybody reads it"), "{finding:#?}");
+    assert!(finding.status == Status::Fail && finding.evidence[0].contains("readable by all users"), "{finding:#?}");
     let machine = Machine::new(&exports(""));
     machine.put("var/lib/nr/.node-red/certs/a.pem", "-----BEGIN PRIVATE KEY-----\n");
     machine.put("var/lib/nr/.node-red/certs/public.pem", "-----BEGIN CERTIFICATE-----\n");
@@ -195,7 +196,7 @@ fn the_host_is_judged_by_what_can_be_written_and_read() {
     machine.mode("var/lib/nr/.node-red", 0o777);
     let finding = machine.finding("environment-writable");
     assert!(
-        finding.status == Status::Fail && finding.mend.len() == 4,
+        finding.status == Status::Fail && finding.remediation.len() == 4,
         "a file that is not there can be made: {finding:#?}"
     );
     assert_eq!(machine.status("unit-confined"), Status::Warn);
@@ -243,7 +244,7 @@ fn neighbours_and_privileged_groups_are_told() {
     machine.put("etc/group", GROUP);
     let finding = machine.finding("privileged-groups");
     assert_eq!((finding.status, finding.evidence.as_slice()), (Status::Fail, &["group docker".to_owned()][..]));
-    assert_eq!(finding.mend[0], Mend::Shell("gpasswd --delete nr docker".to_owned()));
+    assert_eq!(finding.remediation[0], Fix::Shell("gpasswd --delete nr docker".to_owned()));
     machine
         .put("etc/group", "nr:x:61001:\n")
         .put("etc/sudoers.d/nr", "nr ALL=(ALL) NOPASSWD: ALL\npi ALL=NOPASSWD: /bin/x\n");

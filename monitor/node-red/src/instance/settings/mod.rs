@@ -1,6 +1,6 @@
 //! What settings.js says, read and never run.
 //!
-//! The file belongs to whoever may be the attacker, and is read by root. So it is neither executed nor given to a parser
+//! An attacker may have written the file, and root reads it. So it is neither executed nor given to a parser
 //! that recurses without bound: oxc's can be made to overflow the stack by nesting, swc's grows the stack with assembly.
 //! A lexer takes the file apart, a reader follows what `module.exports` is given, both bounded whatever the file holds; and
 //! what would follow from running code is said to be unknown.
@@ -115,7 +115,7 @@ pub struct Settings {
     pub reads: Vec<ReadFile>,
     /// Whether the editor and its API ask who is there (`adminAuth`).
     pub admin_auth: Fact<bool>,
-    /// What whoever does not log in may do all the same (`adminAuth.default.permissions`).
+    /// Permissions without a login (`adminAuth.default.permissions`).
     pub anonymous: Fact<Option<String>>,
     /// Whether there is an editor and an API at all (`httpAdminRoot`).
     pub admin_root: Fact<bool>,
@@ -330,7 +330,7 @@ fn port(value: &Value) -> Fact<u16> {
     number.map_or_else(|| Fact::unknown("no port"), Fact::Known)
 }
 
-/// The permissions of whoever does not log in.
+/// The permissions without a login.
 fn anonymous(default: &Value) -> Fact<Option<String>> {
     match default {
         Value::Table(table) => match table.get("permissions") {

@@ -47,8 +47,8 @@ fn every_key_is_read() {
     assert!(settings.user_dir.is(&Some("/data".into())) && settings.nodes_dir.is(&Some("/nodes".into())));
     assert_eq!(settings.credential_secret, CredentialSecret::Given);
     assert!(settings.audit_log.is(&true));
-    let told = serde_json::to_string(&settings).unwrap();
-    assert!(!told.contains("s3cret"), "a secret is never told: {told}");
+    let shown = serde_json::to_string(&settings).unwrap();
+    assert!(!shown.contains("s3cret"), "a secret is shown: {shown}");
 }
 
 #[test]

@@ -1,24 +1,24 @@
-//! What to do about a finding, so that it can be done as it stands.
+//! Remediation of findings, as steps that can be executed as they are.
 
 use std::path::Path;
 
 use serde::Serialize;
 
-/// One step of a mend.
+/// A step of a remediation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", content = "text", rename_all = "kebab-case")]
-pub enum Mend {
+pub enum Fix {
     /// A command for root's shell.
     Shell(String),
     /// Lines for settings.js.
     Settings(String),
     /// A systemd drop-in, its file in the first line.
     Systemd(String),
-    /// Something for a person to decide.
+    /// Advice that an administrator has to decide on.
     Advice(String),
 }
 
-impl Mend {
+impl Fix {
     pub(super) fn shell(line: impl Into<String>) -> Self {
         Self::Shell(line.into())
     }
@@ -31,14 +31,14 @@ impl Mend {
         Self::Advice(text.into())
     }
 
-    /// A drop-in for a unit, and what makes it count.
+    /// A drop-in for a unit, and the command that applies it.
     pub(super) fn drop_in(unit: &str, name: &str, lines: &str) -> [Self; 2] {
         let text = format!("# /etc/systemd/system/{unit}.d/{name}.conf\n[Service]\n{lines}");
         [Self::Systemd(text), Self::Shell(format!("systemctl daemon-reload && systemctl restart {}", quoted(unit)))]
     }
 }
 
-/// A word for the shell, whatever it holds.
+/// Quotes a word for the shell.
 pub(super) fn quoted(text: &str) -> String {
     let plain =
         |char: char| char.is_ascii_alphanumeric() || matches!(char, '/' | '.' | '-' | '_' | ':' | '@' | '+' | ',');
@@ -49,7 +49,7 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// A path for the shell.
+/// Quotes a path for the shell.
 pub(super) fn path(path: &Path) -> String {
     quoted(&path.to_string_lossy())
 }
