@@ -4,7 +4,7 @@
 //! (`include/linux/lsm_hook_defs.h`). One body serves every flavour of program; userspace attaches for each hook the
 //! best flavour that the running kernel calls.
 //!
-//! To add a hook, add a row to [`security_hooks!`], write its body in `monitor-ebpf`, and, if the row is `provable`, add
+//! To add a hook, add a row to [`security_hooks!`](crate::security_hooks!), write its body in `monitor-ebpf`, and, if the row is `provable`, add
 //! the operation that reaches it to `exercise` in `monitor/src/kernel/security.rs`. Programs, their names and every list
 //! below come from the row.
 
@@ -172,7 +172,7 @@ macro_rules! security_hooks {
                 body: inode::rename,
             }
             /// Mode, owner, size or times change. The dentry is the first argument before idmapped mounts, see
-            /// [`Signatures`].
+            /// [`Signatures`](crate::security::Signatures).
             InodeSetattr {
                 lsm: "inode_setattr" ["idmap", "dentry", "attr"],
                 function: "security_inode_setattr" ["idmap", "dentry", "attr"],
@@ -185,7 +185,7 @@ macro_rules! security_hooks {
                 body: inode::setattr,
             }
             /// An extended attribute is set. The dentry is the first argument before idmapped mounts, see
-            /// [`Signatures`].
+            /// [`Signatures`](crate::security::Signatures).
             InodeSetxattr {
                 lsm: "inode_setxattr" ["idmap", "dentry", "name", "value", "size", "flags"],
                 function: "security_inode_setxattr" ["idmap", "dentry", "name", "value", "size", "flags"],
@@ -198,7 +198,7 @@ macro_rules! security_hooks {
                 body: inode::setxattr,
             }
             /// An extended attribute is removed. The dentry is the first argument before idmapped mounts, see
-            /// [`Signatures`].
+            /// [`Signatures`](crate::security::Signatures).
             InodeRemovexattr {
                 lsm: "inode_removexattr" ["idmap", "dentry", "name"],
                 function: "security_inode_removexattr" ["idmap", "dentry", "name"],
