@@ -25,7 +25,7 @@ use crate::{
     heal::Healed,
     kernel::{
         enforcer::Enforcer,
-        load::{chain, first_line},
+        error::{chain, first_line},
     },
     record::names::NameTable,
 };

@@ -41,10 +41,10 @@ use crate::{
     control::{Answer, Asked, Listener, Refusal, Request},
     heal::Healer,
     kernel::{
-        census,
+        Kernel, census,
         enforcer::Enforcer,
+        error::{KernelError, chain, first_line},
         inbound,
-        load::{Kernel, KernelError, chain, first_line},
         pin::{PinError, Pins},
     },
     metrics,

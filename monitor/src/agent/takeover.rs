@@ -9,10 +9,7 @@ use serde_json::{Map, json};
 
 use super::{AgentError, say};
 use crate::{
-    kernel::{
-        load::{Kernel, chain},
-        pin::Generation,
-    },
+    kernel::{Kernel, error::chain, pin::Generation},
     pipeline::{Pipeline, Told},
     record::names::NameTable,
 };

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::{AgentError, say, takeover::Takeover};
 use crate::{
     heal,
-    kernel::{enforcer::Enforcer, load::KernelError},
+    kernel::{enforcer::Enforcer, error::KernelError},
     maintenance::{
         LONGEST, Request, Window, boot_ns,
         decision::{self, Kept},

@@ -4,12 +4,7 @@ use std::{fs, io::Write as _, path::Path, time::Instant};
 
 use clap::Args;
 use journal::stdio::Output;
-use monitor::kernel::{
-    btf::VMLINUX,
-    census,
-    load::{Kernel, Loaded, first_line},
-    security::FLAVOURS,
-};
+use monitor::kernel::{Kernel, Program, btf::VMLINUX, census, error::first_line, security::FLAVOURS};
 use monitor_common::{policy::Class, security::SecurityHook};
 use policy::host::{CanDeny, cgroup_mount};
 
@@ -71,9 +66,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.programs {
         let mut programs = kernel.programs();
         writeln!(Output, "loaded      {} programs in {took} ms", programs.len())?;
-        programs.sort_unstable_by_key(|program| std::cmp::Reverse((program.walked, program.took)));
-        for Loaded { name, walked, took } in programs {
-            writeln!(Output, "program     {name:<28} {walked:>8} instructions verified {:>8} us", took.as_micros())?;
+        programs.sort_unstable_by_key(|program| std::cmp::Reverse((program.verified, program.took)));
+        for Program { name, verified, took } in programs {
+            writeln!(Output, "program     {name:<28} {verified:>8} instructions verified {:>8} us", took.as_micros())?;
         }
     }
     let served = kernel.served();

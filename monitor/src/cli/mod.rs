@@ -32,7 +32,7 @@ use clap::{Parser, Subcommand};
 use monitor::{
     agent::{AgentError, fatal::Fatal},
     config::ConfigError,
-    kernel::load::chain,
+    kernel::error::chain,
 };
 use policy::{
     host::System,

@@ -9,7 +9,7 @@ use monitor_common::{
     scope::TaskLabel,
 };
 
-use super::load::{Kernel, Result};
+use super::{Kernel, error::Result};
 use policy::compile::Compiled;
 
 /// Enforces the policy that is installed, and says what it has seen.

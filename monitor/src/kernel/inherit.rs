@@ -11,10 +11,7 @@ use monitor_common::{
     volume::{PassedKey, Volume, VolumeKey},
 };
 
-use super::{
-    load::{KernelError, open},
-    pin::Generation,
-};
+use super::{error::KernelError, maps::open, pin::Generation};
 
 /// The maps with it.
 pub(super) const MAPS: [&str; 6] = ["BOUND", "PASSED", "QUERIES", "SENDERS", "SOCKETS", "VOLUMES"];

@@ -20,7 +20,9 @@ use monitor_common::{
 };
 
 use super::{
-    load::{Kernel, KernelError, Result, open},
+    Kernel,
+    error::{KernelError, Result},
+    maps::open,
     watches::Slots,
 };
 use policy::compile::Compiled;

@@ -189,7 +189,7 @@ impl Generation {
         Ok(tasks.iter().flatten().collect())
     }
 
-    /// Until when its window of an instance for a maintenance is open, as [`Kernel::set_window`](super::load::Kernel) was
+    /// Until when its window of an instance for a maintenance is open, as [`Kernel::set_window`](super::Kernel) was
     /// told; 0 for one that is not, and for every one of a version that knew no windows.
     #[must_use]
     pub fn window(&self, slot: u16, maintenance: Maintenance) -> u64 {

@@ -169,7 +169,7 @@ fn attach_one(
     links.attach(program, name, target).map_err(|error| {
         links.detach(ebpf, name);
         let refused = sensor == Sensor::Kprobe && rights::is_refusal(&error);
-        super::load::chain(&error) + if refused { rights::PROBES } else { "" }
+        super::error::chain(&error) + if refused { rights::PROBES } else { "" }
     })
 }
 
