@@ -127,7 +127,7 @@ pub(super) fn raw_tracepoint<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Resu
 mod tests {
     use std::collections::BTreeSet;
 
-    use monitor_common::hooks::HOOKS;
+    use monitor_common::hooks::{HOOKS, HookSpec};
     use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
     use super::*;
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn the_object_has_the_programs_that_the_guard_loads_and_no_others() {
         let Ok(object) = present(OBJECT) else { return };
-        let hooks = HOOKS.iter().flat_map(|hook| hook.programs());
+        let hooks = HOOKS.iter().flat_map(HookSpec::programs);
         let known: BTreeSet<_> = hooks.chain(programs::all()).map(str::to_owned).collect();
         let found = programs_of(object);
         assert_eq!(found.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "never loaded");
