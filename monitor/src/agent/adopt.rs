@@ -1,4 +1,4 @@
-//! The instances that the embedded policy is for: every Node-RED that runs, whoever has started it.
+//! Instances of the embedded policy: every running Node-RED, whatever started it.
 
 use std::{path::Path, slice};
 
@@ -13,21 +13,21 @@ use policy::{
     toml_reader::Fault,
 };
 
-/// What a fault of it is about.
+/// Name of the embedded policy in faults.
 pub(super) const EMBEDDED: &str = "embedded policy";
 
-/// The instances that have been found.
+/// The adopted instances.
 #[derive(Debug, Default)]
 pub(super) struct Adopted {
     found: Vec<Found>,
-    /// Those that nothing can guard. They do not keep the others from it: anybody may start a Node-RED anywhere.
+    /// Instances that cannot be guarded. They do not affect the others: any user may start a Node-RED anywhere.
     refused: Vec<Found>,
-    /// What is to be told of them.
+    /// Messages about them that are due.
     pub(super) untold: Vec<String>,
 }
 
 impl Adopted {
-    /// Adds those of the instances that run which are not known yet. One that stopped stays known.
+    /// Adds running instances that are not known yet. Stopped instances stay known.
     pub(super) fn look(&mut self, running: Vec<Found>, host: &System) {
         for mut new in running {
             let is = |old: &Found| old.user_dir == new.user_dir && old.select.uid == new.select.uid;
@@ -48,7 +48,7 @@ impl Adopted {
         }
     }
 
-    /// Whether a policy is about all of them.
+    /// Whether a policy covers all of them.
     pub(super) fn are_in(&self, policy: &Policy) -> bool {
         let is = |found: &Found| {
             policy.instances.iter().any(|it| (&it.name, &it.user_dir) == (&found.name, &found.user_dir))
@@ -56,7 +56,7 @@ impl Adopted {
         self.found.iter().all(is)
     }
 
-    /// The embedded policy for these instances; one about nothing when there are none.
+    /// The embedded policy for these instances; an empty one without instances.
     pub(super) fn policy(&self) -> Result<Policy, AgentError> {
         if self.found.is_empty() {
             return Ok(Policy::default());

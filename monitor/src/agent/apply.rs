@@ -1,4 +1,4 @@
-//! A policy is read, compiled and put in force: all of it or none.
+//! Reads, compiles and applies a policy, as a whole or not at all.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use super::{
     say::say,
     takeover,
     trouble::Task,
-    windows::{self, Hands},
+    windows::{self, Context},
 };
 use crate::{
     config::{self, Config, ConfigError},
@@ -40,39 +40,38 @@ use policy::{
     toml_reader::{Fault, Located},
 };
 
-/// The policy in force, and what was made of it. Exchanged as a whole, by one assignment.
+/// The policy in force and what was compiled from it. Replaced as a whole, by one assignment.
 #[derive(Debug, Default)]
 pub(super) struct InForce {
     pub(super) config: Config,
-    /// What its rules, and those of some policies before it, are called.
+    /// Names of its rules and of those of recent policies.
     pub(super) names: NameTable,
-    /// The paths that it rests on.
+    /// The paths that it depends on.
     pub(super) watched: Vec<Watched>,
     pub(super) selectors: Vec<Selector>,
-    /// Slots of instances with rules about what is in proc file systems.
+    /// Slots of instances with rules about files in proc file systems.
     pub(super) about_proc: BTreeSet<u16>,
-    /// Where this machine looks names up, as it was when the policy was compiled.
+    /// Resolvers of this machine when the policy was compiled.
     pub(super) resolvers: Vec<IpAddr>,
 }
 
-/// Why a policy is put in force.
+/// Why a policy is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// Somebody asks for it, and is told when the state directory cannot be written.
+    /// On request. The caller gets an error if the state directory cannot be written.
     Asked,
-    /// What the policy rests on has changed. Protection does not wait for a disk that is full.
+    /// Files, cgroups or addresses have changed. A full disk must not delay protection.
     Changed,
 }
 
-/// A policy that is compiled, and whose last step is to be taken.
+/// A compiled policy that is ready to be installed.
 struct Ready {
     in_force: InForce,
     compiled: Compiled,
 }
 
 impl<E: Enforcer> Agent<E> {
-    /// Compiles a policy, with the hosts that it names at the addresses that are known by now, and puts it in force, all or
-    /// nothing.
+    /// Compiles a policy with the known addresses of the hosts that it names, and applies it, all or nothing.
     pub(super) fn apply(&mut self, config: Config, cause: Cause) -> Result<(), AgentError> {
         let before = std::mem::replace(&mut self.host.peers, self.peers.table());
         let applied = self.put_in_force(config, cause);
@@ -81,14 +80,14 @@ impl<E: Enforcer> Agent<E> {
             self.peers.follow(&self.in_force.config.policy, now);
             self.host.peers = self.peers.table();
         } else {
-            // What cannot be put in force is not tried again each second.
+            // A policy that cannot be applied is not retried each second.
             self.peers.keep(&before, now);
             self.host.peers = before;
         }
         applied
     }
 
-    /// Everything that can fail comes before the kernel takes the policy; what comes after that cannot.
+    /// All steps that can fail come before the kernel takes the policy; later steps cannot fail.
     fn put_in_force(&mut self, config: Config, cause: Cause) -> Result<(), AgentError> {
         let ready = self.prepare(config)?;
         self.count_volumes(&ready.compiled);
@@ -97,13 +96,13 @@ impl<E: Enforcer> Agent<E> {
         if installed.is_ok() {
             self.commit(ready);
         }
-        // The list of windows is as it was where nothing came of the policy.
+        // Restores the list of windows if the policy was not applied.
         let kept = self.windows.keep(&self.state);
         self.note(Task::Windows, &kept);
         installed
     }
 
-    /// Makes of a policy what is to be in force. Changes nothing that others go by.
+    /// Compiles a policy. Changes no state that is in use.
     fn prepare(&mut self, config: Config) -> Result<Ready, AgentError> {
         let policy = &config.policy;
         let mut guarded = policy.clone();
@@ -111,9 +110,9 @@ impl<E: Enforcer> Agent<E> {
         let slots = slots(&self.in_force.names.slots, policy);
         let resolvers = self.host.resolvers();
         let mut compiled = self.compile(&guarded, &slots)?;
-        // An instance that takes the slot of another inherits no window.
+        // An instance must not inherit the window of another that had its slot.
         let former = &self.in_force.names.slots;
-        // One that is still in force keeps its window until it is gone: what comes next can fail.
+        // An instance in force keeps its window, since later steps can fail.
         let is_free = |slot: &u16| former.values().all(|used| used != slot);
         for (_, &slot) in slots.iter().filter(|(name, slot)| !former.contains_key(*name) && is_free(slot)) {
             windows::shut(slot, &mut self.kernel)?;
@@ -132,7 +131,7 @@ impl<E: Enforcer> Agent<E> {
         Ok(Ready { in_force, compiled })
     }
 
-    /// Writes what the next run is to know, in a way that does no harm while the policy before is still in force.
+    /// Writes state for the next run, compatible with the policy that is still in force.
     fn write_ahead(&mut self, next: &InForce, cause: Cause) -> Result<(), AgentError> {
         let windows = self.windows.leave(|window| next.names.slots.contains_key(&window.instance), &self.state);
         let names = match self.options.pin {
@@ -148,12 +147,12 @@ impl<E: Enforcer> Agent<E> {
         Ok(())
     }
 
-    /// The kernel has taken the policy: so does everything here.
+    /// Makes the policy that the kernel has taken the one in force here.
     fn commit(&mut self, Ready { in_force, compiled }: Ready) {
         let before = std::mem::replace(&mut self.in_force, in_force);
         let Self { windows, kernel, pipeline, state, in_force, .. } = self;
         let slots = &in_force.names.slots;
-        let mut hands = Hands { kernel, pipeline, state, policy: &before.config.policy, slots: &before.names.slots };
+        let mut hands = Context { kernel, pipeline, state, policy: &before.config.policy, slots: &before.names.slots };
         windows.drop_gone(|window| slots.contains_key(&window.instance), &mut hands);
         let gone: BTreeSet<_> =
             before.names.slots.values().filter(|slot| !slots.values().any(|used| used == *slot)).collect();
@@ -173,11 +172,11 @@ impl<E: Enforcer> Agent<E> {
         self.healer.guard(healed.collect(), policy.enforce);
         let sinks = in_force.config.sinks.iter().map(|sink| sink.name.clone()).collect();
         pipeline.counts().policy(policy.enforce, sinks);
-        self.tell_made(&before.watched);
+        self.report_settled(&before.watched);
         self.settle();
     }
 
-    /// Keeps the names of the policy in force where that has failed.
+    /// Writes the names of the policy in force if that has failed before.
     pub(super) fn keep_names(&mut self) {
         if !self.names_kept {
             let names = &self.in_force.names;
@@ -187,7 +186,7 @@ impl<E: Enforcer> Agent<E> {
         }
     }
 
-    /// Brings up what counts, where a policy sets a bound to what leaves.
+    /// Attaches the programs that count outgoing bytes, if the policy has a bound.
     fn count_volumes(&mut self, compiled: &Compiled) {
         let root = self.options.cgroup_root.as_ref().unwrap_or(&self.host.cgroup_mount);
         if !compiled.limits.is_empty()
@@ -199,9 +198,9 @@ impl<E: Enforcer> Agent<E> {
         }
     }
 
-    /// Tells which files are let through while they are made, or are gone, since the policy was compiled last. Those that
-    /// have been made are announced when their baselines are on disk.
-    fn tell_made(&mut self, before: &[Watched]) {
+    /// Reports files that are settling or were removed since the last compilation. Settled files are announced when their
+    /// baselines are on disk.
+    fn report_settled(&mut self, before: &[Watched]) {
         let (before, now) = (presence(before), presence(&self.in_force.watched));
         let is_there = |path: &Path| now.get(path).is_some_and(|now| now.there);
         for (path, _) in before.iter().filter(|(path, old)| old.there && old.waits && !is_there(path)) {
@@ -234,7 +233,7 @@ impl<E: Enforcer> Agent<E> {
         }
     }
 
-    /// Says and records what became of a watched path.
+    /// Logs and journals the state of a watched path.
     pub(super) fn tell_of(&self, stage: Stage, path: &Path, message: &str) {
         say(message);
         let details = Map::from_iter([("path".to_owned(), path.display().to_string().into())]);
@@ -267,8 +266,8 @@ impl<E: Enforcer> Agent<E> {
         Located(path, fault).to_string()
     }
 
-    /// Reads the policy again; the old one stays in force when the new one is wrong. What has come of it is reported, and
-    /// the answer.
+    /// Reloads the policy. An invalid policy is rejected and the old one remains in force. The result is journaled and
+    /// returned.
     pub(super) fn reload(&mut self, by: &str) -> Result<Reloaded, Refusal> {
         let (sinks, page) = (self.in_force.config.sinks.clone(), self.in_force.config.metrics);
         let read = read_config(&self.options, &self.host, &mut self.adopted);
@@ -304,7 +303,7 @@ impl<E: Enforcer> Agent<E> {
     }
 }
 
-/// Why the policy was refused, for the caller.
+/// Why the policy was rejected, for the caller.
 fn refusal(error: AgentError) -> Refusal {
     match error {
         AgentError::Policy(ConfigError::Faulty { path, faults }) => {
@@ -316,7 +315,7 @@ fn refusal(error: AgentError) -> Refusal {
     }
 }
 
-/// What belongs to the guard.
+/// Files and processes of the guard.
 pub(super) fn own(options: &Options, host: &System) -> Own {
     let mut own = Own::process(&host.cgroup_mount);
     if let Some(path) = &options.config {
@@ -328,7 +327,7 @@ pub(super) fn own(options: &Options, host: &System) -> Own {
     own
 }
 
-/// Reads the policy file; without one makes the embedded policy for the instances that are known and those that run.
+/// Reads the policy file; without one creates the embedded policy for the known and running instances.
 pub(super) fn read_config(options: &Options, host: &System, adopted: &mut Adopted) -> Result<Config, AgentError> {
     let mut config = if let Some(path) = &options.config {
         config::load(path, host)?
@@ -341,7 +340,7 @@ pub(super) fn read_config(options: &Options, host: &System, adopted: &mut Adopte
     Ok(config)
 }
 
-/// What is odd about a policy on this machine, which is to say first what it [can deny](System::can_deny). Each is printed.
+/// Warnings about a policy on this machine, which needs to know first what it [can deny](System::can_deny). Prints each.
 pub(super) fn warnings(options: &Options, policy: &Policy, host: &System) -> Vec<String> {
     let Some(path) = &options.config else { return Vec::new() };
     let warnings: Vec<_> =
@@ -352,7 +351,7 @@ pub(super) fn warnings(options: &Options, policy: &Policy, host: &System) -> Vec
     warnings
 }
 
-/// The slot of each instance: the one it had, or a free one.
+/// The slot of each instance: its previous one, or a free one.
 fn slots(old: &BTreeMap<String, u16>, policy: &Policy) -> BTreeMap<String, u16> {
     let mut slots: BTreeMap<_, _> = policy
         .instances
@@ -361,7 +360,7 @@ fn slots(old: &BTreeMap<String, u16>, policy: &Policy) -> BTreeMap<String, u16> 
         .collect();
     for instance in &policy.instances {
         if !slots.contains_key(&instance.name) {
-            // A slot that was just given up is not taken: processes may still carry its mark.
+            // A slot that became free now is not reused: processes may still have its label.
             let taken = |slot: &u16| slots.values().chain(old.values()).any(|used| used == slot);
             let free = (0..u16::try_from(MAX_INSTANCES).unwrap_or(u16::MAX)).find(|slot| !taken(slot));
             let fallback = (0..u16::MAX).find(|slot| !slots.values().any(|used| used == slot));

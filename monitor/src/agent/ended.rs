@@ -1,4 +1,4 @@
-//! A process that a rule killed beside the one that acted, as an event.
+//! Events about processes that were killed by the scope of a rule.
 
 use serde_json::{Value, json};
 
@@ -7,16 +7,16 @@ use journal::ocsf::{Severity, device, metadata, now_ms};
 /// Process Activity.
 const PROCESS: u32 = 1007;
 
-/// A process that was killed because of another.
+/// A process that was killed by the scope of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ended {
-    /// Its pid.
+    /// Pid.
     pub(super) pid: u32,
-    /// Its command name.
+    /// Command name.
     pub(super) name: String,
 }
 
-/// Whose policy had a process killed.
+/// Why a process was killed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Because<'a> {
     /// Name of the instance.
@@ -25,11 +25,11 @@ pub(super) struct Because<'a> {
     pub(super) rule: &'a str,
     /// Name of the scope.
     pub(super) scope: &'a str,
-    /// The process that acted, which the kernel has killed.
+    /// Tgid of the process that acted, which the kernel killed.
     pub(super) actor: u32,
 }
 
-/// A process was killed because of what another has done.
+/// A process that was killed by the scope of a rule, as an OCSF event.
 #[must_use]
 pub(super) fn ended(process: &Ended, because: Because<'_>, sentence: &str) -> Value {
     json!({

@@ -1,24 +1,24 @@
-//! What ends a running guard with an error: this list, and nothing else.
+//! The errors that end a running guard. No other error does.
 
 use std::io;
 
 use journal::JournalError;
 
-/// Why a guard that was running has ended with an error. Its exit code is [`Fatal::EXIT_CODE`].
+/// Why a running guard ended with an error. The exit code is [`Fatal::EXIT_CODE`].
 ///
-/// Every other failure is a `Task`: it is reported, and the guard goes on. Pinned programs go on to
-/// enforce in any case.
+/// Every other failure is a failure of a `Task`: it is reported, and the guard continues. Pinned programs keep enforcing in
+/// any case.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
-    /// The kernel's records cannot be waited for: nothing would be journaled any more. The next run takes over.
+    /// The ring buffer cannot be polled, so no record would be journaled. The next run takes over.
     #[error("records cannot be read from the kernel any more, start the guard again: {0}")]
     Records(io::Error),
-    /// The guard was asked to stop, and has stopped, but the journal could not take its last events.
+    /// The guard stopped on request, and the journal could not write its last events.
     #[error("stopped, but {0}")]
     Unwritten(#[from] JournalError),
 }
 
 impl Fatal {
-    /// The exit code of all of them: code 2, a wrong policy, would keep systemd from starting the guard again.
+    /// Exit code of these errors. Code 2, an invalid policy, would keep systemd from restarting the guard.
     pub const EXIT_CODE: u8 = 1;
 }

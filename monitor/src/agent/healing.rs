@@ -1,4 +1,4 @@
-//! Healing, as the agent sees to it: when baselines are taken, what was met meanwhile, and what is reported.
+//! Drives healing: when baselines are taken, which operations matched meanwhile, and what is reported.
 
 use std::{
     ffi::OsStr,
@@ -17,7 +17,7 @@ use super::{Agent, apply::Cause, say::say, trouble::Task};
 use crate::{
     heal::{self, Act, Candidate, Healer},
     kernel::enforcer::Enforcer,
-    pipeline::Told,
+    pipeline::Matched,
     record::enrich::Names,
 };
 use journal::{ocsf::Stage, text::terminal};
@@ -26,28 +26,28 @@ use policy::{
     settle::{Ages, MADE, Settling},
 };
 
-/// Size of the ring buffer, as in the kernel's `maps.rs`.
+/// Size of the ring buffer, as in the `maps.rs` of the kernel programs.
 const RING_BYTES: usize = 2 << 20;
-/// After so many records all have been taken that were waiting.
+/// Reading this many records empties the ring buffer of all records that were waiting.
 const WAITING: usize = RING_BYTES / size_of::<Event>();
 
-/// What is said of a file when its rules hold, once that is so.
+/// The announcement of a file whose rules are in force.
 #[derive(Debug)]
 pub(super) struct Made {
     pub(super) stage: Stage,
     pub(super) path: PathBuf,
-    /// What comes before [`MADE`].
+    /// Text before [`MADE`].
     pub(super) message: String,
 }
 
-/// Has healing know what a record is about. What was denied has done no harm.
-pub(super) fn note(healer: &mut Healer, names: &impl Names, told: &Told) {
-    let Told { record, instance, rule, .. } = told;
+/// Passes a matched operation to the healer. Denied operations change no file.
+pub(super) fn note(healer: &mut Healer, names: &impl Names, matched: &Matched) {
+    let Matched { record, instance, rule, .. } = matched;
     if record.wanted < Verdict::Deny || record.verdict == Verdict::Deny {
         return;
     }
     let (flags, access) = (record.event.flags, Access::from_bits(record.event.access));
-    // What counts from the root of another file system names another file here.
+    // A path that counts from the root of another file system is another file here.
     let known = |path: &&Vec<u8>| flags & FLAG_FS_PATH == 0 && path.starts_with(b"/");
     let path = |path: Option<&Vec<u8>>| path.filter(known).map(|path| PathBuf::from(OsStr::from_bytes(path)));
     let (first, second) = (path(Some(&record.path)), path(record.other.as_ref()));
@@ -68,14 +68,14 @@ pub(super) fn note(healer: &mut Healer, names: &impl Names, told: &Told) {
 }
 
 impl<E: Enforcer> Agent<E> {
-    /// Takes baselines of the files that have settled, then announces that they are protected. Their rules are in force.
+    /// Takes baselines of settled files, then announces their protection. Their rules are in force.
     ///
-    /// What the kernel has told until after a file was copied is looked at before the copy counts.
+    /// Records until after a file was copied are read before the copy becomes a baseline.
     pub(super) fn settle(&mut self) {
         if self.events.is_none() {
             return;
         }
-        // Without the count of lost records nothing counts as a baseline, and nothing is announced: the next look tries again.
+        // Without the count of lost records no copy becomes a baseline and no file is announced; the next tick retries.
         let Some(lost) = self.lost() else { return };
         let candidates = self.candidates(lost);
         if !candidates.is_empty() {
@@ -96,14 +96,14 @@ impl<E: Enforcer> Agent<E> {
         self.healer.candidates(|path, place| is_made(watched, settling, path, place), lost)
     }
 
-    /// How many records were lost so far, where that is known.
+    /// Number of lost records; `None` if it cannot be read.
     fn lost(&mut self) -> Option<u64> {
         let counters = self.kernel.counters();
         self.note(Task::Counters, &counters.as_ref().map(drop));
         counters.ok().map(|counters| counters.iter().map(|it| it.lost).sum())
     }
 
-    /// Takes baselines, and reports what is not as it should be.
+    /// Takes baselines, and reports files that differ from theirs.
     pub(super) fn look_at_healed(&mut self) {
         self.settle();
         let (watched, settling) = (&self.in_force.watched, &mut self.settling);
@@ -111,7 +111,7 @@ impl<E: Enforcer> Agent<E> {
         self.report_healing();
     }
 
-    /// Restores what came to harm.
+    /// Restores modified files.
     pub(super) fn heal(&mut self) {
         let now = Instant::now();
         if !self.healer.is_busy(now) {
@@ -120,25 +120,26 @@ impl<E: Enforcer> Agent<E> {
         self.close(now);
         self.healer.heal(now);
         let reports = self.healer.reports();
-        let restored = reports.iter().filter(|told| told.outcome == heal::Outcome::Restored);
-        let mut restored: Vec<_> = restored.map(|told| told.file.path.clone()).collect();
+        let restored = reports.iter().filter(|report| report.outcome == heal::Outcome::Restored);
+        let mut restored: Vec<_> = restored.map(|report| report.file.path.clone()).collect();
         let healer = &self.healer;
         restored.extend(self.host.expected.extract_if(.., |path| !healer.is_damaged(path)));
         for path in &restored {
             self.settling.put_back(path);
         }
-        // A report that a file is restored means that its rules hold for the file that is there now.
+        // A file is reported as restored when its rules are in force for the new file.
         if !restored.is_empty() {
             self.keep_up();
         }
         self.report(&reports);
     }
 
-    /// Has rules hold at once for files that are about to be restored: no process of the instance is making them.
+    /// Puts rules in force for files that are about to be restored, without a settling time: no process of the instance creates
+    /// them.
     fn close(&mut self, now: Instant) {
         let waits = |path: &Path| self.in_force.watched.iter().any(|watched| watched.waits && watched.path == path);
         let due = self.healer.due(now, waits);
-        // Where it fails it is not tried at each look.
+        // A failure is not retried at each tick.
         if due.iter().all(|path| self.host.expected.contains(path)) {
             return;
         }
@@ -153,14 +154,14 @@ impl<E: Enforcer> Agent<E> {
     }
 
     fn report(&mut self, all: &[heal::HealingReport]) {
-        for told in all {
-            say(&terminal::plain(told.message.as_bytes()));
-            self.pipeline.response(heal::event::healing(told));
+        for report in all {
+            say(&terminal::plain(report.message.as_bytes()));
+            self.pipeline.response(heal::event::healing(report));
         }
     }
 }
 
-/// Whether a file is there and settled, and the rules for it hold; of a symbolic link, also what it leads to.
+/// Whether a file exists, has settled, and its rules are in force; for a symbolic link, also its target.
 fn is_made(watched: &[Watched], settling: &mut Settling, path: &Path, place: &Path) -> bool {
     let holds = watched.iter().any(|it| it.path == path && it.id.is_some() && !it.waits);
     let identity = |path: &Path| fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
@@ -184,7 +185,7 @@ mod tests {
     use journal::state::State;
 
     /// A record of a write that was to be denied, and was met by killing.
-    fn told(path: &Path, change: impl FnOnce(&mut Record)) -> Told {
+    fn matched(path: &Path, change: impl FnOnce(&mut Record)) -> Matched {
         let mut event = Event::read_from_bytes(&[0; size_of::<Event>()]).unwrap();
         event.access = Access::WRITE.bits();
         let mut record = Record {
@@ -199,7 +200,7 @@ mod tests {
         };
         change(&mut record);
         let (instance, rule, sentence, uid) = ("a".to_owned(), "r".to_owned(), String::new(), Arc::from(""));
-        Told { record, instance, rule, sentence, uid, nth: 1, incident: None }
+        Matched { record, instance, rule, sentence, uid, nth: 1, incident: None }
     }
 
     /// Whether the record keeps the file from having a baseline, and whether it is suspected once it has one.
@@ -212,12 +213,12 @@ mod tests {
         healer.guard(vec![file], true);
         let now = Instant::now();
         let candidates = healer.candidates(|_, _| true, 0);
-        note(&mut healer, &Plain, &told(&path, &change));
+        note(&mut healer, &Plain, &matched(&path, &change));
         healer.keep(candidates, 0, now);
         let doubted = healer.lacks_baseline(&path);
         heal::accept(&State::open(&directory.path().join("state")).unwrap(), &path).unwrap();
-        fs::write(&path, "evil").unwrap();
-        note(&mut healer, &Plain, &told(&path, &change));
+        fs::write(&path, "tampered").unwrap();
+        note(&mut healer, &Plain, &matched(&path, &change));
         healer.heal(Instant::now());
         (doubted, fs::read_to_string(&path).unwrap() == "good")
     }

@@ -1,4 +1,4 @@
-//! The agent: brings the kernel side up, keeps the policy true to the file system, and carries records to the journal.
+//! The agent: starts the kernel side, keeps the compiled policy up to date with files and cgroups, and journals records.
 
 mod adopt;
 mod apply;
@@ -48,7 +48,7 @@ use crate::{
         pin::{PinError, Pins},
     },
     metrics,
-    pipeline::{Pipeline, Told},
+    pipeline::{Matched, Pipeline},
     record::{enrich::Enricher, sentence},
 };
 use adopt::Adopted;
@@ -80,35 +80,36 @@ use respond::Responder;
 use say::{say, say_incident};
 use sinks::Sinks;
 use takeover::Takeover;
+use tokio_util::sync::CancellationToken;
 use trouble::{Task, Troubles};
-use windows::{Hands, Windows};
+use windows::{Context, Windows};
 
 /// The namespace in which processes have the kernel's own numbers: `PROC_PID_INIT_INO` of `include/linux/proc_ns.h`.
 const FIRST_PIDS: &str = "pid:[4026531836]";
-/// How often files that are suspected to have come to harm are looked at.
+/// Interval of checks of files at which damage is expected.
 const HEALING: Duration = Duration::from_millis(20);
-/// How often files, cgroups and counters are looked at.
+/// Interval of checks of files, cgroups and counters.
 const REFRESH: Duration = Duration::from_secs(1);
-/// Most records that are handled before signals, the clock and the policy get their turn.
-const TURN: usize = 4096;
-/// How many events of one incident are said one by one.
-const SAID: u64 = 10;
-/// Most turns that are taken when the guard stops.
-const LAST_TURNS: usize = 64;
+/// Most records that are handled before signals, timers and the policy are handled.
+const MAX_RECORDS_PER_TURN: usize = 4096;
+/// Events of one incident that are printed one by one.
+const MAX_PRINTED_EVENTS: u64 = 10;
+/// Most turns that drain the ring buffer when the guard stops.
+const MAX_FINAL_TURNS: usize = 64;
 
-/// Why the agent could not start or had to stop.
+/// Why the agent could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// Not root.
+    /// The process is not root.
     #[error("flowwarden run needs root: it loads kernel programs. Try: sudo flowwarden run")]
     NotRoot,
-    /// In a container whose processes have numbers of their own.
+    /// The process runs in a PID namespace.
     #[error(
-        "processes have other numbers here than the kernel's: run flowwarden outside of this container, or give the \
-         container the machine's own (docker run --pid=host)"
+        "flowwarden runs in a PID namespace and cannot match the kernel's process ids: run it outside of the container, or \
+         with the PID namespace of the host (docker run --pid=host)"
     )]
     PidNamespace,
-    /// The policy is wrong.
+    /// The policy is invalid.
     #[error(transparent)]
     Policy(#[from] ConfigError),
     /// The policy does not compile.
@@ -120,7 +121,7 @@ pub enum AgentError {
     /// The journal failed.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// What is kept between runs cannot be.
+    /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
     /// Pins cannot be used.
@@ -140,28 +141,28 @@ fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> AgentError {
     move |source| AgentError::Io { what, source }
 }
 
-/// What the command line asks for.
+/// Options of the command line.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The policy file; the embedded policy when there is none.
+    /// The policy file; `None` for the embedded policy.
     pub config: Option<PathBuf>,
     /// Directory of the journal.
     pub journal: PathBuf,
-    /// Directory of what is kept from one run to the next.
+    /// State directory.
     pub state: PathBuf,
-    /// Directory of pins: with it the programs go on when the guard ends.
+    /// Directory of pins: with it the programs stay attached when the guard stops.
     pub pin: Option<PathBuf>,
-    /// Overrules the policy's mode.
+    /// Overrides the mode of the policy.
     pub enforce: Option<bool>,
     /// Directory in cgroup v2 below which traffic is judged.
     pub cgroup_root: Option<PathBuf>,
     /// The sensors on security hooks that may be used.
     pub sensors: Vec<Sensor>,
-    /// Operations are journaled and not told, and the rest is told on the standard error.
+    /// Operations are journaled and not printed; other messages go to standard error.
     pub quiet: bool,
 }
 
-/// What ends the guard, and what has it read its policy again. Before they are listened to, each of them kills.
+/// SIGTERM and SIGINT stop the guard, SIGHUP reloads the policy. Before the handlers are installed the default action applies.
 #[derive(Debug)]
 struct Signals {
     terminate: Signal,
@@ -185,15 +186,15 @@ pub struct Agent<E = Kernel> {
     options: Options,
     signals: Signals,
     kernel: E,
-    /// Its records; `None` while the guard starts, and while they are being taken.
+    /// The ring buffer; `None` at the start and while it is read.
     events: Option<RingBuf<MapData>>,
     host: System,
     sinks: Sinks,
     pipeline: Pipeline,
-    /// The page for Prometheus, where there is one.
+    /// The metrics server, if configured.
     metrics: Option<metrics::Server>,
     in_force: InForce,
-    /// The state directory has the names of the policy in force, where they outlive the guard.
+    /// The names of the policy in force are stored, if the programs are pinned.
     names_kept: bool,
     state: State,
     windows: Windows,
@@ -201,26 +202,26 @@ pub struct Agent<E = Kernel> {
     own: Own,
     healer: Healer,
     changes: Changes,
-    /// Locked for as long as the guard runs.
+    /// Lock of the pins, held while the guard runs.
     pins: Option<Pins>,
     settling: Settling,
-    /// Files whose rules hold by now, to be announced.
+    /// Files whose rules are in force and that are to be announced.
     made: Vec<Made>,
     /// The hosts that ingress rules name.
     peers: Peers,
-    /// The proc file systems that instances see.
+    /// The proc file systems of instances.
     procs: Procs,
-    /// What fails at present.
+    /// Failing tasks.
     troubles: Troubles,
-    /// Processes that run already may lack their mark: to be looked for again.
+    /// Running processes may lack their label.
     unlabelled: bool,
     reported_lost: u64,
-    /// How many of them the next run knows to have been reported.
+    /// Number of reported losses that is stored for the next run.
     noted_lost: u64,
     reported_unjudged: u64,
     reported_skipped: u64,
     colour: bool,
-    /// The instances that the embedded policy is for; no use with a policy file.
+    /// Instances of the embedded policy; unused with a policy file.
     adopted: Adopted,
 }
 
@@ -231,7 +232,7 @@ impl<E> std::fmt::Debug for Agent<E> {
 }
 
 impl Agent<Kernel> {
-    /// Brings everything up; on an error nothing stays behind. The descriptor can be read from when there are records.
+    /// Starts the guard; on an error nothing is left attached. The descriptor becomes readable when there are records.
     pub fn start(options: Options) -> Result<(Self, OwnedFd), AgentError> {
         if !rustix::process::geteuid().is_root() {
             return Err(AgentError::NotRoot);
@@ -240,16 +241,16 @@ impl Agent<Kernel> {
             return Err(AgentError::PidNamespace);
         }
         say::aside(options.quiet);
-        // Whoever is told that the guard is ready may send one at once; one that comes earlier waits until it is.
+        // A signal may arrive as soon as the guard is ready; an earlier one waits until then.
         let signals = Signals::listen()?;
         let mut host = System::new();
         let mut adopted = Adopted::default();
         let config = read_config(&options, &host, &mut adopted)?;
         let state = State::open(&options.state)?;
-        // Answers come while the programs are loaded.
+        // Answers arrive while the programs are loaded.
         let mut peers = peers::open(&state)?;
         peers.follow(&config.policy, Instant::now());
-        let told = peers.turn(Instant::now());
+        let lookups = peers.turn(Instant::now());
         let pins = options.pin.as_deref().map(Pins::open).transpose()?;
         let journal = Journal::open(&options.journal, config.journal)?;
         let older = pins.as_ref().map_or_else(|| Ok(Vec::new()), Pins::generations)?;
@@ -272,12 +273,12 @@ impl Agent<Kernel> {
         kernel.attach_security(&options.sensors)?;
         kernel.load_syscalls()?;
         host.can_deny = kernel.can_deny();
-        // Not before it is known what can be denied here.
+        // After it is known what can be denied here.
         apply::warnings(&options, &config.policy, &host);
         let parts = Parts { options, kernel, host, state, journal, signals, peers, pins };
         let mut agent = Self::new(parts, &config, adopted)?;
-        agent.tell_peers(&told);
-        // After what may fail for a reason of its own: earlier programs go on unless these are in place.
+        agent.report_lookups(&lookups);
+        // After the steps that may fail: earlier programs keep enforcing until these are attached.
         let takeover = Takeover::begin(older, &agent.state)?;
         agent.kernel.begin_after(takeover.epoch);
         agent.in_force.names.slots.clone_from(&takeover.names.slots);
@@ -286,13 +287,13 @@ impl Agent<Kernel> {
         agent.windows = Windows::take_over(&takeover, &mut hands)?;
         agent.apply(config, Cause::Asked)?;
         agent.kernel.attach_scope()?;
-        // A process that is made while the first pass runs is met by the second.
+        // The second pass finds processes that were created during the first.
         for _ in 0..2 {
             agent.label_inherited(&takeover)?;
             agent.label_running()?;
         }
         agent.kernel.attach_syscalls()?;
-        // What was compiled before the programs ran may be old by now.
+        // Files may have changed since the policy was compiled.
         agent.refresh()?;
         takeover.teach(&mut agent.kernel);
         if let Some(begun) = begun {
@@ -300,7 +301,7 @@ impl Agent<Kernel> {
             begun.keep();
         }
         let Self { pipeline, healer, .. } = &mut agent;
-        if takeover.finish(pipeline, |names, told| healing::note(healer, names, told))? > 0 {
+        if takeover.finish(pipeline, |names, matched| healing::note(healer, names, matched))? > 0 {
             agent.healer.lost(true, Instant::now());
         }
         agent.events = Some(events);
@@ -308,14 +309,14 @@ impl Agent<Kernel> {
         agent.heal();
         agent.report_unguarded();
         agent.look_at_healed();
-        // What it answers has been reported.
+        // A failure has been reported.
         let _ = agent.serve_metrics();
         memory::trim();
         agent.announce();
         Ok((agent, waiting))
     }
 
-    /// Reports what earlier runs have pinned elsewhere, which this one does not take over.
+    /// Reports programs that earlier runs pinned elsewhere, which this run does not take over.
     fn report_unguarded(&self) {
         for found in census::take().iter().filter(|found| !found.guarded) {
             let message = terminal::plain(found.to_string().as_bytes());
@@ -399,7 +400,7 @@ struct Parts<E> {
 }
 
 impl<E: Enforcer> Agent<E> {
-    /// An agent with no policy in force yet. It serves the sinks of the one that is to come.
+    /// An agent without a policy in force, with the sinks of the first one.
     fn new(parts: Parts<E>, config: &Config, adopted: Adopted) -> Result<Self, AgentError> {
         let Parts { options, kernel, host, state, journal, signals, peers, pins } = parts;
         let own = own(&options, &host);
@@ -439,11 +440,11 @@ impl<E: Enforcer> Agent<E> {
         })
     }
 
-    /// The maintenance windows, and what is needed to open and close them.
-    fn windows(&mut self) -> (&mut Windows, Hands<'_>) {
+    /// The maintenance windows and their context.
+    fn windows(&mut self) -> (&mut Windows, Context<'_>) {
         let Self { windows, kernel, pipeline, state, in_force, .. } = self;
         let InForce { config, names, .. } = in_force;
-        (windows, Hands { kernel, pipeline, state, policy: &config.policy, slots: &names.slots })
+        (windows, Context { kernel, pipeline, state, policy: &config.policy, slots: &names.slots })
     }
 
     fn instance_names(&self) -> String {
@@ -452,7 +453,7 @@ impl<E: Enforcer> Agent<E> {
         names.join(", ")
     }
 
-    /// Marks what already runs. One that cannot be marked keeps no other from it.
+    /// Labels running processes. A failure does not affect the other processes.
     fn label_running(&mut self) -> Result<(), AgentError> {
         let own = std::process::id();
         let known = self.kernel.labelled();
@@ -469,12 +470,12 @@ impl<E: Enforcer> Agent<E> {
             self.pipeline.enricher().seed(tgid);
             labelled = labelled.and(done);
         }
-        // Started from inside an instance, the guard would have inherited its mark.
+        // A guard that was started by an instance would have inherited its label.
         self.kernel.forget_task(own);
         labelled
     }
 
-    /// Marks what already runs, now or, where that fails, which is reported, later.
+    /// Labels running processes. A failure is reported and retried.
     fn label(&mut self) -> Result<(), AgentError> {
         let labelled = self.label_running();
         self.unlabelled = labelled.is_err();
@@ -482,21 +483,21 @@ impl<E: Enforcer> Agent<E> {
         labelled
     }
 
-    /// Notes the sockets that a process has bound already.
+    /// Registers sockets that a process has bound before.
     fn own_sockets(&mut self, process: &scan::Process, label: TaskLabel) -> Result<(), AgentError> {
         let sockets = inbound::owned(process, label);
         Ok(sockets.into_iter().try_for_each(|(cookie, owner)| self.kernel.own_socket(cookie, owner))?)
     }
 
-    /// Looks at what the policy rests on, and puts it in force anew where that has changed.
+    /// Checks what the policy depends on, and applies it again if that has changed.
     fn refresh(&mut self) -> Result<(), AgentError> {
-        let told = self.peers.turn(Instant::now());
+        let lookups = self.peers.turn(Instant::now());
         let renewed = self.renew();
-        self.tell_peers(&told);
+        self.report_lookups(&lookups);
         renewed
     }
 
-    /// The same in a guard that runs.
+    /// The same in a running guard.
     fn keep_up(&mut self) {
         let renewed = self.refresh();
         self.note(Task::Renew, &renewed);
@@ -590,7 +591,7 @@ impl<E: Enforcer> Agent<E> {
         }
     }
 
-    /// Tells about records that were lost since the last time.
+    /// Reports records that were lost since the last call.
     fn report_loss(&mut self) {
         let counters = self.kernel.counters();
         self.note(Task::Counters, &counters.as_ref().map(drop));
@@ -603,9 +604,7 @@ impl<E: Enforcer> Agent<E> {
         if skipped > self.reported_skipped {
             let new = skipped - self.reported_skipped;
             self.reported_skipped = skipped;
-            let message = format!(
-                "{new} questions to resolvers, or answers, were not read: one instance had more than {MAX_TOLD} a second"
-            );
+            let message = format!("{new} DNS messages were not read: an instance exceeded {MAX_TOLD} per second");
             say(&message);
             let details = Map::from_iter([("skipped".to_owned(), new.into())]);
             self.pipeline.lifecycle(Stage::Loss, &message, &details);
@@ -627,7 +626,7 @@ impl<E: Enforcer> Agent<E> {
         if unjudged > self.reported_unjudged {
             let new = unjudged - self.reported_unjudged;
             self.reported_unjudged = unjudged;
-            let message = format!("{new} operations were refused unjudged: too many at once on one CPU");
+            let message = format!("{new} operations were refused without evaluation: too many at once on one CPU");
             say(&message);
             let details = Map::from_iter([("unjudged".to_owned(), new.into())]);
             self.pipeline.lifecycle(Stage::Loss, &message, &details);
@@ -648,14 +647,14 @@ impl<E: Enforcer> Agent<E> {
         }
     }
 
-    /// Takes records from the ring buffer, up to [`TURN`] of them; true when there may be more.
+    /// Reads up to [`MAX_RECORDS_PER_TURN`] records from the ring buffer; true if there may be more.
     fn drain(&mut self) -> bool {
-        let more = self.take_records(TURN);
+        let more = self.take_records(MAX_RECORDS_PER_TURN);
         self.heal();
         more
     }
 
-    /// Takes records from the ring buffer, up to so many; true when there may be more.
+    /// Reads up to `most` records from the ring buffer; true if there may be more.
     fn take_records(&mut self, most: usize) -> bool {
         let Some(mut events) = self.events.take() else { return false };
         let mut left = most;
@@ -665,19 +664,19 @@ impl<E: Enforcer> Agent<E> {
             left -= 1;
             let recorded = self.pipeline.record(&item, &self.in_force.names);
             self.note(Task::Records, &recorded.as_ref().map(drop));
-            if let Ok(Some(told)) = recorded {
+            if let Ok(Some(matched)) = recorded {
                 if !self.options.quiet {
-                    self.say_met(&told);
+                    self.log_match(&matched);
                 }
-                self.respond(&told);
+                self.respond(&matched);
             }
         }
         self.events = Some(events);
         left == 0
     }
 
-    /// Tells which settings and flows have changed.
-    fn look_at_changes(&mut self) {
+    /// Reports changes of settings and flows.
+    fn report_changes(&mut self) {
         let instances =
             self.in_force.config.policy.instances.iter().map(|it| (it.name.as_str(), it.user_dir.as_path()));
         for change in self.changes.look(instances, Instant::now()) {
@@ -686,27 +685,27 @@ impl<E: Enforcer> Agent<E> {
         }
     }
 
-    /// Says what was met, as long as that is news: of a storm the incident is told.
-    fn say_met(&mut self, told: &Told) {
-        let Told { record, sentence, nth, uid, .. } = told;
+    /// Prints a matched operation. Of many alike, the first ones and then the incident are printed.
+    fn log_match(&mut self, matched: &Matched) {
+        let Matched { record, sentence, nth, uid, .. } = matched;
         for path in [Some(&record.path), record.other.as_ref()].into_iter().flatten() {
             self.changes.met(path, uid);
         }
-        if *nth <= SAID {
+        if *nth <= MAX_PRINTED_EVENTS {
             say(&if self.colour { sentence::coloured(record.verdict, sentence) } else { sentence.clone() });
         }
-        if *nth == SAID {
-            say("more of this is in the journal; how often it comes is told here while it goes on");
+        if *nth == MAX_PRINTED_EVENTS {
+            say("further events of this incident are in the journal; their count is printed here");
         }
-        if let Some(said) = &told.incident {
-            // Its first event has just been said.
+        if let Some(said) = &matched.incident {
+            // Its first event has just been printed.
             say_incident(said, *nth > 1);
         }
     }
 
-    /// Does what a rule asks for beyond the operation itself.
-    fn respond(&mut self, told: &Told) {
-        let Told { record, instance, rule, .. } = told;
+    /// Carries out what a rule demands beyond the operation itself.
+    fn respond(&mut self, matched: &Matched) {
+        let Matched { record, instance, rule, .. } = matched;
         let event = &record.event;
         let scope =
             if record.verdict == Verdict::Kill { self.in_force.names.scope(record) } else { KillScope::Process };
@@ -726,14 +725,14 @@ impl<E: Enforcer> Agent<E> {
                 self.pipeline.response(ended::ended(process, because, &sentence));
             }
         }
-        healing::note(&mut self.healer, &self.in_force.names, told);
+        healing::note(&mut self.healer, &self.in_force.names, matched);
     }
 
-    /// What is done once a second.
+    /// Runs the periodic tasks, once a second.
     fn tick(&mut self) {
         self.keep_up();
         self.look_at_healed();
-        self.look_at_changes();
+        self.report_changes();
         let (windows, mut hands) = self.windows();
         windows.expire(&mut hands);
         let kept = self.windows.keep(&self.state);
@@ -747,7 +746,7 @@ impl<E: Enforcer> Agent<E> {
         self.note(Task::Journal, &written);
     }
 
-    /// Does what the command line asks.
+    /// Answers a request of the command line.
     fn answer(&mut self, Asked { request, by, answer }: Asked) {
         let outcome = match request {
             Request::Maintenance(request) => {
@@ -758,16 +757,16 @@ impl<E: Enforcer> Agent<E> {
         };
         let kept = self.windows.keep(&self.state);
         self.note(Task::Windows, &kept);
-        // The peer may have gone away meanwhile: what was done is in the journal.
+        // The peer may have disconnected; the journal has the result.
         let _ = answer.send(outcome);
     }
 
-    /// Runs until SIGTERM or SIGINT.
-    pub async fn run(mut self, waiting: OwnedFd) -> Result<(), Fatal> {
+    /// Runs until SIGTERM, SIGINT or a cancelled token.
+    pub async fn run(mut self, waiting: OwnedFd, stop: CancellationToken) -> Result<(), Fatal> {
         let (mut refresh, mut healing) = (interval(REFRESH), interval(HEALING));
         healing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // SAFETY: it is the registered value that owns the descriptor, and keeps it open for as long as it lives itself.
+        // SAFETY: the registered value owns the descriptor and keeps it open until it is dropped.
         let registered = unsafe { AsyncFd::register_with_interest(waiting, Interest::READABLE) };
         let mut waiting = registered.map_err(|error| Fatal::Records(error.into_parts().1))?;
         loop {
@@ -775,7 +774,7 @@ impl<E: Enforcer> Agent<E> {
                 guard = waiting.readable_mut() => {
                     let mut guard = guard.map_err(Fatal::Records)?;
                     if self.drain() {
-                        // Without a pause the runtime would never look for signals and timers.
+                        // Lets the runtime poll signals and timers.
                         tokio::task::yield_now().await;
                     } else {
                         guard.clear_ready();
@@ -784,15 +783,16 @@ impl<E: Enforcer> Agent<E> {
                 _ = healing.tick(), if self.healer.is_busy(Instant::now()) => self.heal(),
                 _ = refresh.tick() => self.tick(),
                 Some(asked) = self.listener.next() => self.answer(asked),
-                // What has come of it is reported.
+                // The result has been reported.
                 _ = self.signals.hangup.recv() => drop(self.reload("SIGHUP")),
+                () = stop.cancelled() => break,
                 _ = self.signals.terminate.recv() => break,
                 _ = self.signals.interrupt.recv() => break,
             }
         }
         service::stopping();
-        // Whoever floods the guard does not keep it from stopping: what is there now is taken, not what keeps coming.
-        for _ in 0..LAST_TURNS {
+        // A flood of records must not keep the guard from stopping: the number of turns is bounded.
+        for _ in 0..MAX_FINAL_TURNS {
             if !self.drain() {
                 break;
             }
@@ -800,18 +800,19 @@ impl<E: Enforcer> Agent<E> {
         self.stop()
     }
 
-    /// Writes the journal out, and says what stays in the kernel.
+    /// Flushes the journal, and prints what stays attached.
     fn stop(mut self) -> Result<(), Fatal> {
         self.report_loss();
         for said in self.pipeline.end() {
             say_incident(&said, true);
         }
-        let message = if self.pins.is_some() { "Flowwarden stopped; its programs go on" } else { "Flowwarden stopped" };
+        let message =
+            if self.pins.is_some() { "Flowwarden stopped; its programs keep enforcing" } else { "Flowwarden stopped" };
         self.pipeline.lifecycle(Stage::Stop, message, &Map::new());
         let closed = self.pipeline.close();
         match &self.options.pin {
             Some(path) => say(&format!(
-                "stopped; the kernel goes on to judge: `flowwarden detach --pin {}` ends it",
+                "stopped; the kernel programs keep enforcing: `flowwarden detach --pin {}` detaches them",
                 path.display()
             )),
             None => say("stopped"),

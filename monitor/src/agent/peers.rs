@@ -1,4 +1,4 @@
-//! Hosts that ingress rules name: kept for the next run, and told when their addresses change.
+//! Hosts in ingress rules: stored for the next run; changes of their addresses are reported.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,12 +15,12 @@ use policy::{
     peers::{Peers, Table, Told},
 };
 
-/// Where their addresses are kept, in the state directory: a guard that starts before the network does knows them.
+/// File of their addresses in the state directory, for a guard that starts before the network.
 const KEPT: &str = "peers.json";
 
 type Kept = BTreeMap<String, BTreeSet<IpAddr>>;
 
-/// Those that an earlier run has known.
+/// Addresses of an earlier run.
 pub(super) fn open(state: &State) -> Result<Peers, AgentError> {
     let kept: Kept = state.read(KEPT)?.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let known = kept.into_iter().filter_map(|(name, addresses)| Some((DnsName::parse(&name).ok()?, addresses)));
@@ -33,14 +33,14 @@ fn keep(state: &State, table: &Table) -> Result<(), AgentError> {
 }
 
 impl<E> Agent<E> {
-    /// Says and records what became of look-ups, and keeps the addresses that are in force.
-    pub(super) fn tell_peers(&mut self, all: &[Told]) {
-        for told in all {
-            let (stage, message, details) = words(told);
+    /// Logs and journals results of look-ups, and stores the addresses in force.
+    pub(super) fn report_lookups(&mut self, all: &[Told]) {
+        for lookup in all {
+            let (stage, message, details) = words(lookup);
             say(&message);
             self.pipeline.lifecycle(stage, &message, &Map::from_iter(details));
         }
-        let changed = all.iter().any(|told| matches!(told, Told::Changed { .. }));
+        let changed = all.iter().any(|lookup| matches!(lookup, Told::Changed { .. }));
         if changed {
             let kept = keep(&self.state, &self.host.peers);
             self.note(Task::Peers, &kept);
@@ -48,8 +48,8 @@ impl<E> Agent<E> {
     }
 }
 
-fn words(told: &Told) -> (Stage, String, Vec<(String, serde_json::Value)>) {
-    match told {
+fn words(lookup: &Told) -> (Stage, String, Vec<(String, serde_json::Value)>) {
+    match lookup {
         Told::Changed { name, before, now } => {
             let was = if before.is_empty() { String::new() } else { format!(", until now {}", list(before)) };
             let message = format!("{name} in ingress rules is {}{was}", list(now));

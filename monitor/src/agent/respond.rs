@@ -1,4 +1,4 @@
-//! Who dies beside the process that acted: the kernel has killed that one before a record of it comes here.
+//! Kills the other processes of a kill scope. The kernel has killed the process that acted before its record is read.
 
 use std::{
     collections::BTreeMap,
@@ -20,12 +20,12 @@ use policy::{
     model::{KillScope, Policy, Select},
 };
 
-/// How often new members are looked for among those that still run. A stopped process makes no more.
+/// Rounds of searching for new members of a scope. A stopped process forks no more.
 const PASSES: usize = 16;
-/// How far up a process's makers are looked at.
+/// Most ancestors of a process that are followed.
 const MAX_HEIGHT: usize = 64;
 
-/// What is needed to find out who belongs to whom.
+/// Context to find the members of a scope.
 pub(super) struct Responder<'a> {
     pub(super) kernel: &'a dyn Enforcer,
     pub(super) lineage: &'a Lineage,
@@ -33,7 +33,7 @@ pub(super) struct Responder<'a> {
 }
 
 impl Responder<'_> {
-    /// Kills everybody in the scope of a record. First all are stopped, so that nobody makes another meanwhile.
+    /// Kills all processes in the scope of a record. All are stopped first, so that none forks meanwhile.
     pub(super) fn kill(&self, record: &Record, scope: KillScope, policy: &Policy, instance: &str) -> Vec<Ended> {
         let event = &record.event;
         let top = match scope {
@@ -60,7 +60,7 @@ impl Responder<'_> {
         }
         if scope == KillScope::Instance {
             for cgroup in self.cgroups(policy, instance) {
-                // Kernels before 5.14 have no such file; the processes are killed one by one below in any case.
+                // Kernels before 5.14 have no cgroup.kill; the processes are also killed one by one below.
                 let _ = fs::write(cgroup.join("cgroup.kill"), "1");
             }
         }
@@ -71,11 +71,11 @@ impl Responder<'_> {
         killed.collect()
     }
 
-    /// Stops a process that is in scope; `None` when it has ended. The descriptor goes on to mean this very process.
+    /// Stops a process in scope; `None` if it has ended. The pidfd refers to this process also if its pid is reused.
     fn stop(&self, tgid: u32) -> Option<OwnedFd> {
         let pid = i32::try_from(tgid).ok().and_then(Pid::from_raw)?;
         let descriptor = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // The mark goes away with the process: it was still this one when the descriptor was opened.
+        // The label ends with the process: the pidfd was opened for the labelled one.
         if !self.kernel.is_labelled(tgid) {
             return None;
         }
@@ -83,8 +83,8 @@ impl Responder<'_> {
         Some(descriptor)
     }
 
-    /// The process below Node-RED's own under which it happened. Where no Node-RED is above, the one below the highest that
-    /// is in scope; where nobody is, the process itself.
+    /// The child of Node-RED's main process whose tree acted. Without a Node-RED above, the child of the highest ancestor in
+    /// scope; without one, the process itself.
     fn top(&self, record: &Record) -> u32 {
         let mut chain = vec![record.event.tgid];
         chain.extend(record.event.ancestors.iter().map(|ancestor| ancestor.tgid).take_while(|&tgid| tgid > 1));
@@ -100,7 +100,7 @@ impl Responder<'_> {
         main.map_or(chain[0], |main| chain[main])
     }
 
-    /// Who made a process; for an orphan, who has really made it.
+    /// The parent of a process; for an orphan, its original parent.
     fn parent(&self, tgid: u32) -> Option<u32> {
         let adopted = || scan::process(tgid, &self.host.cgroup_mount).map(|process| process.parent);
         self.lineage.parent(tgid).or_else(adopted).filter(|&parent| parent > 1)
@@ -117,7 +117,7 @@ impl Responder<'_> {
         false
     }
 
-    /// The cgroups that are the instance's and nobody else's; never one that the guard is in.
+    /// The cgroups that belong to the instance alone; never one of the guard.
     fn cgroups(&self, policy: &Policy, instance: &str) -> Vec<PathBuf> {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();

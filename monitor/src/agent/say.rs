@@ -1,22 +1,22 @@
-//! What the guard says to whoever looks at its terminal.
+//! The console of the guard.
 
 use std::{
     io::Write as _,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::pipeline::Said;
+use crate::pipeline::IncidentReport;
 use journal::text::terminal;
 
-/// What is said goes to the standard error: the standard output is for something else.
+/// Messages go to standard error, since standard output is used otherwise.
 static ASIDE: AtomicBool = AtomicBool::new(false);
 
-/// Says everything aside from now on, or not.
+/// Selects standard error or standard output for messages.
 pub(super) fn aside(quiet: bool) {
     ASIDE.store(quiet, Ordering::Relaxed);
 }
 
-/// Prints a line; a reader that went away is no reason to stop guarding.
+/// Prints a line. A closed pipe is ignored.
 pub(super) fn say(line: &str) {
     if ASIDE.load(Ordering::Relaxed) {
         let _ = writeln!(std::io::stderr(), "{line}");
@@ -26,11 +26,11 @@ pub(super) fn say(line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-pub(super) fn say_incident(said: &Said, whole: bool) {
+pub(super) fn say_incident(said: &IncidentReport, whole: bool) {
     if whole {
         say(&terminal::plain(said.sentence.as_bytes()));
     }
-    if let Some(mend) = &said.mend {
-        say(&terminal::plain(format!("  what to do: {mend}").as_bytes()));
+    if let Some(remediation) = &said.remediation {
+        say(&terminal::plain(format!("  what to do: {remediation}").as_bytes()));
     }
 }

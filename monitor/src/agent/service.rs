@@ -1,6 +1,6 @@
 //! Readiness notification for systemd: `Type=notify`, `sd_notify(3)`.
 //!
-//! Own code, because the crate `sd-notify` (0.5) takes an abstract socket for a path.
+//! Own code: the crate `sd-notify` (0.5) treats an abstract socket as a path.
 
 use std::{
     env,
@@ -17,12 +17,12 @@ use std::{
 
 use journal::stdio::complain;
 
-/// The kernel judges: what is ordered after the guard may start.
+/// The policy is in force: units ordered after the guard may start.
 pub(super) fn ready(status: &str) {
     tell(&format!("READY=1\nSTATUS={status}"));
 }
 
-/// The guard is about to end.
+/// The guard is stopping.
 pub(super) fn stopping() {
     tell("STOPPING=1");
 }
@@ -30,7 +30,7 @@ pub(super) fn stopping() {
 fn tell(state: &str) {
     let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(error) = send(&socket, state) {
-        complain(&format_args!("systemd cannot be told how things are: {error}"));
+        complain(&format_args!("systemd cannot be notified: {error}"));
     }
 }
 

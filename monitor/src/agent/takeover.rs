@@ -1,6 +1,6 @@
-//! Taking over from a run of the guard that has ended and left its programs pinned.
+//! Takeover from an earlier run of the guard whose programs are pinned.
 //!
-//! Until the very end both judge, so an operation in between may be recorded twice, and never not at all.
+//! Both sets of programs enforce until the end of the takeover, so an operation may be recorded twice, but is never missed.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, json};
 use super::{AgentError, say};
 use crate::{
     kernel::{Kernel, error::chain, pin::Generation},
-    pipeline::{Pipeline, Told},
+    pipeline::{Matched, Pipeline},
     record::names::NameTable,
 };
 use journal::{
@@ -19,20 +19,20 @@ use journal::{
     stdio::complain,
 };
 
-/// Where the names of a pinned policy are kept, in the state directory.
+/// File of the names of a pinned policy, in the state directory.
 const NAMES: &str = "names.json";
 
-/// What earlier runs have left.
+/// State of earlier runs.
 #[derive(Default)]
 pub(super) struct Takeover {
     generations: Vec<Generation>,
-    /// What their policies called things.
+    /// Names of their policies.
     pub(super) names: NameTable,
-    /// The last epoch of theirs.
+    /// Their last epoch.
     pub(super) epoch: u32,
 }
 
-/// What became of them.
+/// Result of a takeover.
 #[derive(Clone, Copy, Debug, Default)]
 struct Found {
     records: u64,
@@ -40,7 +40,7 @@ struct Found {
 }
 
 impl Takeover {
-    /// Makes this process the guard of what is pinned.
+    /// Makes this process the guard of the pinned programs.
     pub(super) fn begin(generations: Vec<Generation>, state: &State) -> Result<Self, AgentError> {
         if generations.is_empty() {
             return Ok(Self::default());
@@ -58,12 +58,12 @@ impl Takeover {
         Ok(Self { generations, names, epoch })
     }
 
-    /// Who is in scope for them: a process that has left its uid is known by nothing else.
+    /// Their labels: a process that changed its uid is known by its label only.
     pub(super) fn labels(&self) -> Vec<(u32, TaskLabel)> {
         self.generations.iter().filter_map(|generation| generation.labels().ok()).flatten().collect()
     }
 
-    /// Lets the new programs know what the older ones have learnt, and may have learnt since the last time.
+    /// Copies what the older programs have learnt since the last call to the new programs.
     pub(super) fn teach(&self, kernel: &mut Kernel) {
         for generation in &self.generations {
             if let Err(error) = kernel.inherit(generation) {
@@ -73,17 +73,17 @@ impl Takeover {
         }
     }
 
-    /// Until when a window that they have left is open; 0 for none.
+    /// End of a window that they left open; 0 for none.
     pub(super) fn window(&self, slot: u16, maintenance: Maintenance) -> u64 {
         self.generations.iter().map(|generation| generation.window(slot, maintenance)).max().unwrap_or_default()
     }
 
-    /// Journals what was recorded while nobody read, and removes the older programs. To be called when the new ones judge.
-    /// `met` gets each operation that a rule has met. Answers with how many records were lost.
+    /// Journals the pending records and removes the older programs. Called when the new programs enforce. `on_match` gets each
+    /// matched operation. Returns the number of lost records.
     pub(super) fn finish(
         self,
         pipeline: &mut Pipeline,
-        mut met: impl FnMut(&NameTable, &Told),
+        mut on_match: impl FnMut(&NameTable, &Matched),
     ) -> Result<u64, AgentError> {
         if self.generations.is_empty() {
             return Ok(0);
@@ -96,9 +96,9 @@ impl Takeover {
                 while let Some(item) = events.next() {
                     found.records += 1;
                     match pipeline.record(&item, &self.names) {
-                        Ok(Some(told)) => {
-                            say(&told.sentence);
-                            met(&self.names, &told);
+                        Ok(Some(matched)) => {
+                            say(&matched.sentence);
+                            on_match(&self.names, &matched);
                         }
                         Ok(None) => {}
                         Err(error) => complain(&error),
@@ -122,8 +122,8 @@ impl Takeover {
     }
 }
 
-/// Keeps the names of a policy for the run that may take over, with the slots of the one before it: until the new one is in
-/// force, that is the one to take over.
+/// Stores the names of a policy for a later takeover, with the slots of the previous policy, which may be the one that is taken
+/// over until the new one is in force.
 pub(super) fn keep_names(state: &State, names: &NameTable, former: &BTreeMap<String, u16>) -> Result<(), StateError> {
     state.write(NAMES, names.to_text(former).as_bytes())
 }

@@ -28,7 +28,7 @@ enum Step {
     Window,
     Counters,
     Skipped,
-    Told,
+    Reported,
 }
 
 /// Enforces nothing, and remembers what it was asked to.
@@ -104,7 +104,7 @@ impl Enforcer for Fake {
         self.step(Step::Skipped).map(|()| 0)
     }
     fn tell_lost(&mut self, _: u64) -> KernelResult<()> {
-        self.step(Step::Told)
+        self.step(Step::Reported)
     }
 }
 
@@ -278,7 +278,7 @@ fn a_reload_is_all_or_nothing_whichever_step_fails() {
         scene.holds("new", &what);
     }
     // What the kernel only counts, or takes later, is no reason to refuse.
-    for step in [Step::Volume, Step::Label, Step::Counters, Step::Skipped, Step::Told] {
+    for step in [Step::Volume, Step::Label, Step::Counters, Step::Skipped, Step::Reported] {
         let mut scene = Scene::new();
         scene.write(&(new.clone() + limits));
         scene.agent.kernel.fails = Some(step);
@@ -363,7 +363,7 @@ fn whatever_fails_is_reported_once_and_the_guard_goes_on() {
         (Step::Identify, "the policy could not be renewed", "the policy is up to date again"),
         (Step::Counters, "lost records cannot be counted", "lost records are counted again"),
         (Step::Skipped, "skipped names cannot be counted", "skipped names are counted again"),
-        (Step::Told, "a later run may report lost records again", "reported losses are kept again"),
+        (Step::Reported, "a later run may report lost records again", "reported losses are kept again"),
     ];
     for (step, begins, ends) in failed {
         let mut scene = Scene::new();

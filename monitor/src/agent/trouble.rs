@@ -1,4 +1,4 @@
-//! Failures of a running guard: none of them ends it, and each is reported once, and once more when it is over.
+//! Failures of a running guard. None ends it; each is reported once, and once more when it is over.
 
 use std::{collections::BTreeMap, fmt::Display};
 
@@ -7,28 +7,28 @@ use serde_json::Map;
 use super::Agent;
 use journal::{ocsf::Stage, stdio::complain, text::terminal};
 
-/// How often in a row a task has to succeed before its failure is over: one that comes and goes is one failure.
+/// Successes in a row that end a failure. An intermittent failure is reported once.
 const CALM: u8 = 5;
 
-/// What a running guard does again and again, and goes on without when it fails. See [`Fatal`](super::fatal::Fatal) for
-/// what it cannot go on without.
+/// A periodic task of a running guard. The guard continues if it fails. See [`Fatal`](super::fatal::Fatal) for errors that
+/// end the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Task {
-    /// Compiles the policy anew for files, cgroups or addresses that have changed.
+    /// Compiles the policy for changed files, cgroups or addresses.
     Renew,
-    /// Marks processes that run already.
+    /// Labels running processes.
     Label,
-    /// Keeps the names of rules for a run that takes over.
+    /// Stores the names of rules for a takeover.
     Names,
-    /// Keeps the addresses of hosts in ingress rules for the next run.
+    /// Stores the addresses of hosts in ingress rules.
     Peers,
-    /// Writes the list of maintenance windows that are open.
+    /// Writes the list of open maintenance windows.
     Windows,
-    /// Reads how many records were lost.
+    /// Reads the number of lost records.
     Counters,
-    /// Reads how many names were skipped.
+    /// Reads the number of skipped DNS messages.
     Skipped,
-    /// Leaves word for a run that takes over how many losses have been reported.
+    /// Stores the number of reported losses for a takeover.
     Reported,
     /// Reads records.
     Records,
@@ -37,7 +37,7 @@ pub(super) enum Task {
 }
 
 impl Task {
-    /// What has failed.
+    /// Message of a failure.
     pub(super) fn failed(self) -> &'static str {
         match self {
             Self::Renew => "the policy could not be renewed, the old one stays in force",
@@ -53,7 +53,7 @@ impl Task {
         }
     }
 
-    /// What works again.
+    /// Message of a recovery.
     fn over(self) -> &'static str {
         match self {
             Self::Renew => "the policy is up to date again",
@@ -70,12 +70,12 @@ impl Task {
     }
 }
 
-/// The tasks that fail at present, each with the number of times that it has worked since.
+/// Failing tasks, each with its number of successes since.
 #[derive(Debug, Default)]
 pub(super) struct Troubles(BTreeMap<Task, u8>);
 
 impl Troubles {
-    /// Takes the outcome of a task; answers with what is to be reported.
+    /// Takes the outcome of a task. Returns the report that is due.
     pub(super) fn note<E: Display>(&mut self, task: Task, outcome: &Result<(), E>) -> Option<String> {
         match (outcome, self.0.get_mut(&task)) {
             (Err(error), None) => {
@@ -100,12 +100,12 @@ impl Troubles {
 }
 
 impl<E> Agent<E> {
-    /// Reports the failure of a task, and its end.
+    /// Reports the failure of a task, and its recovery.
     pub(super) fn note<Error: Display>(&mut self, task: Task, outcome: &Result<(), Error>) {
         let Some(message) = self.troubles.note(task, outcome) else { return };
         let message = terminal::plain(message.as_bytes());
         complain(&message);
-        // The journal's own failures are in it by the numbers that it lacks.
+        // A failure of the journal shows in the missing numbers of its lines.
         if task != Task::Journal {
             self.pipeline.lifecycle(Stage::Error, &message, &Map::new());
         }

@@ -1,7 +1,7 @@
-//! The maintenance windows that are open: opened and closed when somebody asks, told, and taken over.
+//! Open maintenance windows: opened and closed on request, reported, and taken over.
 //!
-//! The kernel closes a window by itself, at the time that its map holds. What is kept here, and in the state directory, is
-//! there to tell: who has opened it, and that it is closed.
+//! The kernel closes a window by itself, at the time in its map. The state here and in the state directory serves reports: who
+//! opened a window, and that it was closed.
 
 use std::{
     collections::BTreeMap,
@@ -32,28 +32,28 @@ use journal::{
 };
 use policy::model::Policy;
 
-/// Where the windows are kept, in the state directory.
+/// File of the windows, in the state directory.
 const KEPT: &str = "maintenance.json";
-/// Where is kept how things were when each was opened.
+/// File of the state before each window.
 const BEFORE: &str = "windows";
 
-/// How things were when a window was opened. Outlives the guard: the next run makes the report.
+/// State before a window. Stored, since the next run may write the report.
 #[derive(Debug, Serialize, Deserialize)]
 struct Before {
     user_dir: PathBuf,
     snapshot: Snapshot,
 }
 
-/// The windows that are open.
+/// The open windows.
 #[derive(Debug, Default)]
 pub(super) struct Windows {
     open: Vec<Window>,
-    /// The file does not say what is open: to be written again.
+    /// The file is outdated and has to be written.
     stale: bool,
 }
 
-/// What is needed to open and close them.
-pub(super) struct Hands<'a> {
+/// What is needed to open and close windows.
+pub(super) struct Context<'a> {
     pub(super) kernel: &'a mut dyn Enforcer,
     pub(super) pipeline: &'a mut Pipeline,
     pub(super) state: &'a State,
@@ -62,11 +62,11 @@ pub(super) struct Hands<'a> {
 }
 
 impl Windows {
-    /// Takes over those that an earlier run has left open in the kernel, and tells of those that are not any more.
+    /// Takes over the windows that an earlier run left open in the kernel, and reports those that have closed.
     ///
-    /// To be called before the new programs judge. A window whose programs have gone with their guard is closed: whoever
-    /// starts a guard anew expects it to protect.
-    pub(super) fn take_over(takeover: &Takeover, hands: &mut Hands<'_>) -> Result<Self, AgentError> {
+    /// Called before the new programs enforce. A window without pinned programs is closed, since a started guard has to
+    /// protect.
+    pub(super) fn take_over(takeover: &Takeover, hands: &mut Context<'_>) -> Result<Self, AgentError> {
         let kept: Vec<Window> =
             hands.state.read(KEPT)?.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         let mut windows = Self::default();
@@ -94,8 +94,13 @@ impl Windows {
         Ok(windows)
     }
 
-    /// Does what is asked.
-    pub(super) fn answer(&mut self, request: &Request, by: &str, hands: &mut Hands<'_>) -> Result<Vec<Window>, String> {
+    /// Handles a request.
+    pub(super) fn answer(
+        &mut self,
+        request: &Request,
+        by: &str,
+        hands: &mut Context<'_>,
+    ) -> Result<Vec<Window>, String> {
         self.expire(hands);
         match request {
             Request::Status => Ok(self.open.clone()),
@@ -118,7 +123,7 @@ impl Windows {
         class: &str,
         seconds: u64,
         by: &str,
-        hands: &mut Hands<'_>,
+        hands: &mut Context<'_>,
     ) -> Result<Vec<Window>, String> {
         let maintenance = maintenance(class)?;
         if seconds == 0 || seconds > LONGEST.as_secs() {
@@ -148,7 +153,7 @@ impl Windows {
         let open = self.with(&window, &policy.user_dir, hands.state).map_err(|error| error.to_string())?;
         write(&open, hands.state).map_err(|error| error.to_string())?;
         hands.pipeline.programs().begin(slot, class);
-        // Told before it is open: what happens in a window of which nothing is known would be a riddle.
+        // Journaled before it opens, so that every exempted operation follows the record of its window.
         let message = format!("maintenance: {class} of instance {} is open for {seconds} s, by {by}", window.instance);
         tell(Stage::Open, &window, &message, Map::new(), hands.pipeline);
         if let Err(error) = hands.kernel.set_window(slot, maintenance, until_ns) {
@@ -162,8 +167,7 @@ impl Windows {
         Ok(vec![window])
     }
 
-    /// The open windows with this one, which takes the place of the one of its class: that has begun with things as they
-    /// were then.
+    /// The open windows with this one, which replaces one of its class and keeps the state before it.
     fn with(&self, window: &Window, user_dir: &Path, state: &State) -> Result<Vec<Window>, AgentError> {
         if !self.open.iter().any(|open| is_same(open, window)) {
             begin(window, user_dir, state)?;
@@ -172,12 +176,12 @@ impl Windows {
         Ok(others.chain([window]).cloned().collect())
     }
 
-    /// Closes those that fit. One that the kernel does not close stays open, and that is the error; the others are closed.
+    /// Closes matching windows. A window that the kernel does not close stays open and is the error; the others are closed.
     fn close(
         &mut self,
         fits: impl Fn(&Window) -> bool,
         why: &str,
-        hands: &mut Hands<'_>,
+        hands: &mut Context<'_>,
     ) -> Result<Vec<Window>, String> {
         let (mut closed, mut failed) = (Vec::new(), None);
         for window in std::mem::take(&mut self.open) {
@@ -200,8 +204,8 @@ impl Windows {
         failed.map_or(Ok(closed), |error| Err(error.to_string()))
     }
 
-    /// Tells of those that the kernel has closed by itself.
-    pub(super) fn expire(&mut self, hands: &mut Hands<'_>) {
+    /// Reports windows that the kernel has closed.
+    pub(super) fn expire(&mut self, hands: &mut Context<'_>) {
         let now = boot_ns();
         let (over, open): (Vec<_>, _) = std::mem::take(&mut self.open).into_iter().partition(|it| it.until_ns <= now);
         self.open = open;
@@ -211,8 +215,8 @@ impl Windows {
         self.stale |= !over.is_empty();
     }
 
-    /// Writes the list of those that are open where it is not as it should be. What rests on it are reports alone: a failure
-    /// opens and closes nothing, and is tried again.
+    /// Writes the list of open windows if it is outdated. Only reports depend on it: a failure opens and closes no window and is
+    /// retried.
     pub(super) fn keep(&mut self, state: &State) -> Result<(), StateError> {
         if self.stale {
             write(&self.open, state)?;
@@ -221,8 +225,8 @@ impl Windows {
         Ok(())
     }
 
-    /// Those that stay when instances go: written, before anything of it is in force. Where nothing comes of that, the list
-    /// is [written](Self::keep) again as it was.
+    /// Writes the windows that remain with the instances of a new policy, before it is in force. If it is not applied, the list
+    /// is [written](Self::keep) again.
     pub(super) fn leave(&mut self, stays: impl Fn(&Window) -> bool, state: &State) -> Result<(), StateError> {
         if self.open.iter().all(&stays) {
             return Ok(());
@@ -232,24 +236,24 @@ impl Windows {
         write(&left, state)
     }
 
-    /// Closes those of instances that have gone. The kernel has no rule any more that they would be about.
-    pub(super) fn drop_gone(&mut self, stays: impl Fn(&Window) -> bool, hands: &mut Hands<'_>) {
+    /// Closes the windows of removed instances, for which the kernel has no rules any more.
+    pub(super) fn drop_gone(&mut self, stays: impl Fn(&Window) -> bool, hands: &mut Context<'_>) {
         let (open, gone): (Vec<_>, _) = std::mem::take(&mut self.open).into_iter().partition(stays);
         self.open = open;
         for window in &gone {
-            // Should it stay: before the slot is another instance's, it is shut.
+            // If this fails, `shut` closes it before another instance gets the slot.
             let _ = set(window, 0, hands);
             tell_closed(window, "the instance is not guarded any more", hands);
         }
     }
 }
 
-/// Makes sure that no window is open for a slot that is about to be given to an instance.
+/// Ensures that no window is open for a slot before an instance gets it.
 pub(super) fn shut(slot: u16, kernel: &mut dyn Enforcer) -> Result<(), KernelError> {
     Maintenance::NAMES.iter().try_for_each(|&(_, maintenance)| kernel.set_window(slot, maintenance, 0))
 }
 
-fn set(window: &Window, until_ns: u64, hands: &mut Hands<'_>) -> Result<(), KernelError> {
+fn set(window: &Window, until_ns: u64, hands: &mut Context<'_>) -> Result<(), KernelError> {
     match (hands.slots.get(&window.instance), window.maintenance()) {
         (Some(&slot), Some(maintenance)) => hands.kernel.set_window(slot, maintenance, until_ns),
         _ => Ok(()),
@@ -264,7 +268,7 @@ fn maintenance(class: &str) -> Result<Maintenance, String> {
     Maintenance::by_name(class).ok_or_else(|| format!("\"{class}\" is no maintenance: palette, settings or files"))
 }
 
-/// The instance, if one is named, which then has to be there.
+/// The named instance, which has to exist.
 fn known<'a>(instance: Option<&'a str>, policy: &Policy) -> Result<Option<&'a str>, String> {
     match instance {
         Some(name) if policy.instances.iter().all(|it| it.name != name) => {
@@ -283,13 +287,13 @@ fn name(window: &Window) -> String {
     format!("{}-{}.json", HEXLOWER.encode(window.instance.as_bytes()), window.class)
 }
 
-/// Keeps how things are.
+/// Stores the state before a window.
 fn begin(window: &Window, user_dir: &Path, state: &State) -> Result<(), StateError> {
     let before = Before { user_dir: user_dir.to_owned(), snapshot: Snapshot::take(user_dir) };
     state.within(BEFORE)?.write(&name(window), &serde_json::to_vec(&before).unwrap_or_default())
 }
 
-/// What was done since; `None` when it is not known how things were.
+/// Changes since; `None` if the state before is unknown.
 fn end(window: &Window, state: &State) -> Option<(PathBuf, Report)> {
     let kept = state.within(BEFORE).ok()?;
     let before: Before = serde_json::from_slice(&kept.read(&name(window)).ok()??).ok()?;
@@ -298,7 +302,7 @@ fn end(window: &Window, state: &State) -> Option<(PathBuf, Report)> {
     Some((before.user_dir, report))
 }
 
-fn tell_closed(window: &Window, why: &str, hands: &mut Hands<'_>) {
+fn tell_closed(window: &Window, why: &str, hands: &mut Context<'_>) {
     let mut message = format!("maintenance: {} of instance {} is closed: {why}", window.class, window.instance);
     let mut more = Map::new();
     let ran = hands.slots.get(&window.instance).and_then(|&slot| hands.pipeline.programs().end(slot, &window.class));
@@ -343,7 +347,7 @@ fn tell(stage: Stage, window: &Window, message: &str, more: Map<String, Value>, 
     pipeline.lifecycle(stage, message, &details);
 }
 
-/// Whether two windows are about one class of one instance.
+/// Whether two windows have the same class and instance.
 fn is_same(a: &Window, b: &Window) -> bool {
     a.instance == b.instance && a.class == b.class
 }
@@ -370,7 +374,7 @@ mod tests {
         // Another class and another instance are other windows.
         windows.open = windows.with(&window("a", "palette", 1), &user_dir, &state).unwrap();
         windows.open = windows.with(&window("b", "settings", 1), &user_dir, &state).unwrap();
-        fs::write(user_dir.join("settings.js"), "module.exports = { evil: 1 }\n").unwrap();
+        fs::write(user_dir.join("settings.js"), "module.exports = { changed: 1 }\n").unwrap();
         windows.open = windows.with(&window("a", "settings", 2), &user_dir, &state).unwrap();
         let open: Vec<_> = windows.open.iter().map(|it| (&*it.instance, &*it.class, it.until_ns)).collect();
         assert_eq!(open, [("a", "palette", 1), ("b", "settings", 1), ("a", "settings", 2)]);
@@ -380,7 +384,7 @@ mod tests {
             more.get("settings_diff").and_then(Value::as_str).unwrap_or_default().to_owned()
         };
         let diff = changed(window("a", "settings", 2));
-        assert!(diff.contains("+module.exports = { evil: 1 }"), "what was done before it was opened again: {diff}");
+        assert!(diff.contains("+module.exports = { changed: 1 }"), "what was done before it was opened again: {diff}");
         // One that was closed meanwhile begins anew.
         windows.open.retain(|open| open.class != "settings");
         windows.open = windows.with(&window("a", "settings", 3), &user_dir, &state).unwrap();

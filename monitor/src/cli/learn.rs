@@ -25,7 +25,6 @@ use monitor::{
 use monitor_common::verdict::Sensor;
 use node_red::instance::{self, init};
 use policy::{host::System, model::Policy};
-use rustix::process::{Signal, getpid, kill_process};
 
 use super::{
     as_root,
@@ -34,6 +33,7 @@ use super::{
     journal::{self, time},
     with_peers,
 };
+use tokio_util::sync::CancellationToken;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -160,12 +160,13 @@ fn watch(present: &Present, place: &Path, length: Duration, cgroup_root: Option<
     let _runtime = runtime.enter();
     let (agent, events) = Agent::start(options)?;
     aside(&format_args!("watching for {}; Ctrl-C ends it earlier\n", humantime::format_duration(length)));
-    std::thread::spawn(move || {
-        std::thread::sleep(length);
-        // The guard ends as on any other day. It is this very process.
-        let _ = kill_process(getpid(), Signal::TERM);
+    let stop = CancellationToken::new();
+    let timer = stop.clone();
+    runtime.spawn(async move {
+        tokio::time::sleep(length).await;
+        timer.cancel();
     });
-    runtime.block_on(agent.run(events))?;
+    runtime.block_on(agent.run(events, stop))?;
     Ok(journal)
 }
 

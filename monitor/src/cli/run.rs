@@ -12,6 +12,7 @@ use monitor::{
 use monitor_common::verdict::Sensor;
 
 use super::journal::DIRECTORY;
+use tokio_util::sync::CancellationToken;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -89,7 +90,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot be started")?;
     let _runtime = runtime.enter();
     let (agent, events) = Agent::start(options)?;
-    runtime.block_on(agent.run(events))?;
+    runtime.block_on(agent.run(events, CancellationToken::new()))?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! From the kernel's bytes to a line in the journal: decode, enrich, render, append.
+//! From bytes of the ring buffer to a line of the journal: decode, enrich, render, append.
 
 use std::{sync::Arc, time::Instant};
 
@@ -23,40 +23,40 @@ use serde_json::{Map, Value};
 /// Why a record could not be journaled.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
-    /// The kernel's bytes make no record.
+    /// The bytes are not a valid record.
     #[error("a record from the kernel cannot be read: {0}")]
     Decode(#[from] DecodeError),
 }
 
-/// What there is to say about a record, and what has to be done about it.
+/// A record that has to be printed or responded to.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct Matched {
     /// The record.
     pub record: Record,
     /// Name of the instance.
     pub instance: String,
     /// Id of the rule.
     pub rule: String,
-    /// For the console.
+    /// Message for the console.
     pub sentence: String,
-    /// Its incident.
+    /// Uid of its incident.
     pub uid: Arc<str>,
-    /// How many events that has had by now.
+    /// Number of events of the incident so far.
     pub nth: u64,
-    /// What there is to say about the incident.
-    pub incident: Option<Said>,
+    /// Report about the incident, if one is due.
+    pub incident: Option<IncidentReport>,
 }
 
-/// What there is to say about an incident, for the console.
+/// Report about an incident for the console.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
-    /// What it is, and how often it was met.
+pub struct IncidentReport {
+    /// Title and count.
     pub sentence: String,
-    /// What to do, when it has just begun.
-    pub mend: Option<String>,
+    /// Remediation, for a new incident.
+    pub remediation: Option<String>,
 }
 
-/// Takes records, one after the other.
+/// Processes records in order.
 #[derive(Debug)]
 pub struct Pipeline {
     enricher: Enricher,
@@ -83,25 +83,25 @@ impl Pipeline {
         }
     }
 
-    /// What is known about processes.
+    /// The cache of processes.
     pub fn enricher(&mut self) -> &mut Enricher {
         &mut self.enricher
     }
 
-    /// Where instances say who deploys.
+    /// Logs of the editors of instances.
     pub fn editors(&mut self) -> &mut Editors {
         &mut self.editors
     }
 
-    /// What runs in maintenance windows.
+    /// Programs that run in maintenance windows.
     pub fn programs(&mut self) -> &mut Programs {
         &mut self.programs
     }
 
-    /// Takes one record; answers when there is something to say.
+    /// Processes one record. Returns what has to be printed or responded to.
     ///
-    /// What was denied or killed is put on the disk at once; nobody waits for that here.
-    pub fn record(&mut self, bytes: &[u8], names: &dyn Names) -> Result<Option<Told>, PipelineError> {
+    /// Denied and killed operations are written to disk at once, without waiting here.
+    pub fn record(&mut self, bytes: &[u8], names: &dyn Names) -> Result<Option<Matched>, PipelineError> {
         let record = decode(bytes)?;
         self.enricher.observe(&record);
         self.programs.observe(&record);
@@ -116,8 +116,8 @@ impl Pipeline {
         Ok(Some(self.take(enriched)))
     }
 
-    /// Journals what is to be journaled, and counts it in its incident.
-    fn take(&mut self, enriched: Enriched) -> Told {
+    /// Journals a record and counts it in its incident.
+    fn take(&mut self, enriched: Enriched) -> Matched {
         let sentence = sentence::sentence(&enriched);
         let mut activity = Activity::new(&enriched, &sentence);
         let urgent = enriched.record.verdict >= Verdict::Deny;
@@ -137,87 +137,93 @@ impl Pipeline {
         }
         let Enriched { record, instance, rule, .. } = enriched;
         self.counts.event(&instance, &rule, record.verdict.name());
-        Told { record, instance, rule, sentence, uid, nth, incident }
+        Matched { record, instance, rule, sentence, uid, nth, incident }
     }
 
-    /// Tells of incidents that go on, and of those that are over. To be called now and then.
-    pub fn tick(&mut self, now: Instant) -> Vec<Said> {
-        let told = self.incidents.tick(now);
-        self.tell_all(&told)
+    /// Reports incidents that continue or were closed. Called periodically.
+    pub fn tick(&mut self, now: Instant) -> Vec<IncidentReport> {
+        let reports = self.incidents.tick(now);
+        self.report_all(&reports)
     }
 
-    /// Tells of all incidents that are open: the guard ends.
-    pub fn end(&mut self) -> Vec<Said> {
-        let told = self.incidents.close();
-        self.tell_all(&told)
+    /// Reports all open incidents, since the guard stops.
+    pub fn end(&mut self) -> Vec<IncidentReport> {
+        let reports = self.incidents.close();
+        self.report_all(&reports)
     }
 
-    fn tell_all(&mut self, told: &[(Phase, Incident)]) -> Vec<Said> {
+    fn report_all(&mut self, reports: &[(Phase, Incident)]) -> Vec<IncidentReport> {
         let Self { journal, editors, .. } = self;
-        let tell = |(phase, incident): &(Phase, Incident)| {
+        let report = |(phase, incident): &(Phase, Incident)| {
             tell(journal, *phase, incident, editors.last(&incident.instance).as_ref(), Durability::Grouped)
         };
-        told.iter().map(tell).collect()
+        reports.iter().map(report).collect()
     }
 
-    /// Journals what was done beyond the operation itself.
+    /// Journals a response beyond the operation itself.
     pub fn response(&self, event: Value) {
         self.journal.append(event, Durability::Now);
     }
 
-    /// Journals that the guard started, stopped, or changed its policy.
+    /// Journals a lifecycle event of the guard.
     pub fn lifecycle(&self, stage: ocsf::Stage, message: &str, details: &Map<String, Value>) {
         self.journal.append(ocsf::lifecycle(stage, message, details), Durability::Now);
     }
 
-    /// What is wrong with the journal at present.
+    /// The present failure of the journal.
     pub fn check(&self) -> Result<(), JournalError> {
         self.journal.check()
     }
 
-    /// Writes everything out, and closes the journal.
+    /// Flushes and closes the journal.
     pub fn close(&mut self) -> Result<(), JournalError> {
         self.journal.close()
     }
 
-    /// Gives the journal other limits.
+    /// Changes the limits of the journal.
     pub fn limit_journal(&self, limits: Limits) {
         self.journal.limit(limits);
     }
 
-    /// What sinks need of the journal.
+    /// The journal as the spool of sinks.
     #[must_use]
     pub fn spool(&self) -> Spool {
         self.journal.spool()
     }
 
-    /// What has been counted.
+    /// The counters.
     #[must_use]
     pub fn counts(&self) -> &Arc<Counts> {
         &self.counts
     }
 
-    /// Where the journal is.
+    /// Directory of the journal.
     #[must_use]
     pub fn journal_path(&self) -> &std::path::Path {
         self.journal.path()
     }
 }
 
-/// Journals what there is to tell of an incident.
-fn tell(journal: &Journal, phase: Phase, incident: &Incident, deploy: Option<&Deploy>, durability: Durability) -> Said {
+/// Journals a report about an incident.
+fn tell(
+    journal: &Journal,
+    phase: Phase,
+    incident: &Incident,
+    deploy: Option<&Deploy>,
+    durability: Durability,
+) -> IncidentReport {
     let mut event = finding::finding(phase, incident);
     if let Some(deploy) = deploy {
         finding::hint(&mut event, deploy);
     }
     let text = |pointer| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mend = (phase == Phase::Create).then(|| text("/remediation/desc"));
-    let said = Said { sentence: text("/message"), mend };
+    let remediation = (phase == Phase::Create).then(|| text("/remediation/desc"));
+    let said = IncidentReport { sentence: text("/message"), remediation };
     journal.append_naming(event, durability, incident.mark.clone());
     said
 }
 
-/// Records that only tell who descends from whom.
+/// Records that carry process lineage only.
 fn is_context(record: &Record) -> bool {
     matches!(record.hook, Hook::Fork | Hook::Exit | Hook::Dns)
 }
@@ -241,8 +247,8 @@ mod tests {
         let mut said = 0;
         for number in 0..2000 {
             let rule = if number == 1000 { 2 } else { 1 };
-            let told = pipeline.record(&bytes(event(rule), b"settings.js\0ud\0", b""), &Plain).unwrap().unwrap();
-            said += usize::from(told.incident.is_some_and(|said| said.mend.is_some()));
+            let matched = pipeline.record(&bytes(event(rule), b"settings.js\0ud\0", b""), &Plain).unwrap().unwrap();
+            said += usize::from(matched.incident.is_some_and(|said| said.remediation.is_some()));
         }
         assert_eq!((said, pipeline.end().len()), (2, 2));
         pipeline.close().unwrap();
@@ -252,17 +258,17 @@ mod tests {
         assert_eq!(events.len(), 2000);
         for rule in ["rule-1", "rule-2"] {
             let of_rule = |line: &&&Value| line["unmapped"]["rule"] == rule;
-            let (events, told): (Vec<_>, Vec<_>) =
+            let (events, findings): (Vec<_>, Vec<_>) =
                 (events.iter().filter(of_rule).collect(), other.iter().filter(of_rule).collect());
-            let uid = &told[0]["finding_info"]["uid"];
-            assert!(told.iter().all(|line| line["class_uid"] == 2004 && line["finding_info"]["uid"] == *uid));
+            let uid = &findings[0]["finding_info"]["uid"];
+            assert!(findings.iter().all(|line| line["class_uid"] == 2004 && line["finding_info"]["uid"] == *uid));
             assert!(events.iter().all(|line| line["metadata"]["correlation_uid"] == *uid));
             assert_eq!(
-                (told.len(), &told[0]["activity_name"], &told[1]["activity_name"]),
+                (findings.len(), &findings[0]["activity_name"], &findings[1]["activity_name"]),
                 (2, &"Create".into(), &"Close".into())
             );
-            assert_eq!((&told[0]["count"], told[1]["count"].as_u64()), (&1.into(), Some(events.len() as u64)));
-            assert_eq!(told[1]["unmapped"]["example"], events[0]["metadata"]["uid"]);
+            assert_eq!((&findings[0]["count"], findings[1]["count"].as_u64()), (&1.into(), Some(events.len() as u64)));
+            assert_eq!(findings[1]["unmapped"]["example"], events[0]["metadata"]["uid"]);
         }
     }
 }
