@@ -51,7 +51,7 @@ pub trait Lookups {
     /// Until when a maintenance window of an instance is open, by [`now`](Lookups::now); 0 when there is none.
     /// `maintenance` is a [`Maintenance`] as a number.
     fn window(&self, slot: u16, maintenance: u8) -> u64;
-    /// `CLOCK_BOOTTIME` in nanoseconds: it goes on while the machine sleeps, and nobody can set it.
+    /// `CLOCK_BOOTTIME` in nanoseconds: it includes suspend and cannot be set.
     fn now(&self) -> u64;
     /// The names of the policy that gave an address to the instance.
     fn bound(&self, _key: &BoundKey) -> Option<&Bound> {
@@ -452,7 +452,7 @@ pub fn place<L: Lookups, P: Locate>(maps: &L, subject: &Subject<'_>, view: &mut 
     (work.node.get() != NOWHERE).then_some(())
 }
 
-/// Decides about an access to a file of which nobody can tell which it is: the strictest of all rules does.
+/// Decides about an access to an unknown file: the strictest of all rules decides.
 #[inline(always)]
 pub fn unknown<L: Lookups>(maps: &L, subject: &Subject<'_>, access: Access, work: &mut Work) -> Decision {
     work.begin(access);
@@ -818,7 +818,7 @@ pub fn bpf(subject: &Subject<'_>, command: u32) -> Decision {
     shield(class(subject, Class::Kernel, Access::NONE), HANDS_OUT.contains(&command), RULE_GUARD_PROGRAMS)
 }
 
-/// The guard is nobody's to touch, however mild the policy is.
+/// Access to the guard is denied, whatever the policy allows.
 #[inline(always)]
 fn shield(decision: Decision, hit: bool, rule: u16) -> Decision {
     if hit && (decision.verdict as u8) < Verdict::Deny as u8 {

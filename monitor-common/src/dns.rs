@@ -22,7 +22,7 @@ pub const GRACE_NS: u64 = 300 * 1_000_000_000;
 /// Longest TTL that counts, in seconds.
 pub const MAX_TTL: u32 = 86_400;
 
-/// Most messages of a [`Kind`] and an instance that userspace is told of in a second.
+/// Most messages of a [`Kind`] and an instance that are reported in a second.
 pub const MAX_TOLD: u64 = 1000;
 /// From so many bytes on a question is a long one: a flood of short ones hides none that carries much.
 pub const LONG_QUESTION: u32 = 64;
@@ -178,32 +178,33 @@ pub struct Noted {
     pub tgid: u32,
 }
 
-/// How many messages of a [`Kind`] and an instance were told, so that a flood of them leaves room for other records.
+/// Rate of reported messages of a [`Kind`] and an instance. It bounds floods, so that the ring buffer has room for other
+/// records.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rate {
     /// `CLOCK_BOOTTIME` in seconds.
     pub second: u64,
     /// Those in that second.
-    pub told: u64,
-    /// Those that were not told, ever.
+    pub reported: u64,
+    /// Messages that were not reported, in total.
     pub skipped: u64,
 }
 
 impl Rate {
-    /// Whether one more is to be told.
+    /// Whether one more message may be reported.
     #[inline(always)]
     pub fn may_tell(&mut self, now_ns: u64) -> bool {
         let second = now_ns / 1_000_000_000;
         if self.second != second {
             self.second = second;
-            self.told = 0;
+            self.reported = 0;
         }
-        if self.told >= MAX_TOLD {
+        if self.reported >= MAX_TOLD {
             self.skipped += 1;
             return false;
         }
-        self.told += 1;
+        self.reported += 1;
         true
     }
 }
@@ -684,7 +685,7 @@ mod tests {
                 let now = at(second * 10 + if count % 2 == 0 { 0 } else { 9 });
                 assert_eq!(rate.may_tell(now), count < MAX_TOLD, "{second} {count}");
             }
-            assert_eq!((rate.second, rate.told, rate.skipped - before), (second, MAX_TOLD, 7));
+            assert_eq!((rate.second, rate.reported, rate.skipped - before), (second, MAX_TOLD, 7));
         }
     }
 
@@ -741,8 +742,8 @@ mod tests {
     #[test]
     fn a_flood_is_told_up_to_the_bound_and_the_rest_is_counted() {
         let mut rate = Rate::default();
-        let told = (0..3 * MAX_TOLD).filter(|_| rate.may_tell(7_999_999_999)).count() as u64;
-        assert_eq!((told, rate.skipped), (MAX_TOLD, 2 * MAX_TOLD));
+        let reported = (0..3 * MAX_TOLD).filter(|_| rate.may_tell(7_999_999_999)).count() as u64;
+        assert_eq!((reported, rate.skipped), (MAX_TOLD, 2 * MAX_TOLD));
         assert!(rate.may_tell(8_000_000_000), "the next second");
     }
 

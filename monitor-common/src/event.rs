@@ -102,7 +102,7 @@ pub enum Hook {
     /// A command was handed to a driver by `io_uring`.
     UringCommand = 38,
     /// A question to a resolver, or the answer; the text is the message, the address the resolver's. `detail` is 1 for an
-    /// answer. It is told, and never journaled as it is.
+    /// answer. It is reported to userspace and not journaled as such.
     Dns = 39,
     /// More has left for an address than a rule lets out: `bytes` in the `count` hours since the first of them, `detail` is
     /// the bound.
@@ -173,7 +173,8 @@ impl Hook {
         Self::NAMES.iter().find(|&&(_, hook)| hook == self).map_or("unknown", |&(name, _)| name)
     }
 
-    /// The class that decides where no rule speaks; `None` for what is only told. `detail` is that of the record.
+    /// The class whose default decides where no rule matches; `None` for records that are only reported. `detail` is that of the
+    /// record.
     #[must_use]
     pub fn class(self, detail: u64) -> Option<Class> {
         Some(match self {

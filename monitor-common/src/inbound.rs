@@ -1,4 +1,4 @@
-//! Whose a socket is that others send to, and which peers have been told of.
+//! Owners of sockets that receive traffic, and the peers that were reported.
 //!
 //! A packet comes in when no process asks for it, so nothing about the current task says whose it is. The socket does: it
 //! was noted when it was bound.
@@ -37,7 +37,7 @@ pub struct PeerKey {
     pub instance: u16,
     /// The instance's port, host byte order.
     pub port: u16,
-    /// Index of the rule, by which another policy may say something else: that is told anew.
+    /// Index of the rule. A match of another rule or policy is reported again.
     pub rule: u16,
     /// An `IPPROTO_*` number.
     pub protocol: u8,
@@ -45,17 +45,17 @@ pub struct PeerKey {
     pub verdict: u8,
 }
 
-/// What was told of a peer.
+/// Report about a peer.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerTold {
     /// When, `CLOCK_BOOTTIME` in nanoseconds.
     pub at_ns: u64,
-    /// Packets since then that were treated alike, and not told.
+    /// Packets since then with the same verdict that were not reported.
     pub silent: u64,
 }
 
-/// A peer that goes on is told of again after this time: whoever knocks at a closed port tries for minutes.
+/// A peer that continues is reported again after this time: a client retries a closed port for minutes.
 pub const TELL_AGAIN_NS: u64 = 60_000_000_000;
 
 shared!(Owner = 64, PeerKey = 24, PeerTold = 16);

@@ -7,7 +7,7 @@
 //! that there is to know, and the kernel never climbs twice.
 //!
 //! Every key carries the policy's `epoch`. A new policy is written beside the old one under the next epoch and
-//! becomes the policy when the one word that names the current epoch changes; nobody ever meets a mixture.
+//! takes effect when the one word that holds the current epoch changes; no program sees a mixture.
 
 use crate::{Access, Verdict, name::Name, shared};
 
@@ -18,9 +18,9 @@ pub const MAX_NET_RULES: usize = 16;
 /// Bytes of a `*SUFFIX` or `PREFIX*` pattern that are compared.
 pub const PATTERN_LEN: usize = 32;
 
-/// Index of the rule that nobody watched signals the guard or reaches into it; no policy can lift it.
+/// Index of the rule that watched processes must not signal or trace the guard. No policy can change it.
 pub const RULE_GUARD_PROCESS: u16 = u16::MAX - 1;
-/// Index of the rule that nobody watched gets hold of programs and maps that others have loaded.
+/// Index of the rule that watched processes must not access programs and maps of others.
 pub const RULE_GUARD_PROGRAMS: u16 = u16::MAX - 2;
 /// The first index that no rule of a policy has.
 pub const FIRST_RESERVED: u16 = RULE_GUARD_PROGRAMS;

@@ -64,7 +64,7 @@ impl Volume {
     }
 }
 
-/// A bound that was passed, and told: once in a span.
+/// An exceeded bound that was reported: once in a span.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PassedKey {
@@ -74,7 +74,7 @@ pub struct PassedKey {
     pub since_ns: u64,
     /// Slot of the instance.
     pub instance: u16,
-    /// Index of the rule, by which another policy may say something else: that is told anew.
+    /// Index of the rule. Another rule or policy is reported again.
     pub rule: u16,
     /// What is done, a [`crate::Verdict`].
     pub verdict: u32,

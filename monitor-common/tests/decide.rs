@@ -499,7 +499,7 @@ fn of_a_name_and_a_rule_about_the_very_address_the_stricter_decides() {
 
 const PALETTE: u8 = Maintenance::Palette as u8;
 
-/// /ud/package.json, node 3, which a palette window opens, and whose mode nobody changes at any time.
+/// /ud/package.json, node 3: a palette window exempts writes, and changes of its mode are always denied.
 fn palette() -> Tables {
     let mut own = on(Access::WRITE.union(Access::RENAME), rule(7, Verdict::Deny).lifted_by(PALETTE));
     own[Access::ATTR.bits().trailing_zeros() as usize] = rule(8, Verdict::Deny);

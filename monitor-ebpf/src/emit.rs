@@ -37,7 +37,7 @@ impl<'a> Record<'a> {
         record
     }
 
-    /// Begins a record about the process that bound a socket, whoever runs at this moment.
+    /// Begins a record about the process that bound a socket, which need not be the current task.
     #[inline(always)]
     pub(crate) fn about(scratch: &'a mut Scratch, actor: &Actor, hook: u8, owner: &Owner) -> Self {
         let mut record = Self::begin(scratch, actor, hook);

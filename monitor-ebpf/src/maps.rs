@@ -94,7 +94,7 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(2 * 1024 * 1024, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 
-/// How many lost records userspace has told of; kept for the run that takes over. One entry.
+/// Number of lost records that userspace has reported; kept for a takeover. One entry.
 #[map]
 static TOLD: Array<u64> = Array::with_max_entries(1, 0);
 
@@ -297,7 +297,7 @@ pub(crate) static SOCKETS: LruHashMap<u64, Noted> = LruHashMap::with_max_entries
 #[map]
 pub(crate) static QUERIES: LruHashMap<QueryKey, u64> = LruHashMap::with_max_entries(16_384, 0);
 
-/// How many questions and answers were told, by the instance's slot * [`Kind::COUNT`] + [`Kind`].
+/// Rates of reported questions and answers, by the instance's slot * [`Kind::COUNT`] + [`Kind`].
 #[map]
 pub(crate) static DNS_RATES: Array<Rate> = Array::with_max_entries(Kind::COUNT * MAX_INSTANCES as u32, 0);
 
@@ -333,7 +333,7 @@ pub(crate) fn new_stream(next: u32) -> Option<&'static mut Stream> {
 #[map]
 pub(crate) static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(8_192, 0);
 
-/// Peers that were told of.
+/// Peers that were reported.
 #[map]
 pub(crate) static PEERS: LruHashMap<PeerKey, PeerTold> = LruHashMap::with_max_entries(4_096, 0);
 
@@ -349,6 +349,6 @@ pub(crate) static SENDERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries
 #[map]
 pub(crate) static VOLUMES: LruHashMap<VolumeKey, Volume> = LruHashMap::with_max_entries(16_384, 0);
 
-/// Bounds that were passed, and told.
+/// Exceeded bounds that were reported.
 #[map]
 pub(crate) static PASSED: LruHashMap<PassedKey, u32> = LruHashMap::with_max_entries(4_096, 0);

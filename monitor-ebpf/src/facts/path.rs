@@ -172,7 +172,7 @@ pub(crate) fn name_of(dentry: u64, name: &mut Name) -> bool {
     read > 0
 }
 
-/// The mount that a dentry is most likely named under, for hooks that are told none: that of the task's root or working
+/// The most likely mount of a dentry, for hooks without a mount argument: that of the task's root or working
 /// directory when it is of the same file system; 0 otherwise.
 #[inline(always)]
 pub(crate) fn likely_mount(dentry: u64) -> u64 {

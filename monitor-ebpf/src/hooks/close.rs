@@ -1,4 +1,4 @@
-//! A descriptor is closed: the totals of a file whose first write was recorded are told.
+//! `close`: reports the totals of a file whose first write was recorded.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use monitor_common::{

@@ -39,13 +39,13 @@ fn enter(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let (dentry, _) = file.dentry_and_mount()?;
-    if writes && is_told(&call.actor, file.0, dentry) {
+    if writes && is_reported(&call.actor, file.0, dentry) {
         return None;
     }
     let scratch = maps::scratch()?;
     let done = judge_file(scratch, &call.actor, file, &Request::new(call.spec.hook, access))?;
     if writes && done as u8 >= Verdict::Log as u8 {
-        // From now on the writes are only counted, and the totals are told when the file is closed.
+        // Further writes are counted; the totals are reported when the file is closed.
         let decision = scratch.work.decision();
         let totals = WriteTotals {
             bytes: 0,
@@ -92,10 +92,10 @@ pub(super) fn changes(file: File, access: Access) -> bool {
     }
 }
 
-/// Whether a write through the file was told under this policy. A function of its own: the compiler would mix up what it keeps
+/// Whether a write through the file was reported under this policy. A function of its own: the compiler would mix up what it keeps
 /// on the stack.
 #[inline(never)]
-fn is_told(actor: &Actor, file: u64, dentry: u64) -> bool {
+fn is_reported(actor: &Actor, file: u64, dentry: u64) -> bool {
     // SAFETY: the entry stays until it is removed, and is written as a whole.
     let Some(totals) = (unsafe { WRITES.get(totals_key(File(file))) }) else { return false };
     totals.epoch == actor.subject.epoch

@@ -3,8 +3,8 @@
 //!
 //! A socket is [noted](note) when a process in scope connects it, or sends from it, to a resolver of its instance. Of all
 //! other packets nothing is looked at beyond that. An answer over UDP counts when the socket has asked for it, by number;
-//! one over TCP where the stream stands that the resolver's SYN has begun, so that nobody can make the middle of an answer
-//! pass for one. These programs run in nobody's context: the current task is a stranger.
+//! one over TCP where the stream stands that the resolver's SYN has begun, so that the middle of an answer cannot
+//! pass for one. These programs run without task context: the current task is unrelated.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -35,7 +35,7 @@ use crate::{
 const SYN: u8 = 2;
 /// Bytes of a UDP header.
 const UDP_HEADER: u32 = 8;
-/// Longest question that is told.
+/// Longest reported question, in bytes.
 const MAX_QUESTION: u32 = 1024;
 /// Most messages in one segment that are read.
 const MAX_IN_SEGMENT: u32 = 4;
@@ -137,7 +137,7 @@ fn tell_question(ctx: &SkBuffContext, socket: Asking, packet: &Packet, at: u32) 
     Some(())
 }
 
-/// Whether one more message of an instance is told. Two processors at once may count one for two: the bound is a rough one.
+/// Whether one more message of an instance is reported. Two CPUs at once may count one for two: the bound is approximate.
 #[inline(always)]
 fn may_tell(instance: u32, kind: Kind) -> bool {
     let Some(rate) = DNS_RATES.get_ptr_mut(Kind::COUNT * instance + kind as u32) else { return false };

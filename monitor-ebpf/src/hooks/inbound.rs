@@ -105,7 +105,7 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
     let (port, protocol) = (socket.own_port(), socket.protocol());
     let actor = Actor::of(&owner.label, Sensor::Cgroup)?;
     let sender = Packet::read(ctx, SENDER)?;
-    // The peer's port is only told, not judged: with extension headers in between it is another number.
+    // The peer's port is reported and not judged: after extension headers it is another number.
     let (address, family, theirs) = (sender.address, sender.family, sender.port(ctx).unwrap_or(0));
     let peer = Endpoint { address, port: theirs, local_port: port, family, protocol, pad: 0 };
     let key = NetKey {
@@ -119,15 +119,15 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
         return None;
     }
     let done = actor.sensor.apply(decision.verdict, decision.fallback, actor.enforces());
-    // A rule that kills, kills who accepts; and what is let in is told when it is accepted.
+    // A kill rule kills the process that accepts; an allowed connection is reported when it is accepted.
     if protocol == TCP && !matches!(done, Verdict::Deny) {
         return None;
     }
-    // Nobody sends a datagram's reader to its death from outside.
+    // A datagram from outside must not kill its reader.
     let refused = (done as u8) >= Verdict::Deny as u8;
     let done = if refused { Verdict::Deny } else { done };
     let answer = if refused { DROP } else { PASS };
-    let told = PeerKey {
+    let peer = PeerKey {
         address: peer.address,
         instance: key.instance,
         port,
@@ -135,7 +135,7 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
         protocol,
         verdict: done as u8,
     };
-    let Some(silent) = to_tell(&told) else { return Some(answer) };
+    let Some(silent) = to_report(&peer) else { return Some(answer) };
     let Some(held) = maps::hold() else { return Some(answer) };
     let mut record = Record::about(held.scratch, &actor, Hook::Accept as u8, owner);
     let event = record.event();
@@ -145,20 +145,20 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
     Some(answer)
 }
 
-/// Whether a peer is to be told of now, and how many of its packets were not since the last time.
+/// Whether a peer is reported now, with the number of its packets that were not reported since the last time.
 #[inline(always)]
-fn to_tell(key: &PeerKey) -> Option<u64> {
+fn to_report(key: &PeerKey) -> Option<u64> {
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     let mut silent = 0;
-    if let Some(told) = PEERS.get_ptr_mut(key) {
+    if let Some(report) = PEERS.get_ptr_mut(key) {
         // SAFETY: numbers of a map's value; a count lost to another CPU is no more than a count.
         unsafe {
-            if now.saturating_sub((*told).at_ns) < TELL_AGAIN_NS {
-                (*told).silent += 1;
+            if now.saturating_sub((*report).at_ns) < TELL_AGAIN_NS {
+                (*report).silent += 1;
                 return None;
             }
-            silent = (*told).silent;
+            silent = (*report).silent;
         }
     }
     let _ = PEERS.insert(key, PeerTold { at_ns: now, silent: 0 }, 0);

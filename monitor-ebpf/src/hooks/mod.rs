@@ -128,7 +128,7 @@ fn tell_place(
     done
 }
 
-/// Judges an access to a file of which it cannot be told which it is.
+/// Judges an access to an unknown file.
 #[inline(always)]
 fn judge_unknown(scratch: &mut Scratch, actor: &Actor, hook: u8, access: Access, detail: u64) -> Verdict {
     let decision = decide::unknown(&Maps::with(scratch), &actor.subject, access, &mut scratch.work);

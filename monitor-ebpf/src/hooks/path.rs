@@ -182,7 +182,7 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
     if (done as u8) < Verdict::Log as u8 {
         return None;
     }
-    // What the system itself refused has done no harm: the attempt is told, nobody is killed for it.
+    // An operation that the system refused is reported, and its process is not killed.
     let refused = scratch.launder(u32::from(refused)) != 0;
     if refused {
         done = Verdict::from_raw(scratch.launder(Verdict::Log as u32) as u8);
@@ -213,7 +213,7 @@ fn changed(scratch: &mut Scratch, call: &Call, pending: &Pending) -> u32 {
     scratch.healing = [const { Opaque::new(0) }; 2];
     scratch.work.begin(Access::NONE);
     let asked = Access::from_bits(call.spec.access | call.spec.access2);
-    // One policy may have come in between. What two have been since nobody knows: there is room for two at a time.
+    // One policy may have been applied in between. Two cannot be told apart: the maps hold two epochs.
     if pending.watched != 0 && call.actor.subject.epoch.wrapping_sub(pending.epoch) < 2 {
         for index in 0..MAX_WATCHES {
             let before = pending.states[index];

@@ -42,7 +42,7 @@ fn process_enter(ctx: RawTracePointContext) -> i32 {
 fn handle(ctx: &RawTracePointContext) -> Option<()> {
     let call = Call::enter(ctx)?;
     let signals = call.spec.hook == Hook::Signal as u8;
-    // Signal 0 only asks whether the process is there, and no new limits only what they are; no owner is nobody.
+    // Signal 0 only checks for the process, missing new limits only read them, and owner 0 is no process.
     if call.arg(call.spec.flags) == Some(0) {
         return None;
     }
@@ -98,7 +98,7 @@ fn outside(call: &Call, signals: bool) -> Option<(i64, bool)> {
     outside_by_number(&call.actor, target, call.spec.traits & SYSCALL_GROUPS != 0)
 }
 
-/// Who becomes a descriptor's owner by `fcntl`, as `kill` would name them; `None` where nobody does.
+/// The owner that `fcntl` gives a descriptor, as a pid of `kill`; `None` without one.
 #[inline(always)]
 pub(super) fn owner(command: u32, argument: u64) -> Option<i32> {
     if command == F_SETOWN {

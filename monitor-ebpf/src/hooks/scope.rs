@@ -93,7 +93,7 @@ fn enter_by_exec() -> Option<()> {
     mark(current, node_red, &mut scratch.cgroups)
 }
 
-/// `cgroup_attach_task(cgroup, path, task, ...)`: whoever moves it, the task belongs where it now is.
+/// `cgroup_attach_task(cgroup, path, task, ...)`: the task belongs to its new cgroup, whatever process moved it.
 ///
 /// Another process's arguments cannot be read from here: where a selector asks for Node-RED too, its next exec decides.
 #[raw_tracepoint(tracepoint = "cgroup_attach_task")]

@@ -189,7 +189,7 @@ fn connect(ctx: &RawTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// `listen`: told where incoming connections are told at all.
+/// `listen`: reported if incoming connections are reported.
 #[raw_tracepoint]
 fn listen_exit(ctx: RawTracePointContext) -> i32 {
     let _ = listen(&ctx);

@@ -107,7 +107,7 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
     let answer = if done as u8 >= Verdict::Deny as u8 { DROP } else { PASS };
     let passed =
         PassedKey { address: end.address, since_ns: sent.since_ns, instance, rule, verdict: u32::from(done as u8) };
-    // The first is told of; an insertion that fails when the entry is there can be first only once.
+    // Only the first is reported: the insertion fails if the entry exists.
     if PASSED.insert(passed, 1, NOEXIST).is_err() {
         return Some(answer);
     }

@@ -111,7 +111,7 @@ impl Kernel {
         for &name in programs {
             match self.uring {
                 None => {
-                    self.degrade(name, "no tracepoint of this kernel is told of a request (6.0 has one)".to_owned());
+                    self.degrade(name, "this kernel has no tracepoint with the request (6.0 has one)".to_owned());
                 }
                 Some(tracepoint) => {
                     if let Err(error) = self.attach(name, Target::Tracepoint(tracepoint)) {

@@ -245,10 +245,10 @@ impl Btf {
         Signatures { lsm: places("bpf_lsm_"), function: places("security_") }
     }
 
-    /// Whether the first thing that a tracepoint is told of is a struct of this name. Its type is that of a probe, whose
+    /// Whether the first argument of a tracepoint is a pointer to a struct of this name. Its type is that of a probe, whose
     /// first argument is its own.
     #[must_use]
-    pub fn is_told(&self, tracepoint: &str, strct: &str) -> bool {
+    pub fn has_argument(&self, tracepoint: &str, strct: &str) -> bool {
         let probe = self.named(KIND_TYPEDEF, &format!("btf_trace_{tracepoint}"));
         let pointer = probe.and_then(|probe| self.type_by_id(probe.target)).filter(|ty| ty.kind == KIND_POINTER);
         pointer.and_then(|pointer| self.place(pointer.target, strct)) == Some(1)
@@ -371,7 +371,7 @@ mod tests {
         let btf = Btf::parse(sample()).unwrap();
         assert_eq!(btf.offset("outer", "z"), None);
         assert_eq!(btf.offset("outer", "a.b"), None);
-        assert_eq!(btf.offset("nobody", "a"), None);
+        assert_eq!(btf.offset("missing", "a"), None);
         assert_eq!(btf.offset("outer", "z|e.f"), Some(20));
     }
 
@@ -396,9 +396,9 @@ mod tests {
     #[test]
     fn the_running_kernel_tells_of_the_requests_of_io_uring() {
         let btf = Btf::read(Path::new(VMLINUX)).unwrap();
-        assert!(btf.is_told("io_uring_submit_req", "io_kiocb"));
-        assert!(!btf.is_told("io_uring_submit_req", "file"));
-        assert!(!btf.is_told("sys_enter", "io_kiocb"));
-        assert!(!btf.is_told("nothing", "io_kiocb"));
+        assert!(btf.has_argument("io_uring_submit_req", "io_kiocb"));
+        assert!(!btf.has_argument("io_uring_submit_req", "file"));
+        assert!(!btf.has_argument("sys_enter", "io_kiocb"));
+        assert!(!btf.has_argument("nothing", "io_kiocb"));
     }
 }

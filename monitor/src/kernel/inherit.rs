@@ -60,7 +60,7 @@ fn newer<V>(old: V, new: Option<&V>) -> Option<V> {
     new.is_none().then_some(old)
 }
 
-/// Whoever has counted since longer ago has counted all that the other has.
+/// The counter with the earlier start includes the other.
 fn more(old: Volume, new: Option<&Volume>) -> Option<Volume> {
     let knows_all = |new: &Volume| old.since_ns <= new.since_ns && old.bytes > new.bytes;
     new.is_none_or(knows_all).then_some(old)

@@ -96,13 +96,13 @@ impl Kernel {
             .map_err(|source| KernelError::Map { name: "WINDOWS", source })
     }
 
-    /// Leaves word for the next run how many lost records have been told.
+    /// Stores the number of reported losses for the next run.
     pub fn tell_lost(&mut self, lost: u64) -> Result<()> {
         let mut map: Array<_, u64> = open(&mut self.ebpf, "TOLD")?;
         map.set(0, lost, 0).map_err(|source| KernelError::Map { name: "TOLD", source })
     }
 
-    /// How many questions to resolvers, and answers, were not told because they came too fast.
+    /// Number of DNS messages that were not reported because of their rate.
     pub fn skipped_names(&mut self) -> Result<u64> {
         let map: Array<_, Rate> = open(&mut self.ebpf, "DNS_RATES")?;
         let rates = map.iter().collect::<std::result::Result<Vec<_>, _>>();

@@ -76,7 +76,7 @@ fn layout() -> Result<Layout> {
         return Err(KernelError::Fields(required));
     }
     let abi = abi::resolve(&btf).map_err(KernelError::Fields)?;
-    let uring = URING_TRACEPOINTS.into_iter().find(|tracepoint| btf.is_told(tracepoint, "io_kiocb"));
+    let uring = URING_TRACEPOINTS.into_iter().find(|tracepoint| btf.has_argument(tracepoint, "io_kiocb"));
     Ok(Layout { offsets, abi, signatures: btf.signatures(), uring, lacking })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `DIR/GENERATION/map/NAME` and `DIR/GENERATION/link/PROGRAM`, a generation for each run. A run that begins finds those
 //! of earlier runs still judging. It brings its own programs up beside them, takes over who is in scope and what was
-//! recorded meanwhile, and only then removes the older ones: at no time does nobody judge.
+//! recorded meanwhile, and only then removes the older ones: enforcement has no gap.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -190,24 +190,24 @@ impl Generation {
     }
 
     /// Until when its window of an instance for a maintenance is open, as [`Kernel::set_window`](super::Kernel) was
-    /// told; 0 for one that is not, and for every one of a version that knew no windows.
+    /// reported; 0 for a closed one, and for every one of a version without windows.
     #[must_use]
     pub fn window(&self, slot: u16, maintenance: Maintenance) -> u64 {
         let windows = self.map("WINDOWS").and_then(Array::<_, u64>::try_from);
         windows.and_then(|map| map.get(&Maintenance::place(slot, maintenance as u8), 0)).unwrap_or_default()
     }
 
-    /// Its records that nobody has read yet.
+    /// Its pending records.
     pub fn events(&self) -> std::result::Result<RingBuf<MapData>, MapError> {
         self.map("EVENTS")?.try_into()
     }
 
-    /// How many records were lost that nobody was told about.
+    /// Number of lost records that were not reported.
     pub fn lost(&self) -> std::result::Result<u64, MapError> {
         let counters: PerCpuArray<_, Counters> = self.map("COUNTERS")?.try_into()?;
-        let told: Array<_, u64> = self.map("TOLD")?.try_into()?;
+        let reported: Array<_, u64> = self.map("TOLD")?.try_into()?;
         let lost: u64 = counters.get(&0, 0)?.iter().map(|counters| counters.lost).sum();
-        Ok(lost.saturating_sub(told.get(&0, 0)?))
+        Ok(lost.saturating_sub(reported.get(&0, 0)?))
     }
 
     /// Removes the pins of its programs, which are detached with that. Its maps can still be read.

@@ -46,7 +46,7 @@ pub(super) const SYSCALLS: &[(&str, &str)] = &[("sys_enter", "sys_enter"), ("sys
 
 /// Programs on requests of `io_uring`.
 pub(super) const URING: &[&str] = &["io_uring_write", "io_uring_path", "io_uring_path_second", "io_uring_connect"];
-/// The tracepoints that a request comes by, the newest name first. `io_uring_submit_sqe` was told other things before 6.0.
+/// Tracepoints of `io_uring` requests, the newest name first. `io_uring_submit_sqe` had other arguments before 6.0.
 pub(super) const URING_TRACEPOINTS: [&str; 2] = ["io_uring_submit_req", "io_uring_submit_sqe"];
 
 /// Programs on Internet sockets.

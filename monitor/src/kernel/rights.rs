@@ -1,4 +1,4 @@
-//! What the kernel lets this process do: asked before anything is begun, so that a refusal names its mend.
+//! Capabilities of this process, checked before the start, so that an error names its fix.
 
 use std::{error::Error, io, iter};
 

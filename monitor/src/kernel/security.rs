@@ -223,7 +223,7 @@ fn hand_over(file: &fs::File) -> io::Result<()> {
     Ok(())
 }
 
-/// Where files that nobody looks for may be made.
+/// Directory for temporary files of the trial.
 const SCRATCH: [&str; 4] = ["/run", "/tmp", "/dev/shm", "/var/tmp"];
 
 /// A directory in the first of these places that takes one: a place may be missing, full, or mounted read-only.

@@ -146,7 +146,7 @@ pub const CALLS: &[(&str, Syscall)] = &[
     ("setreuid32", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
     ("setresuid32", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
     ("capset", Syscall::on_exit(Handler::Credentials, Hook::Privilege, 0)),
-    // The machine itself. Whoever makes a user namespace gains capabilities in it.
+    // The machine itself. A process gains capabilities in a user namespace that it creates.
     ("unshare", Syscall { exit: Handler::Credentials as u8, ..namespaces(0, 0) }),
     ("setns", namespaces(0, NO_ARG)),
     ("clone", namespaces(SYSCALL_SIGNAL_IN_FLAGS, 0)),

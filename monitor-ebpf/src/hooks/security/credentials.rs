@@ -12,7 +12,7 @@ use crate::{
 #[inline(always)]
 pub(super) fn change<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let (new, old) = (args.arg(0), args.arg(1));
-    // The capabilities follow the uid after this hook: those that come with uid 0 are told with it.
+    // The capabilities follow the uid after this hook: those of uid 0 are reported with it.
     judge_gain(actor, scratch, word(new, offset!(cred_euid)), caps(old), old)
 }
 

@@ -85,7 +85,7 @@ pub(super) fn receive<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -
 
 #[inline(always)]
 pub(super) fn mmap<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
-    // LSM programs are told the protection that was asked for, and then the one that is given; the function takes one.
+    // LSM programs get the requested protection and the effective one; the function gets one.
     let given = if matches!(A::SENSOR, Sensor::Lsm) { 2 } else { 1 };
     let (file, protection, kind) = (File(args.arg(0)), args.arg(given), args.arg(given + 1) & MAP_TYPE);
     if file.0 == 0 {
@@ -110,7 +110,7 @@ pub(super) fn mprotect<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) 
     mapped_writable(actor, scratch, File(pointer(vma, offset!(vma_file))?))
 }
 
-/// What is stored in a shared mapping reaches the file with no further call: told each time.
+/// Stores to a shared mapping reach the file without a further call, so each mapping is reported.
 #[inline(always)]
 fn mapped_writable(actor: &Actor, scratch: &mut Scratch, file: File) -> Option<Verdict> {
     if !file.inode()?.is_regular() {

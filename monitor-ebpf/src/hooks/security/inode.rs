@@ -1,6 +1,6 @@
 //! Names and attributes of files.
 //!
-//! These hooks are told dentries and no mount. Rules are met by identity and name all the same; the record's path ends
+//! These hooks get dentries and no mount. Rules match by identity and name all the same; the record's path ends
 //! at the root of the file system where the task has no mount of it at hand.
 #![expect(clippy::unnecessary_wraps, reason = "one signature for the bodies of all hooks")]
 

@@ -165,7 +165,7 @@ fn enter<A: Args>(args: &A, hook: SecurityHook, body: impl FnOnce(&A, &Actor, &m
     }
 }
 
-/// What is refused whoever is at work: a signal to the guard that comes with a packet, or with somebody else's write.
+/// Denied independently of the current task: a signal to the guard that is caused by a packet or by a write of another process.
 #[inline(always)]
 fn refuses_unasked<A: Args>(args: &A, hook: SecurityHook) -> bool {
     matches!(hook, SecurityHook::FileSendSigiotask) && task::tgid(args.arg(0)).is_some_and(is_guard)

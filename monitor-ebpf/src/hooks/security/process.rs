@@ -29,8 +29,8 @@ pub(super) fn own<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Op
     Some(judge_target(scratch, actor, Hook::Signal as u8, Class::Signal, hit, hits_guard))
 }
 
-/// Something has come for a descriptor whose owner is to be signalled, in the middle of anybody's work. Nobody has business
-/// to have the guard signalled so, see [`refuses_unasked`](super::refuses_unasked); on whose descriptors others are is their own.
+/// A descriptor with an owner to signal became ready, in the context of any task. A signal to the guard is denied, see
+/// [`refuses_unasked`](super::refuses_unasked); signals to other owners are not judged here.
 #[inline(always)]
 pub(super) fn own_signal<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let target = args.arg(0);

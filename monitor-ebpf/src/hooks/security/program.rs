@@ -1,6 +1,6 @@
 //! A program is about to be executed.
 //!
-//! An ELF file is told, and judged once more, when it has become the process: of it only a refusal is told here. A script
+//! An ELF file is reported and judged again when it has become the process: only a denial is reported here. A script
 //! never does, its interpreter does: whatever is to be said of it is said here, by every sensor.
 
 use monitor_common::{Verdict, event::Hook};

@@ -28,7 +28,7 @@ pub(super) fn send<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> O
     judge_holder(actor, scratch, pointer(args.arg(1), offset!(socket_sk))?)
 }
 
-/// Judges access to the socket of the other side; one without a file is nobody's business here.
+/// Judges access to the socket of the other side; a socket without a file is not judged here.
 #[inline(always)]
 fn judge_holder(actor: &Actor, scratch: &mut Scratch, other: u64) -> Option<Verdict> {
     let (dentry, mount) = path_at(other + u64::from(offset!(unix_path)))?;
