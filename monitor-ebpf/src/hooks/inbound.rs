@@ -127,7 +127,7 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
     let refused = (done as u8) >= Verdict::Deny as u8;
     let done = if refused { Verdict::Deny } else { done };
     let answer = if refused { DROP } else { PASS };
-    let peer = PeerKey {
+    let reported = PeerKey {
         address: peer.address,
         instance: key.instance,
         port,
@@ -135,7 +135,7 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
         protocol,
         verdict: done as u8,
     };
-    let Some(silent) = to_report(&peer) else { return Some(answer) };
+    let Some(silent) = to_report(&reported) else { return Some(answer) };
     let Some(held) = maps::hold() else { return Some(answer) };
     let mut record = Record::about(held.scratch, &actor, Hook::Accept as u8, owner);
     let event = record.event();
