@@ -32,7 +32,7 @@ pub(super) struct Compressor {
 }
 
 impl Compressor {
-    /// Starts it on the segments of a directory; what fails is told to `trouble`.
+    /// Starts the compressor on a directory. Failures are passed to `trouble`.
     pub(super) fn start(directory: &Path, trouble: impl Fn(String) + Send + 'static) -> io::Result<Self> {
         let (orders, receiver) = channel();
         let stop = Arc::new(AtomicBool::new(false));
@@ -93,7 +93,7 @@ fn compress(directory: &Path, number: u64, stop: &AtomicBool) -> io::Result<()> 
     directory::sync(directory).map_err(io::Error::other)
 }
 
-/// False when it was told to stop.
+/// False after a stop request.
 fn write(from: &Path, to: &Path, stop: &AtomicBool) -> io::Result<bool> {
     let source = durable::open(from)?;
     let time = source.metadata()?.modified()?;
@@ -121,7 +121,7 @@ fn write(from: &Path, to: &Path, stop: &AtomicBool) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The SHA-256 of everything that was read; none when it was told to stop.
+/// SHA-256 of everything that was read; `None` after a stop request.
 fn each_block(
     source: &mut dyn Read,
     stop: &AtomicBool,

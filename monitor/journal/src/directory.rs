@@ -30,7 +30,7 @@ impl Directory {
         durable::check(path, &meta, Forbidden::Write).map_err(|found| JournalError::Unsafe {
             path: path.to_owned(),
             why: found.why,
-            mend: found.mend,
+            fix: found.fix,
         })?;
         Ok(Self { path: path.to_owned(), _lock: lock(&path.join(LOCK), patience)? })
     }

@@ -31,7 +31,7 @@ pub(crate) enum Forbidden {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Unsafe {
     pub(crate) why: String,
-    pub(crate) mend: String,
+    pub(crate) fix: String,
 }
 
 /// Makes a directory that is closed to others, when it is not there.
@@ -44,19 +44,19 @@ pub(crate) fn check(path: &Path, meta: &Metadata, forbidden: Forbidden) -> Resul
     let own = rustix::process::geteuid().as_raw();
     if meta.uid() != own {
         let why = format!("the directory belongs to uid {}", meta.uid());
-        return Err(Unsafe { why, mend: format!("chown {own} {}", path.display()) });
+        return Err(Unsafe { why, fix: format!("chown {own} {}", path.display()) });
     }
     let (bits, why) = match forbidden {
         Forbidden::Write => (0o022, "group or others can write to the directory"),
         Forbidden::Enter => (0o077, "others can enter the directory"),
     };
     if meta.mode() & bits != 0 {
-        return Err(Unsafe { why: why.to_owned(), mend: format!("chmod 0700 {}", path.display()) });
+        return Err(Unsafe { why: why.to_owned(), fix: format!("chmod 0700 {}", path.display()) });
     }
     Ok(())
 }
 
-/// Opens a file for reading. Where there is something else nobody waits for it.
+/// Opens a regular file for reading. Does not block on other kinds of files.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
@@ -131,12 +131,12 @@ mod tests {
     #[test]
     fn what_others_can_do_is_told_with_its_mend() {
         let directory = tempfile::tempdir().unwrap();
-        let told = |mode, forbidden| {
+        let fix_for = |mode, forbidden| {
             fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
-            check(directory.path(), &fs::metadata(directory.path()).unwrap(), forbidden).err().map(|found| found.mend)
+            check(directory.path(), &fs::metadata(directory.path()).unwrap(), forbidden).err().map(|found| found.fix)
         };
-        let mend = Some(format!("chmod 0700 {}", directory.path().display()));
-        assert_eq!((told(0o700, Forbidden::Enter), told(0o755, Forbidden::Write)), (None, None));
-        assert_eq!((told(0o755, Forbidden::Enter), told(0o720, Forbidden::Write)), (mend.clone(), mend));
+        let fix = Some(format!("chmod 0700 {}", directory.path().display()));
+        assert_eq!((fix_for(0o700, Forbidden::Enter), fix_for(0o755, Forbidden::Write)), (None, None));
+        assert_eq!((fix_for(0o755, Forbidden::Enter), fix_for(0o720, Forbidden::Write)), (fix.clone(), fix));
     }
 }

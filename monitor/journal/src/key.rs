@@ -2,7 +2,7 @@
 //!
 //! `signing.key` holds the key in use, for root alone. `keys.jsonl` has the public keys in order; a new one is entered
 //! with the number and the hash of the journal's last line at that moment, signed by its predecessor, which is then
-//! forgotten. So whoever steals the key in use cannot rewrite what was there before that key came to be.
+//! forgotten. So an attacker who steals the present key cannot rewrite what older keys have signed.
 
 use std::{
     collections::BTreeMap,

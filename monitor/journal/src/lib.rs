@@ -1,8 +1,8 @@
 //! The journal: one durable, chained and signed log, and the spool that every sink is served from.
 //!
 //! [`Journal::append`] puts an event into a bounded queue; one thread (`writer`) numbers, chains and writes it
-//! (`store`, [`chain`]), signs ([`checkpoint`], [`key`]), closes segments and removes old ones. Whoever reads
-//! ([`reader`], [`verify`], [`query`]) needs nothing but the directory.
+//! (`store`, [`chain`]), signs ([`checkpoint`], [`key`]), closes segments and removes old ones. Readers
+//! ([`reader`], [`verify`], [`query`]) need nothing but the directory.
 
 pub mod chain;
 pub mod checkpoint;
@@ -48,18 +48,18 @@ pub enum JournalError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// The cause; part of the message, so no source that would be told again.
+        /// The cause. Part of the message, so it is not the error source.
         cause: io::Error,
     },
     /// Others could change what is written.
-    #[error("journal {path}: {why}; {mend}")]
+    #[error("journal {path}: {why}; {fix}")]
     Unsafe {
         /// The directory.
         path: PathBuf,
         /// What is wrong.
         why: String,
         /// What to do.
-        mend: String,
+        fix: String,
     },
     /// Somebody else writes to it.
     #[error("journal {path}: process {pid} writes to this journal; stop it, or give another directory")]
@@ -120,7 +120,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in a directory that nobody but its owner can write to; makes it when it is not there. Waits some
+    /// Opens the journal in a directory that only its owner can write to; creates it if it is missing. Waits some
     /// seconds for another process that is about to let go of it.
     pub fn open(directory: &Path, limits: Limits) -> Result<Self, JournalError> {
         let locked = Directory::open(directory, durable::PATIENCE)?;

@@ -153,7 +153,7 @@ impl Reader {
 }
 
 /// Whether a position is behind the end of a line, or at the beginning of a segment; and where its segment is gone, or
-/// cannot be read that far, nobody can say that it is not.
+/// cannot be read that far, it may be.
 pub fn is_between_lines(directory: &Path, position: Position) -> Result<bool, JournalError> {
     let Some(before) = position.offset.checked_sub(1) else { return Ok(true) };
     let Some(segment) = segment::find(directory, position.segment) else { return Ok(true) };

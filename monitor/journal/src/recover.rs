@@ -25,7 +25,7 @@ use super::{
 /// Where damaged bytes are kept.
 const QUARANTINE: &str = "quarantine";
 
-/// Something that was found, to be told in the journal.
+/// A finding that has to be journaled.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Finding {
     /// As a sentence.

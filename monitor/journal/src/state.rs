@@ -24,14 +24,14 @@ pub enum StateError {
         source: io::Error,
     },
     /// Others could change what is kept.
-    #[error("state {path}: {why}; {mend}")]
+    #[error("state {path}: {why}; {fix}")]
     Unsafe {
         /// The directory.
         path: PathBuf,
         /// What is wrong.
         why: String,
         /// What to do.
-        mend: String,
+        fix: String,
     },
     /// Another guard uses the directory.
     #[error("a guard runs already with the state in {}: stop it first, or name another directory with --state", .0.display())]
@@ -53,15 +53,15 @@ pub struct State {
 }
 
 impl State {
-    /// Opens the directory, and makes it when it is not there. Nobody but its owner may write to it.
+    /// Opens the directory; creates it if it is missing. Only its owner may write to it.
     pub fn open(directory: &Path) -> Result<Self> {
         durable::make(directory).map_err(io(directory))?;
         let meta = fs::symlink_metadata(directory).map_err(io(directory))?;
-        let refuse = |why: String, mend: String| StateError::Unsafe { path: directory.to_owned(), why, mend };
+        let refuse = |why: String, fix: String| StateError::Unsafe { path: directory.to_owned(), why, fix };
         if !meta.is_dir() {
             return Err(refuse("it is no directory".to_owned(), "name another with --state".to_owned()));
         }
-        durable::check(directory, &meta, Forbidden::Enter).map_err(|found| refuse(found.why, found.mend))?;
+        durable::check(directory, &meta, Forbidden::Enter).map_err(|found| refuse(found.why, found.fix))?;
         Ok(Self { directory: directory.to_owned() })
     }
 

@@ -1,5 +1,4 @@
-//! What is said to whoever looks at a terminal. Whoever that is may have gone away, where `println!` and `eprintln!` would
-//! end the guard.
+//! Writers to stdout and stderr that ignore a closed pipe, on which `println!` and `eprintln!` panic.
 
 use std::{
     fmt::Display,

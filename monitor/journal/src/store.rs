@@ -59,7 +59,7 @@ pub(super) struct Store {
     newest: Option<Checkpoint>,
     shipped_at: Instant,
     dropped_total: u64,
-    /// Segments that were taken away and are not told yet.
+    /// Removed segments that have not been journaled yet.
     removed: Option<Removed>,
     /// Lowest segment that a sink still needs.
     needed: Arc<AtomicU64>,
@@ -265,7 +265,7 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the segment is as it was left. Nobody else may write to it; if somebody did, the journal says so.
+    /// Whether the segment is unchanged. No other process may write to it; a change is journaled.
     fn look_after_segment(&mut self) -> Result<(), JournalError> {
         let path = segment::plain(self.directory.path(), self.segment);
         let meta = self.file.metadata().map_err(JournalError::io(&path))?;
@@ -366,7 +366,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the oldest closed segment; false when there is none. It is told once there is room for that.
+    /// Removes the oldest closed segment; false without one. The removal is journaled once there is space.
     fn make_room(&mut self) -> Result<bool, JournalError> {
         let path = self.directory.path().to_owned();
         let Some(oldest) = segment::list(&path)?.into_iter().find(|found| found.number < self.segment) else {

@@ -34,7 +34,7 @@ pub enum Kind {
     Missing,
     /// Something is not what was written.
     Damaged,
-    /// A signature does not hold, or nobody knows whose it is.
+    /// A signature is invalid, or its key is unknown.
     Signature,
 }
 
@@ -100,7 +100,7 @@ pub struct Report {
     pub first_key: Option<PublicKey>,
     /// The checkpoint to compare with is about a segment that the journal removed: nothing was compared.
     pub against_is_gone: bool,
-    /// Segments before the first one that is there, all of them told by the journal as removed.
+    /// Segments before the first existing one, all recorded as removed.
     pub removed: u64,
     /// The first [`MOST_FAULTS`] things that are wrong, in order of the journal.
     pub faults: Vec<Fault>,
@@ -109,7 +109,7 @@ pub struct Report {
     worst: Option<Kind>,
 }
 
-/// Most faults that are told one by one.
+/// Most faults that are listed.
 pub const MOST_FAULTS: usize = 50;
 
 impl Report {
@@ -199,7 +199,7 @@ impl Check<'_> {
                     Kind::Signature,
                     &path,
                     index as u64 + 1,
-                    "this key was made without the one before: nobody vouches for what it signs",
+                    "this key is not signed by the previous key: its signatures are not trusted",
                 );
             }
             let claim = Claim { sequence: record.sequence, head: record.head, at: None, source, path: path.clone() };
@@ -339,12 +339,14 @@ impl Check<'_> {
     fn ends(&mut self, segments: &[Segment], request: &Request) {
         let first = segments.first().map(|segment| segment.number);
         let before = first.unwrap_or(u64::MAX).saturating_sub(1);
-        let told = self.removed.iter().map(|removed| removed.last_segment).max().unwrap_or_default();
+        let recorded = self.removed.iter().map(|removed| removed.last_segment).max().unwrap_or_default();
         if let Some(first) = first
-            && before > told
+            && before > recorded
         {
-            let what =
-                format!("segments {} to {before} are gone, and the journal says nothing of it", told.saturating_add(1));
+            let what = format!(
+                "segments {} to {before} are missing, and the journal does not record their removal",
+                recorded.saturating_add(1)
+            );
             self.report.add(Kind::Missing, &segment::plain(self.directory, first), 0, what);
         } else if first.is_some() {
             self.report.removed = before;
@@ -353,7 +355,7 @@ impl Check<'_> {
         for pair in segments.windows(2) {
             let [before, after] = pair else { continue };
             let (from, to) = (before.number.saturating_add(1), after.number.saturating_sub(1));
-            // Their lines are told as missing too, unless they had none.
+            // Their lines are reported as missing too, unless they had none.
             let what = match to.checked_sub(from) {
                 None => continue,
                 Some(0) => "the segment is gone".to_owned(),

@@ -1,4 +1,4 @@
-//! The thread that writes: whoever has something to say never waits for the disk.
+//! The thread that writes the journal, so that writers of events never wait for the disk.
 
 use std::{
     collections::VecDeque,
@@ -68,8 +68,8 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts it.
     pub(super) fn start(store: Store, directory: &Path, shared: Arc<Shared>) -> io::Result<Self> {
-        let told = Arc::clone(&shared);
-        let compressor = Compressor::start(directory, move |what| told.set_trouble(Some(what)))?;
+        let trouble = Arc::clone(&shared);
+        let compressor = Compressor::start(directory, move |what| trouble.set_trouble(Some(what)))?;
         shared.tail.set(store.end(), store.durable_sequence());
         let mut work = Work {
             store,
@@ -103,7 +103,7 @@ struct Work {
     shared: Arc<Shared>,
     /// Taken from the queue and not in the store yet.
     backlog: VecDeque<Entry>,
-    /// Turned away by the queue, as far as the journal has told.
+    /// Number of events rejected by the queue, as journaled.
     lost: u64,
     signed_at: Instant,
     looked_at: Option<Instant>,

@@ -61,7 +61,7 @@ impl Connection {
     }
 
     fn plain(socket: TcpStream) -> io::Result<Self> {
-        // Nobody listens there, and the kernel has picked that very port for this end.
+        // No server listens, and the kernel chose the same port for this end (TCP simultaneous open).
         if socket.local_addr()? == socket.peer_addr()? {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }

@@ -51,7 +51,7 @@ impl Elastic {
         self.http.post(&format!("/{}/_bulk", self.target.index), &headers, &body)
     }
 
-    /// What became of each event that was sent; the first that was not created is the one that is told.
+    /// Results of the events of a bulk request. The first failure is reported.
     fn judge(&mut self, batch: &[Message], sent: &[&Message], answer: &Answer) -> Result<(), Failure> {
         let place = self.http.place();
         let said: Value = serde_json::from_str(&answer.text).unwrap_or_default();

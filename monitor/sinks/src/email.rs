@@ -79,7 +79,7 @@ impl Email {
         for to in &self.target.to {
             mail = mail.to(to.clone());
         }
-        // Nobody's absence is to be answered with.
+        // Suppresses out-of-office replies (RFC 3834).
         let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
         mail.message_id(Some(id(batch)))
             .raw_header(HeaderValue::new(automatic, "auto-generated".to_owned()))
@@ -158,13 +158,13 @@ fn text(batch: &[Message]) -> String {
     for message in batch {
         let event = &message.event;
         let _ = writeln!(text, "{}", event["message"].as_str().unwrap_or_default());
-        if let Some(mend) = event["remediation"]["desc"].as_str() {
-            let _ = writeln!(text, "\nWhat to do: {mend}");
+        if let Some(remediation) = event["remediation"]["desc"].as_str() {
+            let _ = writeln!(text, "\nWhat to do: {remediation}");
         }
         let _ =
             writeln!(text, "\nMore: flowwarden explain {} (event {})\n", event["metadata"]["sequence"], uid(message));
     }
-    text + "-- \nThis is written by flowwarden. Nobody reads what is sent to it.\n"
+    text + "-- \nSent by flowwarden. Replies to this address are not read.\n"
 }
 
 #[cfg(test)]
@@ -229,7 +229,7 @@ mod tests {
         let text = String::from_utf8(email().write(&[message]).unwrap().formatted()).unwrap();
         let (head, _) = text.split_once("\r\n\r\n").unwrap();
         assert!(!head.contains("\r\nBcc") && !head.contains("\r\nX:"), "{head}");
-        // In plain letters: whoever decodes what is encoded finds no line feed in it either.
+        // Decoded text has no line feed either.
         assert!(head.contains(": denied by rBcc: all@x.example\r\n"), "{head}");
         assert!(head.contains("\r\nMessage-ID: <uXy.uXy.1@flowwarden.invalid>\r\n"), "{head}");
         assert!(text.is_ascii(), "{text}");

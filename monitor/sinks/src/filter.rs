@@ -62,7 +62,7 @@ impl Default for Filter {
 }
 
 impl Filter {
-    /// What persons are told when nothing else is said: incidents, and what goes wrong with the guard.
+    /// Default for mail: incidents, and failures of the guard.
     pub(super) fn for_persons() -> Self {
         Self { grouping: Grouping::Incidents, severity: Severity::Medium, ..Self::default() }
     }

@@ -59,7 +59,7 @@ impl Journald {
     }
 }
 
-/// Sends an entry as a file that nobody can change any more.
+/// Sends an entry as a sealed memfd.
 fn send_file(socket: &UnixDatagram, entry: &[u8]) -> io::Result<()> {
     let memory = memfd_create("flowwarden", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = File::from(memory);

@@ -16,6 +16,7 @@ mod http;
 mod journald;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod masked;
 mod mqtt;
 mod nats;
 mod otlp;
@@ -28,7 +29,6 @@ mod stub;
 mod syslog;
 mod template;
 mod tls;
-mod told;
 mod webhook;
 mod worker;
 
@@ -78,7 +78,7 @@ enum Failure {
 }
 
 impl Failure {
-    /// The same, told of a batch that has `more` events before this one's.
+    /// The same for a batch with `more` events before this one.
     fn after(self, more: usize) -> Self {
         match self {
             Self::Later { taken, why } => Self::Later { taken: taken + more, why },
@@ -151,7 +151,7 @@ pub struct Sinks {
 }
 
 impl Sinks {
-    /// Starts the sinks on a journal. One that cannot run is told, and keeps nobody else from running.
+    /// Starts the sinks of a journal. A sink that cannot start is reported; the others run.
     #[must_use]
     pub fn start(configs: &[SinkConfig], spool: Spool) -> Self {
         let needed = Arc::new(Needed::new(Arc::clone(&spool.needed)));
@@ -246,7 +246,7 @@ pub fn test(config: &SinkConfig) -> Result<(), String> {
     let line = event.to_string() + "\n";
     let text = config.format.render(line.as_bytes(), &event);
     receiver(&config.target, Purpose::Test).deliver(&[Message { event, text }]).map_err(|failure| match failure {
-        Failure::Later { why, .. } | Failure::Never { why, .. } => told::told(&config.target, &why),
+        Failure::Later { why, .. } | Failure::Never { why, .. } => masked::masked(&config.target, &why),
     })
 }
 
@@ -265,10 +265,10 @@ fn bearer(secret: Option<&config::Secret>) -> Result<Option<String>, String> {
     Ok(secret.map(token).transpose()?.map(|token| format!("Bearer {token}")))
 }
 
-/// A random number in hexadecimal digits, that nobody else has.
+/// A random identifier in hexadecimal digits.
 fn unique() -> String {
     let mut bytes = [0; 8];
-    // Without a random number the process is told from others by its own.
+    // Without a random number the process id distinguishes it.
     if ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).is_err() {
         return format!("{:016x}", std::process::id());
     }

@@ -23,7 +23,7 @@ const MOST: usize = 250;
 /// Longest line that a server may send, and longest message, in bytes.
 const LONGEST: usize = 1 << 20;
 /// What a server says when no stream takes a subject.
-const NOBODY: &str = "503";
+const NO_RESPONDERS: &str = "503";
 /// `JetStream`'s number for a message that is larger than the stream takes.
 const TOO_LARGE: u64 = 10054;
 
@@ -91,7 +91,7 @@ impl Nats {
         session.publish(&subject, batch).map_err(|error| broken(&error))?;
         let answers = session.answers(first, batch.len()).map_err(|error| broken(&error))?;
         for (taken, (status, text)) in answers.iter().enumerate() {
-            if status.as_deref() == Some(NOBODY) {
+            if status.as_deref() == Some(NO_RESPONDERS) {
                 let why = format!("{place}: no stream takes {subject}: make one (`nats stream add`)");
                 return Err(Failure::Later { taken, why });
             }

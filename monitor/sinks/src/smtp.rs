@@ -28,7 +28,7 @@ const KNOWN: u16 = 235;
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SmtpError {
-    /// The connection is broken, or does not speak SMTP; part of the message, so no source that would be told again.
+    /// The connection failed or the peer does not speak SMTP. Part of the message, so it is not the error source.
     #[error("{0}")]
     Broken(io::Error),
     /// The server does not want to.
@@ -98,7 +98,7 @@ impl Session {
                 return Err(invalid("the server has no STARTTLS").into());
             }
             session.command("STARTTLS")?;
-            // Whoever said it before TLS need not be the server.
+            // Answers before TLS are not authenticated.
             if !session.bytes.is_empty() {
                 return Err(invalid("the server says more before TLS has begun").into());
             }

@@ -21,14 +21,14 @@ const SOONEST: Duration = Duration::from_millis(50);
 const LATEST: Duration = Duration::from_secs(2);
 /// How long indexers may take.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// How long one delivery waits for them: whoever is told to stop or to change has its turn in between.
+/// Timeout of waiting for acknowledgements in one delivery, so that a stop or a reload is handled in between.
 const TURN: Duration = Duration::from_secs(10);
 /// What the collector says of an event that is wrong: no data, invalid data format, event field required or blank,
 /// error in indexed fields.
 const WRONG: [i64; 5] = [5, 6, 12, 13, 15];
 /// What it says when the token knows no acknowledgement.
 const NO_ACK: i64 = 14;
-const MEND: &str = "switch indexer acknowledgement on for the token, or say `acknowledge = false`";
+const ACK_FIX: &str = "switch indexer acknowledgement on for the token, or say `acknowledge = false`";
 
 /// The collector.
 pub(super) struct Splunk {
@@ -80,7 +80,7 @@ impl Splunk {
         match (answer.is_success(), code) {
             (true, Some(0)) => {}
             (false, Some(code)) if WRONG.contains(&code) => return Err(Refusal::Never(answer.why(&place))),
-            (false, Some(NO_ACK)) => return Err(Refusal::Later(format!("{}; {MEND}", answer.why(&place)))),
+            (false, Some(NO_ACK)) => return Err(Refusal::Later(format!("{}; {ACK_FIX}", answer.why(&place)))),
             // An event that is too large alone is too large for ever.
             (false, None) if answer.status == 413 => return Err(Refusal::Never(answer.why(&place))),
             _ => return Err(Refusal::Later(answer.why(&place))),
@@ -90,7 +90,7 @@ impl Splunk {
         }
         match said["ackId"].as_u64() {
             Some(id) => self.acknowledged(Waiting { id, first, count: batch.len(), since: Instant::now() }),
-            None => Err(Refusal::Later(format!("{place} gives no ackId; {MEND}"))),
+            None => Err(Refusal::Later(format!("{place} gives no ackId; {ACK_FIX}"))),
         }
     }
 
@@ -107,15 +107,15 @@ impl Splunk {
             let answer = self.post(&path, question.as_bytes())?;
             let said: Value = serde_json::from_str(&answer.text).unwrap_or_default();
             if !answer.is_success() {
-                let mend = if said["code"] == NO_ACK { format!("; {MEND}") } else { String::new() };
-                return Err(Refusal::Later(format!("{}{mend}", answer.why(&place))));
+                let fix = if said["code"] == NO_ACK { format!("; {ACK_FIX}") } else { String::new() };
+                return Err(Refusal::Later(format!("{}{fix}", answer.why(&place))));
             }
             if said["acks"][id.to_string()] == true {
                 return Ok(());
             }
             if start.elapsed() > self.turn {
                 let seconds = waiting.since.elapsed().as_secs();
-                // Whether it was lost nobody can say: after so long it goes again.
+                // It may be lost: it is sent again after the timeout.
                 self.waiting = Some(waiting).filter(|it| it.since.elapsed() < PATIENCE);
                 return Err(Refusal::Later(format!("{place}: no indexer has acknowledged within {seconds} s")));
             }

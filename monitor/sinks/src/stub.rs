@@ -1,4 +1,4 @@
-//! A web server for tests, which answers as it is told.
+//! A web server for tests with scripted answers.
 
 use std::{
     collections::BTreeMap,
@@ -109,7 +109,7 @@ fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
     Some(Request { path, headers, body })
 }
 
-/// A file with a secret that nobody else can read.
+/// A file with a secret that only its owner can read.
 pub(crate) fn secret(text: &str) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     writeln!(file, "{text}").unwrap();

@@ -39,7 +39,7 @@ pub(super) fn connect(
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("{host} is no name of a server")))?;
     let mut connection = ClientConnection::new(config(files)?, name).map_err(io::Error::other)?;
     let mut stream = stream;
-    // The handshake now, so that a refusal is told as what it is.
+    // Handshake now, so that a refusal is reported as such.
     while connection.is_handshaking() {
         connection.complete_io(&mut stream)?;
     }

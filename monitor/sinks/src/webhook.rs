@@ -121,7 +121,7 @@ fn alert(event: &Value) -> Value {
     alert
 }
 
-/// Text that is a mention or a link of nobody's: Slack has both between angle brackets.
+/// Text without mentions and links: Slack has both between angle brackets.
 fn unmarked(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -130,7 +130,7 @@ fn unmarked(text: &str) -> String {
 fn said(event: &Value) -> String {
     let said = event["message"].as_str().unwrap_or_default();
     match event["remediation"]["desc"].as_str() {
-        Some(mend) if event["activity_name"] == "Create" => format!("{said}\n{mend}"),
+        Some(remediation) if event["activity_name"] == "Create" => format!("{said}\n{remediation}"),
         _ => said.to_owned(),
     }
 }

@@ -20,9 +20,9 @@ use super::{
     Failure, Message, Needed, Purpose, Receiver,
     config::SinkConfig,
     cursor::{self, Cursor},
+    masked::masked,
     now_ms, receiver,
     shorten::shorten,
-    told::told,
 };
 use journal::{
     JournalError, Spool,
@@ -37,7 +37,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(500);
 /// How often the cursor moves over events that are not for this sink.
 const MOVE: Duration = Duration::from_secs(1);
-/// How long a sink that was told to stop may go on with what is there.
+/// Time that a stopping sink has for the pending events.
 const LAST: Duration = Duration::from_secs(1);
 /// Most bytes that are handed over at once.
 const MOST_BYTES: usize = 1 << 20;
@@ -50,7 +50,7 @@ pub(super) struct Worker {
     receiver: Box<dyn Receiver>,
     reader: Reader,
     stop: Arc<AtomicBool>,
-    /// Since when it is told to stop.
+    /// Time of the stop request.
     stopped: Option<Instant>,
     needed: Arc<Needed>,
     cursor: Cursor,
@@ -119,7 +119,7 @@ impl Worker {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Runs until it is told to stop; then hands over what is there, if the receiver takes it at once.
+    /// Runs until it is stopped; then delivers pending events if the receiver accepts them at once.
     pub(super) fn run(&mut self) {
         loop {
             self.sleep(self.wanted.saturating_duration_since(Instant::now()));
@@ -198,7 +198,7 @@ impl Worker {
         Ok(batch)
     }
 
-    /// Hands a batch over, however long that takes; gives up only when told to stop.
+    /// Delivers a batch with retries; gives up only on a stop.
     fn hand_over(&mut self, batch: &Batch) {
         let mut from = 0;
         while from < batch.messages.len() {
@@ -265,7 +265,7 @@ impl Worker {
 
     /// Tells what went wrong, and waits: longer each time, and never in step with other guards.
     fn failed(&mut self, why: &str) {
-        let why = told(&self.config.target, why);
+        let why = masked(&self.config.target, why);
         if self.cursor.error.as_ref() != Some(&why) {
             complain(&format_args!("sink {}: {why}", self.config.name));
         }
@@ -296,7 +296,7 @@ impl Worker {
 
     /// Keeps an event that the receiver will never take.
     fn put_aside(&self, message: &Message, why: &str) -> io::Result<()> {
-        let why = told(&self.config.target, why);
+        let why = masked(&self.config.target, why);
         complain(&format_args!("sink {}: an event was put aside: {why}", self.config.name));
         let letter = json!({ "why": why, "event": message.event });
         append(&cursor::dead_letters(&self.spool.path, &self.config.name), &letter, MOST_DEAD)
@@ -314,7 +314,7 @@ fn stands(spool: &Spool, place: Position) -> Result<bool, JournalError> {
     Ok(place <= spool.tail.end() && reader::is_between_lines(&spool.path, place)?)
 }
 
-/// Tells that a sink's place is none in this journal. What is delivered twice can be told apart, what is left out cannot.
+/// Reports that the cursor of a sink does not match this journal. Duplicates can be recognized; omissions cannot.
 fn begin_anew(spool: &Spool, sink: &str, why: &str) {
     let message = format!("Sink {sink} begins with the oldest event, and some arrive again: {why}");
     complain(&message);

@@ -48,7 +48,7 @@ const MODULES: [(&str, Layers); 5] = [
             &["email"],
             &["elastic", "file", "journald", "kafka", "mqtt", "nats", "otlp", "smtp", "splunk", "syslog", "webhook"],
             &["http"],
-            &["connection", "told"],
+            &["connection", "masked"],
             &["tls"],
             &["config"],
             &["cursor", "filter", "shorten", "template"],

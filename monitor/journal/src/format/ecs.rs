@@ -79,8 +79,8 @@ pub(crate) fn render(event: &Value) -> Value {
         );
     }
     let mut own = event.get("unmapped").and_then(Value::as_object).cloned().unwrap_or_default();
-    if let Some(mend) = text(event, "/remediation/desc") {
-        own.insert("mend".to_owned(), mend.into());
+    if let Some(remediation) = text(event, "/remediation/desc") {
+        own.insert("remediation".to_owned(), remediation.into());
         own.insert("count".to_owned(), event["count"].clone());
     }
     let own: Map<_, _> = own
@@ -128,7 +128,7 @@ fn outcome(event: &Value, verdict: Option<&str>) -> &'static str {
     match verdict {
         Some("deny") => "failure",
         Some(_) if event["status_id"] == 2 => "failure",
-        // Whether the operation of a process that was killed took place, nobody can say.
+        // Whether the operation of a killed process took place is unknown.
         Some("kill") => "unknown",
         _ => "success",
     }

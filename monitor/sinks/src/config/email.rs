@@ -71,8 +71,8 @@ fn mailbox(reader: &mut Reader<'_>, text: &str, at: usize, key: &str) -> Option<
         .ok()
         .filter(|mailbox| mailbox.email.domain().is_ascii() && mailbox.email.user().is_ascii());
     if mailbox.is_none() {
-        let mend = "\"guard@plant.example\" or \"Flowwarden <guard@plant.example>\"";
-        reader.fault(at, format!("{key} is an address like {mend}, not \"{text}\""));
+        let example = "\"guard@plant.example\" or \"Flowwarden <guard@plant.example>\"";
+        reader.fault(at, format!("{key} is an address like {example}, not \"{text}\""));
     }
     mailbox
 }

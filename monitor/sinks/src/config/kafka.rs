@@ -9,7 +9,7 @@ use policy::toml_reader::{Reader, Table};
 pub enum Mechanism {
     /// By the password itself.
     Plain,
-    /// By a proof from which nobody has the password, and the broker shows that it knows it too.
+    /// SCRAM (RFC 5802): the password is not sent, and the broker proves that it knows it.
     ScramSha256,
     /// The same with a longer hash.
     ScramSha512,

@@ -49,7 +49,7 @@ pub fn read(reader: &mut Reader<'_>, value: Option<&Value<'_>>) -> Vec<SinkConfi
     for (keys, at) in reader.tables(value, "sink") {
         let mut table = Table::new(keys, at);
         let sink = sink(reader, &mut table);
-        // Without its type nobody knows which keys it may have.
+        // Without a type the keys are not known.
         if keys.contains_key("type") {
             reader.finish(&table);
         }
@@ -262,8 +262,8 @@ mod tests {
         let sink = "[[sink]]\nname = \"a\"\ntype = \"kafka\"\nserver = \"k:9092\"\ntransport = \"tcp\"";
         let faults = parse(&format!("version = 1\n{sink}\n{rest}")).unwrap_err();
         let said: Vec<_> = faults.iter().map(ToString::to_string).collect();
-        let mend = "take this sink out, or build flowwarden with `--features kafka`";
-        assert_eq!(said, [format!("line 4, column 8: this build has no kafka sink: {mend}")]);
+        let fix = "remove this sink, or build flowwarden with `--features kafka`";
+        assert_eq!(said, [format!("line 4, column 8: this build has no kafka sink: {fix}")]);
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub struct SyslogTarget {
 /// How a server is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// Datagrams: nobody knows what arrives.
+    /// Datagrams: delivery is not confirmed.
     Udp,
     /// A plain connection.
     Tcp,
@@ -257,8 +257,8 @@ fn left_out(
     kind: &str,
 ) -> Option<Target> {
     table.forgive();
-    let mend = format!("take this sink out, or build flowwarden with `--features {kind}`");
-    reader.fault(value.span().start, format!("this build has no {kind} sink: {mend}"));
+    let fix = format!("remove this sink, or build flowwarden with `--features {kind}`");
+    reader.fault(value.span().start, format!("this build has no {kind} sink: {fix}"));
     None
 }
 

@@ -148,7 +148,7 @@ impl Syslog {
 impl Drop for Syslog {
     fn drop(&mut self) {
         if let Some(Open::Stream(connection)) = self.open.take() {
-            // Whoever comes next has nobody to ask.
+            // A new connection has no messages to confirm.
             let _ = connection.close(Duration::ZERO);
         }
     }
@@ -297,7 +297,7 @@ mod tests {
         });
         let stuck = sink.deliver(&[message("two")]);
         let listener = server.join().unwrap();
-        assert!(stuck.is_err(), "nobody asked whether it was read");
+        assert!(stuck.is_err(), "delivery was not confirmed");
         sink.deliver(&[message("two")]).unwrap();
         let text = read(&mut listener.accept().unwrap().0);
         assert!(text.contains("- one") && text.contains("- two"), "{text}");
@@ -318,7 +318,7 @@ mod tests {
         let fails = |sink: &mut Syslog| {
             let start = Instant::now();
             while sink.deliver(&[message("more")]).is_ok() {
-                assert!(start.elapsed() < Duration::from_secs(5), "nobody noticed");
+                assert!(start.elapsed() < Duration::from_secs(5), "not noticed");
             }
         };
         sink.deliver(&[message("one")]).unwrap();
@@ -380,7 +380,7 @@ mod tests {
         // The next one goes into the closed connection, which shows at once or a moment later.
         let start = Instant::now();
         while sink.deliver(&[message("two")]).is_ok() {
-            assert!(start.elapsed() < Duration::from_secs(5), "nobody noticed");
+            assert!(start.elapsed() < Duration::from_secs(5), "not noticed");
         }
         sink.deliver(&[message("three")]).unwrap();
         let (mut second, _) = listener.accept().unwrap();

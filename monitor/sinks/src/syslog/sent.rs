@@ -94,7 +94,7 @@ mod tests {
         thread::sleep(2 * WINDOW);
         assert!(sent.is_due());
         sent.doubt();
-        assert_eq!(all(&sent), [b"one"], "nobody has said that it was read");
+        assert_eq!(all(&sent), [b"one"], "its delivery is not confirmed");
         sent.add(vec![b"two".to_vec()]);
         sent.confirm();
         assert!(all(&sent).is_empty() && !sent.is_due());

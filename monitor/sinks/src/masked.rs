@@ -1,4 +1,4 @@
-//! What is told of a failure, on the console, in `sinks/NAME.cursor` and with dead letters.
+//! Error texts of sinks for the console, `sinks/NAME.cursor` and dead letters: secrets masked, length bounded.
 //!
 //! Much of it is the receiver's own words: they may be without end, hold what a terminal obeys, or repeat what they were
 //! asked, with the secret that was in it.
@@ -11,21 +11,21 @@ use super::{
 };
 use journal::text::terminal::plain;
 
-/// What is told at most, in characters.
-const LONGEST: usize = 400;
+/// Most characters of an error text.
+const MAX_CHARS: usize = 400;
 /// Parts of an address that are shorter are words, and no secrets.
 const SHORTEST: usize = 8;
 const HIDDEN: &str = "[secret]";
 
 /// The reason as one line of text, without the sink's secrets.
-pub(super) fn told(target: &Target, why: &str) -> String {
+pub(super) fn masked(target: &Target, why: &str) -> String {
     let mut why = why.to_owned();
     for hidden in secrets(target) {
         if why.contains(&hidden) {
             why = why.replace(&hidden, HIDDEN);
         }
     }
-    if let Some((end, _)) = why.char_indices().nth(LONGEST) {
+    if let Some((end, _)) = why.char_indices().nth(MAX_CHARS) {
         why.truncate(end);
         why.push('…');
     }
@@ -145,14 +145,14 @@ mod tests {
             (&mqtt, vec![secret, &plain, &pairs[0], &pairs[1]]),
         ] {
             for form in forms {
-                let said = told(target, &format!("you said <{form}> to me"));
+                let said = masked(target, &format!("you said <{form}> to me"));
                 assert_eq!(said, format!("you said <{HIDDEN}> to me"), "{form}");
             }
         }
         // With the padding that some forms have, and without a word that is in the address by chance.
-        assert_eq!(told(&webhook, &BASE64.encode(secret.as_bytes())).replace('=', ""), HIDDEN);
-        assert_eq!(told(&webhook, "no route to asker"), "no route to asker");
-        assert_eq!(told(&webhook, "x\u{1b}[2J\n"), "x\\u{1b}[2J");
-        assert_eq!(told(&webhook, &"y".repeat(1000)).chars().count(), LONGEST + 1);
+        assert_eq!(masked(&webhook, &BASE64.encode(secret.as_bytes())).replace('=', ""), HIDDEN);
+        assert_eq!(masked(&webhook, "no route to asker"), "no route to asker");
+        assert_eq!(masked(&webhook, "x\u{1b}[2J\n"), "x\\u{1b}[2J");
+        assert_eq!(masked(&webhook, &"y".repeat(1000)).chars().count(), MAX_CHARS + 1);
     }
 }
