@@ -27,12 +27,12 @@ use crate::{
 const READY: &str = "ready:";
 /// The policy's file in the guard's directory.
 const POLICY: &str = "policy.toml";
-/// What it says of a file that has just come to be, after its path.
-const YOUNG: &str = " has just come to be";
+/// What it says of a file that was just created, after its path.
+const YOUNG: &str = " was just created";
 /// What it says, at the end, of such a file when the rules for it hold.
 pub const MADE: &str = "protected from now on";
 /// What it says, at the end, of such a file that is no more.
-const GONE: &str = "is gone again before it was made";
+const GONE: &str = "was removed before it settled";
 
 /// Resident memory of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

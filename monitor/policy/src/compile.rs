@@ -135,7 +135,7 @@ pub fn presence(watched: &[Watched]) -> BTreeMap<&Path, Presence> {
 pub struct Seen {
     /// Its identity.
     pub id: InodeId,
-    /// Nobody is busy making it any more; see [`settle`](super::settle).
+    /// The file has settled; see [`settle`](super::settle).
     pub made: bool,
 }
 
@@ -208,7 +208,7 @@ fn order(selectors: &mut [Selector]) {
     selectors.sort_by_key(|selector| selector.flags & SELECT_CGROUP == 0);
 }
 
-/// Instances that one selector selects. Whose a process is nobody can tell then, and the first of them has it: so the rules
+/// Instances that share a selector. A process then belongs to the first of them: so the rules
 /// of all of them hold for that one.
 struct Alike<'a> {
     policy: &'a Policy,

@@ -114,7 +114,7 @@ pub struct System {
 }
 
 impl System {
-    /// This machine as it says it is, for whoever does not load kernel programs: with `bpf` in the kernel's list of LSMs,
+    /// This machine by its configuration, for callers that load no kernel programs: with `bpf` in the kernel's list of LSMs,
     /// or where that list cannot be read, everything counts as refusable. The guard itself tries it.
     #[must_use]
     pub fn expected() -> Self {
@@ -277,7 +277,7 @@ pub fn refuse(policy: &Policy, host: &dyn Host) -> Vec<Fault> {
 
 /// A policy that those whom it restrains can change is none.
 ///
-/// `paths` are the file as it was named and as it really is: whoever can put another link in the place of the first
+/// `paths` are the file as it was named and its real path: a user who can replace a link in the first
 /// changes the policy as well.
 #[must_use]
 pub fn writable(paths: &[&Path], policy: &Policy, host: &dyn Host) -> Vec<Fault> {
@@ -338,11 +338,11 @@ fn warn_rules(instance: &InstancePolicy, host: &dyn Host, warnings: &mut Vec<Fau
         let what = format!("rule {}: nothing here can count what leaves; `max-bytes` does nothing", rule.action.id);
         warnings.push(fault(rule.action.at, what));
     }
-    // A rule with several paths is told once. Those that somebody has thought about are told in one line: where only
+    // A rule with several paths is reported once. Rules with an explicit fallback are reported in one line: where only
     // tracepoints run they are nearly all.
-    let (mut told, mut kills) = (BTreeSet::new(), Vec::new());
+    let (mut reported, mut kills) = (BTreeSet::new(), Vec::new());
     let mut cannot = |action: &Action, what: &str| {
-        if action.verdict != Verdict::Deny || !told.insert(action.id.clone()) {
+        if action.verdict != Verdict::Deny || !reported.insert(action.id.clone()) {
         } else if action.fallback == Verdict::Kill {
             kills.push(action.id.clone());
         } else {
@@ -440,7 +440,7 @@ mod tests {
     fn root_and_shared_uids_are_not_selected_by_uid_alone() {
         assert!(refused("{ uid = 0 }").contains("half of the machine"));
         assert!(refused("{ uid = 1000 }").contains("login shells of pi"));
-        assert!(refused("{ user = \"nobody-here\" }").contains("no user"));
+        assert!(refused("{ user = \"no-such-user\" }").contains("no user"));
         assert_eq!(refused("{ uid = 1000, exec = \"node-red\" }"), "");
         assert_eq!(refused("{ uid = 0, unit = \"nodered.service\" }"), "");
         assert_eq!(refused("{ user = \"nodered\" }"), "");
@@ -482,30 +482,30 @@ mod tests {
             )
         };
         let net = |key: &str, end: &str| format!("[[instance.{key}]]\n{end} = [\"any\"]\nverdict = \"deny\"\n");
-        let told = |rules: &str| -> Vec<String> {
+        let warnings_of = |rules: &str| -> Vec<String> {
             let warnings = warn(&policy("{ uid = 990 }", rules), &Fake).into_iter().map(|fault| fault.what);
             warnings.filter(|what| what.contains("no sensor")).collect()
         };
         let defaults = "default = { mount = { verdict = \"deny\", fallback = \"kill\" } }\n";
         assert_eq!(
-            told(&format!("{defaults}{}", file("read", "fallback = \"kill\"\n"))),
+            warnings_of(&format!("{defaults}{}", file("read", "fallback = \"kill\"\n"))),
             ["no sensor here can deny for these, which kill instead, as `fallback` says: r, default-mount"]
         );
         assert_eq!(
-            told(&file("exec", "")),
+            warnings_of(&file("exec", "")),
             [
                 "rule r: no sensor here can deny the start of a program; it logs instead; fallback = \"kill\" would stop it"
             ]
         );
-        assert_eq!(told(&net("egress", "to")), [""; 0]);
+        assert_eq!(warnings_of(&net("egress", "to")), [""; 0]);
         assert_eq!(
-            told(&net("ingress", "from")),
+            warnings_of(&net("ingress", "from")),
             [
                 "rule ingress-1: no sensor here can deny incoming connections; it logs instead; fallback = \"kill\" would stop it"
             ]
         );
         assert_eq!(
-            told("default = { files = \"deny\", egress = \"deny\" }\n"),
+            warnings_of("default = { files = \"deny\", egress = \"deny\" }\n"),
             ["default files = \"deny\": no sensor here can deny it; it logs instead"]
         );
     }
@@ -513,12 +513,12 @@ mod tests {
     #[test]
     fn what_is_not_there_is_said() {
         let rules = "[[instance.files]]\npaths = [\"x\", \"y/**\"]\naccess = [\"read\"]\nverdict = \"kill\"\n";
-        let told: Vec<_> = warn(&policy("{ unit = \"u.service\" }", rules), &Fake)
+        let warnings: Vec<_> = warn(&policy("{ unit = \"u.service\" }", rules), &Fake)
             .into_iter()
             .map(|fault| (fault.line, fault.what))
             .collect();
         assert_eq!(
-            told,
+            warnings,
             [
                 (5, "u.service does not run: no cgroup of that name (yet)".to_owned()),
                 (6, "/ud/x does not exist (yet)".to_owned())
@@ -530,7 +530,7 @@ mod tests {
     fn the_machine_itself_answers() {
         let system = System::new();
         assert_eq!(system.uid("root"), Some(0));
-        // Whoever passwd lists with a shell that /etc/shells lists, and nobody else.
+        // Accounts of passwd with a shell of /etc/shells, and no others.
         for line in fs::read_to_string("/etc/passwd").unwrap().lines() {
             let fields: Vec<_> = line.split(':').collect();
             let [name, uid, shell] = [fields[0], fields[2], fields[6]];

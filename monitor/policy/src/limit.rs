@@ -122,9 +122,7 @@ pub(super) fn read(
         Some((value, Some(other))) => {
             reader.fault(
                 value.span().start,
-                format!(
-                    "`beyond` is \"log\" or \"deny\", not \"{other}\": a packet that leaves is nobody's to be killed"
-                ),
+                format!("`beyond` is \"log\" or \"deny\", not \"{other}\": the packet hook has no task to kill"),
             );
             Verdict::Log
         }
@@ -189,7 +187,7 @@ mod tests {
             ),
             (
                 "verdict = \"log\"\nmax-bytes = \"1MiB\"\nbeyond = \"kill\"",
-                "line 10, column 10: `beyond` is \"log\" or \"deny\", not \"kill\": a packet that leaves is nobody's to be killed",
+                "line 10, column 10: `beyond` is \"log\" or \"deny\", not \"kill\": the packet hook has no task to kill",
             ),
         ] {
             let faults = egress(keys).unwrap_err();

@@ -87,7 +87,7 @@ impl ClassDefault {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum KillScope {
-    /// Nobody else.
+    /// No other process.
     #[default]
     Process = 0,
     /// What Node-RED has started: everything below that child of its main process under which it happened.
@@ -199,7 +199,7 @@ pub struct FileRule {
     pub access: Access,
     /// A copy is kept of what it protects, and put back when that came to harm.
     pub heal: bool,
-    /// It holds at once, also for a file that has just come to be.
+    /// It holds at once, also for a file that was just created.
     pub at_once: bool,
     /// What it does.
     pub action: Action,

@@ -9,7 +9,7 @@ use monitor_common::dns::{MAX_NAME, NAME_HEAD_BITS, NAME_ROOM, NameKey};
 
 /// Longest label.
 const MAX_LABEL: usize = 63;
-/// Names without a dot that nobody can register on the Internet (RFC 6761, RFC 6762 appendix G, ICANN's `internal`).
+/// Names without a dot that cannot be registered on the Internet (RFC 6761, RFC 6762 appendix G, ICANN's `internal`).
 const PRIVATE: [&str; 11] =
     ["corp", "example", "home", "home.arpa", "internal", "intranet", "invalid", "lan", "local", "private", "test"];
 
@@ -23,7 +23,7 @@ pub struct DnsName {
 }
 
 impl DnsName {
-    /// Reads a name; what is wrong with it comes back, with the mend.
+    /// Parses a name. The error says what is wrong and how to fix it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, below) = text.strip_prefix("*.").map_or((text, false), |name| (name, true));
         let wrong = |why: &str| Err(format!("\"{text}\" is no name: {why}"));

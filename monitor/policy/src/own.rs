@@ -1,6 +1,6 @@
 //! What belongs to the guard: rules that every instance has, whatever its policy says.
 //!
-//! Whoever is watched must not change the guard's program, policy, journal, state and pins, nor read what it has written,
+//! A watched process must not change the guard's program, policy, journal, state and pins, nor read what it has written,
 //! nor stop it, through its process or by its cgroup.
 
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ pub const PREFIX: &str = "guard-";
 
 /// The rule for data that is carried out in the names that resolvers are asked for. Every policy has it.
 pub const DNS_TUNNEL: &str = "dns-tunnel";
-/// The rule for files that nobody watched may change.
+/// Rule for files that watched processes must not change.
 pub const FILES: &str = "guard-files";
-/// The rule for files that nobody watched may read either.
+/// Rule for files that watched processes must not read or change.
 pub const SECRETS: &str = "guard-secrets";
 
 /// The files of a running guard, by absolute paths.
@@ -45,12 +45,12 @@ impl Own {
         own
     }
 
-    /// A file that nobody watched may change.
+    /// Adds a file that watched processes must not change.
     pub fn file(&mut self, path: &Path) {
         self.files.extend(std::path::absolute(path));
     }
 
-    /// A directory that nobody watched may change or look into.
+    /// Adds a directory that watched processes must not read or change.
     pub fn secret(&mut self, path: &Path) {
         self.secrets.extend(std::path::absolute(path));
     }

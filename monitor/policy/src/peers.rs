@@ -1,9 +1,9 @@
 //! Hosts that ingress rules name, and the addresses that this machine's own resolver gives for them.
 //!
-//! Who connects shows an address and no name, and the instance asks nobody for it: there is no answer on its way to be
+//! A peer is known by its address, and the instance does not resolve its name: there is no DNS answer to be
 //! read, as there is for names in egress rules. So the guard looks up itself, as every program of root does
 //! (`getaddrinfo`: `/etc/hosts`, DNS, whatever `nsswitch.conf` says). That knows no deadline and may take a minute. Each
-//! look-up therefore has a thread of its own, for which nobody waits.
+//! look-up therefore has a thread of its own, which is not waited for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -51,13 +51,13 @@ struct Peer {
     due: Instant,
     /// Since when it is being looked up.
     asked: Option<Instant>,
-    /// The last look-up has failed, and that was told.
+    /// The last look-up failed, and that was reported.
     failing: bool,
 }
 
-/// What is to be told of a name.
+/// Result of a look-up that has to be reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum LookupReport {
     /// It has other addresses now.
     Changed {
         /// The name.
@@ -67,7 +67,7 @@ pub enum Told {
         /// What it has.
         now: BTreeSet<IpAddr>,
     },
-    /// It cannot be looked up; told once until it can.
+    /// The look-up failed; reported once until it succeeds.
     Failed {
         /// The name.
         name: DnsName,
@@ -124,14 +124,14 @@ impl Peers {
     }
 
     /// Takes the answers that have come, and begins the look-ups that are due. Never waits.
-    pub fn turn(&mut self, now: Instant) -> Vec<Told> {
-        let mut told = Vec::new();
+    pub fn turn(&mut self, now: Instant) -> Vec<LookupReport> {
+        let mut reports = Vec::new();
         while let Ok(answer) = self.answers.try_recv() {
-            told.extend(self.take(answer, now));
+            reports.extend(self.take(answer, now));
         }
         for (name, peer) in &mut self.all {
             if peer.asked.is_some_and(|asked| now.saturating_duration_since(asked) >= DEADLINE) {
-                told.extend(peer.fail(name, &format!("no answer for {} s", DEADLINE.as_secs())));
+                reports.extend(peer.fail(name, &format!("no answer for {} s", DEADLINE.as_secs())));
             }
         }
         for name in self.next(now) {
@@ -139,10 +139,10 @@ impl Peers {
             // Who has ended meanwhile needs no answer.
             let work = move || drop(sender.send(look_up(name_there)));
             if let Err(error) = thread::Builder::new().name("look-up".to_owned()).spawn(work) {
-                told.extend(self.take(Answer { name, found: Err(error) }, now));
+                reports.extend(self.take(Answer { name, found: Err(error) }, now));
             }
         }
-        told
+        reports
     }
 
     /// What is known.
@@ -156,7 +156,7 @@ impl Peers {
     fn next(&mut self, now: Instant) -> Vec<DnsName> {
         let under_way = self.all.values().filter(|peer| peer.asked.is_some()).count();
         let mut due: Vec<_> = self.all.iter_mut().filter(|(_, peer)| peer.asked.is_none() && peer.due <= now).collect();
-        // Who has waited longest is first: names that nobody answers for do not keep others back.
+        // The oldest is first: names without an answer do not delay others.
         due.sort_by_key(|(_, peer)| peer.due);
         due.truncate(AT_ONCE.saturating_sub(under_way));
         due.into_iter()
@@ -167,8 +167,8 @@ impl Peers {
             .collect()
     }
 
-    fn take(&mut self, Answer { name, found }: Answer, now: Instant) -> Option<Told> {
-        // One that no rule names any more is nobody's.
+    fn take(&mut self, Answer { name, found }: Answer, now: Instant) -> Option<LookupReport> {
+        // No rule names it any more.
         let peer = self.all.get_mut(&name)?;
         peer.asked = None;
         peer.due = now + RETRY;
@@ -188,7 +188,7 @@ impl Peers {
             oldest.and_then(|address| peer.addresses.remove(&address));
         }
         let now = peer.known();
-        (now != before).then_some(Told::Changed { name, before, now })
+        (now != before).then_some(LookupReport::Changed { name, before, now })
     }
 }
 
@@ -201,28 +201,28 @@ impl Peer {
         self.addresses.keys().copied().collect()
     }
 
-    fn fail(&mut self, name: &DnsName, why: &str) -> Option<Told> {
-        let told = Told::Failed { name: name.clone(), why: why.to_owned(), kept: self.known() };
-        (!std::mem::replace(&mut self.failing, true)).then_some(told)
+    fn fail(&mut self, name: &DnsName, why: &str) -> Option<LookupReport> {
+        let report = LookupReport::Failed { name: name.clone(), why: why.to_owned(), kept: self.known() };
+        (!std::mem::replace(&mut self.failing, true)).then_some(report)
     }
 }
 
-/// Looks the names of a policy up, for whoever has nothing else to do meanwhile.
+/// Looks up the names of a policy and waits.
 #[must_use]
-pub fn look_up_all(policy: &Policy, within: Duration) -> (Table, Vec<Told>) {
+pub fn look_up_all(policy: &Policy, within: Duration) -> (Table, Vec<LookupReport>) {
     let begun = Instant::now();
     let mut peers = Peers::new(&Table::new(), begun);
     peers.follow(policy, begun);
-    let mut told = Vec::new();
+    let mut reports = Vec::new();
     loop {
-        told.extend(peers.turn(Instant::now()));
+        reports.extend(peers.turn(Instant::now()));
         let open = |peer: &Peer| !peer.failing && peer.addresses.is_empty();
         let left = within.saturating_sub(begun.elapsed());
         if left.is_zero() || !peers.all.values().any(open) {
-            return (peers.table(), told);
+            return (peers.table(), reports);
         }
         match peers.answers.recv_timeout(left) {
-            Ok(answer) => told.extend(peers.take(answer, Instant::now())),
+            Ok(answer) => reports.extend(peers.take(answer, Instant::now())),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
@@ -286,17 +286,21 @@ mod tests {
         let begun = Instant::now();
         let mut peers = following(&[PROXY], begun);
         let failure = |kept: &[&str]| {
-            Some(Told::Failed { name: name(PROXY), why: "no such host".to_owned(), kept: addresses(kept) })
+            Some(LookupReport::Failed { name: name(PROXY), why: "no such host".to_owned(), kept: addresses(kept) })
         };
         assert_eq!(peers.take(failed(PROXY), begun), failure(&[]));
         assert_eq!((peers.take(failed(PROXY), begun), peers.table()), (None, Table::new()));
         let (before, now) = (addresses(&[]), addresses(&["192.0.2.7", "2001:db8::7"]));
-        let changed = Some(Told::Changed { name: name(PROXY), before, now: now.clone() });
+        let changed = Some(LookupReport::Changed { name: name(PROXY), before, now: now.clone() });
         assert_eq!(peers.take(found(PROXY, &["192.0.2.7", "2001:db8::7"]), begun), changed);
         let long = begun + 10 * GRACE;
         assert_eq!(peers.take(failed(PROXY), long), failure(&["192.0.2.7", "2001:db8::7"]));
         assert_eq!(peers.table()[&name(PROXY)], now, "however long ago");
-        assert_eq!(peers.take(found(PROXY, &["0.0.0.0", "::", "224.0.0.1"]), long), None, "nobody has those");
+        assert_eq!(
+            peers.take(found(PROXY, &["0.0.0.0", "::", "224.0.0.1"]), long),
+            None,
+            "these are not addresses of hosts"
+        );
         assert_eq!(peers.table()[&name(PROXY)], now);
         assert_eq!(peers.take(found(PROXY, &["192.0.2.7", "2001:db8::7"]), long), None, "as it was");
     }
@@ -340,13 +344,16 @@ mod tests {
         let mut peers = following(&silent.iter().map(String::as_str).collect::<Vec<_>>(), begun);
         let first = peers.next(begun);
         assert_eq!(first.len(), AT_ONCE);
-        // The thread of each is still under way: no other takes its place, and each is told once.
-        let told = |peers: &mut Peers, now| {
-            let told = peers.turn(now);
-            told.iter().filter(|it| matches!(it, Told::Failed { why, .. } if why.contains("no answer"))).count()
+        // The thread of each is still under way: no other takes its place, and each is reported once.
+        let failures = |peers: &mut Peers, now| {
+            let reports = peers.turn(now);
+            reports
+                .iter()
+                .filter(|it| matches!(it, LookupReport::Failed { why, .. } if why.contains("no answer")))
+                .count()
         };
-        assert_eq!(told(&mut peers, begun + DEADLINE), AT_ONCE);
-        assert_eq!(told(&mut peers, begun + 2 * DEADLINE), 0);
+        assert_eq!(failures(&mut peers, begun + DEADLINE), AT_ONCE);
+        assert_eq!(failures(&mut peers, begun + 2 * DEADLINE), 0);
         for name in first.clone() {
             peers.take(Answer { name, found: Err(io::Error::other("timed out")) }, begun + 2 * DEADLINE);
         }

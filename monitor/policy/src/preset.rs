@@ -246,7 +246,7 @@ fn doh() -> impl Iterator<Item = &'static str> {
     include_str!("presets/doh.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// Places that no declaration opens, since whoever edits flows can declare.
+/// Paths that no declaration opens, since every user who edits flows can declare keys.
 fn is_critical(path: &Path, home: Option<&Path>) -> bool {
     let never = ["/etc/shadow", "/etc/gshadow", "/etc/ssh", "/etc/sudoers", "/root", "/proc", "/sys", "/dev"];
     never.iter().any(|place| path.starts_with(place))
@@ -332,11 +332,11 @@ fn declared_targets(preset: Preset, known: &Known) -> Vec<String> {
     rules
 }
 
-/// A rule for whoever has rules with names.
+/// A rule for instances with rules about names.
 const FORGED_NAMES: &str = "\
 [[instance.ingress]]
 id = \"forged-names\"
-why = \"whoever serves port 53 here can answer for the resolvers, and an allowed name would lead to any address\"
+why = \"a process that serves port 53 here can answer for the resolvers, and an allowed name would lead to any address\"
 technique = \"T1557\"
 from = [\"any\", \"loopback\", \"private\", \"link-local\"]
 ports = [53]
@@ -446,7 +446,7 @@ pub fn quoted(text: &str) -> String {
     quoted + "\""
 }
 
-/// The policy that is used when there is none: `home` for these instances, with nothing that they declare, since nobody has
+/// The policy that is used when there is none: `home` for these instances, without their declared keys, since no administrator has
 /// looked at it.
 pub fn policy(instances: &[Found], enforce: bool) -> Result<Policy, Vec<Fault>> {
     let nameless = instances.iter().find(|found| found.user_dir.to_str().is_none());

@@ -1,8 +1,8 @@
-//! When a file that has just come to be counts as made.
+//! When a new file counts as settled.
 //!
-//! Whoever makes a file goes on to write it and to set its mode and times, as Node-RED does with `settings.js` at its first
+//! The process that creates a file writes it and sets its mode and times, as Node-RED does with `settings.js` at its first
 //! start. A rule against changes that took hold in the middle of that would kill the maker. So these rules wait until the
-//! file has been quiet for [`QUIET`], and never longer than [`GRACE`] from its birth: whoever keeps touching a file to keep
+//! file has been quiet for [`QUIET`], and never longer than [`GRACE`] from its creation: a process that keeps touching a file to keep
 //! it open gains that much and no more. Once they hold they hold for as long as there is a file of that name.
 
 use std::{
@@ -13,17 +13,17 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// A file that nobody has changed for so long is made.
+/// A file has settled after this time without a change.
 pub const QUIET: Duration = Duration::from_secs(2);
-/// A file that was born, or first seen, so long ago is made, whoever still changes it.
+/// A file has settled at this age, or this time after it was first found, even if it still changes.
 pub const GRACE: Duration = Duration::from_secs(10);
 
-/// What is said of a file, after its path, from when on it is let through.
-pub const YOUNG: &str = "has just come to be";
-/// What is said of it at the end, when its rules hold.
+/// Message about a new file, after its path: operations of its creator are exempted.
+pub const YOUNG: &str = "was just created";
+/// End of the message about a settled file, whose rules are in force.
 pub const MADE: &str = "protected from now on";
-/// What is said of it at the end, when it is no more.
-pub const GONE: &str = "is gone again before it was made";
+/// End of the message about a file that was removed before.
+pub const GONE: &str = "was removed before it settled";
 
 /// How long ago things happened to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Settling {
         matches!(state, State::Made { .. })
     }
 
-    /// A file was put back as it had been made: nobody is making it.
+    /// A file was restored: no process is creating it.
     pub fn put_back(&mut self, path: &Path) {
         self.files.insert(path.to_owned(), State::Made { quiet: true });
     }

@@ -215,14 +215,14 @@ impl<E: Enforcer> Agent<E> {
                 (Some((true, true)), true) => continue,
                 (_, true) => {
                     let most = GRACE.as_secs();
-                    let message = format!("{shown} {YOUNG}: its maker is let through, for {most} s at most");
+                    let message = format!("{shown} {YOUNG}: its creator may change it, for {most} s at most");
                     self.tell_of(Stage::Reload, path, &message);
                     continue;
                 }
                 (Some((_, true)), false) if self.host.expected.contains(path) => {
                     (Stage::Reload, format!("{shown} is about to be restored"))
                 }
-                (Some((_, true)), false) if was_quiet => (Stage::Reload, format!("{shown} is made")),
+                (Some((_, true)), false) if was_quiet => (Stage::Reload, format!("{shown} has settled")),
                 (Some((_, true)), false) => {
                     let most = GRACE.as_secs();
                     (Stage::Error, format!("{shown} was still being changed after {most} s"))

@@ -12,7 +12,7 @@ use super::{Agent, AgentError, say, trouble::Task};
 use journal::{ocsf::Stage, state::State};
 use policy::{
     name::DnsName,
-    peers::{Peers, Table, Told},
+    peers::{LookupReport, Peers, Table},
 };
 
 /// File of their addresses in the state directory, for a guard that starts before the network.
@@ -34,13 +34,13 @@ fn keep(state: &State, table: &Table) -> Result<(), AgentError> {
 
 impl<E> Agent<E> {
     /// Logs and journals results of look-ups, and stores the addresses in force.
-    pub(super) fn report_lookups(&mut self, all: &[Told]) {
+    pub(super) fn report_lookups(&mut self, all: &[LookupReport]) {
         for lookup in all {
             let (stage, message, details) = words(lookup);
             say(&message);
             self.pipeline.lifecycle(stage, &message, &Map::from_iter(details));
         }
-        let changed = all.iter().any(|lookup| matches!(lookup, Told::Changed { .. }));
+        let changed = all.iter().any(|lookup| matches!(lookup, LookupReport::Changed { .. }));
         if changed {
             let kept = keep(&self.state, &self.host.peers);
             self.note(Task::Peers, &kept);
@@ -48,15 +48,15 @@ impl<E> Agent<E> {
     }
 }
 
-fn words(lookup: &Told) -> (Stage, String, Vec<(String, serde_json::Value)>) {
+fn words(lookup: &LookupReport) -> (Stage, String, Vec<(String, serde_json::Value)>) {
     match lookup {
-        Told::Changed { name, before, now } => {
+        LookupReport::Changed { name, before, now } => {
             let was = if before.is_empty() { String::new() } else { format!(", until now {}", list(before)) };
             let message = format!("{name} in ingress rules is {}{was}", list(now));
             let details = [("name", json!(name.to_string())), ("addresses", json!(now)), ("before", json!(before))];
             (Stage::Reload, message, details.map(|(key, value)| (key.to_owned(), value)).into())
         }
-        Told::Failed { name, why, kept } => {
+        LookupReport::Failed { name, why, kept } => {
             let then = if kept.is_empty() {
                 "it stands for no address until it can be".to_owned()
             } else {

@@ -37,7 +37,7 @@ use monitor::{
 use policy::{
     host::System,
     model::Policy,
-    peers::{self, Told},
+    peers::{self, LookupReport},
 };
 
 /// Watch and restrain Node-RED from outside
@@ -175,9 +175,9 @@ const LOOKING_UP: Duration = Duration::from_secs(10);
 
 /// This machine, with the present addresses of the hosts in ingress rules.
 fn with_peers(policy: &Policy) -> System {
-    let (peers, told) = peers::look_up_all(policy, LOOKING_UP);
-    for told in told {
-        if let Told::Failed { name, why, .. } = told {
+    let (peers, reports) = peers::look_up_all(policy, LOOKING_UP);
+    for report in reports {
+        if let LookupReport::Failed { name, why, .. } = report {
             let why = plain(why.as_bytes());
             complain(&format_args!("warning: {name} cannot be resolved ({why}): it matches no address"));
         }

@@ -64,7 +64,7 @@ fn years_forth_and_back_change_no_rule_no_window_and_no_line() -> Result<()> {
         // How old a file is, is what the clock says of it.
         let (_, status) = stand_in.does("create young.js")?;
         ensure!(status.success(), "the maker is not let through: {status}\n{}", guard.console().text());
-        guard.console().wait_for(mark, &format!("young.js is made: {MADE}"), PATIENCE)?;
+        guard.console().wait_for(mark, &format!("young.js has settled: {MADE}"), PATIENCE)?;
         let (_, status) = stand_in.does("append young.js")?;
         ensure!(!status.success(), "what is made is not protected");
         std::fs::remove_file(stand_in.user_dir().join("young.js"))?;

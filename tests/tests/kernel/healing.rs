@@ -71,8 +71,8 @@ enum Step {
 
 impl Step {
     const ALL: [Self; 6] = [
-        Self::Said("has just come to be"),
-        Self::Journaled("has just come to be"),
+        Self::Said("was just created"),
+        Self::Journaled("was just created"),
         Self::Copied,
         Self::Said("baseline of"),
         Self::Said(MADE),
@@ -141,11 +141,11 @@ fn attacked_at(stand_in: &StandIn, guard: &Guard, step: Step, act: &str, name: &
         Ok((status, count(guard)? > baselines))
     })?;
     // The rules for changes of the file itself wait until it is made.
-    let young = matches!(step, Step::Said("has just come to be") | Step::Journaled("has just come to be"));
+    let young = matches!(step, Step::Said("was just created") | Step::Journaled("was just created"));
     ensure!(young || !status.success(), "the rule is not in force: {status}");
     if status.success() && act == "cut-open" {
         // The last look at it is over when it is announced.
-        guard.console().wait_for(mark, &format!("{name} is made"), PATIENCE)?;
+        guard.console().wait_for(mark, &format!("{name} has settled"), PATIENCE)?;
         return Ok(());
     }
     let restored = until("a word about it", PATIENCE, || {
@@ -232,7 +232,7 @@ fn what_was_attacked_before_it_has_a_baseline_gets_none_until_it_is_accepted() -
     let path = stand_in.user_dir().join("young.js");
     let mark = guard.console().mark();
     file(&stand_in, &path)?;
-    guard.console().wait_for(mark, "young.js has just come to be", PATIENCE)?;
+    guard.console().wait_for(mark, "young.js was just created", PATIENCE)?;
     let mut links = 0;
     while guard.console().find(mark, |line| line.contains("young.js") && line.ends_with(MADE)).is_none() {
         links += 1;

@@ -1,4 +1,4 @@
-//! Files that come to be while the guard looks on.
+//! Files that are created while the guard runs.
 
 use std::{fs, thread, time::Duration};
 
@@ -20,10 +20,10 @@ fn a_file_that_goes_before_it_is_made_is_told_to_be_gone() -> Result<()> {
     let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
     let guard = start(&stand_in, &stand_in.policy().deny("young.js", &["write"], "young"), &[])?;
     let (path, mut mark) = (stand_in.user_dir().join("young.js"), 0);
-    for end in ["young.js is gone again before it was made", MADE] {
+    for end in ["young.js was removed before it settled", MADE] {
         let (_, status) = stand_in.does("create young.js")?;
         ensure!(status.success(), "the maker is not let through: {status}\n{}", guard.console().text());
-        guard.console().wait_for(mark, "young.js has just come to be", PATIENCE)?;
+        guard.console().wait_for(mark, "young.js was just created", PATIENCE)?;
         if end != MADE {
             fs::remove_file(&path)?;
         }

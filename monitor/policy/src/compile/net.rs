@@ -49,7 +49,7 @@ impl Compiled {
                     rule: rule_of(&rule.action, index),
                 })
             };
-            // Nobody but the machine's resolver tells who connects; what the instance connects to, the answers that it gets.
+            // Names of peers are resolved by the machine; names of destinations by the answers that the instance gets.
             let (asked, looked_up): (Vec<_>, Vec<_>) =
                 rule.names.iter().partition(|_| rule.direction == Direction::Egress);
             let peers = looked_up.into_iter().flat_map(|name| host.addresses(name)).map(Prefix::from);

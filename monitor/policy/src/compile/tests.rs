@@ -548,7 +548,7 @@ fn what_is_protected_against_change_is_watched_where_it_is() {
     let compiled = try_compile("{ uid = 9 }", &many, &[("a", 0)], &Everything).unwrap();
     assert_eq!(compiled.watches.len(), MAX_WATCHES);
     assert!(compiled.watches.iter().all(|(_, _, path)| path.starts_with("/h/ud/d/")));
-    // Whoever changes what is put back is to be known, whatever else there is.
+    // A change of a healed file is always recorded.
     let healed = rule("\"settings.js\"", "\"write\"", "kill").replace("verdict", "heal = true\nverdict");
     let compiled = try_compile("{ uid = 9 }", &[many, healed].concat(), &[("a", 0)], &Everything).unwrap();
     assert_eq!(compiled.watches.len(), MAX_WATCHES);
@@ -765,11 +765,11 @@ fn a_selector_never_selects_more_or_less_than_was_meant() {
     assert!(error("{ unit = \"x.service\" }").contains("more than 64 selectors"));
     let compiled = try_compile("{ uid = 7, exec = \"node-red\" }", "", &[("a", 5)], &Strange(65)).unwrap();
     assert_eq!(compiled.selectors, [Selector { cgroup: 0, uid: 7, instance: 5, flags: SELECT_UID | SELECT_EXEC }]);
-    // Where it has a cgroup, whoever has the uid and is in there.
+    // With a cgroup: processes of the uid in this cgroup.
     let compiled = try_compile("{ uid = 7, unit = \"x.service\" }", "", &[("a", 5)], &Strange(2)).unwrap();
     let within = |cgroup| Selector { cgroup, uid: 7, instance: 5, flags: SELECT_UID | SELECT_CGROUP };
     assert_eq!(compiled.selectors, [within(1), within(2)]);
-    // A unit that does not run selects nobody, not everybody.
+    // A unit that is not running selects no process, not every process.
     assert!(
         try_compile("{ uid = 7, unit = \"x.service\" }", "", &[("a", 0)], &Everything).unwrap().selectors.is_empty()
     );
@@ -805,10 +805,10 @@ fn rules_are_told_as_sentences() {
     let rules = rule("\"/**/*.pem\"", "\"read\"", "kill")
         + "[[instance.egress]]\nto = [\"10.0.0.0/8\", \"any\", \"::1\"]\nports = [53, \"1-9\"]\nprotocol = \"udp\"\nverdict = \"deny\"\n[[instance.exec]]\npath = \"/usr/bin/curl\"\nverdict = \"log\"\n";
     let compiled = try_compile("{ uid = 9 }", &rules, &[("a", 0)], &Everything).unwrap();
-    let told: Vec<_> =
+    let faults: Vec<_> =
         compiled.rules.iter().map(|rule| (rule.id.as_str(), rule.class, rule.sentence.as_str())).collect();
     assert_eq!(
-        told,
+        faults,
         [
             ("files-1", Class::Files, "read of /**/*.pem: kill"),
             ("exec-1", Class::Exec, "exec of /usr/bin/curl: log"),

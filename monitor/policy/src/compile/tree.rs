@@ -108,7 +108,7 @@ impl Branch {
                 for (of, what) in [(Access::READ, Access::READ), (Access::WRITE, CHANGES)] {
                     if restrains(bit, rule, what) {
                         let mine = &mut raw[of.bits().trailing_zeros() as usize];
-                        // Nobody works on a file through the disk.
+                        // A window does not exempt access through the block device.
                         *mine = stricter(*mine, rule.lifted_by(0));
                     }
                 }
@@ -198,7 +198,7 @@ impl Tree {
         let ways = ways(&rule.path, host);
         for path in &ways.paths {
             self.add_at(path, rule, action);
-            // In another proc file system the guard has another number: there its own rules are about nobody.
+            // In another proc file system the guard has another pid: its own rules do not apply there.
             self.about_proc |= !rule.at_once && reaches(path, &rule.names, Path::new(PROC));
         }
         if holds(rule, action) {
@@ -470,7 +470,7 @@ impl Tree {
                 compiled.inodes.push((key, number(main)));
                 continue;
             }
-            // One file under several of the names: whoever made the second name must not choose the milder rule.
+            // One file under several of the names: the process that made the second name must not select the milder rule.
             let mut node = nodes[main];
             for &other in others {
                 let other = &nodes[other];
@@ -548,7 +548,7 @@ fn taken(takes: Rule, pattern: &Pattern) -> Rule {
     if rule.verdict > Verdict::Allow as u8 { stricter(takes, rule.lifted_by(0)) } else { takes }
 }
 
-/// Whoever moves a directory away can put another in its place: what is protected against change holds those above.
+/// A process that moves a directory away can replace it: protection against change includes the directories above.
 fn holds(rule: &FileRule, action: Rule) -> bool {
     let changes = Access::WRITE.union(Access::CREATE).union(Access::DELETE).union(Access::RENAME);
     action.verdict > Verdict::Allow as u8 && rule.access.bits() & changes.bits() != 0

@@ -44,7 +44,7 @@ pub struct Accounts {
     pub shells: Option<Vec<String>>,
 }
 
-/// Programs in the place of a shell with which nobody logs in, even where /etc/shells lists them.
+/// Shells that do not allow a login, even if /etc/shells lists them.
 const NO_LOGIN: &[&str] = &["nologin", "false", "sync", "true"];
 
 impl Accounts {

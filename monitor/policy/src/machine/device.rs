@@ -1,4 +1,4 @@
-//! Block devices below a file system: whoever opens one reads and writes past every file on it.
+//! Block devices below a file system. Access to one bypasses every rule about its files.
 
 use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path};
 

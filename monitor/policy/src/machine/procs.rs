@@ -1,6 +1,6 @@
 //! The proc file systems that instances see beside this machine's own.
 //!
-//! A container has its own, and since Linux 5.8 so has whoever mounts one: other files than those of `/proc` here, for the
+//! A container has its own, and since Linux 5.8 each mount of it: other files than those of `/proc` here, for the
 //! same processes. Only the table of mounts is read: a name in a root directory that somebody else has made may lead into a
 //! file system that never answers.
 
@@ -18,7 +18,7 @@ use super::device;
 const TURN: usize = 512;
 /// Most mount namespaces whose tables are read in one turn.
 const NAMESPACES: usize = 256;
-/// Most other proc file systems of one instance: whoever mounts them without end fills no table of the kernel's.
+/// Most other proc file systems of one instance, so that mounting many fills no kernel map.
 const MOST: usize = 64;
 
 /// The numbers of other proc file systems, by the slot of the instance that sees them.
@@ -106,6 +106,6 @@ mod tests {
         assert_eq!(procs.look(&slots, Vec::new), procs.look(&slots, || vec![(own, label(3))]));
         procs.look(&BTreeSet::from([4]), || vec![(own, label(3))]);
         assert!(procs.members.is_empty(), "no rule of its instance is about /proc");
-        assert_eq!(procs.look(&BTreeSet::new(), || unreachable!("nobody has rules about /proc")), Seen::new());
+        assert_eq!(procs.look(&BTreeSet::new(), || unreachable!("no rule is about /proc")), Seen::new());
     }
 }

@@ -51,7 +51,7 @@ impl Reader<'_> {
                         self.fault(
                             at,
                             format!(
-                                "\"{text}\": who connects shows an address, and nobody can tell all names below one; \
+                                "\"{text}\": a peer is known by its address, and the names below a domain cannot be enumerated; \
                                  name each host, or write its addresses"
                             ),
                         );

@@ -60,7 +60,7 @@ impl Unclear {
     pub fn sentence(self) -> &'static str {
         match self {
             Self::OtherName => "the file has another name that a rule speaks about (a hard link)",
-            Self::Young => "the file had just come to be: the kernel lets its maker through until it is made",
+            Self::Young => "the file was just created: its creator may change it until it has settled",
             Self::Path => "the event has no whole path",
             Self::Access => "the event tells only the accesses that its verdict rested on; there may have been more",
             Self::Program => "the event does not say whether the program could have been written by its user",

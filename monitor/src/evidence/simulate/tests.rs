@@ -216,9 +216,9 @@ fn whoever_makes_a_protected_file_may_have_been_let_through() {
     // The guard says how long by itself.
     let mut settling = judge(&rule("settings.js", "[\"write\"]", "kill"));
     let tell = |message: &str| json!({ "time": 1, "message": message, "unmapped": { "path": settings } });
-    judged(&mut settling, &tell("/h/ud/settings.js has just come to be: its maker is let through, for 10 s at most"));
+    judged(&mut settling, &tell("/h/ud/settings.js was just created: its creator may change it, for 10 s at most"));
     assert_eq!(wanted(&mut settling, &late), Err(Unclear::Young));
-    judged(&mut settling, &tell("/h/ud/settings.js is made: protected from now on"));
+    judged(&mut settling, &tell("/h/ud/settings.js has settled: protected from now on"));
     assert_eq!(wanted(&mut settling, &late), by(Verdict::Kill, "r-kill"));
 }
 
