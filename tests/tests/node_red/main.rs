@@ -48,14 +48,17 @@ fn connect(to: SocketAddr) -> Flow {
 
 fn attacks(node_red: &NodeRed, forbidden: SocketAddr) -> Vec<Attack> {
     let (settings, key) = (node_red.settings(), node_red.home().user_dir().join("key.pem"));
-    let write = |action| Flow::file(&settings, action, "EVIL");
+    let write = |action| Flow::file(&settings, action, "TAMPERED");
     let code = |code: &str| Flow::function(&format!("const target = {}; {code} return msg;", js(&settings)), &["fs"]);
     let on = |rule, flow| Attack { rule, flow };
     vec![
         on("settings-js", write(FileAction::Overwrite)),
         on("settings-js", write(FileAction::Append)),
         on("settings-js", write(FileAction::Delete)),
-        on("settings-js", code("fs.writeFileSync(target + '.new', 'EVIL'); fs.renameSync(target + '.new', target);")),
+        on(
+            "settings-js",
+            code("fs.writeFileSync(target + '.new', 'TAMPERED'); fs.renameSync(target + '.new', target);"),
+        ),
         on("settings-js", code("fs.truncateSync('/proc/self/root' + target, 3);")),
         on("keys", Flow::file_in(&key)),
         on("egress", connect(forbidden)),
@@ -153,9 +156,9 @@ fn news(node_red: &NodeRed, forbidden: SocketAddr) -> Result<Vec<Attack>> {
     let program = js(&needs::program("ip")?);
     let run = format!("msg.payload = String(child_process.execFileSync({program}, ['-Version'])); return msg;");
     Ok(vec![
-        on("settings-js", Flow::file(&node_red.settings(), FileAction::Append, "EVIL")),
+        on("settings-js", Flow::file(&node_red.settings(), FileAction::Append, "TAMPERED")),
         on("private-keys", Flow::file_in(&home.user_dir().join("key.pem"))),
-        on("default-files", Flow::file(&home.path().join("new.txt"), FileAction::Append, "EVIL")),
+        on("default-files", Flow::file(&home.path().join("new.txt"), FileAction::Append, "TAMPERED")),
         on("default-files", code(&make)),
         // A program is opened before it is executed.
         on("default-files", code(&run)),

@@ -1,4 +1,4 @@
-//! What is found of a real Node-RED, and that the mends that are printed mend.
+//! Discovery and audit of a real Node-RED; the printed remediation fixes the finding.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ fn finding<'a>(findings: &'a [Value], check: &str) -> Result<&'a Value> {
     findings.iter().find(|finding| finding["check"] == check).with_context(|| format!("no {check} in {findings:#?}"))
 }
 
-/// A machine with two instances: what the first has can be read by nobody without a capability of root's.
+/// A machine with two instances. Files of the first can be read only with a capability of root.
 fn closed_and_open() -> Result<tempfile::TempDir> {
     let directory = tempfile::tempdir()?;
     let file = |path: &str, content: &str| -> Result<PathBuf> {
@@ -46,7 +46,7 @@ fn without_override(arguments: &[&str]) -> Result<Output> {
 }
 
 #[test]
-fn a_directory_that_cannot_be_read_is_told_of_and_the_rest_is_found() -> Result<()> {
+fn an_unreadable_directory_is_reported_and_the_rest_is_found() -> Result<()> {
     let machine = closed_and_open()?;
     let root = machine.path().display().to_string();
     let output = without_override(&["discover", "--json", "--root", &root])?;
@@ -56,7 +56,7 @@ fn a_directory_that_cannot_be_read_is_told_of_and_the_rest_is_found() -> Result<
     ensure!(notes.contains("/home/a/.node-red") && notes.contains("Permission denied"), "{survey:#}");
     ensure!(survey["instances"].as_array().is_some_and(|all| all.len() == 1), "{survey:#}");
     ensure!(survey.pointer("/instances/0/settings/ui-port") == Some(&json!(1999)), "{survey:#}");
-    // The check of the one that can be read has its findings, and who reads them is told that there is more.
+    // The readable instance has its findings, and the report says that it is incomplete.
     let output = without_override(&["audit", "--json", "--root", &root])?;
     let report: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
     ensure!(report["reports"].as_array().is_some_and(|all| all.len() == 1), "{report:#}");
@@ -114,19 +114,19 @@ fn a_running_instance_is_found_with_its_facts() -> Result<()> {
     Ok(())
 }
 
-/// The first rule fails on an installation as it comes, and its mend is one that root's shell carries out.
+/// The first rule fails on a default installation, and its remediation consists of shell commands.
 #[test]
-fn the_mend_of_the_first_rule_mends() -> Result<()> {
+fn the_remediation_of_the_first_rule_fixes_it() -> Result<()> {
     let mut scene = Scene::new()?;
     let (findings, code) = cli::audit(&scene.node_red)?;
     let first = finding(&findings, "settings-writable")?.clone();
     ensure!(first["status"] == "fail" && code == Some(4), "{first:#}");
     ensure!(finding(&findings, "editor-auth")?["status"] == "fail", "{findings:#?}");
 
-    let mends = first["remediation"].as_array().context("no remediation")?;
-    for mend in mends {
-        ensure!(mend["kind"] == "shell", "{mend}");
-        needs::run(Command::new("sh").args(["-c", mend["text"].as_str().unwrap_or_default()]))?;
+    let fixes = first["remediation"].as_array().context("no remediation")?;
+    for fix in fixes {
+        ensure!(fix["kind"] == "shell", "{fix}");
+        needs::run(Command::new("sh").args(["-c", fix["text"].as_str().unwrap_or_default()]))?;
     }
     let (findings, _) = cli::audit(&scene.node_red)?;
     let first = finding(&findings, "settings-writable")?;
@@ -137,13 +137,13 @@ fn the_mend_of_the_first_rule_mends() -> Result<()> {
     let target = js(&scene.node_red.settings());
     let home = js(scene.node_red.home().path());
     for (name, flow) in [
-        ("append", Flow::file(&scene.node_red.settings(), FileAction::Append, "EVIL")),
+        ("append", Flow::file(&scene.node_red.settings(), FileAction::Append, "TAMPERED")),
         ("delete", Flow::file(&scene.node_red.settings(), FileAction::Delete, "")),
         (
             "replace",
             Flow::function(
                 &format!(
-                    "fs.writeFileSync({target} + '.new', 'EVIL'); fs.renameSync({target} + '.new', {target}); return msg;"
+                    "fs.writeFileSync({target} + '.new', 'TAMPERED'); fs.renameSync({target} + '.new', {target}); return msg;"
                 ),
                 &["fs"],
             ),

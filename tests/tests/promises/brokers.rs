@@ -79,8 +79,12 @@ fn an_mqtt_broker_is_killed_and_everybody_knows_whether_the_guard_is_there() -> 
         .with_context(|| format!("{}\n{:#?}\n{}", guard.console().text(), broker.said(), broker.server.log()))?;
     let discovered =
         || -> Vec<_> { broker.said().into_iter().filter(|line| line.contains(" homeassistant/")).collect() };
-    wait::until("what Home Assistant is told", wait::SOON, || Ok((discovered().len() == 2).then_some(())))
-        .with_context(|| format!("{:#?}", discovered()))?;
+    wait::until(
+        "the discovery messages for Home Assistant",
+        wait::SOON,
+        || Ok((discovered().len() == 2).then_some(())),
+    )
+    .with_context(|| format!("{:#?}", discovered()))?;
     ensure!(discovered().iter().all(|line| line.contains("plant/five/")), "{:#?}", discovered());
 
     let all = |guard: &Guard, broker: &Mosquitto| -> Result<()> {
@@ -103,7 +107,7 @@ fn an_mqtt_broker_is_killed_and_everybody_knows_whether_the_guard_is_there() -> 
     broker.restart()?;
     all(&guard, &broker)?;
     ensure!(alerts(&guard)?.len() >= 2 * EVENTS);
-    // It is told again who is there.
+    // Discovery messages are sent again.
     wait::until("the guard to show again", wait::SOON, || Ok((states(&broker, "online") == [2, 2]).then_some(())))
         .with_context(|| format!("{:?}", states(&broker, "online")))?;
 
@@ -179,12 +183,12 @@ fn a_nats_stream_has_every_event_once_after_its_server_was_killed() -> Result<()
     );
     let policy = policy(&scene, &["before", "during"])?.sink(&sink);
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
-    let told = |guard: &Guard, why: &str| {
+    let reports = |guard: &Guard, why: &str| {
         wait::until(why, wait::SOON, || Ok(status(guard)?.contains(why).then_some(())))
             .with_context(|| format!("{}\n{}", status(guard).unwrap_or_default(), receiver.server.log()))
     };
     read(&scene, "before", EVENTS)?;
-    told(&guard, "no stream takes flowwarden.events")?;
+    reports(&guard, "no stream takes flowwarden.events")?;
     receiver.make_stream()?;
     let all = |guard: &Guard, receiver: &Nats| -> Result<()> {
         wait::until("every event", wait::SOON, || Ok((receiver.count()? >= alerts(guard)?.len() as u64).then_some(())))
@@ -244,7 +248,7 @@ fn journalctl_finds_events_by_fields_of_their_own() -> Result<()> {
 
 /// A deploy that says much about 50 nodes: more than a datagram holds.
 fn deploy(flows: &Path, version: u32) -> Result<()> {
-    // Of 16 properties the names are told, up to 80 letters of each; these have four bytes.
+    // The names of 16 properties are reported, up to 80 characters each; these have four bytes.
     let properties: Vec<_> = (10..26).map(|number| format!("{}{number}", "\u{1d11e}".repeat(78))).collect();
     let nodes = (0..50).map(|number| {
         let mut node = serde_json::json!({ "id": format!("node-{number}"), "type": "function" });

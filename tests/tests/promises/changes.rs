@@ -1,4 +1,4 @@
-//! What becomes of settings.js and the flows is told as a diff without secrets, and raises no alarm.
+//! Changes of settings.js and flows are reported as a diff without secrets, and raise no alarm.
 
 use std::fs;
 
@@ -39,7 +39,7 @@ fn a_deploy_is_told_node_by_node_and_a_change_of_settings_line_by_line() -> Resu
         settings.restore()?;
         ensure!(!records.iter().any(Record::is_alert), "an alarm: {records:#?}");
         let said = console.text() + &records.iter().map(|record| record.json().to_string()).collect::<String>();
-        ensure!(!said.contains(SECRET), "the secret is told");
+        ensure!(!said.contains(SECRET), "the secret is shown");
         ensure!(said.contains("0 nodes added, 0 removed, 1 changed"), "{}", console.text());
         Ok(())
     })

@@ -44,7 +44,7 @@ fn a_container_is_found_with_its_name_and_directory_and_its_settings_are_guarded
     }
 
     let mut settings = Snapshot::take(&node_red.settings())?;
-    let attack = Flow::file(&Path::new(USER_DIR).join("settings.js"), FileAction::Append, "EVIL");
+    let attack = Flow::file(&Path::new(USER_DIR).join("settings.js"), FileAction::Append, "TAMPERED");
     let outcome = node_red.play(&attack)?;
     let state = settings.state()?;
     ensure!(matches!(outcome, Outcome::Answered(_)) && state == State::Changed, "{outcome:?}, {state:?}");
@@ -98,7 +98,7 @@ fn the_environment_of_a_containers_first_process_is_closed_to_root_in_it() -> Re
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     let outcome = node_red.play(&attack)?;
     ensure!(!outcome.text().contains(SECRET) && !matches!(outcome, Outcome::Answered(_)), "{outcome:?}");
-    let told = guard.wait_for(RECORD, Record::is_alert)?;
-    ensure!(told.rule() == ENVIRON && told.path() == "/proc/1/environ", "{told:#?}");
+    let reported = guard.wait_for(RECORD, Record::is_alert)?;
+    ensure!(reported.rule() == ENVIRON && reported.path() == "/proc/1/environ", "{reported:#?}");
     guard.stop().map(drop)
 }

@@ -78,7 +78,7 @@ fn each_rule_of_sigma_picks_what_it_is_about() -> Result<()> {
         scene.node_red.confinement().spawn(shell.arg("-c").arg(script))?.wait()?;
         Ok(())
     };
-    play(format!("echo '// evil' >> '{}'", settings.display()))?;
+    play(format!("echo '// tampered' >> '{}'", settings.display()))?;
     play(format!("cat '{}'", key.display()))?;
     play("tac /dev/null; true".to_owned())?;
     play(format!("true > /dev/tcp/{}/{}", sink.address().ip(), sink.address().port()))?;

@@ -42,12 +42,12 @@ fn where_a_uid_is_shared_the_cgroup_of_the_unit_decides() -> Result<()> {
     let edit = || shell(&format!("echo '// edited' >> '{}'", path.display()));
     let status = outside.spawn(&mut edit())?.wait()?;
     ensure!(status.success() && settings.state()? == State::Changed, "the user's own shell was hindered: {status}");
-    ensure!(!guard.journal()?.iter().any(Record::is_alert), "the user's own shell is told of");
+    ensure!(!guard.journal()?.iter().any(Record::is_alert), "the user's own shell is reported");
     let status = inside.spawn(&mut edit())?.wait()?;
     ensure!(status.signal() == Some(SIGKILL), "a shell inside of the unit is not met: {status}");
     settings.restore()?;
 
-    let outcome = node_red.play(&Flow::file(&node_red.settings(), FileAction::Append, "EVIL"))?;
+    let outcome = node_red.play(&Flow::file(&node_red.settings(), FileAction::Append, "TAMPERED"))?;
     ensure!(outcome.is_killed() && settings.state()? == State::Intact, "{outcome:?}, {:?}", settings.state()?);
     let records = guard.stop()?;
     let met: Vec<_> = records.iter().filter(|record| record.is_alert()).map(Record::rule).collect();
@@ -85,7 +85,7 @@ fn an_instance_that_restarts_again_and_again_is_met_each_time_and_nothing_piles_
     let records = guard.end()?;
     let met: Vec<_> = records.iter().filter(|record| record.rule() == RULE && record.verdict() == "kill").collect();
     ensure!(met.len() == RESTARTS, "{} of {RESTARTS}: {met:#?}", met.len());
-    // Whatever went wrong, or was lost, would be told.
+    // Failures and losses would be reported.
     let calm = guard.console().since(0).iter().all(|line| !line.contains("error") && !line.contains("lost"));
     ensure!(calm, "{}", guard.console().text());
     Ok(())
@@ -104,16 +104,23 @@ fn root_in_a_container_is_held_to_the_rules_by_whatever_way_it_reaches_a_file() 
     };
     let unshare = needs::program("unshare")?;
     let ways = [
-        ("its own name", format!("echo EVIL >> '{}'", file.display())),
+        ("its own name", format!("echo TAMPERED >> '{}'", file.display())),
         (
             "a bind mount, as a container has its volume",
-            format!("mount --bind '{}' '{1}' && echo EVIL >> '{1}/settings.js'", user_dir.display(), data.display()),
+            format!(
+                "mount --bind '{}' '{1}' && echo TAMPERED >> '{1}/settings.js'",
+                user_dir.display(),
+                data.display()
+            ),
         ),
-        ("the root of a process of the host", format!("echo EVIL >> '/proc/{}/root{}'", process::id(), file.display())),
+        (
+            "the root of a process of the host",
+            format!("echo TAMPERED >> '/proc/{}/root{}'", process::id(), file.display()),
+        ),
         (
             "another root directory",
             format!(
-                "mount --bind / '{0}' && chroot '{0}' sh -c \"echo EVIL >> '{1}'\"",
+                "mount --bind / '{0}' && chroot '{0}' sh -c \"echo TAMPERED >> '{1}'\"",
                 data.display(),
                 file.display()
             ),
@@ -138,10 +145,11 @@ fn root_in_a_container_is_held_to_the_rules_by_whatever_way_it_reaches_a_file() 
     }
     // The rules know the file, wherever it was seen from.
     let records = guard.stop()?;
-    let told: Vec<_> = records.iter().filter(|record| record.rule() == RULE && record.verdict() == "kill").collect();
-    ensure!(told.len() == ways.len(), "{} records: {told:#?}", told.len());
+    let reported: Vec<_> =
+        records.iter().filter(|record| record.rule() == RULE && record.verdict() == "kill").collect();
+    ensure!(reported.len() == ways.len(), "{} records: {reported:#?}", reported.len());
     let same = |record: &&Record| record.instance() == INSTANCE && record.path().ends_with("/settings.js");
-    ensure!(told.iter().all(same), "{told:#?}");
+    ensure!(reported.iter().all(same), "{reported:#?}");
     fs::remove_file(&file)?;
     Ok(())
 }

@@ -90,14 +90,14 @@ fn full_disk(scene: &Scene, directory: TempDir) -> Result<()> {
     fs::remove_file(&ballast)?;
     let lost = guard.wait_for(wait::SOON, |record| record.number("/unmapped/journal_lost_total").is_some())?;
     ensure!(lost.number("/unmapped/journal_lost_total") > Some(0), "{lost:?}");
-    ensure!(guard.console().text().contains("No space left"), "nobody was told:\n{}", guard.console().text());
+    ensure!(guard.console().text().contains("No space left"), "not reported:\n{}", guard.console().text());
 
     // Old segments give way to new events.
     flood(scene, 25_000)?;
     fill(&ballast, 256 << 10)?;
     flood(scene, 10_000)?;
     ensure!(!appends(scene)?, "a full disk let an attack through");
-    // What was removed can only be told once there is room to tell it.
+    // A removal is journaled once there is space.
     fs::remove_file(&ballast)?;
     guard.wait_for(wait::SOON, |record| record.number("/unmapped/removed/last_segment").is_some())?;
     // With room again, everything is evidence again. What happened before may have been among the lost.

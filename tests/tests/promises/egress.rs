@@ -46,9 +46,9 @@ fn prove_on(
 
 fn is_denied(guarded: &Guarded, address: SocketAddr) -> Result<()> {
     let alerts = guarded.alerts(RULE);
-    let told =
+    let reported =
         alerts.iter().find(|alert| alert.ip() == Some(address.ip()) && alert.port() == Some(address.port().into()));
-    let Some(alert) = told else { anyhow::bail!("no alert names {address}: {guarded:#?}") };
+    let Some(alert) = reported else { anyhow::bail!("no alert names {address}: {guarded:#?}") };
     ensure!(alert.verdict() == "deny", "not denied: {alert:#?}");
     ensure!(!matches!(guarded.outcome, Outcome::Died(_)), "a denial is no reason to die: {guarded:#?}");
     Ok(())

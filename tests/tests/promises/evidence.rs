@@ -1,4 +1,4 @@
-//! Evidence that holds: what is lost is counted, a policy changes as a whole or not at all, and bad input is told.
+//! Evidence that holds: losses are counted, a policy is replaced as a whole or not at all, and bad input is reported.
 
 use std::{
     fs,
@@ -60,7 +60,7 @@ fn in_a_flood_every_record_is_journaled_or_counted() -> Result<()> {
     Ok(())
 }
 
-/// Whoever floods the guard does not keep it from hearing a signal.
+/// A flood of records does not delay signals.
 #[test]
 fn in_a_flood_the_guard_still_listens() -> Result<()> {
     let scene = Scene::empty()?;
@@ -140,7 +140,7 @@ fn runs(scene: &Scene, script: &str) -> Result<bool> {
     Ok(scene.node_red.confinement().spawn(Command::new("node").arg("-e").arg(script))?.wait()?.success())
 }
 
-/// Whoever makes settings.js slowly, so that the guard looks at it in between, is let through to the end.
+/// A process that creates settings.js slowly, across ticks of the guard, may complete it.
 #[test]
 fn a_slow_first_start_comes_through() -> Result<()> {
     let scene = Scene::empty()?;
@@ -153,7 +153,7 @@ fn a_slow_first_start_comes_through() -> Result<()> {
     guard.stop().map(drop)
 }
 
-/// Whoever keeps touching a new settings.js to keep it open has ten seconds, and is told about.
+/// A process that keeps touching a new settings.js to delay its protection has ten seconds, and is reported.
 #[test]
 fn touching_a_new_file_does_not_keep_it_open() -> Result<()> {
     let scene = Scene::empty()?;
@@ -163,12 +163,12 @@ fn touching_a_new_file_does_not_keep_it_open() -> Result<()> {
     let said = guard.console().wait_for(0, MADE, wait::PATIENCE)?;
     ensure!(said.contains("still being changed"), "{said}");
     let records = guard.stop()?;
-    let told = records.iter().filter_map(|record| record.json().get("message")?.as_str());
-    ensure!(told.filter(|message| message.contains("still being changed")).count() == 1, "{records:#?}");
+    let reported = records.iter().filter_map(|record| record.json().get("message")?.as_str());
+    ensure!(reported.filter(|message| message.contains("still being changed")).count() == 1, "{records:#?}");
     Ok(())
 }
 
-/// `flowwarden check` tells the place and the mend, without root's help, by exit code.
+/// `flowwarden check` reports position and fix of a fault, without root, with an exit code.
 #[test]
 fn check_tells_place_and_mend() -> Result<()> {
     let directory = tempfile::tempdir()?;

@@ -55,7 +55,7 @@ impl Way {
 fn ways(home: &Path, proof: &Path) -> [Way; 4] {
     let hooks = PathBuf::from("/tmp").join(own::name());
     let inside = home.join(format!(".node-red/projects/{PROJECT}/ci"));
-    let evil = home.join("evil.sh");
+    let hook = home.join("hook.sh");
     let line = format!("[core]\n\tfsmonitor = \": > '{}'; false\"\n", proof.display());
     let hooks_path = |path: &Path| format!("[core]\n\thooksPath = {}\n", path.display());
     [
@@ -75,8 +75,8 @@ fn ways(home: &Path, proof: &Path) -> [Way; 4] {
         },
         Way {
             what: "a program in the home directory",
-            setting: format!("[core]\n\tfsmonitor = {}\n", evil.display()),
-            program: Some(evil),
+            setting: format!("[core]\n\tfsmonitor = {}\n", hook.display()),
+            program: Some(hook),
             standard: "none",
             learnt: "`default-files` deny, `default-exec` deny",
         },
@@ -172,15 +172,15 @@ fn under(
         knows(&before)?;
         let known = guard.journal()?.len();
         let came = play(&mut scene.node_red, way, proof)?;
-        // Whatever rule is there: what was written is told.
+        // The change is reported, whatever rule exists.
         if fs::read(config(&scene.node_red))? != before {
             let named = way.setting.split(" = ").nth(1).context("no value")?.trim().trim_matches('"');
-            let told = guard.wait_for(wait::SOON, |record| {
+            let reported = guard.wait_for(wait::SOON, |record| {
                 record.pointer_text("/unmapped/change") == "git-config"
                     && record.pointer_text("/unmapped/git_runs/0").ends_with(named)
             });
-            if !matches!(&told, Ok(told) if told.number("/severity_id") == Some(4)) {
-                wrong.push(format!("{}: the change is not told: {told:?}; {came}", way.what));
+            if !matches!(&reported, Ok(reported) if reported.number("/severity_id") == Some(4)) {
+                wrong.push(format!("{}: the change is not reported: {reported:?}; {came}", way.what));
             }
         }
         wait::pause(Duration::from_millis(700))?;

@@ -73,8 +73,9 @@ fn with_an_older_descriptor(command: impl Fn(&Scene, &str) -> Result<Command>, m
 
 #[test]
 fn a_descriptor_from_before_the_guard_writes_nothing() -> Result<()> {
-    let command = |_: &Scene, file: &str| Ok(shell(&format!("exec 3>>'{file}'; echo open; read go; echo EVIL >&3")));
-    with_an_older_descriptor(command, "EVIL", "write")
+    let command =
+        |_: &Scene, file: &str| Ok(shell(&format!("exec 3>>'{file}'; echo open; read go; echo TAMPERED >&3")));
+    with_an_older_descriptor(command, "TAMPERED", "write")
 }
 
 #[test]
@@ -216,7 +217,7 @@ fn an_incoming_connection_names_its_peer() -> Result<()> {
 #[test]
 fn an_instance_can_be_selected_by_its_cgroup_and_by_its_program() -> Result<()> {
     let (scene, file) = scene()?;
-    let write = format!("echo EVIL >>'{file}'");
+    let write = format!("echo TAMPERED >>'{file}'");
     let by_cgroup = by_cgroup(&scene, guarded(&scene, "write", "kill"))?;
     let (status, records) = act(&scene, &by_cgroup, &mut shell(&write))?;
     ensure!(status.signal() == Some(SIGKILL), "{status}");

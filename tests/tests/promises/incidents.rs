@@ -1,4 +1,4 @@
-//! What belongs together is told once: a storm of equal events is one incident with the right count.
+//! Related events are reported once: a storm of equal events is one incident with the right count.
 
 use std::{fs, io::Write as _, process::Command, time::Duration};
 
@@ -31,7 +31,7 @@ fn a_storm_is_one_incident_with_the_right_count_and_two_rules_are_two() -> Resul
         .file("storm.txt", &["read"], "log", "storm")
         .file("other.txt", &["read"], "log", "other")
         .sink(&format!(
-            "name = \"told\"\ntype = \"file\"\npath = \"{}\"\nevents = \"incidents\"\nown-events = false",
+            "name = \"incidents\"\ntype = \"file\"\npath = \"{}\"\nevents = \"incidents\"\nown-events = false",
             out.display()
         ));
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
@@ -48,11 +48,11 @@ fn a_storm_is_one_incident_with_the_right_count_and_two_rules_are_two() -> Resul
 
     for rule in ["storm", "other"] {
         let of_rule = |record: &&Record| record.rule() == rule;
-        let (events, told): (Vec<_>, Vec<_>) = records.iter().filter(of_rule).partition(|record| record.is_alert());
-        let uid = told.first().context("no incident")?.pointer_text("/finding_info/uid");
-        ensure!(told.iter().all(|it| it.pointer_text("/finding_info/uid") == uid), "more than one: {told:#?}");
+        let (events, reported): (Vec<_>, Vec<_>) = records.iter().filter(of_rule).partition(|record| record.is_alert());
+        let uid = reported.first().context("no incident")?.pointer_text("/finding_info/uid");
+        ensure!(reported.iter().all(|it| it.pointer_text("/finding_info/uid") == uid), "more than one: {reported:#?}");
         ensure!(events.iter().all(|it| it.pointer_text("/metadata/correlation_uid") == uid), "an event names another");
-        let (first, last) = (told[0], told[told.len() - 1]);
+        let (first, last) = (reported[0], reported[reported.len() - 1]);
         ensure!(first.pointer_text("/activity_name") == "Create" && last.pointer_text("/activity_name") == "Close");
         ensure!(last.number("/count") == Some(events.len() as u64), "{} events: {last:#?}", events.len());
         ensure!(last.pointer_text("/unmapped/example") == events[0].pointer_text("/metadata/uid"), "{last:#?}");
@@ -92,12 +92,12 @@ fn hints_at_the_admin(scene: &mut Scene, log: &str, then: impl FnOnce() -> Resul
     scene.node_red.deploy(&Flow::exec(&format!("cat '{}'", secret.display())))?;
     then()?;
     scene.node_red.inject(INJECT)?;
-    let told =
+    let reported =
         guard.wait_for(wait::SOON, |record| record.rule() == "secret" && record.number("/class_uid") == Some(2004))?;
-    let hint = &told.json()["unmapped"]["last_deploy"];
-    ensure!(hint["user"] == "admin" && hint["event"] == "flows.set" && hint["verified"] == false, "{told:#?}");
-    ensure!(hint["address"].as_str().is_some_and(|address| address.ends_with("127.0.0.1")), "{told:#?}");
-    ensure!(told.pointer_text("/remediation/desc").contains("not verified"), "{told:#?}");
+    let hint = &reported.json()["unmapped"]["last_deploy"];
+    ensure!(hint["user"] == "admin" && hint["event"] == "flows.set" && hint["verified"] == false, "{reported:#?}");
+    ensure!(hint["address"].as_str().is_some_and(|address| address.ends_with("127.0.0.1")), "{reported:#?}");
+    ensure!(reported.pointer_text("/remediation/desc").contains("not verified"), "{reported:#?}");
     Ok(guard)
 }
 
@@ -138,7 +138,7 @@ fn an_incident_names_who_deployed_last_from_the_journal_and_journalctl_lives_no_
             let all = journald.entries("_UID=0")?;
             Ok(all.iter().any(|entry| entry["MESSAGE"] == line).then_some(()))
         })?;
-        // Whoever follows is a moment behind.
+        // The follower is a moment behind.
         wait::pause(Duration::from_secs(1))
     })?;
 

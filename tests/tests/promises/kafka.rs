@@ -1,4 +1,4 @@
-//! Kafka: every event is a record under its id, in order, also when the broker is killed meanwhile, and whoever has to log in
+//! Kafka: every event is a record under its id, in order, also when the broker is killed meanwhile, and clients that have to log in
 //! does.
 
 use std::{collections::BTreeSet, fs};
@@ -31,7 +31,7 @@ fn a_topic_of_kafka_has_every_event_under_its_id_after_its_broker_was_killed() -
     );
     let guard = Guard::start(Some(&policy(&scene, &["before", "during"])?.sink(&sink)), &scene.cgroup, &[])?;
     let say = |broker: &Kafka| format!("{}\n{}", status(&guard).unwrap_or_default(), broker.log());
-    let told = |broker: &Kafka, why: &str| {
+    let reports = |broker: &Kafka, why: &str| {
         wait::until(why, wait::SOON, || Ok(status(&guard)?.contains(why).then_some(()))).with_context(|| say(broker))
     };
     // The records of a time, once all that are wanted are there.
@@ -46,7 +46,7 @@ fn a_topic_of_kafka_has_every_event_under_its_id_after_its_broker_was_killed() -
     let seen = |rule: &str| wait::until(rule, wait::SOON, || Ok((alerts(&guard)?.len() >= EVENTS).then_some(())));
 
     read(&scene, "before", EVENTS)?;
-    told(&broker, "there is no topic flowwarden")?;
+    reports(&broker, "there is no topic flowwarden")?;
     broker.make_topic(4)?;
     seen("before")?;
     let first = alerts(&guard)?;
@@ -61,7 +61,7 @@ fn a_topic_of_kafka_has_every_event_under_its_id_after_its_broker_was_killed() -
 
     broker.kill()?;
     read(&scene, "during", EVENTS)?;
-    told(&broker, "efused")?;
+    reports(&broker, "efused")?;
     broker.restart()?;
     // It has lost what it had, and the topic.
     broker.make_topic(4)?;
@@ -102,7 +102,7 @@ fn a_broker_that_wants_a_login_gets_the_right_one_and_a_wrong_one_is_told() -> R
         for (wrong, why) in [
             (None, "siem"),
             (Some((ours.as_str(), kafka::USER, "wrong")), "the login is refused"),
-            (Some((ours.as_str(), "nobody", kafka::PASSWORD)), "the login is refused"),
+            (Some((ours.as_str(), "other", kafka::PASSWORD)), "the login is refused"),
             (Some((other, kafka::USER, kafka::PASSWORD)), "the login is refused"),
         ] {
             let (good, said) = test(wrong)?;

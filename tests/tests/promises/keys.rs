@@ -1,4 +1,4 @@
-//! The second promise: a private key is read by those who are declared to read it, and by nobody else.
+//! The second promise: a private key is read only by the nodes that declare it.
 
 use std::{
     path::{Path, PathBuf},

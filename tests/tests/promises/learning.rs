@@ -78,7 +78,7 @@ fn every_attack_is_met_under_what_a_plain_day_has_taught() -> Result<()> {
 #[test]
 #[ignore = "takes minutes, and a plain day is enough for every run: `cargo xtask test --only promises -- --ignored`"]
 fn every_attack_is_met_under_what_a_day_with_everything_has_taught() -> Result<()> {
-    // ssh-keygen works for nobody but an account.
+    // ssh-keygen needs an account.
     let user = User::create()?;
     let mut scene = Scene::of(user.uid(), RELEASES[0])?;
     let node_red = &mut scene.node_red;
@@ -112,7 +112,7 @@ fn every_attack_is_met(scene: &mut Scene, learnt: &str) -> Result<()> {
 }
 
 /// That one of its rules meets an attack, wants it stopped, and stops it if the kernel can. Others may speak besides: what
-/// nobody did that day is closed, the way to the deed too.
+/// was not done that day is denied, and so is the way to it.
 fn is_met(scene: &mut Scene, guard: &Guard, attack: &Attack) -> Result<()> {
     let rules = rules(attack);
     let played = play(scene, guard, attack, rules)?;
@@ -123,9 +123,9 @@ fn is_met(scene: &mut Scene, guard: &Guard, attack: &Attack) -> Result<()> {
     let what = format!("{what}; {outcome:?}; {alerts:#?}");
     let met: Vec<_> = alerts.iter().filter(|alert| rules.contains(&alert.rule())).collect();
     ensure!(met.iter().any(|alert| matches!(alert.wanted(), "deny" | "kill")), "not met: {what}");
-    let told = met.iter().all(|alert| !alert.pointer_text("/metadata/correlation_uid").is_empty());
-    ensure!(told, "no incident: {what}");
-    // A default kills nobody where the kernel cannot deny: it is about whatever was forgotten.
+    let reported = met.iter().all(|alert| !alert.pointer_text("/metadata/correlation_uid").is_empty());
+    ensure!(reported, "no incident: {what}");
+    // A class default does not kill where the kernel cannot deny: it covers what no rule names.
     let stopped = rules.iter().any(|rule| played.is_stopped_by(rule));
     let by_default =
         |alert: &Record| alert.rule().starts_with("default-") && !["lsm", "cgroup"].contains(&alert.sensor());
@@ -137,7 +137,7 @@ fn is_met(scene: &mut Scene, guard: &Guard, attack: &Attack) -> Result<()> {
 /// The rules of a learnt policy that meet an attack. The preset has more of them; `learn` closes by default.
 fn rules(attack: &Attack) -> &'static [&'static str] {
     match attack.rules.last().copied().unwrap_or_default() {
-        // Moved over it is a file in the home, which nobody wrote to.
+        // A file in the home that was not written is moved over it.
         "settings-js" => &["settings-js", "default-files"],
         "environment" => &["settings-js"],
         "private-keys" | "user-keys" => &["private-keys"],
@@ -146,7 +146,7 @@ fn rules(attack: &Attack) -> &'static [&'static str] {
         "default-egress" | "own-dns" | "dns-over-https" | "cloud-metadata" => &["default-egress"],
         "container-engines" | "user-persistence" | "process-environments" => &["default-files", "default-exec"],
         "git-hooks" => &["git-hooks", "default-files"],
-        // Programs that nobody ran, a copy of sudo's like among them.
+        // Programs that were not run, such as a copy of sudo.
         "dropped-programs" | "default-exec-unnamed" | "host-persistence" | "host-keys" | "guard-files" => {
             &["default-exec"]
         }
@@ -171,7 +171,7 @@ fn morning(node_red: &mut NodeRed, plant: &Plant) -> Result<()> {
 }
 
 fn learn_and_enforce(release: Release) -> Result<()> {
-    // ssh-keygen works for nobody but an account.
+    // ssh-keygen needs an account.
     let user = User::create()?;
     let mut scene = Scene::of(user.uid(), release)?;
     let network = Arc::clone(&scene.network);
@@ -185,7 +185,7 @@ fn learn_and_enforce(release: Release) -> Result<()> {
         palette(node_red)
     })?;
     println!("{said}\n{text}");
-    // The palette changes in windows, and nobody gets used to anything else.
+    // The palette changes in windows only, which is not learnt.
     ensure!(said.contains("the rule palette of the present policy forbids it"), "{said}");
     ensure!(!said.contains("critical: "), "something critical on an honest day: {said}");
 
@@ -204,17 +204,17 @@ fn learn_and_enforce(release: Release) -> Result<()> {
     node_red.start()?;
     no_alarms(&guard, "under what was learnt")?;
 
-    // What nobody did that day is closed.
+    // What was not done that day is denied.
     node_red.log_in("admin", PASSWORD)?;
-    let evil = node_red.home().path().join("evil");
-    node_red.play(&Flow::exec(&format!("touch '{}'", evil.display())))?;
-    let met = guard.wait_for(wait::SOON, |record| record.is_alarm() && record.path().ends_with("evil"))?;
+    let new = node_red.home().path().join("new");
+    node_red.play(&Flow::exec(&format!("touch '{}'", new.display())))?;
+    let met = guard.wait_for(wait::SOON, |record| record.is_alarm() && record.path().ends_with("new"))?;
     ensure!(matches!(met.verdict(), "deny" | "log"), "{met:#?}");
     // And an event can be asked about.
     let number = met.json()["metadata"]["sequence"].to_string();
     let journal = guard.journal_directory().display().to_string();
     let policy = guard.policy_file().display().to_string();
-    let told = cli::flowwarden(&["explain", &number, "--policy", &policy, "--journal", &journal])?;
-    ensure!(told.code == Some(0) && told.text.contains("an exec node"), "{told:?}");
+    let reported = cli::flowwarden(&["explain", &number, "--policy", &policy, "--journal", &journal])?;
+    ensure!(reported.code == Some(0) && reported.text.contains("an exec node"), "{reported:?}");
     guard.stop().map(drop)
 }

@@ -39,7 +39,7 @@ fn mail_is_about_incidents_and_none_is_lost_while_the_server_is_busy() -> Result
     let keys = sink(&receiver, "starttls", &certificates, &secret) + "\nseverity = \"low\"\npause = \"1s\"";
     let guard = Guard::start(Some(&policy(&scene, &names)?.sink(&keys)), &scene.cgroup, &[])?;
     let console = guard.console().clone();
-    let told = |why: &str| {
+    let reports = |why: &str| {
         wait::until(why, wait::SOON, || Ok(status(&guard)?.contains(why).then_some(())))
             .with_context(|| format!("{}\n{}", status(&guard).unwrap_or_default(), console.text()))
     };
@@ -51,10 +51,10 @@ fn mail_is_about_incidents_and_none_is_lost_while_the_server_is_busy() -> Result
             })
     };
 
-    // That nobody is there to be written to is no event's fault.
+    // A missing recipient is not the fault of an event.
     receiver.answer_recipients(Some("550 5.1.1 no such mailbox"))?;
     read(&scene, "storm", EVENTS)?;
-    told("no such mailbox")?;
+    reports("no such mailbox")?;
     receiver.answer_recipients(None)?;
     let mail = comes(&receiver, "storm")?;
     for part in [
@@ -70,7 +70,7 @@ fn mail_is_about_incidents_and_none_is_lost_while_the_server_is_busy() -> Result
 
     receiver.answer(Some("451 4.3.2 busy"))?;
     read(&scene, "busy", EVENTS)?;
-    told("4.3.2 busy")?;
+    reports("4.3.2 busy")?;
     receiver.answer(None)?;
     comes(&receiver, "busy")?;
 

@@ -1,7 +1,7 @@
 //! What Flowwarden promises, one file per promise, each proven against a real Node-RED.
 //!
 //! One program, since every test program costs a link. Those whose guards judge the whole machine take turns
-//! (`--test-threads=1`); the others run in twos, each with a Node-RED that nobody else's policy is about. `cargo xtask test`
+//! (`--test-threads=1`); the others run in twos, each with a Node-RED of its own. `cargo xtask test`
 //! knows which.
 
 mod audit;

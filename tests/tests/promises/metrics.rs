@@ -1,4 +1,4 @@
-//! What Prometheus is told is what the journal holds, in a form that Prometheus' own checker accepts.
+//! Metrics agree with the journal, in a format that `promtool` accepts.
 
 use std::{
     fs,
@@ -34,7 +34,7 @@ fn prometheus_is_told_what_the_journal_holds() -> Result<()> {
         .file("read-me", &["read"], "log", "read-me")
         .sink(&format!("name = \"agent\"\ntype = \"file\"\npath = \"{}\"", out.path().join("events.json").display()))
         .with(&format!("[metrics]\nlisten = \"{address}\""));
-    // An address that is in use is told, and the guard guards.
+    // An address in use is reported, and the guard runs.
     let guard = Guard::start(Some(&policy), &scene.cgroup, &[])?;
     guard.console().wait_for(0, "[metrics]", wait::SOON)?;
     drop(taken);

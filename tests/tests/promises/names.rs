@@ -1,4 +1,4 @@
-//! Whoever may name a file cannot forge evidence: in every format an event is one line, and no terminal obeys it.
+//! Names of files cannot forge evidence: in every format an event is one line without control characters.
 
 use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, process::Command};
 
@@ -82,17 +82,17 @@ fn no_name_breaks_a_line_a_table_or_a_terminal() -> Result<()> {
             found.iter().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?
         };
         ensure!(events.len() == names.len(), "{format}: {} of {} lines are understood", events.len(), names.len());
-        let mut told: Vec<_> = events
+        let mut reported: Vec<_> = events
             .iter()
             .map(|event: &Value| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned())
             .collect();
-        told.sort();
+        reported.sort();
         ensure!(
-            !told.iter().any(|path| path == "forged") && told.iter().all(|path| path.contains("/names/")),
-            "{told:#?}"
+            !reported.iter().any(|path| path == "forged") && reported.iter().all(|path| path.contains("/names/")),
+            "{reported:#?}"
         );
-        paths.push(told);
-        // What was forged is nobody's key.
+        paths.push(reported);
+        // The forged text is not a key.
         ensure!(events.iter().all(|event| event.pointer("/f/Extensions/cs1").is_none_or(|value| value == "plant-a")));
     }
     ensure!(paths[0] == paths[1] && paths[1] == paths[2], "{paths:#?}");

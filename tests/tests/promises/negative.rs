@@ -137,7 +137,7 @@ fn day(scene: &mut Scene, guard: Guard) -> Result<()> {
     // The guard was awake all the time: the same policy sees the first real attack. On a fast machine all of the above takes
     // less than what a new settings file is given to become quiet.
     guard.console().wait_for(0, MADE, wait::PATIENCE)?;
-    let attack = Flow::file(&node_red.settings(), FileAction::Append, "EVIL");
+    let attack = Flow::file(&node_red.settings(), FileAction::Append, "TAMPERED");
     node_red.play(&attack)?;
     guard.wait_for(wait::SOON, |record| record.is_alert() && record.path().ends_with("settings.js"))?;
     guard.stop().map(drop)

@@ -80,12 +80,12 @@ fn prove(preset: &str, scripts: &Value) -> Result<()> {
     ensure!(report.contains(&format!("added: {} 1.0.0", package::NAME)) && report.contains(&uninstall), "{report}");
     let ran = report.contains(&format!("has install scripts: {}", package::NAME));
     ensure!(ran == scripts.get("postinstall").is_some(), "{report}");
-    // What npm was made to run is told, and the report can be decided on once.
+    // Programs that npm ran are reported, and the report can be decided on once.
     ensure!(report.contains("ran: /") && report.contains("node -e 0") == ran, "{report}");
     let revert = report.lines().find_map(|line| line.rsplit_once("to revert: flowwarden maintenance "));
     let (_, revert) = revert.context("no id")?;
-    let told = guard.asks(revert)?;
-    ensure!(told.contains(&uninstall) && told.contains("no healed file was changed"), "{told}");
+    let reported = guard.asks(revert)?;
+    ensure!(reported.contains(&uninstall) && reported.contains("no healed file was changed"), "{reported}");
     let again = guard.maintenance(revert)?;
     ensure!(again.code != Some(0) && again.errors.contains("were reverted before"), "{again:?}");
     ensure!(is_installed(&scene), "npm is left to a person");
@@ -94,8 +94,8 @@ fn prove(preset: &str, scripts: &Value) -> Result<()> {
     let so_far = guard.journal()?;
     let alarms: Vec<_> = so_far.iter().filter(|record| is_alarm(record)).skip(known).collect();
     ensure!(alarms.is_empty(), "alarms in the window: {alarms:#?}");
-    let told: Vec<_> = so_far.iter().filter(|record| record.has_flag("maintenance")).collect();
-    ensure!(!told.is_empty() && told.iter().all(|record| record.rule() == RULE), "{told:#?}");
+    let reported: Vec<_> = so_far.iter().filter(|record| record.has_flag("maintenance")).collect();
+    ensure!(!reported.is_empty() && reported.iter().all(|record| record.rule() == RULE), "{reported:#?}");
 
     refused(&mut scene, &guard, scripts, known)?;
     guard.stop().map(drop)

@@ -1,5 +1,5 @@
 //! Rules about what comes in, with the names of hosts: who has the address that the machine's resolver gives is let in, and
-//! nobody else.
+//! no others.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ fn resolver(network: &Network, addresses: &[IpAddr]) -> Result<Dnsmasq> {
     Dnsmasq::start(&network.world, &[system_resolver()], &hosts, &[])
 }
 
-/// What is told when a look-up of the proxy leads to these addresses, or fails and leaves them.
+/// The event when a look-up of the proxy yields these addresses, or fails and keeps them.
 fn tells(record: &Record, stage: &str, addresses: &[IpAddr]) -> bool {
     let own = &record.json()["unmapped"];
     record.pointer_text("/activity_name") == stage && own["name"] == PROXY && own["addresses"] == json!(addresses)
@@ -78,8 +78,8 @@ fn a_proxy_is_let_in_by_its_name_wherever_it_moves_and_whether_its_resolver_live
         ensure!(scene.node_red.alive()?, "Node-RED died for what others do");
 
         let records = guard.stop()?;
-        let told = records.iter().filter(|record| record.is_alert());
-        let others = told.filter(|record| record.rule() != "closed" || record.instance() != INSTANCE).count();
+        let reported = records.iter().filter(|record| record.is_alert());
+        let others = reported.filter(|record| record.rule() != "closed" || record.instance() != INSTANCE).count();
         ensure!(others == 0, "{records:#?}");
         Ok(())
     })

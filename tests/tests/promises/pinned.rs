@@ -74,7 +74,7 @@ impl Drop for Knocker {
     }
 }
 
-/// Nobody but one peer comes in, nothing leaves but for names and for two bounded addresses.
+/// One peer is allowed in; names and two addresses with bounds are allowed out.
 fn policy(scene: &Scene, bound: &str) -> Policy {
     let (system, peer) = (system_resolver(), Network::ALLOWED);
     let bounded = [Network::FORBIDDEN, Network::PRIVATE].map(|address| address.to_string());
@@ -111,7 +111,7 @@ fn peers_names_and_bytes_are_judged_on_without_the_guard_and_by_the_next_as_if_n
     // How many of so many bytes arrive.
     let send = |node_red: &mut NodeRed, to: &Sink, bytes: usize| -> Result<usize> {
         let before = to.bytes().len();
-        // What is held back in the middle may count as sent for whoever sends: it waits in the kernel.
+        // What is held back in the middle may count as sent for the sender: it is queued in the kernel.
         node_red.play(&upload(to.address(), bytes))?;
         Ok(to.bytes().len() - before)
     };
@@ -149,7 +149,7 @@ fn peers_names_and_bytes_are_judged_on_without_the_guard_and_by_the_next_as_if_n
     named(&mut scene.node_red, "without a guard")?;
     let [half, whole] = [MIB / 2, MIB].map(|bytes| send(&mut scene.node_red, &second, bytes));
     let (half, whole) = (half?, whole?);
-    ensure!(half == MIB / 2 && whole < MIB / 2, "nobody counts without a guard: {half}, {whole}");
+    ensure!(half == MIB / 2 && whole < MIB / 2, "bytes are not counted without a guard: {half}, {whole}");
 
     let guard = guard.start_again(&scene.cgroup, &flags)?;
     knocker.goes_on()?;
@@ -171,12 +171,12 @@ fn peers_names_and_bytes_are_judged_on_without_the_guard_and_by_the_next_as_if_n
     let records = guard.stop()?;
     let passed: Vec<_> = records.iter().filter(|record| record.hook() == "volume").collect();
     let whom: Vec<_> = passed.iter().filter_map(|record| record.ip()).collect();
-    ensure!(whom == [Network::PRIVATE, Network::FORBIDDEN], "each bound is told once: {passed:#?}");
+    ensure!(whom == [Network::PRIVATE, Network::FORBIDDEN], "each bound is reported once: {passed:#?}");
     ensure!(passed.iter().all(|record| record.rule() == "uploads" && record.verdict() == "deny"), "{passed:#?}");
 
     needs::run(Command::new(needs::flowwarden()?).args(["detach", "--pin", &pins]))?;
     ensure!(!bpf.pins().exists(), "something is still pinned");
-    ensure!(reaches(&network, Network::FORBIDDEN, editor), "a peer is refused by nobody");
-    ensure!(send(&mut scene.node_red, &second, 1024)? == 1024, "bytes are held back by nobody");
+    ensure!(reaches(&network, Network::FORBIDDEN, editor), "the peer is not refused");
+    ensure!(send(&mut scene.node_red, &second, 1024)? == 1024, "the bytes are not held back");
     Ok(())
 }

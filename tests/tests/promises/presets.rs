@@ -15,18 +15,18 @@ use flowwarden_tests::{
     wait::{PATIENCE, until},
 };
 
-/// Plays an attack with nobody watching and under a preset; the rule must have spoken, and denied or killed.
+/// Plays an attack without a guard and under a preset, whose rule has to match and deny or kill.
 fn prove(
     scene: &mut Scene,
     preset: &str,
     rule: &str,
     attack: &Flow,
     harm: impl Fn(&Scene) -> Result<bool>,
-    mend: impl Fn(&Scene) -> Result<()>,
+    undo: impl Fn(&Scene) -> Result<()>,
 ) -> Result<()> {
     let outcome = scene.without_guard(attack)?;
     ensure!(harm(scene)?, "{rule}: the attack does no harm even without a guard: {outcome:?}");
-    mend(scene)?;
+    undo(scene)?;
     scene.node_red.start()?;
     let policy = Policy::written(cli::init(preset, &["--enforce"])?);
     let guarded = scene.with_guard(&policy, rule, attack)?;
@@ -36,11 +36,11 @@ fn prove(
     // Where the kernel cannot deny, what was done at the same moment may be there.
     let denied = alerts.iter().any(|alert| alert.verdict() == "deny");
     ensure!(!denied || !harm(scene)?, "{rule}: denied, and done all the same: {guarded:#?}");
-    mend(scene)
+    undo(scene)
 }
 
 fn write(node_red: &NodeRed, name: &str) -> Flow {
-    Flow::file(&node_red.home().user_dir().join(name), FileAction::Overwrite, "EVIL")
+    Flow::file(&node_red.home().user_dir().join(name), FileAction::Overwrite, "TAMPERED")
 }
 
 #[test]
@@ -52,11 +52,11 @@ fn a_flow_changes_no_package_when_the_palette_is_closed() -> Result<()> {
         let before = fs::read(&file).ok();
         let attack = write(&scene.node_red, name);
         let harm = |_: &Scene| Ok(fs::read(&file).ok() != before);
-        let mend = |_: &Scene| match &before {
+        let undo = |_: &Scene| match &before {
             Some(content) => Ok(fs::write(&file, content)?),
             None => Ok(fs::remove_file(&file).or_else(|error| if file.exists() { Err(error) } else { Ok(()) })?),
         };
-        prove(&mut scene, "standard", "palette", &attack, harm, mend)?;
+        prove(&mut scene, "standard", "palette", &attack, harm, undo)?;
     }
     Ok(())
 }
@@ -66,8 +66,8 @@ fn a_flow_decides_nothing_about_the_next_start() -> Result<()> {
     let mut scene = Scene::new()?;
     let file = scene.node_red.home().user_dir().join("environment");
     let attack = write(&scene.node_red, "environment");
-    let mend = |_: &Scene| Ok(fs::remove_file(&file).or_else(|error| if file.exists() { Err(error) } else { Ok(()) })?);
-    prove(&mut scene, "home", "environment", &attack, |_| Ok(file.exists()), mend)
+    let undo = |_: &Scene| Ok(fs::remove_file(&file).or_else(|error| if file.exists() { Err(error) } else { Ok(()) })?);
+    prove(&mut scene, "home", "environment", &attack, |_| Ok(file.exists()), undo)
 }
 
 #[test]
@@ -77,15 +77,15 @@ fn a_flow_reaches_no_file_of_a_neighbour() -> Result<()> {
     let secret = neighbour.home().file(".node-red/flows_cred.json", "THE SECRET")?;
     let name = cli::discover(&neighbour)?["name"].as_str().context("no name")?.to_owned();
     let attack = Flow::file_in(&secret);
-    let told =
+    let reported =
         |scene: &Scene, mark: usize| scene.node_red.console().find(mark, |line| line.contains("THE SECRET")).is_some();
     let mark = std::cell::Cell::new(scene.node_red.console().mark());
-    let harm = |scene: &Scene| Ok(told(scene, mark.get()));
-    let mend = |scene: &Scene| {
+    let harm = |scene: &Scene| Ok(reported(scene, mark.get()));
+    let undo = |scene: &Scene| {
         mark.set(scene.node_red.console().mark());
         Ok(())
     };
-    prove(&mut scene, "multi-tenant", &format!("neighbour-{name}"), &attack, harm, mend)
+    prove(&mut scene, "multi-tenant", &format!("neighbour-{name}"), &attack, harm, undo)
 }
 
 #[test]
@@ -100,9 +100,9 @@ fn a_program_that_was_brought_along_does_not_run() -> Result<()> {
         proof = js(&proof),
     );
     let attack = Flow::function(&code, &["fs", "child_process"]);
-    let mend =
+    let undo =
         |_: &Scene| Ok(fs::remove_file(&proof).or_else(|error| if proof.exists() { Err(error) } else { Ok(()) })?);
-    let outcome = prove(&mut scene, "standard", "dropped-programs", &attack, |_| Ok(proof.exists()), mend);
+    let outcome = prove(&mut scene, "standard", "dropped-programs", &attack, |_| Ok(proof.exists()), undo);
     let _ = fs::remove_file(&program);
     outcome
 }

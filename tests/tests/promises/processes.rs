@@ -16,9 +16,9 @@ fn by_call<'a>(records: &'a [Record], hook: &str, call: &str) -> Vec<&'a Record>
 
 /// That one record tells of this call, and that it names the process.
 fn told_once(records: &[Record], hook: &str, call: &str, pid: u32) -> Result<()> {
-    let told = by_call(records, hook, call);
-    ensure!(told.len() == 1, "{} records of {call}: {records:#?}", told.len());
-    ensure!(told[0].number("/unmapped/detail") == Some(pid.into()), "{call} names another: {:#?}", told[0]);
+    let reported = by_call(records, hook, call);
+    ensure!(reported.len() == 1, "{} records of {call}: {records:#?}", reported.len());
+    ensure!(reported[0].number("/unmapped/detail") == Some(pid.into()), "{call} names another: {:#?}", reported[0]);
     Ok(())
 }
 
@@ -79,10 +79,10 @@ fn a_signal_to_a_group_is_told_when_a_neighbour_is_in_it() -> Result<()> {
     run(&scene, &mut actor.does("kill 0 23"))?;
     run(&scene, &mut actor.does("kill -1 23"))?;
     let records = guard.stop()?;
-    let told: Vec<_> =
+    let reported: Vec<_> =
         by_call(&records, "signal", "kill").iter().map(|record| record.signed("/unmapped/detail")).collect();
     let harness = i64::from(rustix::process::getpgrp().as_raw_pid());
-    ensure!(told == [Some(-i64::from(neighbour.pid())), Some(-harness), Some(-1)], "{told:?}: {records:#?}");
+    ensure!(reported == [Some(-i64::from(neighbour.pid())), Some(-harness), Some(-1)], "{reported:?}: {records:#?}");
     Ok(())
 }
 
@@ -175,8 +175,8 @@ fn gained_privilege_is_told_with_the_call_that_gave_it() -> Result<()> {
     }
     let records = guard.stop()?;
     for call in calls {
-        let told = by_call(&records, "privilege", call);
-        ensure!(told.len() == 1, "{} records of {call}: {records:#?}", told.len());
+        let reported = by_call(&records, "privilege", call);
+        ensure!(reported.len() == 1, "{} records of {call}: {records:#?}", reported.len());
     }
     let by_program = by_call(&records, "privilege", "");
     ensure!(by_program.len() == 2, "two programs were setuid: {by_program:#?}");

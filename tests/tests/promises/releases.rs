@@ -251,8 +251,8 @@ pub(super) fn palette(node_red: &NodeRed) -> Result<()> {
 
 pub(super) fn no_alarms(guard: &Guard, when: &str) -> Result<()> {
     let alarms: Vec<_> = guard.journal()?.into_iter().filter(Record::is_alarm).collect();
-    let told: Vec<_> = alarms.iter().map(|record| record.pointer_text("/message")).collect();
-    ensure!(alarms.is_empty(), "false alarms {when}: {told:#?}\n{:#?}", alarms.first());
+    let reported: Vec<_> = alarms.iter().map(|record| record.pointer_text("/message")).collect();
+    ensure!(alarms.is_empty(), "false alarms {when}: {reported:#?}\n{:#?}", alarms.first());
     Ok(())
 }
 
@@ -312,7 +312,7 @@ pub(super) fn work(node_red: &mut NodeRed, plant: &Plant) -> Result<()> {
 }
 
 fn day(release: Release) -> Result<()> {
-    // ssh-keygen works for nobody but an account.
+    // ssh-keygen needs an account.
     let user = User::create()?;
     let mut scene = Scene::of(user.uid(), release)?;
     let network = Arc::clone(&scene.network);
@@ -357,7 +357,7 @@ fn day(release: Release) -> Result<()> {
     node_red.start()?;
     no_alarms(&guard, "under standard")?;
 
-    // The guard was awake: the next thing is one that nobody may do.
+    // The guard works: a forbidden operation is denied.
     node_red.log_in("admin", PASSWORD)?;
     let theft = Flow::exec(&format!("cat '{}'", node_red.home().user_dir().join("other.key").display()));
     node_red.home().file(".node-red/other.key", "secret")?;

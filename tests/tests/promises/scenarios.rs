@@ -213,23 +213,23 @@ fn settings_attacks(node_red: &NodeRed) -> Result<Vec<(u8, &'static str, Act)>> 
     let settings = node_red.settings();
     let target = js(&settings);
     let name = js(&node_red.home().path().join("alias.js"));
-    let ring = format!("require('fs').promises.appendFile({target}, 'EVIL')");
+    let ring = format!("require('fs').promises.appendFile({target}, 'TAMPERED')");
     let ring = node_red.home().file("ring.js", &ring)?;
     let node = node_red::node_with_io_uring()?;
     // The request removes this one first.
     node_red.home().file(".node-red/settings.js.pub", "")?;
     Ok(vec![
-        (1, "a file node overwrites settings.js", Act::Play(Flow::file(&settings, FileAction::Overwrite, "EVIL"))),
+        (1, "a file node overwrites settings.js", Act::Play(Flow::file(&settings, FileAction::Overwrite, "TAMPERED"))),
         (
             2,
             "another file is moved over settings.js",
-            function(&format!("fs.writeFileSync({name}, 'EVIL'); fs.renameSync({name}, {target}); return msg;")),
+            function(&format!("fs.writeFileSync({name}, 'TAMPERED'); fs.renameSync({name}, {target}); return msg;")),
         ),
         (
             3,
             "settings.js is written to by a second name",
             function(&format!(
-                "fs.linkSync({target}, {name} + '2'); fs.appendFileSync({name} + '2', 'EVIL'); return msg;"
+                "fs.linkSync({target}, {name} + '2'); fs.appendFileSync({name} + '2', 'TAMPERED'); return msg;"
             )),
         ),
         (
@@ -242,7 +242,7 @@ fn settings_attacks(node_red: &NodeRed) -> Result<Vec<(u8, &'static str, Act)>> 
             "the sandbox is left without any library",
             function(&format!(
                 "const process = Buffer.constructor('return process')();
-             process.mainModule.require('fs').appendFileSync({target}, 'EVIL'); return msg;"
+             process.mainModule.require('fs').appendFileSync({target}, 'TAMPERED'); return msg;"
             )),
         ),
         (
@@ -254,7 +254,7 @@ fn settings_attacks(node_red: &NodeRed) -> Result<Vec<(u8, &'static str, Act)>> 
             7,
             "a worker thread writes",
             function(&format!(
-                "const code = `require('fs').appendFileSync(${{JSON.stringify({target})}}, 'EVIL')`;
+                "const code = `require('fs').appendFileSync(${{JSON.stringify({target})}}, 'TAMPERED')`;
              new worker_threads.Worker(code, {{ eval: true }}).on('exit', () => node.send(msg)); return;"
             )),
         ),
@@ -356,7 +356,7 @@ pub(super) fn attacks(scene: &Scene, bystanders: &Bystanders) -> Result<Vec<Atta
         exec(&format!("cp \"$(command -v tee)\" {dropped}; echo x | {dropped} '{}'; rm {dropped}", proof.display())),
         Harm::Changes(proof),
     );
-    // The program is told to read this file.
+    // The program reads this file.
     home.file("read", SECRET)?;
     let actor = Actor::new(scene)?;
     let unnamed =
@@ -378,7 +378,7 @@ pub(super) fn attacks(scene: &Scene, bystanders: &Bystanders) -> Result<Vec<Atta
         "a flow changes a package",
         &["palette"],
         "deny",
-        function(&format!("fs.appendFileSync({}, 'EVIL'); return msg;", js(&module))),
+        function(&format!("fs.appendFileSync({}, 'TAMPERED'); return msg;", js(&module))),
         Harm::Changes(module),
     );
     let tarball = path("probe.tgz");

@@ -1,4 +1,4 @@
-//! Who is watched: the instance and all that it starts, whatever uid that takes on; and nobody else.
+//! Scope: the instance and all its descendants, whatever their uid, and no other process.
 
 use std::{
     fs,
@@ -42,7 +42,7 @@ fn prove_watched(command: impl Fn(&Scene) -> Result<String>) -> Result<()> {
         fs::write(&path, "sealed\n")?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
         let mut vault = Snapshot::take(&path)?;
-        let attack = Flow::exec(&format!("echo EVIL | {}", command(scene)?));
+        let attack = Flow::exec(&format!("echo TAMPERED | {}", command(scene)?));
 
         let outcome = scene.without_guard(&attack)?;
         ensure!(vault.state()? == State::Changed, "the attacker does not become root: {outcome:?}");
@@ -131,7 +131,7 @@ fn what_ran_before_the_guard_is_watched() -> Result<()> {
         let go = scene.node_red.home().path().join("go");
         let _ = fs::remove_file(&go);
         let script = format!(
-            "(setsid sh -c 'while [ ! -e {go} ]; do sleep 0.1; done; echo EVIL >> {path}; echo $? > {go}.done' >/dev/null 2>&1 &)",
+            "(setsid sh -c 'while [ ! -e {go} ]; do sleep 0.1; done; echo TAMPERED >> {path}; echo $? > {go}.done' >/dev/null 2>&1 &)",
             go = go.display(),
             path = path.display()
         );
@@ -165,7 +165,7 @@ fn who_is_moved_into_the_instances_cgroup_is_watched_from_then_on() -> Result<()
     let scene = Scene::empty()?;
     let file = scene.node_red.home().file("moved.txt", "INTACT")?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666))?;
-    let attack = format!("read go; echo EVIL >> '{}'", file.display());
+    let attack = format!("read go; echo TAMPERED >> '{}'", file.display());
     let policy = Policy::enforce(&scene.node_red).file(&file.display().to_string(), &["write"], "kill", "moved");
     let policy = by_cgroup(&scene, policy)?;
     let stranger = Confinement {

@@ -11,10 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 use flowwarden_tests::{guard::Guard, journal, needs, policy::Policy, scene::Scene, wait};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// What a service is told to say where it may not say it any more.
+/// The next message of the service to systemd.
 fn next(from: &UnixDatagram) -> Result<String> {
     let mut said = [0; 4096];
-    let length = from.recv(&mut said).context("systemd is told nothing")?;
+    let length = from.recv(&mut said).context("systemd gets no message")?;
     Ok(String::from_utf8_lossy(said.get(..length).unwrap_or_default()).into_owned())
 }
 
@@ -49,7 +49,7 @@ fn systemd_knows_how_a_guard_is_and_a_console_that_is_gone_ends_none() -> Result
         Ok(records.iter().any(|record| record.pointer_text("/activity_name") == "Reload").then_some(()))
     })?;
     signal(&guard, Signal::TERM)?;
-    ensure!(next(&systemd)? == "STOPPING=1", "its end is not told");
+    ensure!(next(&systemd)? == "STOPPING=1", "its end is not reported");
     let status = guard.wait()?;
     ensure!(status.success(), "{status}");
     Ok(())

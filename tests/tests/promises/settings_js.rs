@@ -1,6 +1,6 @@
 //! The first promise: no flow changes settings.js.
 //!
-//! Every attack is played twice on the same Node-RED: with nobody watching, where it must do its harm, and under guard.
+//! Every attack is played twice on the same Node-RED: without a guard, where it has to do its harm, and with one.
 
 use anyhow::{Result, ensure};
 use flowwarden_tests::{
@@ -89,12 +89,12 @@ fn function(node_red: &NodeRed, name: &str, code: &str) -> Flow {
 
 #[test]
 fn file_node_overwrites() -> Result<()> {
-    prove(Promise::Honest, |node_red| Ok(Flow::file(&node_red.settings(), FileAction::Overwrite, "EVIL")))
+    prove(Promise::Honest, |node_red| Ok(Flow::file(&node_red.settings(), FileAction::Overwrite, "TAMPERED")))
 }
 
 #[test]
 fn file_node_appends() -> Result<()> {
-    prove(Promise::Intact, |node_red| Ok(Flow::file(&node_red.settings(), FileAction::Append, "EVIL")))
+    prove(Promise::Intact, |node_red| Ok(Flow::file(&node_red.settings(), FileAction::Append, "TAMPERED")))
 }
 
 #[test]
@@ -104,29 +104,29 @@ fn file_node_deletes() -> Result<()> {
 
 #[test]
 fn function_node_writes_in_place() -> Result<()> {
-    let code = "const fd = fs.openSync(target, 'r+'); fs.writeSync(fd, 'EVIL'); fs.closeSync(fd);";
+    let code = "const fd = fs.openSync(target, 'r+'); fs.writeSync(fd, 'TAMPERED'); fs.closeSync(fd);";
     prove(Promise::Intact, |node_red| Ok(function(node_red, "", code)))
 }
 
 #[test]
 fn function_node_writes_after_cutting() -> Result<()> {
-    prove(Promise::Honest, |node_red| Ok(function(node_red, "", "fs.writeFileSync(target, 'EVIL');")))
+    prove(Promise::Honest, |node_red| Ok(function(node_red, "", "fs.writeFileSync(target, 'TAMPERED');")))
 }
 
 #[test]
 fn function_node_appends() -> Result<()> {
-    prove(Promise::Intact, |node_red| Ok(function(node_red, "", "fs.appendFileSync(target, 'EVIL');")))
+    prove(Promise::Intact, |node_red| Ok(function(node_red, "", "fs.appendFileSync(target, 'TAMPERED');")))
 }
 
 #[test]
 fn function_node_writes_asynchronously() -> Result<()> {
-    let code = "fs.promises.appendFile(target, 'EVIL').then(() => node.send(msg)); return;";
+    let code = "fs.promises.appendFile(target, 'TAMPERED').then(() => node.send(msg)); return;";
     prove(Promise::Intact, |node_red| Ok(function(node_red, "", code)))
 }
 
 #[test]
 fn worker_thread_writes() -> Result<()> {
-    let code = "const code = `require('fs').appendFileSync(${JSON.stringify(target)}, 'EVIL')`;
+    let code = "const code = `require('fs').appendFileSync(${JSON.stringify(target)}, 'TAMPERED')`;
         new worker_threads.Worker(code, { eval: true }).on('exit', () => node.send(msg)); return;";
     prove(Promise::Intact, |node_red| Ok(function(node_red, "", code)))
 }
@@ -136,7 +136,7 @@ fn vm_escape_writes() -> Result<()> {
     prove(Promise::Intact, |node_red| {
         let code = format!(
             "const process = Buffer.constructor('return process')();
-             process.mainModule.require('fs').appendFileSync({}, 'EVIL'); return msg;",
+             process.mainModule.require('fs').appendFileSync({}, 'TAMPERED'); return msg;",
             js(&node_red.settings())
         );
         Ok(Flow::function(&code, &[]))
@@ -145,19 +145,19 @@ fn vm_escape_writes() -> Result<()> {
 
 #[test]
 fn exec_node_appends() -> Result<()> {
-    prove(Promise::Intact, |node_red| Ok(Flow::exec(&format!("echo EVIL >> '{}'", node_red.settings().display()))))
+    prove(Promise::Intact, |node_red| Ok(Flow::exec(&format!("echo TAMPERED >> '{}'", node_red.settings().display()))))
 }
 
 #[test]
 fn exec_node_writes_with_dd() -> Result<()> {
     prove(Promise::Intact, |node_red| {
-        Ok(Flow::exec(&format!("echo EVIL | dd conv=notrunc status=none of='{}'", node_red.settings().display())))
+        Ok(Flow::exec(&format!("echo TAMPERED | dd conv=notrunc status=none of='{}'", node_red.settings().display())))
     })
 }
 
 #[test]
 fn hard_link_made_and_written_through() -> Result<()> {
-    let code = "fs.linkSync(target, name); fs.appendFileSync(name, 'EVIL');";
+    let code = "fs.linkSync(target, name); fs.appendFileSync(name, 'TAMPERED');";
     prove(Promise::Intact, |node_red| Ok(function(node_red, "alias.js", code)))
 }
 
@@ -166,7 +166,7 @@ fn hard_link_from_before_the_guard() -> Result<()> {
     SCENE.with(|scene| {
         let alias = scene.node_red.home().path().join("alias.js");
         std::fs::hard_link(scene.node_red.settings(), &alias)?;
-        let attack = function(&scene.node_red, "alias.js", "fs.appendFileSync(name, 'EVIL');");
+        let attack = function(&scene.node_red, "alias.js", "fs.appendFileSync(name, 'TAMPERED');");
         let mut settings = Snapshot::take(&scene.node_red.settings())?;
         scene.without_guard(&attack)?;
         ensure!(settings.state()? == State::Changed, "the alias is not the file");
@@ -184,7 +184,7 @@ fn hard_link_from_before_the_guard() -> Result<()> {
 
 #[test]
 fn symbolic_link() -> Result<()> {
-    let code = "fs.symlinkSync(target, name); fs.appendFileSync(name, 'EVIL');";
+    let code = "fs.symlinkSync(target, name); fs.appendFileSync(name, 'TAMPERED');";
     prove(Promise::Intact, |node_red| Ok(function(node_red, "symlink.js", code)))
 }
 
@@ -195,13 +195,13 @@ fn through_proc_self_root() -> Result<()> {
 
 #[test]
 fn through_a_dotted_path() -> Result<()> {
-    let code = "fs.appendFileSync(path.dirname(target) + '/lib/../../.node-red/./settings.js', 'EVIL');";
+    let code = "fs.appendFileSync(path.dirname(target) + '/lib/../../.node-red/./settings.js', 'TAMPERED');";
     prove(Promise::Intact, |node_red| Ok(function(node_red, "", code)))
 }
 
 #[test]
 fn renamed_over() -> Result<()> {
-    let code = "fs.writeFileSync(name, 'EVIL'); fs.renameSync(name, target);";
+    let code = "fs.writeFileSync(name, 'TAMPERED'); fs.renameSync(name, target);";
     prove(Promise::Honest, |node_red| Ok(function(node_red, "new.js", code)))
 }
 
@@ -213,13 +213,13 @@ fn renamed_away() -> Result<()> {
 #[test]
 fn parent_directory_swapped() -> Result<()> {
     let code = "const dir = path.dirname(target);
-        fs.renameSync(dir, name); fs.mkdirSync(dir); fs.writeFileSync(target, 'EVIL');";
+        fs.renameSync(dir, name); fs.mkdirSync(dir); fs.writeFileSync(target, 'TAMPERED');";
     prove(Promise::Honest, |node_red| Ok(function(node_red, "moved", code)))
 }
 
 #[test]
 fn copy_file_range() -> Result<()> {
-    let code = "fs.writeFileSync(name, 'EVIL'); fs.copyFileSync(name, target);";
+    let code = "fs.writeFileSync(name, 'TAMPERED'); fs.copyFileSync(name, target);";
     prove(Promise::Intact, |node_red| Ok(function(node_red, "new.js", code)))
 }
 
@@ -230,7 +230,7 @@ fn io_uring_writes_without_an_open_call() -> Result<()> {
         // The kernel's threads of the ring show that there is one; without them this would be an ordinary append.
         let code = format!(
             "const fs = require('fs');
-             fs.promises.appendFile({}, 'EVIL').then(() => {{
+             fs.promises.appendFile({}, 'TAMPERED').then(() => {{
                  const names = fs.readdirSync('/proc/self/task').map(t => fs.readFileSync(`/proc/self/task/${{t}}/comm`, 'utf8'));
                  if (!names.some(name => name.startsWith('iou-'))) throw new Error('no io_uring here: ' + names);
              }});",

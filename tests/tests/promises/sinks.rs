@@ -1,4 +1,4 @@
-//! What the journal holds arrives at the receivers, also after an outage, and a dead receiver is nobody else's matter.
+//! What the journal holds arrives at the receivers, also after an outage, and a dead receiver does not affect others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -208,7 +208,7 @@ fn datagrams(software: Software) -> Result<()> {
     guard.stop().map(drop)
 }
 
-/// Whoever is watched can make an event of more than 70,000 bytes: what follows it arrives by this sink nevertheless, and of
+/// A watched process can cause an event of more than 70,000 bytes: what follows it arrives by this sink nevertheless, and of
 /// the event itself as much as fits.
 pub(crate) fn a_long_event_holds_nothing_up(
     scene: &Scene,

@@ -23,7 +23,7 @@ pub(crate) fn act(scene: &Scene, policy: &Policy, command: &mut Command) -> Resu
     Ok((status, guard.stop()?))
 }
 
-/// Runs a command as the instance, with nothing to read and nobody to read what it says.
+/// Runs a command as the instance, without input and output.
 pub(crate) fn run(scene: &Scene, command: &mut Command) -> Result<ExitStatus> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Ok(scene.node_red.confinement().spawn(command)?.wait()?)
@@ -52,16 +52,16 @@ pub(crate) fn copy(scene: &Scene, program: &Path, mode: u32) -> Result<PathBuf> 
     Ok(copy)
 }
 
-/// The program that does one thing, ready to be told which.
+/// The stand-in, without its operation.
 pub(crate) struct Actor(PathBuf);
 
 impl Actor {
-    /// As whoever runs it.
+    /// As the user who runs it.
     pub(crate) fn new(scene: &Scene) -> Result<Self> {
         copy(scene, Path::new(env!("CARGO_BIN_EXE_actor")), 0o755).map(Self)
     }
 
-    /// As root, whoever runs it.
+    /// As root (setuid).
     pub(crate) fn root(scene: &Scene) -> Result<Self> {
         copy(scene, Path::new(env!("CARGO_BIN_EXE_actor")), 0o4755).map(Self)
     }

@@ -1,4 +1,4 @@
-//! What leaves for one address is counted: more than a rule lets out is told once, and held back where the rule says so.
+//! What leaves for one address is counted: more than a rule allows is reported once, and denied if the rule says so.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -40,7 +40,7 @@ fn datagrams(to: SocketAddr, count: usize) -> Flow {
     Flow::function(&code, &["dgram"])
 }
 
-fn told(guard: &Guard) -> Result<Vec<Record>> {
+fn reported(guard: &Guard) -> Result<Vec<Record>> {
     // What comes a moment later would be one too many.
     wait::pause(Duration::from_millis(300))?;
     Ok(guard.journal()?.into_iter().filter(|record| record.hook() == "volume").collect())
@@ -62,12 +62,16 @@ fn more_than_a_rule_lets_out_is_told_once_and_held_back_where_the_rule_says_so()
         let mut send = |to: &Sink, bytes: usize| scene.node_red.play(&upload(to.address(), bytes));
 
         let first = send(&bounded, MIB / 2)?;
-        ensure!(matches!(first, Outcome::Answered(_)) && told(&guard)?.is_empty(), "{first:?}, {:#?}", told(&guard)?);
+        ensure!(
+            matches!(first, Outcome::Answered(_)) && reported(&guard)?.is_empty(),
+            "{first:?}, {:#?}",
+            reported(&guard)?
+        );
         // Another connection to the address, and it is too much; what goes elsewhere is not counted with it.
         let outcomes = [send(&other, 2 * MIB)?, send(&bounded, MIB)?, send(&bounded, MIB)?];
         ensure!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Answered(_))), "{outcomes:?}");
         ensure!(bounded.bytes().len() == 5 * MIB / 2, "a rule that logs holds back: {}", bounded.bytes().len());
-        let records = told(&guard)?;
+        let records = reported(&guard)?;
         ensure!(records.len() == 1, "{records:#?}");
         let record = &records[0];
         ensure!((record.rule(), record.verdict()) == (RULE, "log"), "{record:#?}");
@@ -81,7 +85,7 @@ fn more_than_a_rule_lets_out_is_told_once_and_held_back_where_the_rule_says_so()
         guard.reload(&strict)?;
         let refused = scene.node_red.play(&upload(bounded.address(), MIB))?;
         ensure!(matches!(refused, Outcome::Failed(_)) && bounded.bytes().len() == before, "{refused:?}");
-        let records = told(&guard)?;
+        let records = reported(&guard)?;
         ensure!(
             records.len() == 2 && records[1].verdict() == "deny" && records[1].sensor() == "cgroup",
             "{records:#?}"
@@ -106,7 +110,7 @@ fn datagrams_to_whomever_they_are_sent_count_as_well() -> Result<()> {
         ensure!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
         sink.settle(&scene.network)?;
         ensure!((most * 9 / 10..=most).contains(&sink.count()), "{} have arrived", sink.count());
-        let records = told(&guard)?;
+        let records = reported(&guard)?;
         ensure!(records.len() == 1 && records[0].verdict() == "deny", "{records:#?}");
         guard.stop().map(drop)
     })
