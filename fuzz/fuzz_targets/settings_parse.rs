@@ -1,4 +1,4 @@
-//! Any text as settings.js: the file belongs to whoever may be the attacker. Reading it must end, and tell no secret.
+//! Any text as settings.js: an attacker may have written the file. Reading it must terminate and show no secret.
 #![no_main]
 
 use std::path::Path;

@@ -26,7 +26,7 @@ use monitor::config::parse;
 use sinks::Sinks;
 
 const EVENTS: u64 = 8 * 3600 * 50;
-/// What is delivered: they are one incident, which is told when it begins.
+/// What is delivered: they belong to one incident, which is reported when it begins.
 const DELIVERED: u64 = EVENTS + 1;
 
 fn main() {
@@ -34,9 +34,9 @@ fn main() {
     let directory = tempfile::tempdir_in(place.map_or_else(std::env::temp_dir, PathBuf::from)).unwrap();
     let path = directory.path().join("journal");
     let limits = Limits { max_bytes: u64::MAX, ..Limits::default() };
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = nobody.local_addr().unwrap();
-    drop(nobody);
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = unused.local_addr().unwrap();
+    drop(unused);
     let policy = format!(
         "version = 1\n[[sink]]\nname = \"siem\"\ntype = \"elastic\"\nurl = \"http://{address}\"\nown-events = false\n\
          [[instance]]\nname = \"a\"\nselect = [{{ uid = 4000000 }}]\nuser-dir = \"/u\"\n"
@@ -111,7 +111,7 @@ fn main() {
     journal.close().unwrap();
 }
 
-/// Starts the guard, and ends it when it is ready. It watches the sockets of a cgroup that nobody is in.
+/// Starts the guard, and ends it when it is ready. It watches the sockets of an empty cgroup.
 fn guard_start(policy: &Path, journal: &Path) -> Duration {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());

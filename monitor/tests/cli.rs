@@ -1,4 +1,4 @@
-//! The commands of `flowwarden` in the hands of whoever types them: into pipes that close, to disks that are full.
+//! The commands of `flowwarden` as users run them: with closed pipes and full disks.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
@@ -21,7 +21,7 @@ use sinks::Sinks;
 use tempfile::TempDir;
 
 const POLICY: &str = "version = 1\n[[instance]]\nname = \"a\"\nselect = [{ unit = \"nodered.service\" }]\n\
-                      user-dir = \"/srv/nobody/has/this\"\n";
+                      user-dir = \"/srv/no/such/place\"\n";
 
 /// A directory with a policy that raises a warning, and a userDir of Node-RED under `root`.
 fn place() -> TempDir {
@@ -62,7 +62,7 @@ const UNGUARDED: &[u8] = b" enforce without a guard";
 /// Held for writing while a program is written: a child between fork and exec would have it open, and it could not be run.
 static FORKS: RwLock<()> = RwLock::new(());
 
-/// A pipe that nobody reads.
+/// A pipe without a reader.
 fn closed() -> Stdio {
     std::io::pipe().unwrap().1.into()
 }
@@ -96,8 +96,8 @@ fn what_cannot_be_printed_is_told_and_fails() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let answer = flowwarden(place.path(), command, full, Stdio::piped());
         let errors = String::from_utf8(answer.stderr).unwrap();
-        let told = errors.ends_with("flowwarden: the standard output: No space left on device (os error 28)\n");
-        assert!(told && answer.status.code() == Some(1), "{command:?}: {errors}");
+        let reported = errors.ends_with("flowwarden: the standard output: No space left on device (os error 28)\n");
+        assert!(reported && answer.status.code() == Some(1), "{command:?}: {errors}");
     }
 }
 
@@ -116,7 +116,7 @@ fn a_missing_file_is_one_error_with_its_fix() {
     fs::create_dir(place.path().join("empty")).unwrap();
     fs::write(place.path().join("binary.toml"), b"version = 1\n\xff\xfe").unwrap();
     let none = "flowwarden: empty: no journal here; pass its directory with --journal\n";
-    for (command, code, told) in [
+    for (command, code, message) in [
         (&["check", "missing.toml"][..], 2, "flowwarden: missing.toml: No such file or directory (os error 2)\n"),
         (&["check", "empty"], 2, "flowwarden: empty: it is a directory\n"),
         (&["check", "/dev/zero"], 2, "flowwarden: /dev/zero: it is not a regular file\n"),
@@ -129,7 +129,7 @@ fn a_missing_file_is_one_error_with_its_fix() {
         (&["explain", "4711", "--journal", "empty"], 1, none),
     ] {
         let answer = flowwarden(place.path(), command, Stdio::piped(), Stdio::piped());
-        assert_eq!(String::from_utf8_lossy(&answer.stderr), told, "{command:?}");
+        assert_eq!(String::from_utf8_lossy(&answer.stderr), message, "{command:?}");
         assert_eq!((answer.status.code(), answer.stdout.len()), (Some(code), 0), "{command:?}");
     }
 }
@@ -196,11 +196,11 @@ fn a_policy_is_written_where_there_is_no_directory_yet() {
 #[test]
 fn check_looks_up_the_hosts_that_connect() {
     let place = place();
-    let policy = format!("{POLICY}[[instance.ingress]]\nfrom = [\"nobody.invalid\"]\nverdict = \"allow\"\n");
+    let policy = format!("{POLICY}[[instance.ingress]]\nfrom = [\"host.invalid\"]\nverdict = \"allow\"\n");
     fs::write(place.path().join("named.toml"), policy).unwrap();
     let answer = flowwarden(place.path(), &["check", "named.toml"], Stdio::piped(), Stdio::piped());
     let errors = String::from_utf8_lossy(&answer.stderr).into_owned();
-    assert!(answer.status.success() && errors.contains("nobody.invalid cannot be resolved"), "{errors}");
+    assert!(answer.status.success() && errors.contains("host.invalid cannot be resolved"), "{errors}");
 }
 
 #[test]
@@ -217,9 +217,9 @@ fn what_only_root_may_do_is_not_tried_by_others() {
     for command in
         ["accept policy.toml", "restore policy.toml", "detach", "learn --for 1h", "run", "maintenance status"]
     {
-        let mut nobody = Command::new(&program);
-        nobody.args(command.split(' ')).current_dir(place.path()).stdin(Stdio::null()).uid(65534).gid(65534);
-        let answer = nobody.output().unwrap();
+        let mut other = Command::new(&program);
+        other.args(command.split(' ')).current_dir(place.path()).stdin(Stdio::null()).uid(65534).gid(65534);
+        let answer = other.output().unwrap();
         let errors = String::from_utf8_lossy(&answer.stderr).into_owned();
         assert!(errors.contains("Try: sudo flowwarden") && errors.lines().count() == 1, "{command}: {errors}");
         assert_eq!((answer.status.code(), answer.stdout.len()), (Some(1), 0), "{command}");
@@ -341,7 +341,7 @@ fn learn_closes_nothing_that_the_journals_policy_did_not_log() {
     journal.append(start, Durability::Grouped);
     for number in 0..10 {
         let attack = serde_json::json!({
-            "time": 1000, "message": "x", "file": { "path": format!("/srv/nobody/has/this/{number}.pem") },
+            "time": 1000, "message": "x", "file": { "path": format!("/srv/no/such/place/{number}.pem") },
             "unmapped": { "instance": "a", "rule": "private-keys", "verdict": "log", "wanted": "log", "hook": "open",
                           "sensor": "lsm", "access": ["read"], "flags": [] },
         });

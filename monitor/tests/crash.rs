@@ -45,12 +45,12 @@ const CALLS: [(&str, bool); 14] = [
     ("unlink", true),
     ("unlink", false),
 ];
-/// What changes something on the disk too: whatever the spool came to use of it would be a place where nobody kills it.
+/// What changes something on the disk too: if the spool used one of these, the test would not kill it there.
 const OTHERS: &str = "?open,?openat2,?creat,?mkdirat,?mknod,?mknodat,?rmdir,?unlinkat,?renameat,?renameat2,?link,?linkat,?symlink,\
     ?symlinkat,?writev,?pwritev,?pwritev2,?truncate,?fallocate,?copy_file_range,?sendfile,?splice,?chmod,?fchmod,?fchmodat,\
     ?chown,?fchown,?lchown,?fchownat,?setxattr,?fsetxattr,?lsetxattr,?utime,?utimes,?futimesat,?sync,?syncfs,?sync_file_range,\
     ?msync,?io_uring_enter";
-/// Fewer kills than this would mean that nobody is killed.
+/// Fewer kills than this mean that the kills do not work.
 const KILLS: u32 = 100;
 
 /// A journal in the directory, and a sink that writes its lines to a file, or none.

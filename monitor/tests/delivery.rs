@@ -38,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 enum Fault {
     /// Nothing but its work.
     None,
-    /// Nobody listens.
+    /// No server listens.
     Refused,
     /// Whatever is sent vanishes.
     Blackhole,
@@ -225,7 +225,7 @@ fn survives(fault: Fault) {
     for (name, ..) in &receivers {
         wait(name, || if cursor(name).unwrap().error.is_some() { Ok(()) } else { Err("nothing is wrong".to_owned()) });
     }
-    // Nobody waits for those that fail, and go on failing.
+    // Sinks that keep failing delay no other.
     wait("the file", || {
         let lines = std::fs::read_to_string(&file).unwrap().lines().count() as u64;
         if lines == FEW + MANY { Ok(()) } else { Err(format!("{lines} lines")) }
@@ -403,8 +403,8 @@ fn a_secret_is_in_no_debug_output_and_in_no_error() {
         set_mode(&token, 0o600);
         let error = sinks::test(&config).unwrap_err();
         assert!(error.contains("efused"), "{error}");
-        let told = format!("{config:?} {error}");
-        assert!(!told.contains("hunter2"), "{told}");
+        let shown = format!("{config:?} {error}");
+        assert!(!shown.contains("hunter2"), "{shown}");
         // A secret that others can read is none.
         set_mode(&token, 0o644);
         if !sink.contains("server") {

@@ -1,5 +1,5 @@
 //! Receivers that mean harm, places in the journal that are none, and journals that somebody has prepared: the guard and who
-//! reads a journal neither hang, nor fall over, nor take what they are told for more than text.
+//! reads a journal neither hang, nor fall over, nor treat received text as anything but text.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../sinks/src/stub.rs"]
@@ -167,15 +167,15 @@ fn arrives(change: impl Fn(&mut Value, &Path)) -> (Vec<u64>, String) {
     wait("the last event", SOON, || numbers(&out).last() == Some(&20));
     drop(sinks);
     journal.close().unwrap();
-    let mut told = String::new();
+    let mut text = String::new();
     let (mut reader, mut line) = (Reader::new(&path, Position::default()), Vec::new());
     while reader.next(&mut line).unwrap().is_some() {
         let event: Value = serde_json::from_slice(&line).unwrap();
         if event["activity_name"] == "Error" {
-            told += event["message"].as_str().unwrap();
+            text += event["message"].as_str().unwrap();
         }
     }
-    (numbers(&out), told)
+    (numbers(&out), text)
 }
 
 #[test]
@@ -185,17 +185,17 @@ fn a_place_that_is_none_in_this_journal_begins_at_the_oldest_event_and_is_told()
     let beyond = arrives(|cursor, _| cursor["position"] = json!({ "segment": 1, "offset": 1_u64 << 40 }));
     let within = arrives(|cursor, _| cursor["position"] = json!({ "segment": 1, "offset": 100 }));
     let broken = arrives(|cursor, _| *cursor = Value::Null);
-    for (what, (found, told)) in [("ahead", ahead), ("beyond", beyond), ("within a line", within), ("broken", broken)] {
+    for (what, (found, text)) in [("ahead", ahead), ("beyond", beyond), ("within a line", within), ("broken", broken)] {
         assert_eq!(found, all, "{what}");
-        assert!(told.contains("Sink file") && told.contains("oldest"), "{what}: {told:?}");
+        assert!(text.contains("Sink file") && text.contains("oldest"), "{what}: {text:?}");
     }
-    // One whose segment the journal has removed goes on with what is there, and the journal has told of it.
-    let (found, told) = arrives(|cursor, path| {
+    // One whose segment the journal has removed goes on with what is there, and the journal has reported it.
+    let (found, text) = arrives(|cursor, path| {
         cursor["position"] = json!({ "segment": 1, "offset": 100 });
         fs::remove_file(segment::plain(path, 1)).or_else(|_| fs::remove_file(segment::compressed(path, 1))).unwrap();
     });
     assert!(found.first() > Some(&0) && found.is_sorted(), "{found:?}");
-    assert!(!told.contains("Sink file"), "{told}");
+    assert!(!text.contains("Sink file"), "{text}");
 }
 
 #[test]
@@ -249,12 +249,12 @@ fn what_a_receiver_says_is_text_of_a_line_and_repeats_no_secret() {
         format!("type = \"elastic\"\nurl = \"{}\"\nuser = \"u\"\npassword-file = \"{token}\"", server.url("")),
         format!("type = \"elastic\"\nurl = \"{}\"\napi-key-file = \"{token}\"", server.url("/items")),
     ] {
-        let told = sinks::test(&config(&sink)).unwrap_err();
-        assert!(told.contains("40") || told.contains("42"), "{told}");
-        assert!(told.contains("\\u{1b}[2J") && !told.contains(char::is_control), "{told:?}");
-        assert!(!told.contains('\u{202e}') && told.len() < 4096, "{} bytes: {told:?}", told.len());
+        let text = sinks::test(&config(&sink)).unwrap_err();
+        assert!(text.contains("40") || text.contains("42"), "{text}");
+        assert!(text.contains("\\u{1b}[2J") && !text.contains(char::is_control), "{text:?}");
+        assert!(!text.contains('\u{202e}') && text.len() < 4096, "{} bytes: {text:?}", text.len());
         for part in ["hunter2", &data_encoding::BASE64.encode(b"u:hunter2/token+x")] {
-            assert!(!told.contains(part), "{part} in {told:?}");
+            assert!(!text.contains(part), "{part} in {text:?}");
         }
     }
 }
@@ -313,8 +313,8 @@ fn a_broker_that_announces_a_packet_of_a_quarter_gigabyte_is_not_waited_for() {
         thread::sleep(PATIENCE);
     });
     let sink = config(&format!("type = \"mqtt\"\nserver = \"{address}\"\ntransport = \"tcp\""));
-    let told = soon("a test", move || sinks::test(&sink)).unwrap_err();
-    assert!(!told.contains("does not answer"), "{told}");
+    let text = soon("a test", move || sinks::test(&sink)).unwrap_err();
+    assert!(!text.contains("does not answer"), "{text}");
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn a_name_is_no_mention_and_no_link_in_slack() {
         "name = \"a\"\ntype = \"webhook\"\nbody = \"slack\"\nfrom = \"beginning\"\nurl = \"{}\"",
         server.url("/")
     );
-    let message = "open of /srv/<!channel> & <https://evil.example|settings>: denied";
+    let message = "open of /srv/<!channel> & <https://attacker.example|settings>: denied";
     journal.append(json!({ "severity_id": 4, "message": message, "unmapped": { "verdict": "deny" } }), Durability::Now);
     let sinks = Sinks::start(&configs(&[sink]), journal.spool());
     let dead = journal.path().join("sinks/a.dead.jsonl");
@@ -334,7 +334,7 @@ fn a_name_is_no_mention_and_no_link_in_slack() {
     let text = fs::read_to_string(&dead).unwrap();
     let line: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     let said = line["why"].as_str().unwrap();
-    assert!(said.contains("/srv/&lt;!channel&gt; &amp; &lt;https://evil.example|settings&gt;: denied"), "{said}");
+    assert!(said.contains("/srv/&lt;!channel&gt; &amp; &lt;https://attacker.example|settings&gt;: denied"), "{said}");
     drop(sinks);
     journal.close().unwrap();
 }

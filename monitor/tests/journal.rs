@@ -149,8 +149,8 @@ fn a_torn_end_is_moved_away_and_told() {
     write(path, Limits::default(), 10..11);
     assert_eq!(check(path).worst(), None, "{:#?}", check(path).faults);
     assert_eq!(numbers(path), (0..11).collect::<Vec<_>>());
-    let told = lines(path).into_iter().find(|line| !line["unmapped"]["repaired"].is_null()).unwrap();
-    assert_eq!(told["unmapped"]["repaired"]["bytes"], 8);
+    let repair = lines(path).into_iter().find(|line| !line["unmapped"]["repaired"].is_null()).unwrap();
+    assert_eq!(repair["unmapped"]["repaired"]["bytes"], 8);
     let kept = path.join(format!("quarantine/segment-00000001-at-{}", whole.len()));
     assert_eq!(fs::read(kept).unwrap(), b"{\"half\":");
 }
@@ -206,7 +206,7 @@ fn old_segments_go_and_the_journal_says_so() {
     assert!(segments[0].number > 1, "{segments:?}");
     let report = check(path);
     assert_eq!((report.worst(), report.removed), (None, segments[0].number - 1), "{:#?}", report.faults);
-    // One more goes, and nobody said so.
+    // One more is removed without a record.
     let bytes: u64 = segments.iter().map(|found| found.size_and_time().unwrap().0).sum();
     assert!(bytes < 64 << 10, "{bytes}");
     write(path, SMALL, 501..700);

@@ -88,7 +88,7 @@ impl Guard {
         Self::launch(directory, cgroup, flags, lacking)
     }
 
-    /// Kills it as nobody can fend off, and starts it again with what it has left.
+    /// Kills it by SIGKILL, and starts it again with its state.
     pub fn start_again(mut self, cgroup: &Cgroup, flags: &[&str]) -> Result<Self> {
         self.kill()?;
         // What is left of this one is not to be removed.
@@ -120,7 +120,7 @@ impl Guard {
         self.directory.path().join("state")
     }
 
-    /// Kills it as nobody can fend off.
+    /// Kills it by SIGKILL.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;

@@ -22,7 +22,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// Whether the server did as it was told.
+    /// Whether the status is 2xx.
     #[must_use]
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)

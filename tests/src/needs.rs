@@ -1,4 +1,4 @@
-//! What the harness needs of the machine. A thing that is missing is an error with its mend, never a skipped test.
+//! Requirements of the harness. A missing one is an error with its fix, never a skipped test.
 
 use std::{
     env,

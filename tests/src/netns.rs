@@ -108,7 +108,7 @@ impl Network {
     /// An address that the tests' policies allow.
     pub const ALLOWED: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 9));
 
-    /// An address of the world that nobody routes on the Internet.
+    /// A public address that is not routed on the Internet.
     pub const PRIVATE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 203, 0, 9));
 
     /// The address where cloud machines get their credentials.

@@ -60,7 +60,7 @@ pub fn is_installed(version: &str) -> bool {
     package_directory(&format!("node-red@{version}")).is_dir()
 }
 
-/// A Node.js whose libuv does file operations through `io_uring` when it is told to: the machine's, or one from npm.
+/// A Node.js whose libuv does file operations through `io_uring` if configured: the machine's, or one from npm.
 pub fn node_with_io_uring() -> Result<PathBuf> {
     let node = needs::executed("node")?;
     let libuv = needs::run(Command::new(&node).args(["--print", "process.versions.uv"]))?;

@@ -84,7 +84,7 @@ impl Podman {
         let package = red_js.ancestors().nth(3).context("red.js is in no package")?;
         let mut command = self.command()?;
         command.args(["run", "--name", &self.name, "--pids-limit=-1"]);
-        // Not more than a machine gives that lets nobody raise limits.
+        // Not above the limit of a machine without privileges to raise it.
         command.args(["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]);
         command.arg(format!("--network=ns:/run/netns/{}", network.name()));
         command.arg(format!("--cgroup-parent=/{}", self.cgroup.path().strip_prefix(cgroup::mount()?)?.display()));

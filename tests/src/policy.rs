@@ -22,7 +22,7 @@ impl Policy {
         Self::for_user(node_red.confinement().uid, &node_red.home().user_dir())
     }
 
-    /// The same for whoever has this uid and user directory.
+    /// The same for this uid and user directory.
     #[must_use]
     pub fn for_user(uid: u32, user_dir: &Path) -> Self {
         let text = format!(
@@ -69,7 +69,7 @@ default = {{ files = "allow", egress = "log", ingress = "allow", exec = "allow" 
         Ok(self)
     }
 
-    /// Name of the instance with this user directory. Whoever writes a policy for a machine finds other instances, too.
+    /// Name of the instance with this user directory. A policy for a machine may have other instances, too.
     pub fn instance(&self, user_dir: &Path) -> Result<&str> {
         let directory = format!("user-dir = \"{}\"", user_dir.display());
         let instances = self.text.split("[[instance]]").filter(|text| text.contains(&directory));

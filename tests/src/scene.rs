@@ -88,7 +88,7 @@ impl Scene {
         Ok(node_red)
     }
 
-    /// Plays the attack with nobody watching: what it does then is what the guard must prevent.
+    /// Plays the attack without a guard: its effect is what the guard has to prevent.
     pub fn without_guard(&mut self, flow: &Flow) -> Result<Outcome> {
         self.node_red.start()?;
         self.node_red.play(flow)

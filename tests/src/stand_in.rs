@@ -27,7 +27,7 @@ pub const SETTINGS: &[u8] = b"module.exports = {}\n";
 /// A uid with a user directory, a settings.js and a program that does one thing at a time.
 #[derive(Debug)]
 pub struct StandIn {
-    /// Nobody else has it.
+    /// Of this stand-in alone.
     pub uid: u32,
     /// Sockets are judged below this one.
     pub cgroup: Arc<Cgroup>,

@@ -1,4 +1,4 @@
-//! Users that nobody else is.
+//! Unused uids.
 
 use std::{
     fs,

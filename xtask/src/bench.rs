@@ -52,7 +52,7 @@ impl Figures {
     }
 
     /// What `flowwarden doctor` says after a word.
-    fn told(&self, word: &str) -> Option<&str> {
+    fn value_of(&self, word: &str) -> Option<&str> {
         self.text.lines().find_map(|line| line.strip_prefix(word)).map(str::trim)
     }
 }
@@ -151,8 +151,8 @@ fn costs(text: &mut String, all: &[Figures]) -> Result<()> {
             writeln!(text, "| {what} | {without} | {with} | {ratio:.2} |")?;
         }
     }
-    if let Some(told) = all.first().and_then(|native| native.told("loaded ")) {
-        writeln!(text, "\nLoading all programs on the local machine: {told}.")?;
+    if let Some(cost) = all.first().and_then(|native| native.value_of("loaded ")) {
+        writeln!(text, "\nLoading all programs on the local machine: {cost}.")?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(crate) fn flowwarden() -> PathBuf {
     needs::target().join("guard/flowwarden")
 }
 
-/// All user crates: whoever builds some of them builds what they share again, with other features.
+/// All user crates. Building some of them compiles shared crates again, with other features.
 pub(crate) const CRATES: [&str; 3] = ["--workspace", "--exclude", "monitor-ebpf"];
 
 /// `cargo` over all user crates, in the profile of tests.

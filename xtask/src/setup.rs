@@ -154,17 +154,17 @@ pub(crate) fn prepare(steps: &[Step]) -> Result<Toolchain> {
 /// LLVM's `objcopy`, as it comes with a toolchain.
 pub(crate) fn objcopy(toolchain: &Toolchain) -> Result<String> {
     let name = "llvm-objcopy";
-    let (place, mend) = match toolchain {
+    let (place, fix) = match toolchain {
         Toolchain::Debian => (Path::new(LLVM_PREFIX).join("bin"), "apt-get install llvm-22".to_owned()),
         Toolchain::Nightly(nightly) => {
             let libraries = ask_rustc(nightly, &["--print", "target-libdir"]).unwrap_or_default();
-            let mend = format!("rustup component add llvm-tools --toolchain {nightly}");
-            (Path::new(&libraries).with_file_name("bin"), mend)
+            let fix = format!("rustup component add llvm-tools --toolchain {nightly}");
+            (Path::new(&libraries).with_file_name("bin"), fix)
         }
     };
     let file = place.join(name);
     if !file.is_file() {
-        bail!("{} is missing: type `{mend}`", file.display());
+        bail!("{} is missing: run `{fix}`", file.display());
     }
     Ok(file.display().to_string())
 }

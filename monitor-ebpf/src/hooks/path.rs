@@ -213,7 +213,7 @@ fn changed(scratch: &mut Scratch, call: &Call, pending: &Pending) -> u32 {
     scratch.healing = [const { Opaque::new(0) }; 2];
     scratch.work.begin(Access::NONE);
     let asked = Access::from_bits(call.spec.access | call.spec.access2);
-    // One policy may have been applied in between. Two cannot be told apart: the maps hold two epochs.
+    // One policy may have been applied in between. After two policies the epochs are ambiguous: the maps hold two.
     if pending.watched != 0 && call.actor.subject.epoch.wrapping_sub(pending.epoch) < 2 {
         for index in 0..MAX_WATCHES {
             let before = pending.states[index];

@@ -90,7 +90,7 @@ impl Plant {
 const ON_THE_WAY: u64 = 3500;
 
 /// Fills a journal from the kernel's bytes, in groups, as fast as the disk takes it, and leaves it when all is there.
-/// `records` come again and again. What is told of them beside is one incident, when it begins.
+/// `records` come again and again. They belong to one incident, which is reported when it begins.
 pub(crate) fn fill(journal: Journal, plant: &mut Plant, records: &[Vec<u8>], count: u64) -> Pipeline {
     let tail = journal.tail();
     let begin = tail.sequence();

@@ -77,7 +77,7 @@ mod tests {
         ] {
             programs.observe(&record);
         }
-        // Whoever prolongs a window does not begin it anew.
+        // A prolonged window keeps its programs.
         programs.begin(1, "palette");
         let ran = programs.end(1, "palette").unwrap();
         assert_eq!(ran, Ran { lines: vec![("/bin/sh (sh -c node x)".to_owned(), 2)], more: 0 });

@@ -26,7 +26,7 @@ use journal::{Spool, segment};
 pub use server::Server;
 use sinks::cursor::Cursor;
 
-/// Most combinations of instance, rule and verdict that are told apart: whoever collects them keeps each for ever.
+/// Most combinations of instance, rule and verdict that are distinguished: the collector keeps each forever.
 const MOST: usize = 1000;
 /// What stands for those beyond.
 const OTHER: &str = "(other)";

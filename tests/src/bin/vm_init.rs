@@ -56,12 +56,12 @@ fn main() {
     if let Err(error) = loopback() {
         println!("vm-init: loopback: {error}");
     }
-    // Whoever likes may ping, as most distributions have it.
+    // Every user may ping, as in most distributions.
     if let Err(error) = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647") {
         println!("vm-init: ping: {error}");
     }
     let mut tests = Command::new("/tests");
-    // Here nobody minds what is done to the machine itself.
+    // The machine is disposable.
     tests.args(["--nocapture", "--test-threads=1", "--include-ignored"]).args(filter.lines());
     // The catalogue is a file of the sources; who dies beside the actor is decided in userspace, on every kernel alike;
     // `failures` is about what the test harness captures.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::needs;
 
-/// A root, an authority below it, and what that issues: a certificate for 127.0.0.1 and one for a client. Whoever trusts the
+/// A root, an authority below it, and what that issues: a certificate for 127.0.0.1 and one for a client. A client that trusts the
 /// root alone believes them only with the authority's certificate behind them.
 #[derive(Debug)]
 pub struct Certificates {

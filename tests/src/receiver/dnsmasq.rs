@@ -1,4 +1,4 @@
-//! A resolver that knows only what it is told.
+//! A resolver with configured names only.
 
 use std::{fmt::Write as _, fs, net::IpAddr, process::Command};
 

@@ -78,7 +78,7 @@ impl Kafka {
             }
             Ok(command)
         })?;
-        // Whoever asks where the partitions are is sent to the door.
+        // Clients that ask for the partitions are directed to the proxy.
         let outside = format!("tcp://{}", door.address());
         let broker = Server::start_at("Tansu", Transport::Tcp, plain, |_, address| {
             let mut command = tansu(&packages)?;

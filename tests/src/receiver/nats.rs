@@ -87,7 +87,7 @@ impl Nats {
 /// A plain connection that asks.
 struct Client {
     stream: BufReader<TcpStream>,
-    /// Nobody else's.
+    /// Of this test alone.
     inbox: String,
 }
 

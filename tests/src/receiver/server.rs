@@ -69,7 +69,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one. `command` is told the directory and where to listen.
+    /// Starts one. `command` gets the directory and the address.
     pub(super) fn start(
         name: &'static str,
         transport: Transport,
@@ -141,7 +141,7 @@ pub(super) fn listens(address: SocketAddr, what: &str) -> Result<()> {
     wait::until(what, wait::SOON, || Ok(TcpStream::connect(address).ok().map(drop)))
 }
 
-/// A port on loopback that nobody has. The kernel gives it to nobody either: a receiver that was killed finds it free, however
+/// An unused port on loopback. The kernel does not assign it either: a receiver that was killed finds it free, however
 /// many connections others make meanwhile.
 pub(super) fn free_address(transport: Transport) -> Result<SocketAddr> {
     // Where each process begins to look; a port is tried once.

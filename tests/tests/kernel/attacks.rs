@@ -20,7 +20,7 @@ pub(crate) struct Attack {
     pub(crate) as_root: bool,
     /// Not every kernel has this: where it fails without a guard there is nothing to guard against.
     pub(crate) optional: bool,
-    /// Whoever asks is not told that it was refused.
+    /// The caller gets no error.
     pub(crate) silent: bool,
 }
 
@@ -129,13 +129,13 @@ pub(crate) const ATTACKS: &[Attack] = &[
         "the address names a socket in memory that can change during the call, and nothing is left behind that would tell whom it reached",
         on("syslog", "sendto(2) to a UNIX datagram socket", "send-unix ../syslog.sock"),
     ),
-    on("programs", "execve(2)", "run ./evil"),
-    on("programs", "execve(2) of /proc/self/fd", "run-by-number evil"),
-    on("programs", "execve(2) of a new hard link", "link-run evil ./alias"),
-    on("programs", "execve(2) of a symbolic link", "symlink-run evil ./alias"),
+    on("programs", "execve(2)", "run ./rogue"),
+    on("programs", "execve(2) of /proc/self/fd", "run-by-number rogue"),
+    on("programs", "execve(2) of a new hard link", "link-run rogue ./alias"),
+    on("programs", "execve(2) of a symbolic link", "symlink-run rogue ./alias"),
     on("default-exec-unnamed", "memfd_create(2) and execve(2)", "run-unnamed PROGRAM"),
     on("default-exec-unnamed", "a program that was deleted", "run-deleted PROGRAM"),
-    on("default-exec-writable", "a program that the user has written", "run ./evil"),
+    on("default-exec-writable", "a program that the user has written", "run ./rogue"),
     on("egress", "connect(2) to an address", "connect TCP"),
     on("egress", "connect(2) to a v4-mapped address", "connect-mapped TCP"),
     on("egress", "sendto(2) of a datagram", "udp UDP"),
@@ -209,8 +209,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     by_root(on("guard-files", "/proc/PID/mem of the guard", "memory GUARD")),
     by_root(on("guard-files", "the guard's policy opened for writing", "append PLACE/policy.toml")),
     by_root(on("guard-files", "a second name for the guard's policy", "link PLACE/policy.toml PLACE/other.toml")),
-    by_root(on("guard-secrets", "a file made beside the guard's journal", "create PLACE/journal/evil")),
-    by_root(on("guard-secrets", "a directory made in the guard's state", "mkdir PLACE/state/evil")),
+    by_root(on("guard-secrets", "a file made beside the guard's journal", "create PLACE/journal/rogue")),
+    by_root(on("guard-secrets", "a directory made in the guard's state", "mkdir PLACE/state/rogue")),
     by_root(on("guard-programs", "bpf(2), a map by its number", "bpf-by-id")),
     on("default-namespace", "unshare(2), a user namespace", "unshare"),
     on("default-namespace", "clone(2), a user namespace", "clone-user"),

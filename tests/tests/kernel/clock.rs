@@ -42,7 +42,7 @@ impl Drop for Clock {
 }
 
 #[test]
-#[ignore = "sets the machine's clock: `cargo xtask vm` runs it where nobody else has one"]
+#[ignore = "sets the machine's clock: `cargo xtask vm` runs it in a machine of its own"]
 fn years_forth_and_back_change_no_rule_no_window_and_no_line() -> Result<()> {
     let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
     stand_in.file("kept.js", b"kept", 0o644)?;

@@ -63,7 +63,7 @@ fn a_reload_waits_and_its_exit_code_says_what_came_of_it() -> Result<()> {
     fs::remove_file(&file)?;
     let refused = guard.control("reload")?;
     ensure!(refused.code == Some(2) && refused.errors.contains("No such file"), "{refused:?}");
-    // One that another run would have to be told of, and cannot be.
+    // One that cannot be stored for another run.
     fs::write(&file, &good)?;
     let state = guard.directory().join("state");
     let without = cli::flowwarden(&["reload", "--state", &state.join("nowhere").display().to_string()])?;
@@ -142,10 +142,10 @@ fn what_enforces_without_a_guard_is_named_with_the_way_out() -> Result<()> {
     let other = Guard::start(Some(&protecting(&stand_in)), &stand_in.cgroup, &[])?;
     ensure!(other.console().text().contains(&way_out), "{}", other.console().text());
     let records = other.stop()?;
-    let told = |record: &flowwarden_tests::record::Record| {
+    let reports = |record: &flowwarden_tests::record::Record| {
         record.pointer_text("/activity_name") == "Error" && record.pointer_text("/message").contains("without a guard")
     };
-    ensure!(records.iter().any(told), "it is not in the journal: {records:#?}");
+    ensure!(records.iter().any(reports), "it is not in the journal: {records:#?}");
 
     needs::run(Command::new(needs::flowwarden()?).args(["detach", "--pin", &pins]))?;
     ensure!(is_open(&stand_in)?, "something still enforces");

@@ -1,4 +1,4 @@
-//! When all memory that programs judge in is in use: there is some for four that are under way on a processor, and whoever
+//! When all memory of the programs is in use: there is some for four programs at a time on a CPU, and whoever
 //! starts enough threads has more of them interrupted in the middle of one.
 
 use std::{ffi::c_long, fs, net::TcpListener};

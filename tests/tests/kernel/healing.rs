@@ -124,7 +124,7 @@ fn attacked_at(stand_in: &StandIn, guard: &Guard, step: Step, act: &str, name: &
     let path = stand_in.user_dir().join(name);
     let (mark, baselines) = (guard.console().mark(), count(guard)?);
     let other = stand_in.user_dir().join("other");
-    fs::write(&other, "evil")?;
+    fs::write(&other, "rogue")?;
     chown(&other, Some(stand_in.uid), Some(stand_in.uid))?;
     file(stand_in, &path)?;
     // As often as there is time for, so that little passes between a step and the stop.
@@ -478,8 +478,8 @@ fn flags_that_keep_a_file_from_being_healed_are_removed_and_reported() -> Result
                 let new = guard.journal()?.split_off(before);
                 Ok(healing(&new, path).find(|record| record.number("/severity_id") == Some(4)).cloned())
             })?;
-            let told = restored.json().pointer("/unmapped/flags_removed").is_some();
-            ensure!(told == here, "{}: {restored:?}", obstacle.name);
+            let removed = restored.json().pointer("/unmapped/flags_removed").is_some();
+            ensure!(removed == here, "{}: {restored:?}", obstacle.name);
         }
         guard.stop().map(drop)
     })

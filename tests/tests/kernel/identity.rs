@@ -143,7 +143,7 @@ fn policy(stand_in: &StandIn) -> Policy {
         .deny("key.pem", &["read", "link"], "keys")
         .deny("*.crt", &["read"], "certificates")
         .deny("below/**", &["write", "attr"], "below")
-        .deny_exec("evil", "programs")
+        .deny_exec("rogue", "programs")
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn what_takes_a_protected_name_is_protected_under_each_of_its_names() -> Result<
     for name in ["key.pem", "other.crt", "below/file"] {
         fs::write(at(name), "secret")?;
     }
-    fs::copy(stand_in.program(), at("evil"))?;
+    fs::copy(stand_in.program(), at("rogue"))?;
     let overlays = {
         let (_, status) = stand_in.does_as_root("overlay-read key.pem")?;
         status.success()
@@ -187,8 +187,8 @@ fn what_takes_a_protected_name_is_protected_under_each_of_its_names() -> Result<
             tries.refused(&format!("read, by a pattern, {way:?}"), "certificates", &words("read", &cert))?;
             out.replace(&stand_in, way, &at("below/file"), &file)?;
             tries.refused(&format!("append, below, {way:?}"), "below", &words("append", &file))?;
-            let program = format!("evil-{way:?}");
-            out.replace(&stand_in, way, &at("evil"), &program)?;
+            let program = format!("rogue-{way:?}");
+            out.replace(&stand_in, way, &at("rogue"), &program)?;
             tries.refused(&format!("executed, {way:?}"), "programs", &words("run", &program))?;
         }
         // A name that was not used since is not in memory: the security hooks have seen who took the protected one.

@@ -92,7 +92,7 @@ impl Stage {
         self.stand_in.restore()?;
         clear_flags(&self.stand_in.settings())?;
         for (name, content) in
-            [("other.js", "evil"), ("key.pem", "secret"), ("cert.pem", "secret"), ("flows.json", "[]")]
+            [("other.js", "rogue"), ("key.pem", "secret"), ("cert.pem", "secret"), ("flows.json", "[]")]
         {
             self.stand_in.file(name, content.as_bytes(), 0o644)?;
         }
@@ -109,7 +109,7 @@ impl Stage {
             fs::create_dir(unguarded.join(directory))?;
         }
         fs::write(unguarded.join("policy.toml"), "")?;
-        self.stand_in.file("evil", &fs::read(self.stand_in.program())?, 0o755)?;
+        self.stand_in.file("rogue", &fs::read(self.stand_in.program())?, 0o755)?;
         let script = format!("#!{} read\n", self.stand_in.program().display());
         self.stand_in.file("script", script.as_bytes(), 0o755)?;
         let at = |name: &str| self.stand_in.user_dir().join(name);
@@ -137,7 +137,7 @@ impl Stage {
         let words = words.replace("PROGRAM", &program).replace("ROOTED", &rooted);
         let neighbour = std::process::id();
         let words = words.replace("NEIGHBOUR", &neighbour.to_string());
-        // Without a guard there is nobody but a neighbour, and the same files somewhere else.
+        // Without a guard the neighbour and a copy of the files stand in for it.
         let words = words.replace("GUARD", &guard.map_or(neighbour, Guard::pid).to_string());
         let place = guard.map_or_else(|| beside(&self.stand_in, "unguarded"), |guard| guard.directory().to_owned());
         let words = words.replace("PLACE", &place.display().to_string());
@@ -185,7 +185,7 @@ impl Stage {
             .deny(&socket("docker.sock"), &["write"], "docker")
             .deny(&socket("syslog.sock"), &["write"], "syslog")
             .deny("**/*.key", &["read", "rename"], "private-keys")
-            .deny_exec("evil", "programs")
+            .deny_exec("rogue", "programs")
             .deny_exec("script", "scripts")
             .egress(&["127.0.0.0/8", "::1"], "deny", "egress")
             .deny_by_default("raw-socket")
@@ -274,7 +274,7 @@ impl Sensors {
         })
     }
 
-    /// Whether an attack has to fail, and not to be the end of whoever tries it.
+    /// Whether an attack has to fail without its process being killed.
     fn deny(&self, attack: &Attack) -> bool {
         let hooked = match attack.seen {
             Seen::OnSystemCalls => false,

@@ -58,8 +58,8 @@ fn a_descriptor_is_judged_by_the_policy_that_is_in_force() -> Result<()> {
     wait::until("it to write again", PATIENCE, || Ok(written().is_ok_and(|count| count.len() > 2).then_some(())))?;
     let answer = guard.reload(&stand_in.policy().deny("data.json", &["write"], "data"))?;
     ensure!(answer.contains("in force"), "{answer}");
-    let told = || format!("it goes on: {:?}", written());
-    let status = wait::until("its end", PATIENCE, || writer.ended()).with_context(told)?;
+    let context = || format!("it continues: {:?}", written());
+    let status = wait::until("its end", PATIENCE, || writer.ended()).with_context(context)?;
     ensure!(!status.success(), "{status}");
     guard.stop().map(drop)
 }
@@ -70,7 +70,7 @@ struct Lease(fs::File);
 impl Lease {
     fn take(path: &Path) -> Result<Self> {
         let lease = Self(fs::File::open(path)?);
-        // That somebody waits is told by a signal. Nobody dies of this one.
+        // A waiter is found by a signal that does not kill.
         lease.control(SET_SIGNAL, libc::SIGURG)?;
         lease.control(libc::F_SETLEASE, libc::F_RDLCK).context("the file cannot be leased")?;
         Ok(lease)
@@ -104,8 +104,10 @@ fn who_waits_for_a_file_while_the_policy_changes_is_met() -> Result<()> {
     drop(lease);
     let status = wait::until("its end", PATIENCE, || waiting.ended())?;
     let met = |record: &Record| record.is_alert() && record.rule() == "settings-js";
-    let told = || format!("it was not met ({status})");
-    guard.wait_for(PATIENCE, |record| met(record) && record.pid() == Some(waiting.pid().into())).with_context(told)?;
+    let context = || format!("it did not match ({status})");
+    guard
+        .wait_for(PATIENCE, |record| met(record) && record.pid() == Some(waiting.pid().into()))
+        .with_context(context)?;
     ensure!(!status.success(), "it has gone through");
     wait::until("settings.js to be what it was", PATIENCE, || Ok(stand_in.is_healed().then_some(())))?;
     guard.stop().map(drop)

@@ -25,7 +25,7 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Mounts something at `directory`, and something else in it, for nobody but those who enter.
+    /// Mounts something at `directory`, and something else in it, visible to processes that enter only.
     pub(crate) fn new(directory: PathBuf) -> Result<Self> {
         fs::create_dir(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
         let (close, closed) = channel();
@@ -55,7 +55,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        // What it could tell was told when it was made.
+        // Errors were reported at creation.
         let _ = self.leave();
         let _ = fs::remove_dir(&self.directory);
     }
@@ -69,7 +69,7 @@ fn furnish(directory: &Path, ready: &Sender<i32>, closed: &Receiver<()>) -> Resu
         fs::create_dir(place.join(if place == directory { "new" } else { "old" }))?;
     }
     ready.send(gettid().as_raw_nonzero().get())?;
-    // An error is the end of whoever holds the other side.
+    // An error ends the process at the other side.
     let _ = closed.recv();
     Ok(())
 }

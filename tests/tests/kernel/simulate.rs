@@ -20,7 +20,7 @@ fn policy(stage: &Stage) -> Policy {
         .file("flows.json", &["write", "rename"], "log", "flows")
         .deny("environment", &["create", "write"], "environment")
         .deny(&docker, &["write"], "docker")
-        .deny_exec("evil", "programs")
+        .deny_exec("rogue", "programs")
         .egress(&["127.0.0.0/8"], "deny", "egress")
         .by_default("files", "log")
         .by_default("exec", "log")
@@ -81,7 +81,7 @@ fn a_policy_over_its_own_journal_decides_as_the_kernel_did() -> Result<()> {
         // Whatever the policy wants is what the kernel wanted, event by event.
         ensure!(report["changes"].as_array().is_some_and(Vec::is_empty), "{sensors}: {:#}", report["changes"]);
         ensure!(report["faulty_lines"] == 0, "{report:#}");
-        // And it is done: whatever is missing here is told as unclear.
+        // The remaining ones are reported as not evaluated.
         let mut done: BTreeMap<String, u64> = BTreeMap::new();
         for record in operations.iter().filter(|it| matches!(it.verdict(), "deny" | "kill")) {
             *done.entry(format!("{} {}", record.rule(), record.verdict())).or_default() += 1;
@@ -101,7 +101,7 @@ fn a_policy_over_its_own_journal_decides_as_the_kernel_did() -> Result<()> {
             "{sensors}: {} operations, {unclear} unclear, {missing} of them stopped by the kernel",
             operations.len()
         );
-        ensure!(missing <= unclear, "{sensors}: {missing} are not told: {stopped:?} {done:?}");
+        ensure!(missing <= unclear, "{sensors}: {missing} are not reported: {stopped:?} {done:?}");
         ensure!(unclear * 10 <= operations.len() as u64, "{sensors}: {unclear} unclear: {:#}", report["unclear"]);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Maintenance windows: what a rule forbids is let through and told while one is open, and the kernel closes it, guard or
+//! Maintenance windows: operations are exempted and logged while one is open, and the kernel closes it, guard or
 //! no guard.
 
 use std::{process::Command, time::Duration};
@@ -96,7 +96,7 @@ fn a_window_opens_what_it_names_and_closes_by_its_time_and_by_hand() -> Result<(
 
     let records = guard.stop()?;
     let lifted: Vec<_> = records.iter().filter(|record| record.has_flag("maintenance")).collect();
-    ensure!(!lifted.is_empty(), "nothing is told of what was done in the window: {records:#?}");
+    ensure!(!lifted.is_empty(), "operations in the window are not logged: {records:#?}");
     let mild = |record: &&Record| ["settings-js", "host"].contains(&record.rule()) && record.verdict() == "log";
     ensure!(lifted.iter().all(mild), "{lifted:#?}");
     says(&records, &format!("settings of instance plant-a is open for {SHORT} s, by flowwarden (pid "))?;
@@ -118,7 +118,7 @@ fn a_window_closes_when_the_guard_is_dead_and_one_that_is_open_is_taken_over() -
     guard.asks(&format!("open --for {SHORT}s --class settings"))?;
     guard.kill()?;
     ensure!(changes(&stand_in, "settings.js")?, "the window has gone with the guard");
-    wait_closed(&stand_in).context("nobody has closed the window of a guard that was killed")?;
+    wait_closed(&stand_in).context("the window of a killed guard was not closed")?;
     let answer = guard.maintenance("status")?;
     ensure!(answer.code == Some(1) && answer.errors.contains("no guard runs"), "{answer:?}");
 
@@ -176,7 +176,7 @@ fn a_descriptor_does_not_outlive_its_window() -> Result<()> {
     let met = |record: &Record| record.rule() == "settings-js" && matches!(record.verdict(), "deny" | "kill");
     ensure!(records.iter().any(met), "{records:#?}");
     // Each write is no event of its own.
-    let told = records.iter().filter(|record| record.has_flag("maintenance")).count();
-    ensure!(told < 8, "{told} records");
+    let logged = records.iter().filter(|record| record.has_flag("maintenance")).count();
+    ensure!(logged < 8, "{logged} records");
     Ok(())
 }

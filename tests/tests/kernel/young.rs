@@ -14,7 +14,7 @@ use super::{CHANGES, start};
 /// The guard looks at what is there once a second.
 const LOOK: Duration = Duration::from_millis(1200);
 
-/// What is told of a file must have an end, also when nobody ever finishes it.
+/// The messages about a new file have an end, also if it never settles.
 #[test]
 fn a_file_that_goes_before_it_is_made_is_told_to_be_gone() -> Result<()> {
     let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
@@ -35,7 +35,7 @@ fn a_file_that_goes_before_it_is_made_is_told_to_be_gone() -> Result<()> {
     guard.stop().map(drop)
 }
 
-/// Nobody of the instance makes a file that is put back: where the guard has seen that it was gone, too, it is closed at once.
+/// A restored file has no settling time, also if the guard has noticed its removal.
 #[test]
 fn a_file_that_is_put_back_is_protected_at_once() -> Result<()> {
     let stand_in = StandIn::new(option_env!("CARGO_BIN_EXE_actor"))?;
@@ -45,7 +45,7 @@ fn a_file_that_is_put_back_is_protected_at_once() -> Result<()> {
     for _ in 0..8 {
         guard.standing_still(|| {
             let (_, status) = stand_in.does("unlink settings.js")?;
-            ensure!(!status.success(), "nobody is stopped: {status}");
+            ensure!(!status.success(), "the process is not stopped: {status}");
             thread::sleep(LOOK);
             Ok(())
         })?;

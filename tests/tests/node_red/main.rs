@@ -96,12 +96,12 @@ fn denied<'a>(records: &'a [Record], seen: usize, rule: &str) -> Option<&'a Reco
     records.iter().skip(seen).find(|record| record.rule() == rule && record.is_alert())
 }
 
-/// That the flow is told that it may not, and the journal by which rule.
+/// The flow gets an error, and the journal names the rule.
 fn is_denied(scene: &mut Scene, guard: &Guard, settings: &Snapshot, attack: &Attack) -> Result<()> {
     let Attack { rule, flow } = attack;
     let seen = guard.journal()?.len();
     let outcome = scene.node_red.play(flow).with_context(|| rule.to_string())?;
-    ensure!(matches!(outcome, Outcome::Failed(_)), "{rule}: the flow is not told: {outcome:?}");
+    ensure!(matches!(outcome, Outcome::Failed(_)), "{rule}: the flow gets no error: {outcome:?}");
     ensure!(outcome.text().contains("EPERM"), "{rule}: not the error that was asked for: {outcome:?}");
     let alert = wait::until("a record", RECORD, || Ok(denied(&guard.journal()?, seen, rule).cloned()))
         .with_context(|| format!("{rule}: {outcome:?}"))?;
@@ -147,7 +147,7 @@ fn what_a_flow_may_not_do_does_not_happen() -> Result<()> {
     guard.stop().map(drop)
 }
 
-/// What nobody did on the day that was learnt from, and the rule of the learnt policy that has to meet it.
+/// Operations that the learnt day did not have, and the rule of the learnt policy that has to match.
 fn news(node_red: &NodeRed, forbidden: SocketAddr) -> Result<Vec<Attack>> {
     let home = node_red.home();
     let on = |rule, flow| Attack { rule, flow };

@@ -36,7 +36,7 @@ impl Machine<'_> {
     fn start(&self) -> Result<Running> {
         let architecture = self.kernel.architecture;
         let (board, processor) = architecture.board();
-        // A machine ends with whoever has booted it, however that ends.
+        // A machine ends with the process that booted it, also if that is killed.
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", architecture.emulator()]);
         qemu.args(["-M", board, "-cpu", self.kernel.processor.unwrap_or(processor), "-accel", "tcg,thread=multi"])

@@ -1,4 +1,4 @@
-//! `docs/explanation/bypass-catalogue.md`: what became of each attack on each kernel, as the tests told.
+//! `docs/explanation/bypass-catalogue.md`: the outcome of each attack on each kernel, as the tests report.
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
@@ -35,8 +35,8 @@ struct Table {
 }
 
 impl Table {
-    /// As the machines told.
-    fn told(all: &[Answers]) -> Self {
+    /// From the answers of the machines.
+    fn answered(all: &[Answers]) -> Self {
         let mut rows: Vec<(String, String, Vec<String>)> = Vec::new();
         for (column, answers) in all.iter().enumerate() {
             for [technique, rule, verdict] in said(answers, "attack: ") {
@@ -101,19 +101,19 @@ fn file() -> PathBuf {
     cargo::root().join("docs/explanation/bypass-catalogue.md")
 }
 
-/// That the catalogue says what the machines told.
+/// Checks that the catalogue agrees with the answers of the machines.
 pub(super) fn compare(all: &[Answers]) -> Result<()> {
     let text = fs::read_to_string(file()).with_context(|| format!("{} is missing", file().display()))?;
-    let (told, written) = (Table::told(all), Table::written(&text));
-    let mut differences = told.differences(&written);
-    let booted = |line: &String| told.kernels.iter().any(|kernel| line.starts_with(&format!("{kernel}: ")));
-    let gone = written.differences(&told).into_iter().filter(|line| line.ends_with("not listed"));
+    let (answered, written) = (Table::answered(all), Table::written(&text));
+    let mut differences = answered.differences(&written);
+    let booted = |line: &String| answered.kernels.iter().any(|kernel| line.starts_with(&format!("{kernel}: ")));
+    let gone = written.differences(&answered).into_iter().filter(|line| line.ends_with("not listed"));
     differences.extend(gone.filter(booted));
     if differences.is_empty() {
         return Ok(());
     }
     bail!(
-        "{} is not what the kernels told; look at each line, then write it anew with `cargo xtask vm`:\n{}",
+        "{} differs from the answers of the kernels; review each line, then write it with `cargo xtask vm`:\n{}",
         file().display(),
         differences.join("\n")
     )
@@ -121,7 +121,7 @@ pub(super) fn compare(all: &[Answers]) -> Result<()> {
 
 /// Writes the catalogue. `all` are in the order of the columns.
 pub(super) fn write(all: &[Answers]) -> Result<()> {
-    let table = Table::told(all);
+    let table = Table::answered(all);
     let mut text = HEAD.to_owned();
     writeln!(text, "| kernel | version | sensors |\n|---|---|---|")?;
     for Answers { kernel, version, text: said } in all {

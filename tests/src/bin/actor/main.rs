@@ -304,7 +304,7 @@ fn swap_name(words: &[&str]) -> Result {
     })
 }
 
-/// Has one child after the other try something, until it is told to end. Keeps score in a file: how many have tried, and
+/// Has one child after the other try something, until it is stopped. Keeps score in a file: how many have tried, and
 /// how many have come through.
 fn hammer(score: &str, attempt: impl Fn() -> Result) -> Result {
     let (mut tried, mut through) = (0, 0);
@@ -407,7 +407,7 @@ fn make_node(words: &[&str], kind: libc::mode_t) -> Result {
     call(libc::SYS_mknodat, &[libc::AT_FDCWD.into(), at(path.as_ptr()), (kind | 0o644).into(), 0])
 }
 
-/// Address of a text in a page that nobody has touched yet: the kernel brings it in when it follows the path, and what
+/// Address of a text in an untouched page: the kernel brings it in when it follows the path, and what
 /// looks at the path before that finds nothing.
 fn unread(text: &str) -> Result<c_long> {
     let page = format!("{text}.page");
@@ -436,11 +436,11 @@ fn run_deep(words: &[&str]) -> Result {
     env::set_current_dir(place)?;
     fs::create_dir_all(&one)?;
     fs::create_dir_all(&other)?;
-    let evil = format!("{one}/evil");
-    fs::write(&evil, program)?;
-    fs::set_permissions(&evil, fs::Permissions::from_mode(0o755))?;
+    let rogue = format!("{one}/rogue");
+    fs::write(&rogue, program)?;
+    fs::set_permissions(&rogue, fs::Permissions::from_mode(0o755))?;
     fs::rename("one", format!("{other}/one"))?;
-    Err(Command::new(format!("{other}/{evil}")).arg("read").arg("/dev/null").exec())
+    Err(Command::new(format!("{other}/{rogue}")).arg("read").arg("/dev/null").exec())
 }
 
 fn truncate(words: &[&str]) -> Result {

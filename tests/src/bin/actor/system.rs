@@ -194,7 +194,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         let len = super::ask(libc::SYS_sched_getaffinity, &[pid, size_of_val(&mask) as c_long, at(mask.as_ptr())])?;
         call(libc::SYS_sched_setaffinity, &[pid, len, at(mask.as_ptr())])
     }),
-    // Whoever owns a descriptor gets a signal when there is something to read, and of which kind can be chosen.
+    // The owner of a descriptor gets a signal of a chosen kind when it becomes readable.
     ("signal-owner", "PID SIGNAL", |words| {
         let (out, mut into) = io::pipe()?;
         let fd = out.as_raw_fd().into();
@@ -250,9 +250,9 @@ fn submit(file: &fs::File) -> Result {
 fn give_away(file: &str) -> Result {
     /// `struct posix_acl_xattr_header` and entries of `linux/posix_acl_xattr.h`: tag, permissions and id of the owner, of user 12345,
     /// of the group, of the mask and of others.
-    const NOBODY: u32 = u32::MAX;
+    const NO_OWNER: u32 = u32::MAX;
     const ENTRIES: [(u16, u16, u32); 5] =
-        [(1, 6, NOBODY), (2, 6, 12345), (4, 4, NOBODY), (0x10, 6, NOBODY), (0x20, 4, NOBODY)];
+        [(1, 6, NO_OWNER), (2, 6, 12345), (4, 4, NO_OWNER), (0x10, 6, NO_OWNER), (0x20, 4, NO_OWNER)];
     let mut list = 2_u32.to_le_bytes().to_vec();
     for (tag, permissions, id) in ENTRIES {
         list.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
@@ -267,7 +267,7 @@ fn enter(namespace: &str) -> Result {
     call(libc::SYS_setns, &[namespace.as_raw_fd().into(), 0])
 }
 
-/// Lets nobody else see what is mounted from now on.
+/// Makes further mounts private.
 fn alone() -> Result {
     call(libc::SYS_unshare, &[(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).into()])
 }
@@ -333,7 +333,7 @@ fn map_by_id() -> Result {
     )
 }
 
-/// Takes a descriptor that whoever listens at the socket hands over.
+/// Receives a descriptor from the listener of the socket.
 pub(super) fn receive(words: &[&str]) -> Result<fs::File> {
     let stream = UnixStream::connect(word(words, 0)?)?;
     let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

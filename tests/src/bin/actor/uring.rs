@@ -63,7 +63,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         let mark = MARK.as_ptr().cast();
         submit(&opcode::SetXattr::new(name.as_ptr(), mark, file.as_ptr(), MARK.len() as u32).build()).map(drop)
     }),
-    // What the link leads to is not told by its name, and an entry of the ring's own table has no number in the process's.
+    // The name does not show where the link leads, and an entry of the ring's own table has no number in the process's.
     ("uring-symlink-write", "TARGET LINK", |words| {
         std::os::unix::fs::symlink(word(words, 0)?, word(words, 1)?)?;
         write_directly(word(words, 1)?, 0)
