@@ -204,6 +204,34 @@ fn every_key_of_events_and_findings_is_documented() -> Result<()> {
     Ok(())
 }
 
+/// The numbers that stand behind a text in a source file.
+fn numbers_after(file: &str, before: &str) -> Result<BTreeMap<String, String>> {
+    let text = read(file)?;
+    let lines = text.lines().filter_map(|line| line.trim().strip_prefix(before));
+    let pairs = lines.filter_map(|line| {
+        let (name, value) = line.split_once(" => ").or_else(|| line.split_once(": u8 = "))?;
+        let number = value.trim_end_matches([',', ';']);
+        number.parse::<u8>().is_ok().then(|| (name.to_lowercase(), number.to_owned()))
+    });
+    let found: BTreeMap<_, _> = pairs.collect();
+    ensure!(!found.is_empty(), "{file} has no number after {before}");
+    Ok(found)
+}
+
+#[test]
+fn every_exit_code_is_documented() -> Result<()> {
+    let page = read("docs/reference/journal.md")?;
+    for (name, code) in numbers_after("monitor/journal/src/verify.rs", "Self::")? {
+        let row = format!("| {code} | {name}: ");
+        ensure!(page.contains(&row), "docs/reference/journal.md has no row {row}");
+    }
+    let codes = numbers_after("monitor/src/cli/audit.rs", "const ")?;
+    let code = |name: &str| codes.get(name).with_context(|| format!("monitor/src/cli/audit.rs has no {name}"));
+    let cell = format!("| {} a check warns, {} a check fails |", code("warned")?, code("failed")?);
+    ensure!(read("docs/reference/exit-codes.md")?.contains(&cell), "docs/reference/exit-codes.md does not have {cell}");
+    Ok(())
+}
+
 /// The number of attacks by result on each kernel.
 fn results(catalogue: &str) -> Result<String> {
     let cells = |line: &str| -> Vec<String> {
