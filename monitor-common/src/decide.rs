@@ -4,7 +4,7 @@
 //! which the kernel programs implement with BPF maps and everyone else with ordinary ones, and they never allocate,
 //! recurse or loop without a constant bound, so that the verifier accepts what the tests have proven. Their steps
 //! [`locate`], [`step`], [`weigh_node`] and [`weigh_place`] are reached through methods of traits: the kernel's verifier
-//! walks through a function again for every way that leads to it, unless the function is one that it looks at apart from
+//! walks through a function again for every way that leads to it, unless the function is one that it verifies apart from
 //! its callers, and the kernel programs make these such functions.
 //!
 //! The most specific rule wins: a rule for the very path, then a name pattern, then `dir/*`, then `dir/**` of the

@@ -16,8 +16,8 @@ use monitor_common::{
 };
 
 use crate::{
-    apart,
     facts::{actor::Actor, add, file::Inode, offset, pointer, read, task, word},
+    global,
     maps::{COUNTERS, EVENTS, Scratch},
 };
 
@@ -33,7 +33,7 @@ impl<'a> Record<'a> {
     #[inline(always)]
     pub(crate) fn new(scratch: &'a mut Scratch, actor: &Actor, hook: u8) -> Self {
         let record = Self::begin(scratch, actor, hook);
-        apart::current_task(record.scratch.room.get());
+        global::fw_current_task(record.scratch.room.get());
         record
     }
 
@@ -111,7 +111,7 @@ impl<'a> Record<'a> {
     pub(crate) fn path(&mut self, place: (u64, u64)) {
         self.scratch.set_spot(place);
         let Scratch { room, len, event, .. } = &mut *self.scratch;
-        event.flags |= apart::write_names(room.get(), 0);
+        event.flags |= global::fw_write_names(room.get(), 0);
         event.path_len = len.get() as u16;
     }
 
@@ -121,7 +121,7 @@ impl<'a> Record<'a> {
         self.scratch.set_spot(place);
         let Scratch { room, len, event, .. } = &mut *self.scratch;
         let from = u32::from(event.path_len) & (PATH_MAX as u32 - 1);
-        event.flags |= FLAG_TEXT_PATH | apart::write_names(room.get(), from);
+        event.flags |= FLAG_TEXT_PATH | global::fw_write_names(room.get(), from);
         event.text_len = (len.get() - from).min(TEXT_MAX as u32) as u16;
     }
 

@@ -11,7 +11,7 @@ use monitor_common::{
 };
 
 use crate::{
-    apart,
+    global,
     maps::{BOUND, CHILDREN, CONTROL, INODES, INSTANCES, NAME_RULES, NETS, NODES, PATTERNS, Scratch, WINDOWS},
 };
 
@@ -66,12 +66,12 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn weigh_node(&self, subject: &Subject<'_>, node: u32, _: &mut Work) {
-        apart::weigh_node(self.room, subject.epoch, subject.slot.into(), node);
+        global::fw_weigh_node(self.room, subject.epoch, subject.slot.into(), node);
     }
 
     #[inline(always)]
     fn weigh_place(&self, subject: &Subject<'_>, _: &mut Work) {
-        apart::weigh_place(self.room, subject.epoch, subject.slot.into());
+        global::fw_weigh_place(self.room, subject.epoch, subject.slot.into());
     }
 
     #[inline(always)]
@@ -106,9 +106,14 @@ impl Lookups for Maps {
         }
         // SAFETY: both are sixteen plain bytes.
         let [high, low]: [u64; 2] = unsafe { core::mem::transmute(*address) };
-        let [id_low, id_high, verdict, fallback] =
-            apart::named(subject.epoch, subject.slot.into(), high, low, u32::from(protocol) << 16 | u32::from(port))
-                .to_le_bytes();
+        let [id_low, id_high, verdict, fallback] = global::fw_named(
+            subject.epoch,
+            subject.slot.into(),
+            high,
+            low,
+            u32::from(protocol) << 16 | u32::from(port),
+        )
+        .to_le_bytes();
         Rule { id: u16::from_le_bytes([id_low, id_high]), verdict, fallback }
     }
 }

@@ -15,9 +15,9 @@
     reason = "the kernel's interfaces are untyped words, programs own their context, and what is passed is inlined"
 )]
 
-mod apart;
 mod emit;
 mod facts;
+mod global;
 mod hooks;
 mod lookups;
 mod maps;

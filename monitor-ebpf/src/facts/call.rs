@@ -11,11 +11,11 @@ use monitor_common::{
 use super::{actor::Actor, read, task};
 use crate::maps::{self, SYSCALLS, TASKS};
 
-/// A field of [`ABI`], read after the load.
+/// A field of [`FW_ABI`], read after the load.
 macro_rules! abi {
     ($($field:tt)+) => {
         // SAFETY: a reference to an initialised static.
-        unsafe { core::ptr::read_volatile(&raw const $crate::facts::ABI.$($field)+) }
+        unsafe { core::ptr::read_volatile(&raw const $crate::facts::FW_ABI.$($field)+) }
     };
 }
 pub(crate) use abi;

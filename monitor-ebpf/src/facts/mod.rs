@@ -21,17 +21,17 @@ use monitor_common::offsets::{Abi, Offsets};
 
 /// Where the running kernel keeps its fields; set by the loader.
 #[unsafe(no_mangle)]
-pub(crate) static OFFSETS: Offsets = Offsets::NONE;
+pub(crate) static FW_OFFSETS: Offsets = Offsets::NONE;
 
 /// How the running kernel passes system calls; set by the loader.
 #[unsafe(no_mangle)]
-pub(crate) static ABI: Abi = Abi::NONE;
+pub(crate) static FW_ABI: Abi = Abi::NONE;
 
 /// The offset of a field. Volatile, or the compiler would fold in the value from before the load.
 macro_rules! offset {
     ($field:ident) => {
         // SAFETY: a reference to an initialised static.
-        unsafe { core::ptr::read_volatile(&raw const $crate::facts::OFFSETS.$field) }
+        unsafe { core::ptr::read_volatile(&raw const $crate::facts::FW_OFFSETS.$field) }
     };
 }
 pub(crate) use offset;

@@ -13,7 +13,7 @@ use super::{
     file::{File, path_at},
     offset, pointer, task, word,
 };
-use crate::{apart, maps::Scratch};
+use crate::{global, maps::Scratch};
 
 /// Room for names: a path, a text, and one more name past the end.
 pub(crate) const NAMES_ROOM: usize = PATH_MAX + TEXT_MAX + 256;
@@ -68,7 +68,7 @@ impl Spot {
 impl Locate for Spot {
     #[inline(always)]
     fn locate<L: Lookups>(&mut self, _: &L, subject: &Subject<'_>, _: &mut Work) {
-        apart::locate(self.room, subject.epoch, subject.slot.into());
+        global::fw_locate(self.room, subject.epoch, subject.slot.into());
     }
 }
 
@@ -155,7 +155,7 @@ impl Text {
 impl Walk for Text {
     #[inline(always)]
     fn step<L: Lookups>(&self, _: &L, subject: &Subject<'_>, _: &mut Work) -> bool {
-        apart::step(self.room, subject.epoch, subject.slot.into(), self.which) != 0
+        global::fw_step(self.room, subject.epoch, subject.slot.into(), self.which) != 0
     }
 }
 

@@ -25,9 +25,9 @@ use monitor_common::{
 
 use super::packet::{self, PASS, Packet, RECEIVER, SENDER, load16};
 use crate::{
-    apart,
     emit::Record,
     facts::{actor::Actor, offset, pointer, word},
+    global,
     maps::{self, BOUND, DNS_RATES, NAMES, QUERIES, RESOLVERS, SOCKETS, STREAMS, Scratch},
 };
 
@@ -196,7 +196,7 @@ fn datagram(ctx: &SkBuffContext, socket: Asking, packet: &Packet) -> Option<()> 
     unsafe { QUERIES.get(key) }?;
     let work = maps::message()?;
     let len = fill(ctx, at, work, 0)?;
-    apart::dns_message(0, len, socket.instance, socket.epoch);
+    global::fw_dns_message(0, len, socket.instance, socket.epoch);
     tell(work, 0, len, socket, packet);
     Some(())
 }
@@ -252,7 +252,7 @@ fn segment(ctx: &SkBuffContext, socket: Asking, packet: &Packet) -> Option<()> {
         if end > total || total < at + 2 {
             break;
         }
-        apart::dns_message(at + 2, message, socket.instance, socket.epoch);
+        global::fw_dns_message(at + 2, message, socket.instance, socket.epoch);
         tell(work, at + 2, message, socket, packet);
         work.done.set(end);
     }
@@ -311,20 +311,20 @@ const _: () = assert!(size_of::<NameQuestion>() == size_of::<Key<NameKey>>());
 /// Reads a message, and binds the name that was asked for to its addresses where the policy knows the name.
 #[inline(always)]
 pub(crate) fn message(work: &mut Message, base: u32, len: u32, instance: u32, epoch: u32) -> Option<()> {
-    if !work.begin(base, len) || apart::dns_name() == 0 {
+    if !work.begin(base, len) || global::fw_dns_name() == 0 {
         return None;
     }
-    apart::dns_key(instance, epoch);
+    global::fw_dns_key(instance, epoch);
     // SAFETY: both are a number and a key behind one another, without padding; the trie reads no more.
     let question = unsafe { &*(&raw const work.question).cast::<Key<NameKey>>() };
     work.named.set(*NAMES.get(question)?);
     for _ in 0..MAX_RECORDS {
-        let found = apart::dns_record();
+        let found = global::fw_dns_record();
         if found == Found::Nothing as u32 {
             break;
         }
         if found == Found::Address as u32 {
-            apart::dns_bind(instance);
+            global::fw_dns_bind(instance);
         }
     }
     Some(())

@@ -13,7 +13,6 @@ use monitor_common::{
 };
 
 use crate::{
-    apart,
     facts::{
         actor::Actor,
         file::{Inode, inode_at},
@@ -21,6 +20,7 @@ use crate::{
         path::{likely_mount, name_of},
         word,
     },
+    global,
     maps::{CHILDREN, CONTROL, INODES, NAMED, NOTES, Scratch, UNNOTED},
 };
 
@@ -47,20 +47,20 @@ pub(super) fn weigh_others(scratch: &mut Scratch, actor: &Actor) {
 #[inline(always)]
 fn weigh_each(room: u32, epoch: u32, slot: u32) {
     for index in 0..InodeKey::NOTES {
-        match apart::note_of(room, epoch, slot, index) {
+        match global::fw_note_of(room, epoch, slot, index) {
             0 => break,
             UNKNOWN => return weigh_unknown(room, epoch, slot),
-            node => apart::weigh_node(room, epoch, slot, node),
+            node => global::fw_weigh_node(room, epoch, slot, node),
         };
     }
     for _ in 0..=MAX_NAMES {
-        let step = apart::next_name(room);
+        let step = global::fw_next_name(room);
         if step == Step::End as u32 {
             return;
         }
         if step == Step::Found as u32 {
-            apart::locate(room, epoch, slot);
-            apart::weigh_place(room, epoch, slot);
+            global::fw_locate(room, epoch, slot);
+            global::fw_weigh_place(room, epoch, slot);
         }
     }
     weigh_unknown(room, epoch, slot);
@@ -69,8 +69,8 @@ fn weigh_each(room: u32, epoch: u32, slot: u32) {
 /// Weighs in the strictest rule: not all names of the file are known.
 #[inline(always)]
 fn weigh_unknown(room: u32, epoch: u32, slot: u32) {
-    apart::give_up(room);
-    apart::weigh_place(room, epoch, slot);
+    global::fw_give_up(room);
+    global::fw_weigh_place(room, epoch, slot);
 }
 
 /// Something could not be noted.

@@ -40,9 +40,9 @@ pub(super) fn open() -> Result<Opened> {
     let ebpf = EbpfLoader::new()
         // The programs need no relocation, and the parsed types would stay in memory.
         .btf(None)
-        .override_global("OFFSETS", &offsets, true)
-        .override_global("ABI", &abi, true)
-        .override_global("SIGNATURES", &signatures, true)
+        .override_global("FW_OFFSETS", &offsets, true)
+        .override_global("FW_ABI", &abi, true)
+        .override_global("FW_SIGNATURES", &signatures, true)
         .map_max_entries("HELD", cpus.saturating_mul(POOL_DEPTH))
         .map_max_entries("TASKS", max_processes())
         .load(object)
@@ -164,5 +164,22 @@ mod tests {
         let found = programs_of(object);
         assert_eq!(found.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "never loaded");
         assert_eq!(known.difference(&found).collect::<Vec<_>>(), Vec::<&String>::new(), "not in the object");
+    }
+
+    #[test]
+    fn global_functions_and_variables_of_the_object_have_the_prefix() {
+        let Ok(object) = present(OBJECT) else { return };
+        let file = object::File::parse(object).unwrap();
+        let is_ours = |symbol: &object::Symbol<'_, '_>| {
+            let section = symbol.section_index().and_then(|index| file.section_by_index(index).ok());
+            let name = section.as_ref().and_then(|it| it.name().ok()).unwrap_or_default();
+            symbol.is_global() && (name == ".text" || name.starts_with(".rodata"))
+        };
+        let names = file.symbols().filter(is_ours).map(|symbol| symbol.name().unwrap().to_lowercase());
+        let (prefixed, bare): (BTreeSet<_>, BTreeSet<_>) = names.partition(|name| name.starts_with("fw_"));
+        // The compiler brings functions on memory by their C names.
+        let ours = |name: &&String| !matches!(name.as_str(), "memcpy" | "memset" | "memmove" | "memcmp");
+        assert_eq!(bare.iter().filter(ours).collect::<Vec<_>>(), Vec::<&String>::new());
+        assert!(prefixed.contains("fw_step") && prefixed.contains("fw_offsets"), "{prefixed:?}");
     }
 }

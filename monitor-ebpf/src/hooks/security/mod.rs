@@ -31,7 +31,7 @@ const EACCES: i32 = 13;
 
 /// Where the running kernel's hooks take their arguments; set by the loader.
 #[unsafe(no_mangle)]
-static SIGNATURES: Signatures = Signatures::NONE;
+static FW_SIGNATURES: Signatures = Signatures::NONE;
 
 /// The arguments of a hook, whichever sensor it was reached by.
 trait Args {
@@ -202,9 +202,9 @@ macro_rules! dentry_arg {
         // SAFETY: a reference to an initialised static; volatile, because the loader fills it in.
         unsafe {
             core::ptr::read_volatile(if matches!(<$args>::SENSOR, Sensor::Lsm) {
-                &raw const $crate::hooks::security::SIGNATURES.lsm.$hook
+                &raw const $crate::hooks::security::FW_SIGNATURES.lsm.$hook
             } else {
-                &raw const $crate::hooks::security::SIGNATURES.function.$hook
+                &raw const $crate::hooks::security::FW_SIGNATURES.function.$hook
             })
         }
     };

@@ -1,8 +1,10 @@
-//! Functions that the verifier looks at by themselves.
+//! Global functions: the verifier checks each of them once.
 //!
-//! It walks through an ordinary function once for each way that leads to it, and every program does so again. A function
-//! with global linkage it checks once, for whatever numbers its callers may pass; to a caller it is one instruction.
-//! (Linux 5.6; before 5.12 they take numbers only, so each finds memory and policy by itself.)
+//! It walks through an ordinary function once for each path that leads to it, and again for every program. It checks a
+//! function with global linkage once, for any arguments; to a caller such a function is one instruction. (Linux 5.6.
+//! Before 5.12 the arguments are numbers only, so each function looks up memory and policy by itself.)
+//!
+//! Their symbols begin with `fw_`: the names are those that `bpftool prog dump` and the verifier's log show.
 
 use monitor_common::{decide, decide::Subject, dns::Found};
 
@@ -22,7 +24,7 @@ fn with(room: u32, epoch: u32, slot: u32) -> Option<(Maps, Subject<'static>, &'s
 /// [`decide::step`] along the text `which` of the verdict by name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn step(room: u32, epoch: u32, slot: u32, which: u32) -> u32 {
+pub(crate) extern "C" fn fw_step(room: u32, epoch: u32, slot: u32, which: u32) -> u32 {
     let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
     let Scratch { pending, work, .. } = scratch;
     decide::step(&maps, &subject, &Bytes(&pending.texts[which as usize & 1]), work).into()
@@ -31,7 +33,7 @@ pub(crate) extern "C" fn step(room: u32, epoch: u32, slot: u32, which: u32) -> u
 /// [`decide::weigh_node`]
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn weigh_node(room: u32, epoch: u32, slot: u32, node: u32) -> u32 {
+pub(crate) extern "C" fn fw_weigh_node(room: u32, epoch: u32, slot: u32, node: u32) -> u32 {
     let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
     decide::weigh_node(&maps, &subject, node, &mut scratch.work);
     0
@@ -40,7 +42,7 @@ pub(crate) extern "C" fn weigh_node(room: u32, epoch: u32, slot: u32, node: u32)
 /// [`decide::weigh_place`]
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn weigh_place(room: u32, epoch: u32, slot: u32) -> u32 {
+pub(crate) extern "C" fn fw_weigh_place(room: u32, epoch: u32, slot: u32) -> u32 {
     let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
     decide::weigh_place(&maps, &subject, &mut scratch.work);
     0
@@ -49,7 +51,7 @@ pub(crate) extern "C" fn weigh_place(room: u32, epoch: u32, slot: u32) -> u32 {
 /// [`decide::locate`] from the spot.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn locate(room: u32, epoch: u32, slot: u32) -> u32 {
+pub(crate) extern "C" fn fw_locate(room: u32, epoch: u32, slot: u32) -> u32 {
     let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
     let spot = scratch.spot();
     let Scratch { dentries, work, .. } = scratch;
@@ -60,7 +62,7 @@ pub(crate) extern "C" fn locate(room: u32, epoch: u32, slot: u32) -> u32 {
 /// [`names::note_of`] the inode that is looked at.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn note_of(room: u32, epoch: u32, slot: u32, index: u32) -> u32 {
+pub(crate) extern "C" fn fw_note_of(room: u32, epoch: u32, slot: u32, index: u32) -> u32 {
     let Some(scratch) = maps::room(room) else { return 0 };
     names::note_of(scratch.inode.get(), epoch, slot, index)
 }
@@ -68,7 +70,7 @@ pub(crate) extern "C" fn note_of(room: u32, epoch: u32, slot: u32, index: u32) -
 /// [`names::next`] of the inode that is looked at.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn next_name(room: u32) -> u32 {
+pub(crate) extern "C" fn fw_next_name(room: u32) -> u32 {
     let Some(scratch) = maps::room(room) else { return 0 };
     names::next(scratch) as u32
 }
@@ -76,7 +78,7 @@ pub(crate) extern "C" fn next_name(room: u32) -> u32 {
 /// [`decide::give_up`]
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn give_up(room: u32) -> u32 {
+pub(crate) extern "C" fn fw_give_up(room: u32) -> u32 {
     let Some(scratch) = maps::room(room) else { return 0 };
     decide::give_up(&mut scratch.work);
     0
@@ -85,7 +87,7 @@ pub(crate) extern "C" fn give_up(room: u32) -> u32 {
 /// Writes down in the record who the current task is.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn current_task(room: u32) -> u32 {
+pub(crate) extern "C" fn fw_current_task(room: u32) -> u32 {
     let Some(scratch) = maps::room(room) else { return 0 };
     emit::current_task(&mut scratch.event);
     0
@@ -94,7 +96,7 @@ pub(crate) extern "C" fn current_task(room: u32) -> u32 {
 /// [`path::write_names`] from the spot up into the record's tail.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn write_names(room: u32, from: u32) -> u32 {
+pub(crate) extern "C" fn fw_write_names(room: u32, from: u32) -> u32 {
     let Some(scratch) = maps::room(room) else { return 0 };
     let (dentry, mount) = scratch.spot();
     let Scratch { tail, len, .. } = scratch;
@@ -105,7 +107,7 @@ pub(crate) extern "C" fn write_names(room: u32, from: u32) -> u32 {
 /// Answers with a rule as a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn named(epoch: u32, slot: u32, high: u64, low: u64, port: u32) -> u32 {
+pub(crate) extern "C" fn fw_named(epoch: u32, slot: u32, high: u64, low: u64, port: u32) -> u32 {
     let Some(subject) = subject_of(epoch, slot as u16) else { return 0 };
     // SAFETY: both are sixteen plain bytes.
     let address: [u8; 16] = unsafe { core::mem::transmute([high, low]) };
@@ -117,7 +119,7 @@ pub(crate) extern "C" fn named(epoch: u32, slot: u32, high: u64, low: u64, port:
 /// [`dns::message`] in the memory of answers.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn dns_message(base: u32, len: u32, instance: u32, epoch: u32) -> u32 {
+pub(crate) extern "C" fn fw_dns_message(base: u32, len: u32, instance: u32, epoch: u32) -> u32 {
     let Some(message) = maps::message() else { return 0 };
     dns::message(message, base, len, instance, epoch).is_some().into()
 }
@@ -125,7 +127,7 @@ pub(crate) extern "C" fn dns_message(base: u32, len: u32, instance: u32, epoch: 
 /// [`monitor_common::dns::Message::take_name`]
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn dns_name() -> u32 {
+pub(crate) extern "C" fn fw_dns_name() -> u32 {
     let Some(message) = maps::message() else { return 0 };
     message.take_name().into()
 }
@@ -133,7 +135,7 @@ pub(crate) extern "C" fn dns_name() -> u32 {
 /// [`monitor_common::dns::Message::fill_key`]
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn dns_key(instance: u32, epoch: u32) -> u32 {
+pub(crate) extern "C" fn fw_dns_key(instance: u32, epoch: u32) -> u32 {
     let Some(message) = maps::message() else { return 0 };
     message.fill_key(instance as u8, epoch as u8);
     0
@@ -142,7 +144,7 @@ pub(crate) extern "C" fn dns_key(instance: u32, epoch: u32) -> u32 {
 /// [`monitor_common::dns::Message::next_record`]
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn dns_record() -> u32 {
+pub(crate) extern "C" fn fw_dns_record() -> u32 {
     let Some(message) = maps::message() else { return Found::Nothing as u32 };
     message.next_record() as u32
 }
@@ -150,7 +152,7 @@ pub(crate) extern "C" fn dns_record() -> u32 {
 /// [`dns::bind`]
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn dns_bind(instance: u32) -> u32 {
+pub(crate) extern "C" fn fw_dns_bind(instance: u32) -> u32 {
     if let Some(message) = maps::message() {
         dns::bind(message, instance);
     }
