@@ -2,6 +2,8 @@
 //!
 //! A hook gathers facts about one operation, asks the one decision and hands a record over. It touches maps and the
 //! current task, nothing else.
+//!
+//! With the feature `trace` (`cargo xtask build --trace`) each family of hooks writes a log line, see `trace`.
 #![no_std]
 #![no_main]
 // For the one instruction that the language has no word for, see `facts::add`.
@@ -21,6 +23,7 @@ mod global;
 mod hooks;
 mod lookups;
 mod maps;
+mod trace;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

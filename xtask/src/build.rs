@@ -14,12 +14,20 @@ pub(crate) struct Options {
     /// Only the eBPF object
     #[arg(long, hide = true)]
     object: bool,
+    /// Compile log lines into the kernel programs, and print them while the guard runs
+    #[arg(long)]
+    trace: bool,
 }
+
+/// The feature of `monitor-ebpf` and of `monitor` with which programs log and the guard prints the lines.
+const TRACE: [&str; 2] = ["--features", "trace"];
 
 /// `cargo xtask build`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let toolchain = setup::kernel_toolchain()?;
-    if options.object { kernel(&toolchain) } else { build(&toolchain) }
+    let features = if options.trace { &TRACE[..] } else { &[] };
+    kernel_with(&toolchain, features)?;
+    if options.object { Ok(()) } else { guard_with(features) }
 }
 
 /// Installs what these steps need as well, and then builds everything with the programs that a build may use.
@@ -41,13 +49,21 @@ pub(crate) fn build(toolchain: &Toolchain) -> Result<()> {
 
 /// Builds the `flowwarden` program around an eBPF object that is there.
 pub(crate) fn guard() -> Result<()> {
-    shell::run(cargo::user("build").args(["--release", "--package", "monitor"]))?;
+    guard_with(&[])
+}
+
+fn guard_with(features: &[&str]) -> Result<()> {
+    shell::run(cargo::user("build").args(["--release", "--package", "monitor"]).args(features))?;
     copy_if_changed(&needs::target().join("release/flowwarden"), &cargo::flowwarden())
 }
 
 /// Builds the eBPF object and puts it where `monitor` embeds it from.
 pub(crate) fn kernel(toolchain: &Toolchain) -> Result<()> {
-    shell::run(&mut cargo::kernel(toolchain, "build")).with_context(|| match toolchain {
+    kernel_with(toolchain, &[])
+}
+
+fn kernel_with(toolchain: &Toolchain, features: &[&str]) -> Result<()> {
+    shell::run(cargo::kernel(toolchain, "build").args(features)).with_context(|| match toolchain {
         Toolchain::Nightly(_) => {
             "if the linker could not read the compiler's bitcode, bpf-linker's LLVM is older than nightly's: install a \
              newer bpf-linker"

@@ -9,7 +9,10 @@ use monitor_common::{
 };
 
 use super::{actor::Actor, read, task};
-use crate::maps::{self, SYSCALLS, TASKS};
+use crate::{
+    maps::{self, SYSCALLS, TASKS},
+    trace::trace,
+};
 
 /// A field of [`FW_ABI`], read after the load.
 macro_rules! abi {
@@ -87,6 +90,7 @@ impl Call {
     fn new(ctx: &RawTracePointContext, number: u32, exit: bool) -> Option<Self> {
         let scratch = maps::scratch()?;
         let mut actor = Actor::current(Sensor::Tracepoint)?;
+        trace!(fw_trace_syscall, number);
         let (spec, compat) = spec(number)?;
         let compat = scratch.launder(u32::from(compat)) & 1;
         let ret = if exit { ctx.arg::<u64>(1) as i64 } else { 0 };

@@ -23,6 +23,7 @@ use crate::{
     facts::{actor::Actor, task},
     lookups::Maps,
     maps::{self, TASKS},
+    trace::trace,
 };
 
 const PROCEED: i32 = 1;
@@ -66,6 +67,7 @@ fn actor() -> Option<(u32, Actor)> {
 #[inline(always)]
 fn judge_address(ctx: &SockAddrContext, hook: Hook, family: u16) -> Option<i32> {
     let (tgid, actor) = actor()?;
+    trace!(fw_trace_cgroup, tgid);
     // SAFETY: the context is the kernel's and outlives the program; each field is read as the verifier asks.
     let (address, port, protocol) = unsafe {
         let raw = &*ctx.sock_addr;

@@ -29,6 +29,7 @@ use crate::{
     facts::{actor::Actor, offset, pointer, word},
     global,
     maps::{self, BOUND, DNS_RATES, NAMES, QUERIES, RESOLVERS, SOCKETS, STREAMS, Scratch},
+    trace::trace,
 };
 
 /// Flag of a TCP segment that begins a stream.
@@ -115,6 +116,7 @@ fn query(ctx: &SkBuffContext) -> Option<()> {
 fn tell_question(ctx: &SkBuffContext, socket: Asking, packet: &Packet, at: u32) -> Option<()> {
     let held = maps::hold()?;
     let len = held.scratch.launder(ctx.len().wrapping_sub(at));
+    trace!(fw_trace_dns, socket.instance);
     // What is longer is no question that anybody asks.
     if !(HEADER..MAX_QUESTION).contains(&len) {
         return None;

@@ -18,6 +18,7 @@ use crate::{
     facts::{actor::Actor, file::File, offset, path::Spot, pointer, read, task},
     lookups::Maps,
     maps::{self, Scratch},
+    trace::trace,
 };
 
 /// Decides about the execution of a file. The kind comes back, an [`Executable`], where the default for it has decided.
@@ -47,6 +48,7 @@ fn exec(_ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn handle() -> Option<()> {
     let actor = Actor::current(Sensor::Tracepoint)?;
+    trace!(fw_trace_exec, actor.subject.slot.into());
     let scratch = maps::scratch()?;
     let mm = pointer(task::current(), offset!(task_mm))?;
     let file = File(pointer(mm, offset!(mm_exe))?);

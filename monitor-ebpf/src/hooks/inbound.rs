@@ -25,6 +25,7 @@ use crate::{
     facts::{actor::Actor, offset, pointer, task, word},
     lookups::Maps,
     maps::{self, OWNERS, PEERS, TASKS},
+    trace::trace,
 };
 
 /// `TCP_LISTEN` of `include/net/tcp_states.h`, which is what `struct bpf_sock` has as well.
@@ -104,6 +105,7 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
     let owner = unsafe { OWNERS.get(packet::cookie(ctx)) }?;
     let (port, protocol) = (socket.own_port(), socket.protocol());
     let actor = Actor::of(&owner.label, Sensor::Cgroup)?;
+    trace!(fw_trace_inbound, port.into());
     let sender = Packet::read(ctx, SENDER)?;
     // The peer's port is reported and not judged: after extension headers it is another number.
     let (address, family, theirs) = (sender.address, sender.family, sender.port(ctx).unwrap_or(0));

@@ -20,6 +20,7 @@ use super::{Request, judge, judge_file, judge_name, judge_unknown, open::O_TRUNC
 use crate::{
     facts::{actor::Actor, call, file::File, offset, path::AT_FDCWD, pointer, read, read_user},
     maps,
+    trace::trace,
 };
 
 /// Opcodes, `enum io_uring_op`.
@@ -58,7 +59,9 @@ const O_PATH: u32 = 0o10_000_000;
 /// Who hands a request in.
 #[inline(always)]
 fn actor() -> Option<Actor> {
-    Some(Actor { flags: FLAG_IO_URING, ..Actor::current(Sensor::Tracepoint)? })
+    let actor = Actor::current(Sensor::Tracepoint)?;
+    trace!(fw_trace_uring, actor.subject.slot.into());
+    Some(Actor { flags: FLAG_IO_URING, ..actor })
 }
 
 /// A descriptor is written through, or a driver commanded.

@@ -13,6 +13,7 @@ use super::judge;
 use crate::{
     facts::{actor::Actor, call, task},
     maps::{self, TASKS},
+    trace::trace,
 };
 
 #[raw_tracepoint]
@@ -45,6 +46,7 @@ fn handle(call: Option<(u32, bool)>) -> Option<()> {
         return None;
     }
     let mut actor = Actor::current(Sensor::Tracepoint)?;
+    trace!(fw_trace_privilege, euid);
     if let Some((number, compat)) = call {
         actor.syscall = number as i32;
         actor.flags |= if compat { FLAG_COMPAT } else { 0 };

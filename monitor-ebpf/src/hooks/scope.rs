@@ -14,6 +14,7 @@ use crate::{
     emit::Record,
     facts::{actor::Actor, call, file::File, offset, path::name_of, pointer, read, task},
     maps::{self, CONTROL, SELECTORS, TASKS},
+    trace::trace,
 };
 
 /// Bytes of arguments in which Node-RED's name is looked for.
@@ -36,6 +37,7 @@ fn fork(ctx: &RawTracePointContext) -> Option<()> {
     }
     let inherited = TaskLabel { origin: Origin::Inherited as u8, kill: 0, ..*label };
     TASKS.insert(child, inherited, 0).ok()?;
+    trace!(fw_trace_fork, child);
     let mut record = Record::new(maps::scratch()?, &Actor::current(Sensor::Tracepoint)?, Hook::Fork as u8);
     record.event().detail = u64::from(child);
     record.send();
@@ -66,6 +68,7 @@ fn exit(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     if let Some(actor) = Actor::current(Sensor::Tracepoint) {
+        trace!(fw_trace_exit, actor.subject.slot.into());
         Record::new(maps::scratch()?, &actor, Hook::Exit as u8).send();
     }
     TASKS.remove(task::ids().0).ok()

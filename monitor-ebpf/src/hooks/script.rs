@@ -10,6 +10,7 @@ use super::{judge_name, walk_name};
 use crate::{
     facts::{actor::Actor, call, offset, path::AT_FDCWD, pointer},
     maps,
+    trace::trace,
 };
 
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
@@ -41,6 +42,7 @@ fn exec_script_walk(_ctx: RawTracePointContext) -> i32 {
 fn walk() -> Option<()> {
     let scratch = maps::scratch()?;
     let actor = Actor::current(Sensor::Tracepoint)?;
+    trace!(fw_trace_script, actor.subject.slot.into());
     judge_name(scratch, &actor, Hook::Exec as u8, Access::EXEC, |_| ());
     Some(())
 }

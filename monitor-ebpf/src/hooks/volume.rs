@@ -27,6 +27,7 @@ use crate::{
     facts::{actor::Actor, add, task},
     lookups::Maps,
     maps::{self, LIMITS, NOEXIST, PASSED, SENDERS, TASKS, VOLUMES},
+    trace::trace,
 };
 
 #[cgroup_sock_addr(connect4)]
@@ -92,6 +93,7 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
     let owner = unsafe { SENDERS.get(packet::cookie(ctx)) }?;
     let actor = Actor::of(&owner.label, Sensor::Cgroup)?;
     let end = receiver(ctx)?;
+    trace!(fw_trace_volume, end.port.into());
     let (epoch, instance) = (actor.subject.epoch, actor.subject.slot);
     let key = NetKey { epoch, instance, direction: Direction::Egress as u16, address: end.address };
     let rule = decide::net(&Maps::WITH_NAMES, &actor.subject, &key, end.port, end.protocol).rule;

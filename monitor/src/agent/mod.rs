@@ -256,6 +256,8 @@ impl Agent<Kernel> {
         let older = pins.as_ref().map_or_else(|| Ok(Vec::new()), Pins::generations)?;
         let begun = pins.as_ref().map(Pins::begin).transpose()?;
         let mut kernel = Kernel::load(begun.as_ref())?;
+        #[cfg(feature = "trace")]
+        kernel.drain_trace()?;
         // Before the kernel's types are parsed: both at once would be the guard's peak.
         memory::trim();
         let events = kernel.events()?;

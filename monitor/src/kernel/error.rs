@@ -64,6 +64,14 @@ pub enum KernelError {
         "{0} is not a cgroup v2 directory: mount it, for example by `mount -t cgroup2 none /sys/fs/cgroup`, and start again"
     )]
     NoCgroup(PathBuf),
+    /// The guard drains log lines that the object does not write.
+    #[cfg(feature = "trace")]
+    #[error("the kernel programs have no log lines: build them with `cargo xtask build --trace`")]
+    NoTrace,
+    /// The log lines of the kernel programs cannot be drained.
+    #[cfg(feature = "trace")]
+    #[error("log lines of the kernel programs: {0}")]
+    Trace(io::Error),
     /// A program or map could not be pinned.
     #[error(transparent)]
     Pin(#[from] PinError),

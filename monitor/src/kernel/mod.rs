@@ -20,6 +20,8 @@ mod programs;
 pub mod rights;
 pub mod security;
 pub mod table;
+#[cfg(feature = "trace")]
+mod trace;
 mod watches;
 
 use std::{path::PathBuf, time::Duration};
@@ -81,6 +83,9 @@ pub struct Kernel {
     volume_tried: bool,
     /// Where links are pinned, once they are.
     pinned: Option<PathBuf>,
+    /// Log lines, until they are drained.
+    #[cfg(feature = "trace")]
+    trace: Option<trace::Logger>,
 }
 
 impl Kernel {
@@ -101,6 +106,8 @@ impl Kernel {
                     .map_err(|source| PinError::Refused { path: directory.clone(), source })?;
             }
         }
+        #[cfg(feature = "trace")]
+        let trace = Some(trace::open(&mut ebpf)?);
         let handlers = maps::take(&mut ebpf, "HANDLERS")?;
         let tasks = maps::take(&mut ebpf, "TASKS")?;
         Ok(Self {
@@ -117,7 +124,15 @@ impl Kernel {
             refuses_peers: false,
             volume_tried: false,
             pinned: None,
+            #[cfg(feature = "trace")]
+            trace,
         })
+    }
+
+    /// Prints the log lines of the programs from now on. Needs a runtime.
+    #[cfg(feature = "trace")]
+    pub fn drain_trace(&mut self) -> Result<()> {
+        self.trace.take().map_or(Ok(()), trace::drain)
     }
 
     /// The loaded programs.

@@ -24,6 +24,7 @@ use crate::{
     facts::{actor::Actor, call::abi, task, word},
     hooks::{names, process::is_guard},
     maps::{self, CONTROL, PROOFS, Scratch},
+    trace::trace,
 };
 
 const EPERM: i32 = 1;
@@ -142,6 +143,7 @@ fn enter<A: Args>(args: &A, hook: SecurityHook, body: impl FnOnce(&A, &Actor, &m
         note(args, hook);
         return if A::SENSOR.can_deny() && refuses_unasked(args, hook) { -EPERM } else { 0 };
     };
+    trace!(fw_trace_security, hook as u32);
     let execs = matches!(hook, SecurityHook::BprmCheck | SecurityHook::BprmCredsFromFile);
     let refusal = if execs { -EACCES } else { -EPERM };
     let Some(held) = maps::hold() else {
