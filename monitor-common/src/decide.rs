@@ -3,9 +3,8 @@
 //! [`file()`], [`text`] and [`net`] are the only places where a verdict is made. They are generic over [`Lookups`],
 //! which the kernel programs implement with BPF maps and everyone else with ordinary ones, and they never allocate,
 //! recurse or loop without a constant bound, so that the verifier accepts what the tests have proven. Their steps
-//! [`locate`], [`step`], [`weigh_node`] and [`weigh_place`] are reached through methods of traits: the kernel's verifier
-//! walks through a function again for every way that leads to it, unless the function is one that it verifies apart from
-//! its callers, and the kernel programs make these such functions.
+//! [`locate`], [`step`], [`weigh_node`] and [`weigh_place`] are reached through methods of traits: the kernel programs make
+//! global functions of them, which the verifier checks once (see [`opaque`](crate::opaque)).
 //!
 //! The most specific rule wins: a rule for the very path, then a name pattern, then `dir/*`, then `dir/**` of the
 //! nearest directory. Where several count, for more than one access or because a file is known both by identity and
@@ -17,7 +16,7 @@ use crate::{
     Access, Verdict,
     dns::{Bound, BoundKey, NAMES_PER_ADDRESS, NameRulesKey},
     name::Name,
-    opaque::{Opaque, wipe},
+    opaque::{Opaque, zero},
     policy::{
         ChildKey, Class, Direction, Executable, InodeId, InodeKey, Instance, MAX_NET_RULES, Maintenance,
         NODE_CHILD_PATTERNS, NODE_HAS_CHILDREN, NODE_SUBTREE_PATTERNS, NetKey, NetRule, NetRules, Node, NodeKey,
@@ -153,7 +152,7 @@ pub struct Work {
     hits: Opaque<u32>,
     /// 1 where only rules count, and no class default.
     spoken: Opaque<u32>,
-    /// Functions that are verified apart find this memory by themselves: a `&mut` is not the only way to it.
+    /// Global functions look this memory up by themselves: a `&mut` is not the only way to it.
     shared: PhantomPinned,
 }
 
@@ -195,7 +194,7 @@ impl Work {
     #[inline(always)]
     fn forget_rules(&mut self) {
         for rule in &mut self.rules {
-            wipe(rule);
+            zero(rule);
         }
     }
 

@@ -63,7 +63,7 @@ pub const NAME_HEAD_BITS: u32 = 16;
 /// Bytes of a name in a [`NameKey`], the one at its end included.
 pub const NAME_ROOM: usize = MAX_NAME + 1;
 
-/// Key of the longest-prefix trie of names. The kernel's tries have room for 256 bytes, so the head is short.
+/// Key of the longest-prefix trie of names. A key of the kernel's tries has 256 bytes at most, so the head is short.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NameKey {
@@ -178,7 +178,7 @@ pub struct Noted {
     pub tgid: u32,
 }
 
-/// Rate of reported messages of a [`Kind`] and an instance. It bounds floods, so that the ring buffer has room for other
+/// Rate of reported messages of a [`Kind`] and an instance. It bounds floods, so that the ring buffer has space for other
 /// records.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

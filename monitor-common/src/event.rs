@@ -415,7 +415,7 @@ pub struct Counters {
     pub produced: u64,
     /// Records that are in the ring buffer.
     pub emitted: u64,
-    /// Records for which there was no room.
+    /// Records that did not fit into the ring buffer.
     pub lost: u64,
     /// Operations that were refused because too many others were being judged on the CPU.
     pub unjudged: u64,

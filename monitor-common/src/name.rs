@@ -1,6 +1,6 @@
 //! One component of a path.
 
-use crate::opaque::{Opaque, wipe};
+use crate::opaque::{Opaque, zero};
 
 /// Bytes of a name that take part in a comparison. Rules with longer names are refused by the parser.
 pub const NAME_LEN: usize = 64;
@@ -57,7 +57,7 @@ impl Name {
     /// Makes the name empty.
     #[inline(always)]
     pub fn clear(&mut self) {
-        wipe(self);
+        zero(self);
     }
 
     /// Sets the length after the bytes were written from outside.

@@ -11,7 +11,7 @@ use monitor_common::{
         PENDING_TEXT, TEXT_MAX,
     },
     inbound::Owner,
-    opaque::wipe,
+    opaque::zero,
     verdict::Sensor,
 };
 
@@ -33,7 +33,7 @@ impl<'a> Record<'a> {
     #[inline(always)]
     pub(crate) fn new(scratch: &'a mut Scratch, actor: &Actor, hook: u8) -> Self {
         let record = Self::begin(scratch, actor, hook);
-        global::fw_current_task(record.scratch.room.get());
+        global::fw_current_task(record.scratch.buffer.get());
         record
     }
 
@@ -59,7 +59,7 @@ impl<'a> Record<'a> {
     #[inline(always)]
     fn begin(scratch: &'a mut Scratch, actor: &Actor, hook: u8) -> Self {
         let event = &mut scratch.event;
-        wipe(event);
+        zero(event);
         event.hook = hook;
         event.sensor = actor.sensor as u8;
         event.instance = actor.subject.slot;
@@ -75,7 +75,7 @@ impl<'a> Record<'a> {
     #[inline(always)]
     pub(crate) fn of_nobody(scratch: &'a mut Scratch, hook: Hook, slot: u16, epoch: u32) -> Self {
         let event = &mut scratch.event;
-        wipe(event);
+        zero(event);
         event.hook = hook as u8;
         event.sensor = Sensor::Cgroup as u8;
         (event.instance, event.epoch) = (slot, epoch);
@@ -109,19 +109,19 @@ impl<'a> Record<'a> {
     /// Adds where a file is. To be called before any text is added.
     #[inline(always)]
     pub(crate) fn path(&mut self, place: (u64, u64)) {
-        self.scratch.set_spot(place);
-        let Scratch { room, len, event, .. } = &mut *self.scratch;
-        event.flags |= global::fw_write_names(room.get(), 0);
+        self.scratch.set_location(place);
+        let Scratch { buffer, path_len: len, event, .. } = &mut *self.scratch;
+        event.flags |= global::fw_write_names(buffer.get(), 0);
         event.path_len = len.get() as u16;
     }
 
     /// Adds the other path of a rename or a link as text.
     #[inline(always)]
     pub(crate) fn other_path(&mut self, place: (u64, u64)) {
-        self.scratch.set_spot(place);
-        let Scratch { room, len, event, .. } = &mut *self.scratch;
+        self.scratch.set_location(place);
+        let Scratch { buffer, path_len: len, event, .. } = &mut *self.scratch;
         let from = u32::from(event.path_len) & (PATH_MAX as u32 - 1);
-        event.flags |= FLAG_TEXT_PATH | global::fw_write_names(room.get(), from);
+        event.flags |= FLAG_TEXT_PATH | global::fw_write_names(buffer.get(), from);
         event.text_len = (len.get() - from).min(TEXT_MAX as u32) as u16;
     }
 

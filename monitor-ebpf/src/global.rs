@@ -17,15 +17,15 @@ use crate::{
 };
 
 #[inline(always)]
-fn with(room: u32, epoch: u32, slot: u32) -> Option<(Maps, Subject<'static>, &'static mut Scratch)> {
-    Some((Maps { room }, subject_of(epoch, slot as u16)?, maps::room(room)?))
+fn with(buffer: u32, epoch: u32, slot: u32) -> Option<(Maps, Subject<'static>, &'static mut Scratch)> {
+    Some((Maps { buffer }, subject_of(epoch, slot as u16)?, maps::buffer(buffer)?))
 }
 
 /// [`decide::step`] along the text `which` of the verdict by name.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn fw_step(room: u32, epoch: u32, slot: u32, which: u32) -> u32 {
-    let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
+pub(crate) extern "C" fn fw_step(buffer: u32, epoch: u32, slot: u32, which: u32) -> u32 {
+    let Some((maps, subject, scratch)) = with(buffer, epoch, slot) else { return 0 };
     let Scratch { pending, work, .. } = scratch;
     decide::step(&maps, &subject, &Bytes(&pending.texts[which as usize & 1]), work).into()
 }
@@ -33,8 +33,8 @@ pub(crate) extern "C" fn fw_step(room: u32, epoch: u32, slot: u32, which: u32) -
 /// [`decide::weigh_node`]
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn fw_weigh_node(room: u32, epoch: u32, slot: u32, node: u32) -> u32 {
-    let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
+pub(crate) extern "C" fn fw_weigh_node(buffer: u32, epoch: u32, slot: u32, node: u32) -> u32 {
+    let Some((maps, subject, scratch)) = with(buffer, epoch, slot) else { return 0 };
     decide::weigh_node(&maps, &subject, node, &mut scratch.work);
     0
 }
@@ -42,44 +42,44 @@ pub(crate) extern "C" fn fw_weigh_node(room: u32, epoch: u32, slot: u32, node: u
 /// [`decide::weigh_place`]
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn fw_weigh_place(room: u32, epoch: u32, slot: u32) -> u32 {
-    let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
+pub(crate) extern "C" fn fw_weigh_place(buffer: u32, epoch: u32, slot: u32) -> u32 {
+    let Some((maps, subject, scratch)) = with(buffer, epoch, slot) else { return 0 };
     decide::weigh_place(&maps, &subject, &mut scratch.work);
     0
 }
 
-/// [`decide::locate`] from the spot.
+/// [`decide::locate`] from the location.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn fw_locate(room: u32, epoch: u32, slot: u32) -> u32 {
-    let Some((maps, subject, scratch)) = with(room, epoch, slot) else { return 0 };
-    let spot = scratch.spot();
+pub(crate) extern "C" fn fw_locate(buffer: u32, epoch: u32, slot: u32) -> u32 {
+    let Some((maps, subject, scratch)) = with(buffer, epoch, slot) else { return 0 };
+    let location = scratch.location();
     let Scratch { dentries, work, .. } = scratch;
-    decide::locate(&maps, &subject, &mut Climb::new(spot, dentries), work);
+    decide::locate(&maps, &subject, &mut Climb::new(location, dentries), work);
     0
 }
 
 /// [`names::note_of`] the inode that is looked at.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn fw_note_of(room: u32, epoch: u32, slot: u32, index: u32) -> u32 {
-    let Some(scratch) = maps::room(room) else { return 0 };
-    names::note_of(scratch.inode.get(), epoch, slot, index)
+pub(crate) extern "C" fn fw_note_of(buffer: u32, epoch: u32, slot: u32, index: u32) -> u32 {
+    let Some(scratch) = maps::buffer(buffer) else { return 0 };
+    names::note_of(scratch.links.inode.get(), epoch, slot, index)
 }
 
 /// [`names::next`] of the inode that is looked at.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn fw_next_name(room: u32) -> u32 {
-    let Some(scratch) = maps::room(room) else { return 0 };
+pub(crate) extern "C" fn fw_next_name(buffer: u32) -> u32 {
+    let Some(scratch) = maps::buffer(buffer) else { return 0 };
     names::next(scratch) as u32
 }
 
 /// [`decide::give_up`]
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn fw_give_up(room: u32) -> u32 {
-    let Some(scratch) = maps::room(room) else { return 0 };
+pub(crate) extern "C" fn fw_give_up(buffer: u32) -> u32 {
+    let Some(scratch) = maps::buffer(buffer) else { return 0 };
     decide::give_up(&mut scratch.work);
     0
 }
@@ -87,19 +87,19 @@ pub(crate) extern "C" fn fw_give_up(room: u32) -> u32 {
 /// Writes down in the record who the current task is.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn fw_current_task(room: u32) -> u32 {
-    let Some(scratch) = maps::room(room) else { return 0 };
+pub(crate) extern "C" fn fw_current_task(buffer: u32) -> u32 {
+    let Some(scratch) = maps::buffer(buffer) else { return 0 };
     emit::current_task(&mut scratch.event);
     0
 }
 
-/// [`path::write_names`] from the spot up into the record's tail.
+/// [`path::write_names`] from the location up into the record's tail.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn fw_write_names(room: u32, from: u32) -> u32 {
-    let Some(scratch) = maps::room(room) else { return 0 };
-    let (dentry, mount) = scratch.spot();
-    let Scratch { tail, len, .. } = scratch;
+pub(crate) extern "C" fn fw_write_names(buffer: u32, from: u32) -> u32 {
+    let Some(scratch) = maps::buffer(buffer) else { return 0 };
+    let (dentry, mount) = scratch.location();
+    let Scratch { tail, path_len: len, .. } = scratch;
     path::write_names(dentry, mount, tail, len, from)
 }
 
@@ -111,7 +111,7 @@ pub(crate) extern "C" fn fw_named(epoch: u32, slot: u32, high: u64, low: u64, po
     let Some(subject) = subject_of(epoch, slot as u16) else { return 0 };
     // SAFETY: both are sixteen plain bytes.
     let address: [u8; 16] = unsafe { core::mem::transmute([high, low]) };
-    let rule = decide::named(&Maps::WITHOUT_ROOM, &subject, &address, port as u16, (port >> 16) as u8);
+    let rule = decide::named(&Maps::WITHOUT_BUFFER, &subject, &address, port as u16, (port >> 16) as u8);
     let [low, high] = rule.id.to_le_bytes();
     u32::from_le_bytes([low, high, rule.verdict, rule.fallback])
 }

@@ -15,23 +15,23 @@ use crate::{
     maps::{BOUND, CHILDREN, CONTROL, INODES, INSTANCES, NAME_RULES, NETS, NODES, PATTERNS, Scratch, WINDOWS},
 };
 
-/// The policy in the kernel's maps, for a program that works in this room.
+/// The policy in the kernel's maps, for a program with this scratch memory.
 pub(crate) struct Maps {
-    pub(crate) room: u32,
+    pub(crate) buffer: u32,
 }
 
 impl Maps {
     /// For questions that need no memory, such as those about addresses and windows.
-    pub(crate) const WITHOUT_ROOM: Self = Self { room: u32::MAX };
+    pub(crate) const WITHOUT_BUFFER: Self = Self { buffer: u32::MAX };
 
     /// The same where names count: they are learnt from packets, so only the programs that see sockets at the cgroup ask
     /// for them.
-    pub(crate) const WITH_NAMES: Self = Self { room: u32::MAX - 1 };
+    pub(crate) const WITH_NAMES: Self = Self { buffer: u32::MAX - 1 };
 
     /// For who works in this memory, and nowhere else: the steps of a decision find it by themselves.
     #[inline(always)]
     pub(crate) fn with(scratch: &Scratch) -> Self {
-        Self { room: scratch.room.get() }
+        Self { buffer: scratch.buffer.get() }
     }
 }
 
@@ -66,12 +66,12 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn weigh_node(&self, subject: &Subject<'_>, node: u32, _: &mut Work) {
-        global::fw_weigh_node(self.room, subject.epoch, subject.slot.into(), node);
+        global::fw_weigh_node(self.buffer, subject.epoch, subject.slot.into(), node);
     }
 
     #[inline(always)]
     fn weigh_place(&self, subject: &Subject<'_>, _: &mut Work) {
-        global::fw_weigh_place(self.room, subject.epoch, subject.slot.into());
+        global::fw_weigh_place(self.buffer, subject.epoch, subject.slot.into());
     }
 
     #[inline(always)]
@@ -101,7 +101,7 @@ impl Lookups for Maps {
 
     #[inline(always)]
     fn named(&self, subject: &Subject<'_>, address: &[u8; 16], port: u16, protocol: u8) -> Rule {
-        if self.room != Self::WITH_NAMES.room {
+        if self.buffer != Self::WITH_NAMES.buffer {
             return Rule::NONE;
         }
         // SAFETY: both are sixteen plain bytes.

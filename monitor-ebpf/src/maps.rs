@@ -23,7 +23,7 @@ use monitor_common::{
     volume::{Limit, LimitKey, MAX_LIMITS, PassedKey, Volume, VolumeKey},
 };
 
-use crate::facts::path::NAMES_ROOM;
+use crate::facts::path::NAMES_BUFFER;
 
 /// Processes in scope, by tgid. The loader makes it as large as there can be processes.
 #[map]
@@ -122,114 +122,139 @@ pub(crate) static JUDGED: LruHashMap<u64, Judged> = LruHashMap::with_max_entries
 #[map]
 pub(crate) static PROOFS: Array<u32> = Array::with_max_entries(SecurityHook::COUNT as u32, 0);
 
-/// Working memory of one hook: too big for the stack of 512 bytes.
+/// Scratch memory of a running program, which is too large for the stack of 512 bytes.
+///
+/// Values that one function needs are arguments and results. Fields carry what cannot be one: large values, values between
+/// programs of a tail call, and values for [global functions](crate::global), whose arguments are numbers only.
 #[repr(C)]
 pub(crate) struct Scratch {
     /// The record; its tail follows directly.
     pub(crate) event: Event,
-    /// Path and text of the record, with room for one more name past the end.
-    pub(crate) tail: [u8; NAMES_ROOM],
-    /// Dentries climbed from a file.
+    /// Path and text of the record, with space for one more name past the end.
+    pub(crate) tail: [u8; NAMES_BUFFER],
+    /// Dentries from a file up to the root of its file system.
     pub(crate) dentries: [u64; MAX_CLIMB],
     /// A verdict by name and the paths that it is about.
     pub(crate) pending: Pending,
-    /// Dentry and `struct mount` of the directory that the path in work starts at; zero when there is nothing to walk.
-    pub(crate) start: (u64, u64),
-    /// Which of the paths is in work, 0 or 1.
-    pub(crate) which: Opaque<u32>,
-    /// An `io_uring` request that names a path: opcode, open flags, access.
-    pub(crate) request: [u32; 3],
-    /// For the decision.
+    /// From the program that finds the start of a path to the one that walks along it.
+    pub(crate) walk: Walk,
+    /// Input and result of the decision.
     pub(crate) work: Work,
-    /// The node of a protected path that has changed, and rules that heal what has.
-    pub(crate) node: Opaque<u32>,
-    pub(crate) healing: [Opaque<u16>; 2],
-    /// Bytes of path so far.
-    pub(crate) len: Opaque<u32>,
-    /// A value on its way through memory, see [`Scratch::launder`].
+    /// Protected files that a system call has changed.
+    pub(crate) changed: Changed,
+    /// Length of the path in `tail`, in bytes.
+    pub(crate) path_len: Opaque<u32>,
+    /// A value that [`Scratch::opaque`] passes through memory, and the result of `inode::judge_taken` for the same reason.
     pub(crate) value: Opaque<u32>,
     /// cgroups of a task.
     pub(crate) cgroups: [u64; MAX_CGROUP_DEPTH],
     /// A name.
     pub(crate) name: Name,
-    /// For the program's arguments.
+    /// Matcher of the program's arguments.
     pub(crate) argv: ArgvMatcher,
-    /// Dentry and `struct mount` for a function that is verified apart: such a function takes numbers only, and the
-    /// arguments of a security hook are pointers to the verifier until they have been in memory.
-    pub(crate) spot: [Opaque<u64>; 2],
-    /// Address of the `struct inode` that is read and written, where the path in work is another's; 0 otherwise.
-    pub(crate) below: Opaque<u64>,
-    /// Address of the `struct inode` whose other names are looked at, the dentry and `struct mount` that it was reached by, and
-    /// the place in its list of names.
+    /// Dentry and `struct mount` for a global function. Also makes numbers of a security hook's arguments, which are
+    /// pointers to the verifier until they were in memory.
+    location: [Opaque<u64>; 2],
+    /// Address of the `struct inode` that overlayfs reads and writes, where the judged path is that of another; else 0.
+    pub(crate) overlay_inode: Opaque<u64>,
+    /// Iteration over the other hard links of a file.
+    pub(crate) links: Links,
+    /// Index of this memory in [`POOL`]. Global functions find it by that.
+    pub(crate) buffer: Opaque<u32>,
+}
+
+/// State of a path walk across the tail call from the program that prepares it.
+#[repr(C)]
+pub(crate) struct Walk {
+    /// Dentry and `struct mount` of the directory that the path starts at; zero when there is nothing to walk.
+    pub(crate) start: (u64, u64),
+    /// Index of the path, 0 or 1.
+    pub(crate) which: Opaque<u32>,
+    /// Opcode, open flags and access of an `io_uring` request that names a path.
+    pub(crate) request: [u32; 3],
+}
+
+/// Protected files that a system call has changed. In memory, because the loop that finds them would multiply the states.
+#[repr(C)]
+pub(crate) struct Changed {
+    /// The node with the strongest rule; 0 for none.
+    pub(crate) node: Opaque<u32>,
+    /// Rules that restore the files.
+    pub(crate) healing: [Opaque<u16>; 2],
+}
+
+/// Iteration over the other hard links of a file, one per call of a global function.
+#[repr(C)]
+pub(crate) struct Links {
+    /// Address of the `struct inode`; 0 for no iteration.
     pub(crate) inode: Opaque<u64>,
+    /// Dentry and `struct mount` by which the file was reached.
     pub(crate) reached: [Opaque<u64>; 2],
-    pub(crate) alias: Opaque<u64>,
-    /// The number under which functions that are verified apart find this memory.
-    pub(crate) room: Opaque<u32>,
+    /// The next element of the inode's list of dentries.
+    pub(crate) next: Opaque<u64>,
 }
 
 impl Scratch {
-    /// Puts a dentry and a `struct mount` where functions that are verified apart find them.
+    /// Stores a dentry and a `struct mount` for a global function.
     #[inline(always)]
-    pub(crate) fn set_spot(&mut self, (dentry, mount): (u64, u64)) {
-        self.spot[0].set(dentry);
-        self.spot[1].set(mount);
+    pub(crate) fn set_location(&mut self, (dentry, mount): (u64, u64)) {
+        self.location[0].set(dentry);
+        self.location[1].set(mount);
     }
 
-    /// What [`Scratch::set_spot`] put there.
+    /// The dentry and the `struct mount` of [`Scratch::set_location`].
     #[inline(always)]
-    pub(crate) fn spot(&self) -> (u64, u64) {
-        (self.spot[0].get(), self.spot[1].get())
+    pub(crate) fn location(&self) -> (u64, u64) {
+        (self.location[0].get(), self.location[1].get())
     }
 
-    /// Passes a value through memory, so that the verifier forgets on which way it came to be.
+    /// Makes a value opaque to the verifier, see [`Opaque`].
     #[inline(always)]
-    pub(crate) fn launder(&mut self, value: u32) -> u32 {
+    pub(crate) fn opaque(&mut self, value: u32) -> u32 {
         self.value.set(value);
         self.value.get()
     }
 }
 
-/// How many programs that can be preempted may be under way on one CPU: another task may come in the middle of one and
-/// run the same there.
+/// Programs that may run on one CPU at a time where programs can be preempted.
 const POOL_DEPTH: u32 = 4;
 
-/// The room of programs on tracepoints: they run with preemption off and never inside one another on a CPU, so one per
-/// CPU is enough, and it stays theirs across a tail call.
-const OWN: u32 = POOL_DEPTH;
+/// Index of the scratch memory of tracepoint programs. They run with preemption off and do not nest on a CPU, so that one
+/// per CPU is enough. It survives a tail call.
+const TRACEPOINT_BUFFER: u32 = POOL_DEPTH;
 
-/// The room of answers on their way to a socket: they come in softirqs, one after the other on a CPU, and in the middle
-/// of anything else.
-const ANSWERS: u32 = POOL_DEPTH + 1;
+/// Index of the scratch memory of programs on incoming packets. These run in softirqs, one after the other on a CPU, and
+/// interrupt any other program.
+const SOFTIRQ_BUFFER: u32 = POOL_DEPTH + 1;
 
-/// Rooms to work in.
+/// Scratch memory, by index.
 #[map]
 static POOL: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(POOL_DEPTH + 2, 0);
 
 /// The scratch memory of this CPU's tracepoint programs.
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
-    enter(OWN)
+    enter(TRACEPOINT_BUFFER)
 }
 
-/// The scratch memory of this CPU's answers.
+/// The scratch memory of this CPU's programs on incoming packets.
 #[inline(always)]
 pub(crate) fn answers() -> Option<&'static mut Scratch> {
-    enter(ANSWERS)
+    enter(SOFTIRQ_BUFFER)
 }
 
-/// The scratch memory of a program that is under way on this CPU, see [`Scratch::room`].
+/// The scratch memory with an index, for the running program that it belongs to, see [`Scratch::buffer`].
 #[inline(always)]
-pub(crate) fn room(room: u32) -> Option<&'static mut Scratch> {
-    // SAFETY: the value of a per-CPU array lives as long as the map; programs do not change the CPU on their way, and
-    // nothing but the program that was given the room uses it meanwhile.
-    POOL.get_ptr_mut(room).map(|scratch| unsafe { &mut *scratch })
+pub(crate) fn buffer(index: u32) -> Option<&'static mut Scratch> {
+    // SAFETY: the value of a per-CPU array lives as long as the map; a program stays on its CPU, and only the program
+    // that the memory was given to uses it.
+    POOL.get_ptr_mut(index).map(|scratch| unsafe { &mut *scratch })
 }
 
 #[inline(always)]
-fn enter(number: u32) -> Option<&'static mut Scratch> {
-    let scratch = room(number)?;
-    scratch.room.set(number);
+fn enter(index: u32) -> Option<&'static mut Scratch> {
+    let scratch = buffer(index)?;
+    scratch.buffer.set(index);
     Some(scratch)
 }
 
@@ -309,14 +334,14 @@ pub(crate) static STREAMS: LruHashMap<u64, Stream> = LruHashMap::with_max_entrie
 #[map]
 static NEW_STREAM: PerCpuArray<Stream> = PerCpuArray::with_max_entries(1, 0);
 
-/// Messages under way: in softirqs only, see [`ANSWERS`]. One entry.
+/// Messages under way: in softirqs only, see [`SOFTIRQ_BUFFER`]. One entry.
 #[map]
 static MESSAGE: PerCpuArray<Message> = PerCpuArray::with_max_entries(1, 0);
 
 /// The message under way on this CPU.
 #[inline(always)]
 pub(crate) fn message() -> Option<&'static mut Message> {
-    // SAFETY: as in `room`; only answers use it.
+    // SAFETY: as in `buffer`; only answers use it.
     MESSAGE.get_ptr_mut(0).map(|message| unsafe { &mut *message })
 }
 

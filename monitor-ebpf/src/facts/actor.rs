@@ -45,6 +45,6 @@ impl Actor {
     #[inline(always)]
     pub(crate) fn outcome(&self, decision: &Decision, scratch: &mut Scratch) -> Verdict {
         let done = self.sensor.apply(decision.verdict, decision.fallback, self.enforces());
-        Verdict::from_raw(scratch.launder(done as u32) as u8)
+        Verdict::from_raw(scratch.opaque(done as u32) as u8)
     }
 }

@@ -92,7 +92,7 @@ impl Call {
         let mut actor = Actor::current(Sensor::Tracepoint)?;
         trace!(fw_trace_syscall, number);
         let (spec, compat) = spec(number)?;
-        let compat = scratch.launder(u32::from(compat)) & 1;
+        let compat = scratch.opaque(u32::from(compat)) & 1;
         let ret = if exit { ctx.arg::<u64>(1) as i64 } else { 0 };
         actor.syscall = number as i32;
         actor.ret = ret as i32;

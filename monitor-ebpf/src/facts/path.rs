@@ -16,7 +16,7 @@ use super::{
 use crate::{global, maps::Scratch};
 
 /// Room for names: a path, a text, and one more name past the end.
-pub(crate) const NAMES_ROOM: usize = PATH_MAX + TEXT_MAX + 256;
+pub(crate) const NAMES_BUFFER: usize = PATH_MAX + TEXT_MAX + 256;
 
 /// How many mounts may lie on one directory.
 const MAX_STACKED: usize = 2;
@@ -52,23 +52,23 @@ impl PathView for Climb<'_> {
     }
 }
 
-/// A dentry under a `struct mount` or 0, for a decision in a program's room.
-pub(crate) struct Spot {
-    room: u32,
+/// A dentry under a `struct mount` or 0, for a decision in a program's scratch memory.
+pub(crate) struct Location {
+    buffer: u32,
 }
 
-impl Spot {
+impl Location {
     #[inline(always)]
     pub(crate) fn new(place: (u64, u64), scratch: &mut Scratch) -> Self {
-        scratch.set_spot(place);
-        Self { room: scratch.room.get() }
+        scratch.set_location(place);
+        Self { buffer: scratch.buffer.get() }
     }
 }
 
-impl Locate for Spot {
+impl Locate for Location {
     #[inline(always)]
     fn locate<L: Lookups>(&mut self, _: &L, subject: &Subject<'_>, _: &mut Work) {
-        global::fw_locate(self.room, subject.epoch, subject.slot.into());
+        global::fw_locate(self.buffer, subject.epoch, subject.slot.into());
     }
 }
 
@@ -139,23 +139,23 @@ impl TextView for Bytes<'_> {
     }
 }
 
-/// One of the two texts of a verdict by name, in a program's room.
+/// One of the two texts of a verdict by name, in a program's scratch memory.
 pub(crate) struct Text {
-    room: u32,
+    buffer: u32,
     which: u32,
 }
 
 impl Text {
     #[inline(always)]
     pub(crate) fn new(which: u32, scratch: &Scratch) -> Self {
-        Self { room: scratch.room.get(), which }
+        Self { buffer: scratch.buffer.get(), which }
     }
 }
 
 impl Walk for Text {
     #[inline(always)]
     fn step<L: Lookups>(&self, _: &L, subject: &Subject<'_>, _: &mut Work) -> bool {
-        global::fw_step(self.room, subject.epoch, subject.slot.into(), self.which) != 0
+        global::fw_step(self.buffer, subject.epoch, subject.slot.into(), self.which) != 0
     }
 }
 
@@ -196,7 +196,7 @@ pub(crate) fn likely_mount(dentry: u64) -> u64 {
 pub(crate) fn write_names(
     mut dentry: u64,
     mut mount: u64,
-    tail: &mut [u8; NAMES_ROOM],
+    tail: &mut [u8; NAMES_BUFFER],
     len: &mut Opaque<u32>,
     from: u32,
 ) -> u32 {

@@ -100,7 +100,7 @@ fn is_reported(actor: &Actor, file: u64, dentry: u64) -> bool {
     let Some(totals) = (unsafe { WRITES.get(totals_key(File(file))) }) else { return false };
     totals.epoch == actor.subject.epoch
         && totals.dentry == dentry
-        && decide::is_good(&Maps::WITHOUT_ROOM, &actor.subject, totals.window)
+        && decide::is_good(&Maps::WITHOUT_BUFFER, &actor.subject, totals.window)
 }
 
 /// How many requests of one call are looked at.

@@ -56,8 +56,8 @@ pub(super) fn note(ctx: &SockAddrContext, actor: &Actor, tgid: u32, address: &[u
     let sock = unsafe { core::ptr::read_volatile(&raw const (*ctx.sock_addr).__bindgen_anon_1.sk) } as u64;
     let held = maps::hold()?;
     // To the verifier it is a socket until it has been in memory.
-    held.scratch.set_spot((sock, 0));
-    let network = pointer(held.scratch.spot().0, offset!(sock_net))?;
+    held.scratch.set_location((sock, 0));
+    let network = pointer(held.scratch.location().0, offset!(sock_net))?;
     let owner = pointer(network, offset!(net_user_namespace))?;
     if word::<u32>(owner, offset!(user_namespace_level)) != 0 {
         return None;
@@ -115,7 +115,7 @@ fn query(ctx: &SkBuffContext) -> Option<()> {
 #[inline(always)]
 fn tell_question(ctx: &SkBuffContext, socket: Asking, packet: &Packet, at: u32) -> Option<()> {
     let held = maps::hold()?;
-    let len = held.scratch.launder(ctx.len().wrapping_sub(at));
+    let len = held.scratch.opaque(ctx.len().wrapping_sub(at));
     trace!(fw_trace_dns, socket.instance);
     // What is longer is no question that anybody asks.
     if !(HEADER..MAX_QUESTION).contains(&len) {
@@ -129,7 +129,7 @@ fn tell_question(ctx: &SkBuffContext, socket: Asking, packet: &Packet, at: u32) 
     let mut record = begin(held.scratch, socket, packet, kind);
     let mut failed = 0;
     record.text(|to| {
-        // SAFETY: the destination has room for TEXT_MAX bytes; the helper checks the packet's bounds.
+        // SAFETY: the destination holds TEXT_MAX bytes; the helper checks the packet's bounds.
         failed = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, to.cast(), len) };
         len as usize
     });
@@ -214,7 +214,7 @@ fn fill(ctx: &SkBuffContext, at: u32, work: &mut Message, have: u32) -> Option<u
     let len = bounded::<{ MAX_MESSAGE as u32 }>(len);
     // Through memory, or the compiler would leave the mask out that the verifier needs.
     let have = Opaque::new(have).get() as usize & (MAX_MESSAGE - 1);
-    // SAFETY: both are below the half of the room; the helper checks the packet's bounds.
+    // SAFETY: both are below half of the buffer; the helper checks the packet's bounds.
     let failed = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, work.bytes.as_mut_ptr().add(have).cast(), len) };
     (failed == 0).then_some(len)
 }
@@ -274,7 +274,7 @@ fn segment(ctx: &SkBuffContext, socket: Asking, packet: &Packet) -> Option<()> {
 fn copy(to: *mut u8, from: *const u8, len: u32) {
     if len > 0 && len < MAX_MESSAGE as u32 {
         let len = bounded::<{ MAX_MESSAGE as u32 }>(len);
-        // SAFETY: the destination has room for the longest message; the helper checks the source.
+        // SAFETY: the destination holds the longest message; the helper checks the source.
         unsafe { bpf_probe_read_kernel(to.cast(), len, from.cast()) };
     }
 }
@@ -301,7 +301,7 @@ fn tell(work: &Message, base: u32, len: u32, socket: Asking, packet: &Packet) {
     let from = unsafe { work.bytes.as_ptr().add(base as usize & (2 * MAX_MESSAGE - 1)) };
     record.text(|to| {
         let len = bounded::<{ TEXT_MAX as u32 }>(if len > TEXT_MAX as u32 { TEXT_MAX as u32 } else { len });
-        // SAFETY: the destination has room for TEXT_MAX bytes; the helper checks the source.
+        // SAFETY: the destination holds TEXT_MAX bytes; the helper checks the source.
         unsafe { bpf_probe_read_kernel(to.cast(), len, from.cast()) };
         len as usize
     });

@@ -15,7 +15,7 @@ use monitor_common::{
 use super::names;
 use crate::{
     emit::Record,
-    facts::{actor::Actor, file::File, offset, path::Spot, pointer, read, task},
+    facts::{actor::Actor, file::File, offset, path::Location, pointer, read, task},
     lookups::Maps,
     maps::{self, Scratch},
     trace::trace,
@@ -25,10 +25,10 @@ use crate::{
 #[inline(always)]
 pub(super) fn judge_program(scratch: &mut Scratch, actor: &Actor, file: File) -> Option<(Decision, u64)> {
     let place = file.dentry_and_mount()?;
-    let kind = u64::from(scratch.launder(file.inode()?.executable(place.0) as u32));
-    let mut view = Spot::new(place, scratch);
+    let kind = u64::from(scratch.opaque(file.inode()?.executable(place.0) as u32));
+    let mut view = Location::new(place, scratch);
     decide::program(&Maps::with(scratch), &actor.subject, &mut view, kind, &mut scratch.work);
-    scratch.inode.set(0);
+    scratch.links.inode.set(0);
     let inode = file.inode()?;
     if inode.has_names() {
         names::look_at(scratch, inode, place);

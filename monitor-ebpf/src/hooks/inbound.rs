@@ -116,7 +116,7 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
         direction: Direction::Ingress as u16,
         address: peer.address,
     };
-    let decision = decide::net(&Maps::WITHOUT_ROOM, &actor.subject, &key, port, protocol);
+    let decision = decide::net(&Maps::WITHOUT_BUFFER, &actor.subject, &key, port, protocol);
     if (decision.verdict as u8) < Verdict::Log as u8 {
         return None;
     }

@@ -88,7 +88,7 @@ fn write(ctx: &RawTracePointContext) -> Option<()> {
         _ => return None,
     };
     let (actor, scratch) = (actor()?, maps::scratch()?);
-    let access = Access::from_bits(scratch.launder(u32::from(access.bits())) as u8);
+    let access = Access::from_bits(scratch.opaque(u32::from(access.bits())) as u8);
     let flags: u32 = read(request, offset!(uring_flags))?;
     let file = if flags & FIXED_FILE == 0 { File::from_fd(read(request, offset!(uring_fd))?) } else { None };
     let Some(file) = file else {
@@ -185,7 +185,7 @@ fn connect(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     let scratch = maps::scratch()?;
-    scratch.request = [u32::from(CONNECT), 0, u32::from(Access::WRITE.bits())];
+    scratch.walk.request = [u32::from(CONNECT), 0, u32::from(Access::WRITE.bits())];
     let [first, other] = &mut scratch.pending.texts;
     other[0] = 0;
     let from = (address + SOCKADDR_UN_PATH) as *const _;
@@ -222,8 +222,8 @@ fn prepare(
     flags: u32,
 ) -> Option<()> {
     let scratch = maps::scratch()?;
-    scratch.request = [u32::from(opcode), flags, u32::from(access.bits())];
-    let (name, dir) = (scratch.launder(name), scratch.launder(dir));
+    scratch.walk.request = [u32::from(opcode), flags, u32::from(access.bits())];
+    let (name, dir) = (scratch.opaque(name), scratch.opaque(dir));
     let text = pointer(pointer(command, name)?, offset!(filename_name))?;
     let dir: i32 = if dir == MISSING { AT_FDCWD } else { read(command, dir)? };
     walk_name(ctx, scratch, text, dir, Handler::UringWalk)
@@ -240,7 +240,7 @@ fn io_uring_walk(_ctx: RawTracePointContext) -> i32 {
 fn walk() -> Option<()> {
     let scratch = maps::scratch()?;
     let actor = actor()?;
-    let [opcode, flags, access] = scratch.request;
+    let [opcode, flags, access] = scratch.walk.request;
     judge_name(scratch, &actor, Hook::IoUring as u8, Access::from_bits(access as u8), |event| {
         event.detail = u64::from(opcode);
         event.open_flags = flags;

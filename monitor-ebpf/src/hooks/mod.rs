@@ -37,7 +37,7 @@ use crate::{
         actor::Actor,
         call,
         file::{File, Inode, inode_at},
-        path::{Spot, Text, start},
+        path::{Location, Text, start},
     },
     lookups::{self, Maps},
     maps::{HANDLERS, Scratch},
@@ -71,7 +71,7 @@ fn judge_file(scratch: &mut Scratch, actor: &Actor, file: File, request: &Reques
     let (dentry, mount) = file.dentry_and_mount()?;
     // Before 6.5 overlayfs opens what is below it under its own path.
     let inode = file.inode().map_or(0, |inode| inode.0);
-    scratch.below.set(if inode == inode_at(dentry).map_or(0, |inode| inode.0) { 0 } else { inode });
+    scratch.overlay_inode.set(if inode == inode_at(dentry).map_or(0, |inode| inode.0) { 0 } else { inode });
     Some(judge_place(scratch, actor, dentry, mount, request))
 }
 
@@ -80,8 +80,8 @@ fn judge_file(scratch: &mut Scratch, actor: &Actor, file: File, request: &Reques
 /// A function of its own in every program: it is most of their code.
 #[inline(never)]
 fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, request: &Request) -> Verdict {
-    let access = Access::from_bits(scratch.launder(u32::from(request.access.bits())) as u8);
-    let mut view = Spot::new((dentry, mount), scratch);
+    let access = Access::from_bits(scratch.opaque(u32::from(request.access.bits())) as u8);
+    let mut view = Location::new((dentry, mount), scratch);
     decide::file(&Maps::with(scratch), &actor.subject, &mut view, access, &mut scratch.work);
     weigh_rest(scratch, actor, (dentry, mount));
     names::weigh_others(scratch, actor);
@@ -144,9 +144,9 @@ fn judge_unknown(scratch: &mut Scratch, actor: &Actor, hook: u8, access: Access,
 fn walk_from(ctx: &RawTracePointContext, scratch: &mut Scratch, dir: i32, walk: Handler) -> Option<()> {
     let subject = lookups::subject(call::label()?.instance)?;
     let absolute = u32::from(scratch.pending.texts[0][0] == b'/');
-    let absolute = scratch.launder(absolute);
-    scratch.start = start(dir, absolute)?;
-    let mut view = Spot::new(scratch.start, scratch);
+    let absolute = scratch.opaque(absolute);
+    scratch.walk.start = start(dir, absolute)?;
+    let mut view = Location::new(scratch.walk.start, scratch);
     decide::place(&Maps::with(scratch), &subject, &mut view, &mut scratch.work)?;
     // SAFETY: the array holds programs of this type only.
     unsafe { HANDLERS.tail_call(ctx, walk as u32) };
@@ -176,7 +176,7 @@ fn judge_name(scratch: &mut Scratch, actor: &Actor, hook: u8, access: Access, fi
     if (done as u8) < Verdict::Log as u8 {
         return;
     }
-    let (start, healing) = (scratch.start, scratch.work.healing());
+    let (start, healing) = (scratch.walk.start, scratch.work.healing());
     let mut record = Record::new(scratch, actor, hook);
     let event = record.event();
     event.flags |= FLAG_BY_NAME;
@@ -191,8 +191,8 @@ fn judge_name(scratch: &mut Scratch, actor: &Actor, hook: u8, access: Access, fi
 /// the inode whose other names count. A function of its own to keep the stack of others small.
 #[inline(never)]
 fn weigh_rest(scratch: &mut Scratch, actor: &Actor, place: (u64, u64)) {
-    let below = scratch.below.get();
-    scratch.below.set(0);
+    let below = scratch.overlay_inode.get();
+    scratch.overlay_inode.set(0);
     if below != 0 {
         if let Some(id) = Inode(below).id() {
             decide::identity(&Maps::with(scratch), &actor.subject, id, &mut scratch.work);
@@ -201,7 +201,7 @@ fn weigh_rest(scratch: &mut Scratch, actor: &Actor, place: (u64, u64)) {
         names::look_at(scratch, Inode(below), (place.0, 0));
         return;
     }
-    scratch.inode.set(0);
+    scratch.links.inode.set(0);
     let Some(inode) = inode_at(place.0) else { return };
     let device = inode.block_device();
     if device != 0 {

@@ -28,49 +28,49 @@ use crate::{
 /// are named under, or 0 where they are of another file system than the dentry.
 #[inline(always)]
 pub(super) fn look_at(scratch: &mut Scratch, inode: Inode, (dentry, mount): (u64, u64)) {
-    scratch.inode.set(inode.0);
-    scratch.reached[0].set(dentry);
-    scratch.reached[1].set(mount);
-    scratch.alias.set(word(inode.0, offset!(inode_dentries)));
+    scratch.links.inode.set(inode.0);
+    scratch.links.reached[0].set(dentry);
+    scratch.links.reached[1].set(mount);
+    scratch.links.next.set(word(inode.0, offset!(inode_dentries)));
 }
 
 /// Weighs in what holds for the other names of the inode that is to be looked at, if any.
 #[inline(always)]
 pub(super) fn weigh_others(scratch: &mut Scratch, actor: &Actor) {
-    if scratch.inode.get() != 0 && decide::begin_others(&mut scratch.work) {
-        weigh_each(scratch.room.get(), actor.subject.epoch, actor.subject.slot.into());
+    if scratch.links.inode.get() != 0 && decide::begin_others(&mut scratch.work) {
+        weigh_each(scratch.buffer.get(), actor.subject.epoch, actor.subject.slot.into());
     }
 }
 
 /// Weighs in what was noted of the inode, and what holds for its names. All that it needs is in registers, and each step is a
-/// function that the verifier looks at apart: there is hardly any stack left for the frames in between.
+/// function that the verifier checks once: there is hardly any stack left for the frames in between.
 #[inline(always)]
-fn weigh_each(room: u32, epoch: u32, slot: u32) {
+fn weigh_each(buffer: u32, epoch: u32, slot: u32) {
     for index in 0..InodeKey::NOTES {
-        match global::fw_note_of(room, epoch, slot, index) {
+        match global::fw_note_of(buffer, epoch, slot, index) {
             0 => break,
-            UNKNOWN => return weigh_unknown(room, epoch, slot),
-            node => global::fw_weigh_node(room, epoch, slot, node),
+            UNKNOWN => return weigh_unknown(buffer, epoch, slot),
+            node => global::fw_weigh_node(buffer, epoch, slot, node),
         };
     }
     for _ in 0..=MAX_NAMES {
-        let step = global::fw_next_name(room);
+        let step = global::fw_next_name(buffer);
         if step == Step::End as u32 {
             return;
         }
         if step == Step::Found as u32 {
-            global::fw_locate(room, epoch, slot);
-            global::fw_weigh_place(room, epoch, slot);
+            global::fw_locate(buffer, epoch, slot);
+            global::fw_weigh_place(buffer, epoch, slot);
         }
     }
-    weigh_unknown(room, epoch, slot);
+    weigh_unknown(buffer, epoch, slot);
 }
 
 /// Weighs in the strictest rule: not all names of the file are known.
 #[inline(always)]
-fn weigh_unknown(room: u32, epoch: u32, slot: u32) {
-    global::fw_give_up(room);
-    global::fw_weigh_place(room, epoch, slot);
+fn weigh_unknown(buffer: u32, epoch: u32, slot: u32) {
+    global::fw_give_up(buffer);
+    global::fw_weigh_place(buffer, epoch, slot);
 }
 
 /// Something could not be noted.
@@ -94,32 +94,32 @@ pub(crate) enum Step {
     End,
     /// No other name.
     Nothing,
-    /// Another name, which is at the spot.
+    /// Another name, stored as the location.
     Found,
 }
 
 /// Takes the next name of the inode that is looked at.
 #[inline(always)]
 pub(crate) fn next(scratch: &mut Scratch) -> Step {
-    let (inode, link) = (scratch.inode.get(), scratch.alias.get());
+    let (inode, link) = (scratch.links.inode.get(), scratch.links.next.get());
     if link == 0 {
         return Step::End;
     }
     let dentry = link.wrapping_sub(u64::from(offset!(dentry_alias)));
-    scratch.alias.set(word(link, offset!(link_next)));
+    scratch.links.next.set(word(link, offset!(link_next)));
     // No lock is held, so the list may change meanwhile. A dentry that has left it leads nowhere: start again.
     if word::<u64>(dentry, offset!(dentry_inode)) != inode {
-        scratch.alias.set(word(inode, offset!(inode_dentries)));
+        scratch.links.next.set(word(inode, offset!(inode_dentries)));
         return Step::Nothing;
     }
     // Skip a name that was removed, and a dentry without a parent, which an open by a file handle makes.
     let hashed: u64 = word(dentry, offset!(dentry_hash));
     let parent: u64 = word(dentry, offset!(dentry_parent));
-    if dentry == scratch.reached[0].get() || hashed == 0 || dentry == parent {
+    if dentry == scratch.links.reached[0].get() || hashed == 0 || dentry == parent {
         return Step::Nothing;
     }
-    let mount = scratch.reached[1].get();
-    scratch.set_spot((dentry, if mount == 0 { likely_mount(dentry) } else { mount }));
+    let mount = scratch.links.reached[1].get();
+    scratch.set_location((dentry, if mount == 0 { likely_mount(dentry) } else { mount }));
     Step::Found
 }
 
@@ -170,7 +170,7 @@ fn noted(key: &InodeKey) -> Option<u32> {
     unsafe { NOTES.get(key) }.copied()
 }
 
-/// Adds a note; false when there is no room.
+/// Adds a note; false when the map is full.
 #[inline(always)]
 fn add_note(key: &InodeKey, node: u32) -> bool {
     NOTES.insert(key, node, 0).is_ok()

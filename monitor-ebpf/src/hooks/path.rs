@@ -24,7 +24,7 @@ use crate::{
     facts::{
         actor::Actor,
         call::Call,
-        path::{self, AT_FDCWD, Spot, Text},
+        path::{self, AT_FDCWD, Location, Text},
         state,
     },
     lookups::Maps,
@@ -77,14 +77,14 @@ fn path_enter_second(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn enter(ctx: &RawTracePointContext, which: u32) -> Option<()> {
     let scratch = maps::scratch()?;
-    scratch.which.set(which);
-    scratch.start = (0, 0);
+    scratch.walk.which.set(which);
+    scratch.walk.start = (0, 0);
     let call = Call::enter(ctx)?;
     let spec = call.spec;
     let (dir, arg) = if which == 0 { (spec.dir, spec.arg) } else { (spec.dir2, spec.arg2) };
     let address = call.arg(arg)?;
     let dir = call.arg(dir).map_or(AT_FDCWD, |fd| fd as i32);
-    let dir = scratch.launder(dir as u32) as i32;
+    let dir = scratch.opaque(dir as u32) as i32;
     let text = &mut scratch.pending.texts[which as usize];
     // SAFETY: the destination is as long as is said; the helper checks the source.
     let len = unsafe { bpf_probe_read_user_str(text.as_mut_ptr().cast(), PENDING_TEXT as u32, address as *const _) };
@@ -96,11 +96,11 @@ fn enter(ctx: &RawTracePointContext, which: u32) -> Option<()> {
         }
     }
     let absolute = u32::from(text[0] == b'/');
-    let absolute = scratch.launder(absolute);
+    let absolute = scratch.opaque(absolute);
     let start = path::start(dir, absolute)?;
-    let mut view = Spot::new(start, scratch);
+    let mut view = Location::new(start, scratch);
     decide::place(&Maps::with(scratch), &call.actor.subject, &mut view, &mut scratch.work)?;
-    scratch.start = start;
+    scratch.walk.start = start;
     Some(())
 }
 
@@ -119,14 +119,14 @@ fn path_walk(ctx: RawTracePointContext) -> i32 {
 fn walk(ctx: &RawTracePointContext) -> Option<bool> {
     let call = Call::enter(ctx)?;
     let scratch = maps::scratch()?;
-    let which = scratch.which.get() & 1;
+    let which = scratch.walk.which.get() & 1;
     let access = if which == 0 { call.spec.access } else { call.spec.access2 };
-    let access = scratch.launder(u32::from(access)) as u8;
-    if scratch.start.0 != 0 {
+    let access = scratch.opaque(u32::from(access)) as u8;
+    if scratch.walk.start.0 != 0 {
         let text = Text::new(which, scratch);
         decide::text(&Maps::with(scratch), &call.actor.subject, &text, Access::from_bits(access), &mut scratch.work);
-        let Scratch { pending, start, work, .. } = scratch;
-        pending.take(work, which, *start);
+        let Scratch { pending, walk, work, .. } = scratch;
+        pending.take(work, which, walk.start);
     }
     let more = which == 0 && call.spec.arg2 != NO_ARG;
     let pending: &Pending = &scratch.pending;
@@ -183,12 +183,12 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
         return None;
     }
     // An operation that the system refused is reported, and its process is not killed.
-    let refused = scratch.launder(u32::from(refused)) != 0;
+    let refused = scratch.opaque(u32::from(refused)) != 0;
     if refused {
-        done = Verdict::from_raw(scratch.launder(Verdict::Log as u32) as u8);
+        done = Verdict::from_raw(scratch.opaque(Verdict::Log as u32) as u8);
     }
-    flags = scratch.launder(flags | if refused { FLAG_FAILED } else { FLAG_AFTER });
-    let changed = scratch.healing;
+    flags = scratch.opaque(flags | if refused { FLAG_FAILED } else { FLAG_AFTER });
+    let changed = scratch.changed.healing;
     let mut record = Record::new(scratch, &call.actor, call.spec.hook);
     let event = record.event();
     event.flags |= flags;
@@ -209,11 +209,11 @@ fn report(scratch: &mut Scratch, call: &Call, pending: &Pending) -> Option<Verdi
 /// decided is left in the working memory, and what heals two of them at the most: a call moves no more.
 #[inline(always)]
 fn changed(scratch: &mut Scratch, call: &Call, pending: &Pending) -> u32 {
-    scratch.node.set(0);
-    scratch.healing = [const { Opaque::new(0) }; 2];
+    scratch.changed.node.set(0);
+    scratch.changed.healing = [const { Opaque::new(0) }; 2];
     scratch.work.begin(Access::NONE);
     let asked = Access::from_bits(call.spec.access | call.spec.access2);
-    // One policy may have been applied in between. After two policies the epochs are ambiguous: the maps hold two.
+    // One policy may have been applied in between. Two or more cannot be distinguished: the maps hold two epochs.
     if pending.watched != 0 && call.actor.subject.epoch.wrapping_sub(pending.epoch) < 2 {
         for index in 0..MAX_WATCHES {
             let before = pending.states[index];
@@ -227,7 +227,7 @@ fn changed(scratch: &mut Scratch, call: &Call, pending: &Pending) -> u32 {
             }
         }
     }
-    scratch.node.get()
+    scratch.changed.node.get()
 }
 
 /// Weighs in what holds for a node that has changed. A function of its own: it is walked through for each of them.
@@ -235,10 +235,10 @@ fn changed(scratch: &mut Scratch, call: &Call, pending: &Pending) -> u32 {
 fn weigh_changed(scratch: &mut Scratch, actor: &Actor, node: u32, shown: u8) {
     let rank = scratch.work.rank();
     decide::node_too(&Maps::with(scratch), &actor.subject, node, Access::from_bits(shown), &mut scratch.work);
-    if scratch.node.get() == 0 || scratch.work.rank() > rank {
-        scratch.node.set(node);
+    if scratch.changed.node.get() == 0 || scratch.work.rank() > rank {
+        scratch.changed.node.set(node);
     }
-    let (healing, [first, second]) = (scratch.work.healing(), &mut scratch.healing);
+    let (healing, [first, second]) = (scratch.work.healing(), &mut scratch.changed.healing);
     if healing != 0 {
         second.set(first.get());
         first.set(healing);

@@ -92,7 +92,7 @@ fn enter_by_exec() -> Option<()> {
     let argv = (read::<u64>(mm, offset!(mm_arg_start))?, read::<u64>(mm, offset!(mm_arg_end))?);
     let node_red = is_node(file.dentry_and_mount()?.0, &mut scratch.name)
         && names_node_red(argv, &mut scratch.argv, &mut scratch.tail);
-    let node_red = scratch.launder(u32::from(node_red)) != 0;
+    let node_red = scratch.opaque(u32::from(node_red)) != 0;
     mark(current, node_red, &mut scratch.cgroups)
 }
 
@@ -137,11 +137,11 @@ fn is_node(dentry: u64, name: &mut Name) -> bool {
 
 /// Whether an argument names Node-RED.
 #[inline(always)]
-fn names_node_red((start, end): (u64, u64), matcher: &mut ArgvMatcher, room: &mut [u8]) -> bool {
+fn names_node_red((start, end): (u64, u64), matcher: &mut ArgvMatcher, args: &mut [u8]) -> bool {
     let len = end.saturating_sub(start).min(ARGV_SEARCHED as u64) as u32;
     matcher.reset();
     // SAFETY: the helper checks the source, and the destination is longer than is said.
-    let ret = unsafe { bpf_probe_read_user(room.as_mut_ptr().cast(), len, start as *const _) };
+    let ret = unsafe { bpf_probe_read_user(args.as_mut_ptr().cast(), len, start as *const _) };
     if ret < 0 {
         return false;
     }
@@ -150,7 +150,7 @@ fn names_node_red((start, end): (u64, u64), matcher: &mut ArgvMatcher, room: &mu
             break;
         }
         // SAFETY: `index` is below ARGV_SEARCHED.
-        matcher.push(unsafe { *room.as_ptr().add(index) });
+        matcher.push(unsafe { *args.as_ptr().add(index) });
     }
     matcher.found()
 }

@@ -105,7 +105,7 @@ pub(super) fn judge_endpoint(
     };
     // A rule for incoming connections names our port, one for outgoing ones the other's.
     let port = if matches!(direction, Direction::Ingress) { peer.local_port } else { peer.port };
-    let decision = decide::net(&Maps::WITHOUT_ROOM, &actor.subject, &key, port, peer.protocol);
+    let decision = decide::net(&Maps::WITHOUT_BUFFER, &actor.subject, &key, port, peer.protocol);
     judge(scratch, actor, hook as u8, &decision, |event| {
         event.endpoint = *peer;
         event.flags |= flags;

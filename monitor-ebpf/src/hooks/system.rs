@@ -66,7 +66,7 @@ fn handle(ctx: &RawTracePointContext) -> Option<()> {
         record.path(start(dir, absolute)?);
         record.event().flags |= FLAG_BY_NAME;
         record.text(|to| {
-            // SAFETY: there is room for more than PENDING_TEXT bytes; the helper checks the source.
+            // SAFETY: the destination holds more than PENDING_TEXT bytes; the helper checks the source.
             let read = unsafe { bpf_probe_read_user_str(to.cast(), PENDING_TEXT as u32, path as *const _) };
             if read > 0 { read as usize } else { 0 }
         });

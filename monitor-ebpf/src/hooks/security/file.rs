@@ -40,7 +40,7 @@ pub(super) fn open<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> O
         // What was made was judged elsewhere; it may rest on any window that is open.
         let window = match done {
             Some(_) => u16::from(scratch.work.decision().window),
-            None => decide::first_to_close(&Maps::WITHOUT_ROOM, &actor.subject),
+            None => decide::first_to_close(&Maps::WITHOUT_BUFFER, &actor.subject),
         };
         remember(actor, file, Access::READ.union(Access::WRITE), window);
     }
@@ -143,7 +143,7 @@ fn is_judged(actor: &Actor, file: File, access: Access) -> bool {
         && judged.epoch == actor.subject.epoch
         && judged.at > names::last().saturating_add(NAMING)
         && judged.instance == actor.subject.slot
-        && decide::is_good(&Maps::WITHOUT_ROOM, &actor.subject, judged.window)
+        && decide::is_good(&Maps::WITHOUT_BUFFER, &actor.subject, judged.window)
         && judged.access & u32::from(access.bits()) == u32::from(access.bits())
 }
 

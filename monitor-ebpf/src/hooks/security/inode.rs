@@ -16,7 +16,7 @@ use crate::{
         actor::Actor,
         file::inode_at,
         offset,
-        path::{Spot, likely_mount},
+        path::{Location, likely_mount},
         read,
     },
     hooks::{Request, judge_place, tell_place},
@@ -86,7 +86,7 @@ pub(super) fn rename<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) ->
         return Some(done);
     }
     judge_taken(scratch, actor, from, to);
-    // It is left in memory: one value that both ways end with, not two ways for the verifier.
+    // The result is in memory: one opaque value for both paths of the function.
     Some(Verdict::from_raw(scratch.value.get() as u8))
 }
 
@@ -95,9 +95,9 @@ pub(super) fn rename<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) ->
 fn judge_taken(scratch: &mut Scratch, actor: &Actor, from: u64, to: u64) {
     scratch.value.set(Verdict::Allow as u32);
     let mount = likely_mount(from);
-    let mut view = Spot::new((from, mount), scratch);
+    let mut view = Location::new((from, mount), scratch);
     let (reaches, takes) = decide::reach(&Maps::with(scratch), &actor.subject, &mut view, &mut scratch.work);
-    let mut view = Spot::new((to, mount), scratch);
+    let mut view = Location::new((to, mount), scratch);
     let (reach_there, _) = decide::reach(&Maps::with(scratch), &actor.subject, &mut view, &mut scratch.work);
     if !takes.is_set() || reaches == reach_there {
         return;

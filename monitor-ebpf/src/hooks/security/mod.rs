@@ -157,8 +157,7 @@ fn enter<A: Args>(args: &A, hook: SecurityHook, body: impl FnOnce(&A, &Actor, &m
     };
     let refused = body(args, &actor, held.scratch).is_some_and(|done| done as u8 >= Verdict::Deny as u8);
     if refused {
-        // The store keeps the two ways apart: the kernel wants to see a constant at the end of each, and the compiler
-        // would make one computed value out of both.
+        // The store keeps the results of the two paths constants, see `monitor_common::opaque`.
         held.scratch.value.set(1);
         refusal
     } else {

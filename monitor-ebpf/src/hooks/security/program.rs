@@ -27,7 +27,7 @@ pub(super) fn check<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> 
     let (decision, kind) = judge_program(scratch, actor, file)?;
     let done = actor.outcome(&decision, scratch);
     let least = if becomes_process { Verdict::Deny } else { Verdict::Log };
-    if (done as u8) < scratch.launder(least as u32) as u8 {
+    if (done as u8) < scratch.opaque(least as u32) as u8 {
         return None;
     }
     let mut record = Record::new(scratch, actor, Hook::Exec as u8);

@@ -96,7 +96,7 @@ pub(super) fn module_request<A: Args>(args: &A, actor: &Actor, scratch: &mut Scr
     let name = args.arg(0) as *const _;
     let mut record = Record::new(scratch, actor, Hook::Module as u8);
     record.text(|to| {
-        // SAFETY: there is room for TEXT_MAX bytes; the helper checks the source.
+        // SAFETY: the destination holds TEXT_MAX bytes; the helper checks the source.
         let read = unsafe { bpf_probe_read_kernel_str(to.cast(), TEXT_MAX as u32, name) };
         if read > 0 { read as usize } else { 0 }
     });
