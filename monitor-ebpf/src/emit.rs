@@ -71,7 +71,7 @@ impl<'a> Record<'a> {
         Self { scratch }
     }
 
-    /// Begins a record that is about no task: that of a packet, which comes in the middle of anybody's work.
+    /// Begins a record that is about no task: that of a packet, which can arrive while any task runs.
     #[inline(always)]
     pub(crate) fn of_nobody(scratch: &'a mut Scratch, hook: Hook, slot: u16, epoch: u32) -> Self {
         let event = &mut scratch.event;

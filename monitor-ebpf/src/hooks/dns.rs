@@ -45,7 +45,7 @@ const GIVEN_UP: u32 = u32::MAX;
 
 /// Notes a socket that is about to talk to a resolver of the instance.
 ///
-/// Not one in a network that a user has made up: there, anybody can be the resolver.
+/// Not one in a network namespace of a user: there, any process can be the resolver.
 #[inline(always)]
 pub(super) fn note(ctx: &SockAddrContext, actor: &Actor, tgid: u32, address: &[u8; 16]) -> Option<()> {
     let (epoch, instance) = (actor.subject.epoch, u32::from(actor.subject.slot));
@@ -117,7 +117,7 @@ fn tell_question(ctx: &SkBuffContext, socket: Asking, packet: &Packet, at: u32) 
     let held = maps::hold()?;
     let len = held.scratch.opaque(ctx.len().wrapping_sub(at));
     trace!(fw_trace_dns, socket.instance);
-    // What is longer is no question that anybody asks.
+    // A longer message is not a question of a resolver library.
     if !(HEADER..MAX_QUESTION).contains(&len) {
         return None;
     }

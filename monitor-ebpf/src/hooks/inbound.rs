@@ -86,7 +86,7 @@ fn inbound_packet(ctx: SkBuffContext) -> i32 {
     judge(&ctx).unwrap_or(PASS)
 }
 
-/// The socket that a packet has reached, when it is one that strangers may reach: a listener, or one for datagrams.
+/// The socket that a packet has reached, when any peer can reach it: a listener, or a datagram socket.
 #[inline(always)]
 fn reached(ctx: &SkBuffContext) -> Option<Socket> {
     let socket = Socket::of(ctx)?;

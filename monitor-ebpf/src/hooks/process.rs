@@ -15,7 +15,7 @@ use crate::{
     maps::{self, CONTROL, Scratch, TASKS},
 };
 
-/// `PTRACE_ATTACH`, `PTRACE_SEIZE`: the only requests that begin to trace somebody else.
+/// `PTRACE_ATTACH`, `PTRACE_SEIZE`: the only requests that begin to trace another process.
 const PTRACE_ATTACH: u64 = 16;
 const PTRACE_SEIZE: u64 = 0x4206;
 
@@ -114,7 +114,7 @@ pub(super) fn owner(command: u32, argument: u64) -> Option<i32> {
     Some(if kind == F_OWNER_PGRP { -pid } else { pid })
 }
 
-/// The same for somebody who is named by a number, which may be that of a group.
+/// The same for a process given by number, or a process group.
 #[inline(always)]
 pub(super) fn outside_by_number(actor: &Actor, target: i32, groups: bool) -> Option<(i64, bool)> {
     let (pid, group) = if target > 0 {

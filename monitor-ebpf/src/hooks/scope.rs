@@ -62,7 +62,7 @@ fn exit(ctx: &RawTracePointContext) -> Option<()> {
         return None;
     }
     if is_guard {
-        // Where programs are pinned they go on. Its pid may soon be somebody else's, who must not be taken for it.
+        // Pinned programs keep enforcing. The kernel may reuse the pid: another process must not be taken for the guard.
         // SAFETY: the value of an array lives as long as the map; a single store.
         unsafe { (*CONTROL.get_ptr_mut(0)?).guard = 0 };
         return None;

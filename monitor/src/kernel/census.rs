@@ -21,7 +21,7 @@ use monitor_common::policy::Control;
 
 /// The map that says which policy is in force, and for whom.
 const CONTROL: &str = "CONTROL";
-/// Another map that all programs in scope have: what is called CONTROL alone may be somebody else's.
+/// Another map that all programs in scope have: a map with the name CONTROL alone may be that of another program.
 const TASKS: &str = "TASKS";
 /// How deep pins are looked for below the mount of a BPF file system.
 const MAX_DEPTH: usize = 8;

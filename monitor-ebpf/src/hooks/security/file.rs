@@ -47,7 +47,7 @@ pub(super) fn open<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> O
     done
 }
 
-/// A descriptor that was opened before the guard came, or by somebody else, shows here for the first time.
+/// A descriptor that was opened before the guard started, or by another process, is first seen here.
 #[inline(always)]
 pub(super) fn permission<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let (file, mask) = (File(args.arg(0)), args.arg(1) as u32);

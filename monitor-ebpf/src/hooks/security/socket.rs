@@ -52,7 +52,7 @@ pub(super) fn create<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) ->
     judge_socket(scratch, actor, family, kind, protocol, 0)
 }
 
-/// A socket that was made before the guard came, or by somebody else, is connected.
+/// A socket that was created before the guard started, or by another process, is connected.
 #[inline(always)]
 pub(super) fn connect_any<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let sock = pointer(args.arg(0), offset!(socket_sk))?;
