@@ -304,7 +304,7 @@ impl Decision {
 
 /// Makes a rule that forbids only log, for as long as the window that it names is open.
 #[inline(always)]
-fn lift<L: Lookups>(maps: &L, subject: &Subject<'_>, rule: &mut Rule) {
+fn exempt<L: Lookups>(maps: &L, subject: &Subject<'_>, rule: &mut Rule) {
     let maintenance = rule.maintenance();
     if maintenance != 0 && maps.window(subject.slot, maintenance) > maps.now() {
         rule.verdict = Verdict::Log as u8;
@@ -475,7 +475,7 @@ pub fn reach<L: Lookups, P: Locate>(maps: &L, subject: &Subject<'_>, view: &mut 
 #[inline(always)]
 pub fn takes<L: Lookups>(maps: &L, subject: &Subject<'_>, mut rule: Rule, work: &mut Work) -> Decision {
     work.begin(Access::RENAME);
-    lift(maps, subject, &mut rule);
+    exempt(maps, subject, &mut rule);
     work.weigh(rule, u32::from(Access::RENAME.bits()));
     work.decision()
 }
@@ -783,7 +783,7 @@ fn weigh_one<L: Lookups>(maps: &L, subject: &Subject<'_>, work: &mut Work, bit: 
         }
     }
     // Before rules are weighed against one another: a window lifts this one alone.
-    lift(maps, subject, &mut rule);
+    exempt(maps, subject, &mut rule);
     work.weigh(rule, this);
 }
 
@@ -846,7 +846,7 @@ pub fn net<L: Lookups>(maps: &L, subject: &Subject<'_>, key: &NetKey, port: u16,
             }
         }
     }
-    lift(maps, subject, &mut found);
+    exempt(maps, subject, &mut found);
     if key.direction == Direction::Egress as u16 {
         let named = maps.named(subject, &key.address, port, protocol);
         // A name is as specific as a single address; of the two the stricter decides.
@@ -903,7 +903,7 @@ pub fn named<L: Lookups>(maps: &L, subject: &Subject<'_>, address: &[u8; 16], po
             let rule = &rules.rules[index];
             if fits(rule, port, protocol) || (sorts && rule.rule.verdict == Verdict::Allow as u8) {
                 let mut rule = rule.rule;
-                lift(maps, subject, &mut rule);
+                exempt(maps, subject, &mut rule);
                 if rule.rank() > found.rank() {
                     found = rule;
                 }

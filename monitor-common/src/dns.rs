@@ -23,7 +23,7 @@ pub const GRACE_NS: u64 = 300 * 1_000_000_000;
 pub const MAX_TTL: u32 = 86_400;
 
 /// Most messages of a [`Kind`] and an instance that are reported in a second.
-pub const MAX_TOLD: u64 = 1000;
+pub const MAX_REPORTED: u64 = 1000;
 /// From so many bytes on a question is a long one: a flood of short ones hides none that carries much.
 pub const LONG_QUESTION: u32 = 64;
 
@@ -194,13 +194,13 @@ pub struct Rate {
 impl Rate {
     /// Whether one more message may be reported.
     #[inline(always)]
-    pub fn may_tell(&mut self, now_ns: u64) -> bool {
+    pub fn may_report(&mut self, now_ns: u64) -> bool {
         let second = now_ns / 1_000_000_000;
         if self.second != second {
             self.second = second;
             self.reported = 0;
         }
-        if self.reported >= MAX_TOLD {
+        if self.reported >= MAX_REPORTED {
             self.skipped += 1;
             return false;
         }
@@ -680,12 +680,12 @@ mod tests {
         let at = |tenths: u64| tenths * 100_000_000;
         for second in [1, 2, 5] {
             let before = rate.skipped;
-            for count in 0..MAX_TOLD + 7 {
+            for count in 0..MAX_REPORTED + 7 {
                 // All of the second is one second.
                 let now = at(second * 10 + if count % 2 == 0 { 0 } else { 9 });
-                assert_eq!(rate.may_tell(now), count < MAX_TOLD, "{second} {count}");
+                assert_eq!(rate.may_report(now), count < MAX_REPORTED, "{second} {count}");
             }
-            assert_eq!((rate.second, rate.reported, rate.skipped - before), (second, MAX_TOLD, 7));
+            assert_eq!((rate.second, rate.reported, rate.skipped - before), (second, MAX_REPORTED, 7));
         }
     }
 
@@ -742,9 +742,9 @@ mod tests {
     #[test]
     fn a_flood_is_told_up_to_the_bound_and_the_rest_is_counted() {
         let mut rate = Rate::default();
-        let reported = (0..3 * MAX_TOLD).filter(|_| rate.may_tell(7_999_999_999)).count() as u64;
-        assert_eq!((reported, rate.skipped), (MAX_TOLD, 2 * MAX_TOLD));
-        assert!(rate.may_tell(8_000_000_000), "the next second");
+        let reported = (0..3 * MAX_REPORTED).filter(|_| rate.may_report(7_999_999_999)).count() as u64;
+        assert_eq!((reported, rate.skipped), (MAX_REPORTED, 2 * MAX_REPORTED));
+        assert!(rate.may_report(8_000_000_000), "the next second");
     }
 
     #[test]

@@ -144,7 +144,7 @@ pub(crate) struct Scratch {
     pub(crate) changed: Changed,
     /// Length of the path in `tail`, in bytes.
     pub(crate) path_len: Opaque<u32>,
-    /// A value that [`Scratch::opaque`] passes through memory, and the result of `inode::judge_taken` for the same reason.
+    /// A value that [`Scratch::opaque`] passes through memory, and the result of `inode::judge_moved` for the same reason.
     pub(crate) value: Opaque<u32>,
     /// cgroups of a task.
     pub(crate) cgroups: [u64; MAX_CGROUP_DEPTH],

@@ -99,7 +99,7 @@ fn query(ctx: &SkBuffContext) -> Option<()> {
     if packet.protocol == TCP {
         let header: u8 = ctx.load(packet.transport as usize + 12).ok()?;
         // After the length of the message.
-        return tell_question(ctx, socket, &packet, packet.transport + u32::from(header >> 4) * 4 + 2);
+        return report_question(ctx, socket, &packet, packet.transport + u32::from(header >> 4) * 4 + 2);
     }
     if packet.protocol != UDP {
         return None;
@@ -108,12 +108,12 @@ fn query(ctx: &SkBuffContext) -> Option<()> {
     let key = QueryKey { socket: socket.cookie, id: load16(ctx, message)?.into(), pad: 0 };
     // SAFETY: no arguments.
     QUERIES.insert(key, unsafe { bpf_ktime_get_boot_ns() }, 0).ok()?;
-    tell_question(ctx, socket, &packet, message)
+    report_question(ctx, socket, &packet, message)
 }
 
 /// Hands a question over; `at` is where in the packet it begins.
 #[inline(always)]
-fn tell_question(ctx: &SkBuffContext, socket: Asking, packet: &Packet, at: u32) -> Option<()> {
+fn report_question(ctx: &SkBuffContext, socket: Asking, packet: &Packet, at: u32) -> Option<()> {
     let held = maps::hold()?;
     let len = held.scratch.opaque(ctx.len().wrapping_sub(at));
     trace!(fw_trace_dns, socket.instance);
@@ -122,7 +122,7 @@ fn tell_question(ctx: &SkBuffContext, socket: Asking, packet: &Packet, at: u32) 
         return None;
     }
     let kind = Kind::of_question(len);
-    if !may_tell(socket.instance, kind) {
+    if !may_report(socket.instance, kind) {
         return None;
     }
     let len = bounded::<MAX_QUESTION>(len);
@@ -141,10 +141,10 @@ fn tell_question(ctx: &SkBuffContext, socket: Asking, packet: &Packet, at: u32) 
 
 /// Whether one more message of an instance is reported. Two CPUs at once may count one for two: the bound is approximate.
 #[inline(always)]
-fn may_tell(instance: u32, kind: Kind) -> bool {
+fn may_report(instance: u32, kind: Kind) -> bool {
     let Some(rate) = DNS_RATES.get_ptr_mut(Kind::COUNT * instance + kind as u32) else { return false };
     // SAFETY: the value of an array lives as long as the map; no arguments.
-    unsafe { (*rate).may_tell(bpf_ktime_get_boot_ns()) }
+    unsafe { (*rate).may_report(bpf_ktime_get_boot_ns()) }
 }
 
 /// A record about a message with a resolver.
@@ -199,7 +199,7 @@ fn datagram(ctx: &SkBuffContext, socket: Asking, packet: &Packet) -> Option<()> 
     let work = maps::message()?;
     let len = fill(ctx, at, work, 0)?;
     global::fw_dns_message(0, len, socket.instance, socket.epoch);
-    tell(work, 0, len, socket, packet);
+    report(work, 0, len, socket, packet);
     Some(())
 }
 
@@ -255,7 +255,7 @@ fn segment(ctx: &SkBuffContext, socket: Asking, packet: &Packet) -> Option<()> {
             break;
         }
         global::fw_dns_message(at + 2, message, socket.instance, socket.epoch);
-        tell(work, at + 2, message, socket, packet);
+        report(work, at + 2, message, socket, packet);
         work.done.set(end);
     }
     let from = work.done.get();
@@ -279,17 +279,17 @@ fn copy(to: *mut u8, from: *const u8, len: u32) {
     }
 }
 
-/// A length from 1 to `MOST`, which is a power of two, in a way that every verifier follows: the compiler checks such a
+/// A length from 1 to `MAX`, which is a power of two, in a way that every verifier follows: the compiler checks such a
 /// range by one comparison of a difference, from which older ones learn nothing about the length itself.
 #[inline(always)]
-fn bounded<const MOST: u32>(len: u32) -> u32 {
-    (Opaque::new(len.wrapping_sub(1)).get() & (MOST - 1)) + 1
+fn bounded<const MAX: u32>(len: u32) -> u32 {
+    (Opaque::new(len.wrapping_sub(1)).get() & (MAX - 1)) + 1
 }
 
 /// Hands a message over: userspace knows names by them, also those that no rule is about.
 #[inline(always)]
-fn tell(work: &Message, base: u32, len: u32, socket: Asking, packet: &Packet) {
-    if len < HEADER || !may_tell(socket.instance, Kind::Answer) {
+fn report(work: &Message, base: u32, len: u32, socket: Asking, packet: &Packet) {
+    if len < HEADER || !may_report(socket.instance, Kind::Answer) {
         return;
     }
     let Some(scratch) = maps::answers() else { return };

@@ -86,12 +86,12 @@ fn judge_place(scratch: &mut Scratch, actor: &Actor, dentry: u64, mount: u64, re
     weigh_rest(scratch, actor, (dentry, mount));
     names::weigh_others(scratch, actor);
     let decision = scratch.work.decision();
-    tell_place(scratch, actor, (dentry, mount), request, &decision)
+    report_place(scratch, actor, (dentry, mount), request, &decision)
 }
 
 /// Carries out what was decided about a file in a place.
 #[inline(always)]
-fn tell_place(
+fn report_place(
     scratch: &mut Scratch,
     actor: &Actor,
     (dentry, mount): (u64, u64),

@@ -128,7 +128,7 @@ pub(crate) fn next(scratch: &mut Scratch) -> Step {
 pub(super) fn renamed(from: u64, to: u64) {
     // With one link, the new name will be the only one.
     if let Some(inode) = inode_at(from) {
-        takes(to, inode.0, inode.has_names());
+        note_name(to, inode.0, inode.has_names());
     }
 }
 
@@ -136,9 +136,9 @@ pub(super) fn renamed(from: u64, to: u64) {
 #[inline(always)]
 pub(super) fn linked(from: u64, to: u64) {
     if let Some(inode) = inode_at(from) {
-        takes(to, inode.0, true);
+        note_name(to, inode.0, true);
         // The file may be younger than the last look of userspace at the name that it is linked from.
-        takes(from, inode.0, true);
+        note_name(from, inode.0, true);
     }
 }
 
@@ -178,7 +178,7 @@ fn add_note(key: &InodeKey, node: u32) -> bool {
 
 /// Notes that the inode is under a name, for all instances with rules that name it. A function of its own: it needs stack.
 #[inline(never)]
-fn takes(dentry: u64, inode: u64, has_names: bool) {
+fn note_name(dentry: u64, inode: u64, has_names: bool) {
     let Some(epoch) = CONTROL.get(0).map(|control| control.epoch) else { return };
     let directory: u64 = word(dentry, offset!(dentry_parent));
     let Some(id) = inode_at(directory).and_then(Inode::id) else { return };

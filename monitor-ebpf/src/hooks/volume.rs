@@ -113,13 +113,13 @@ fn judge(ctx: &SkBuffContext) -> Option<i32> {
     if PASSED.insert(passed, 1, NOEXIST).is_err() {
         return Some(answer);
     }
-    tell(&actor, owner, &end, limit, &sent, &decision, done);
+    report(&actor, owner, &end, limit, &sent, &decision, done);
     Some(answer)
 }
 
 /// Hands over that a bound was passed.
 #[inline(always)]
-fn tell(
+fn report(
     actor: &Actor,
     owner: &Owner,
     end: &Endpoint,

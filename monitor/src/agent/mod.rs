@@ -27,7 +27,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use monitor_common::{
-    Verdict, dns::MAX_TOLD, event::Counters, scope::TaskLabel, security::SecurityHook, verdict::Sensor,
+    Verdict, dns::MAX_REPORTED, event::Counters, scope::TaskLabel, security::SecurityHook, verdict::Sensor,
 };
 use serde_json::{Map, Value, json};
 use tokio::{
@@ -606,7 +606,7 @@ impl<E: Enforcer> Agent<E> {
         if skipped > self.reported_skipped {
             let new = skipped - self.reported_skipped;
             self.reported_skipped = skipped;
-            let message = format!("{new} DNS messages were not read: an instance exceeded {MAX_TOLD} per second");
+            let message = format!("{new} DNS messages were not read: an instance exceeded {MAX_REPORTED} per second");
             say(&message);
             let details = Map::from_iter([("skipped".to_owned(), new.into())]);
             self.pipeline.lifecycle(Stage::Loss, &message, &details);

@@ -25,12 +25,12 @@ const CONTROL: &str = "CONTROL";
 const TASKS: &str = "TASKS";
 /// How deep pins are looked for below the mount of a BPF file system.
 const MAX_DEPTH: usize = 8;
-/// How many directories are looked into at most.
+/// Directories that are searched for pins, at most.
 const MAX_DIRECTORIES: usize = 4096;
 
-/// How often what may be on its way out is looked at again, and with what pause.
-const LOOKS: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(100);
+/// Polls of programs that are being removed, and the interval between them.
+const MAX_POLLS: u32 = 10;
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The programs of one run, which have a policy to enforce.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,11 +74,11 @@ impl fmt::Display for Enforcing {
 #[must_use]
 pub fn take() -> Vec<Enforcing> {
     let mut found = look();
-    for _ in 0..LOOKS {
+    for _ in 0..MAX_POLLS {
         if found.iter().all(|it| it.guarded || it.pins.is_some()) {
             break;
         }
-        thread::sleep(PAUSE);
+        thread::sleep(POLL_INTERVAL);
         found = look();
     }
     found

@@ -19,7 +19,7 @@ use crate::{
         path::{Location, likely_mount},
         read,
     },
-    hooks::{Request, judge_place, tell_place},
+    hooks::{Request, judge_place, report_place},
     lookups::Maps,
     maps::Scratch,
 };
@@ -85,14 +85,14 @@ pub(super) fn rename<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) ->
     if done as u8 >= Verdict::Deny as u8 || !inode_at(from)?.is_directory() {
         return Some(done);
     }
-    judge_taken(scratch, actor, from, to);
+    judge_moved(scratch, actor, from, to);
     // The result is in memory: one opaque value for both paths of the function.
     Some(Verdict::from_raw(scratch.value.get() as u8))
 }
 
 /// Judges a directory's being moved for what patterns protect in it.
 #[inline(never)]
-fn judge_taken(scratch: &mut Scratch, actor: &Actor, from: u64, to: u64) {
+fn judge_moved(scratch: &mut Scratch, actor: &Actor, from: u64, to: u64) {
     scratch.value.set(Verdict::Allow as u32);
     let mount = likely_mount(from);
     let mut view = Location::new((from, mount), scratch);
@@ -109,7 +109,7 @@ fn judge_taken(scratch: &mut Scratch, actor: &Actor, from: u64, to: u64) {
         other: (to, mount),
         ..Request::new(Hook::Rename as u8, Access::RENAME)
     };
-    let done = tell_place(scratch, actor, (from, mount), &request, &decision);
+    let done = report_place(scratch, actor, (from, mount), &request, &decision);
     scratch.value.set(done as u32);
 }
 

@@ -47,19 +47,19 @@ fn mounted(actor: &Actor, scratch: &mut Scratch, path: u64, detail: u64) -> Opti
     if done as u8 >= Verdict::Deny as u8 {
         return Some(done);
     }
-    Some(tell(actor, scratch, Hook::Mount, place, detail))
+    Some(report(actor, scratch, Hook::Mount, place, detail))
 }
 
 #[inline(always)]
 pub(super) fn unmount<A: Args>(args: &A, actor: &Actor, scratch: &mut Scratch) -> Option<Verdict> {
     let mount = args.arg(0) - u64::from(offset!(mount_mnt));
     let root: u64 = word(mount, offset!(mount_root));
-    Some(tell(actor, scratch, Hook::Unmount, (root, mount), 0))
+    Some(report(actor, scratch, Hook::Unmount, (root, mount), 0))
 }
 
 /// Judges by the class of mounts.
 #[inline(always)]
-fn tell(actor: &Actor, scratch: &mut Scratch, hook: Hook, place: (u64, u64), detail: u64) -> Verdict {
+fn report(actor: &Actor, scratch: &mut Scratch, hook: Hook, place: (u64, u64), detail: u64) -> Verdict {
     let decision = decide::class(&actor.subject, Class::Mount, Access::NONE);
     let done = actor.outcome(&decision, scratch);
     if (done as u8) < Verdict::Log as u8 {
