@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use journal::{stdio::Output, text::terminal::plain};
 use monitor::config;
-use node_red::instance::audit::{self, Finding, Fix, RULES, Report, Status};
+use node_red::instance::audit::{self, AuditReport, Finding, Fix, RULES, Status};
 use policy::host::System;
 use serde_json::json;
 
@@ -70,7 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if survey.instances.is_empty() && !arguments.json {
         writeln!(Output, "no Node-RED instance found")?;
     }
-    Ok(match reports.iter().map(Report::worst).max().unwrap_or(Status::Pass) {
+    Ok(match reports.iter().map(AuditReport::worst).max().unwrap_or(Status::Pass) {
         Status::Fail => ExitCode::from(FAILED),
         // What could not be looked at is no pass.
         _ if !problems.is_empty() => ExitCode::from(1),
@@ -80,7 +80,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// A report as text, rule by rule.
-fn text(report: &Report, all: bool) -> String {
+fn text(report: &AuditReport, all: bool) -> String {
     let mut lines = vec![format!("== {} ==", report.instance)];
     for (number, name) in RULES.iter().enumerate().cycle().skip(1).take(RULES.len()) {
         let findings = report.findings.iter().filter(|finding| usize::from(finding.rule) == number);

@@ -1,4 +1,4 @@
-//! What a user may do with a file, judged as the kernel would: modes, access control lists, sticky directories,
+//! Access rights of a user to a file, evaluated as the kernel does: mode, access control list, sticky directories,
 //! read-only mounts and immutable files.
 
 use std::{
@@ -12,43 +12,43 @@ use rustix::fs::{IFlags, StatVfsMountFlags};
 
 use policy::machine::root::{Place, Root};
 
-/// Read, write and search, as the bits of a mode.
+/// Permission bits of a mode: read, write and search.
 pub(super) const READ: u32 = 4;
 pub(super) const WRITE: u32 = 2;
 pub(super) const SEARCH: u32 = 1;
 const STICKY: u32 = 0o1000;
 
-/// A user with the groups of a process.
+/// User and groups of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Who {
+pub(super) struct Credentials {
     pub(super) uid: u32,
     pub(super) gids: BTreeSet<u32>,
 }
 
-/// A way to change what stands at a path.
+/// A file or directory whose permissions let a user change or replace the file at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Way {
-    /// The file or directory that lets it.
+pub(super) struct WritePath {
+    /// Path of the file or directory.
     pub(super) path: PathBuf,
-    /// Its mode.
+    /// Mode of the file or directory.
     pub(super) mode: u32,
-    /// Whether it belongs to the user, who can then change the mode too.
+    /// Whether the user owns it, and can therefore change the mode.
     pub(super) owned: bool,
-    /// A directory above, rather than the thing itself.
+    /// Whether this is a directory above the file, not the file itself.
     pub(super) directory: bool,
 }
 
-impl Way {
-    /// As a line of evidence.
+impl WritePath {
+    /// Formats a line of evidence.
     pub(super) fn describe(&self) -> String {
-        let how = if self.owned { "belongs to it" } else { "is open to its writing" };
-        let what = if self.directory { ": what is in it can be renamed and replaced" } else { "" };
+        let how = if self.owned { "is owned by the user" } else { "is writable" };
+        let what = if self.directory { ": entries can be renamed and replaced" } else { "" };
         format!("{} {how} (mode {:04o}){what}", self.path.display(), self.mode & 0o7777)
     }
 }
 
-impl Who {
-    /// Whether this access is granted.
+impl Credentials {
+    /// Returns whether the kernel would grant the access `want`.
     pub(super) fn may(&self, place: &Place, want: u32) -> bool {
         let metadata = &place.metadata;
         if self.uid == 0 {
@@ -65,7 +65,7 @@ impl Who {
         bits & want == want
     }
 
-    /// What an access control list says; none when it does not mention the user, which leaves "others".
+    /// Evaluates an access control list; `None` if it has no entry that applies to the user.
     fn by_acl(&self, acl: &[Entry], owning: u32, want: u32) -> Option<bool> {
         let mask = acl.iter().find(|entry| entry.tag == Entry::MASK).map_or(7, |entry| entry.granted);
         if let Some(user) = acl.iter().find(|entry| entry.tag == Entry::USER && entry.id == self.uid) {
@@ -86,7 +86,7 @@ impl Who {
         Some(other.granted & want == want)
     }
 
-    /// Whether the user can read a file, or make it so.
+    /// Returns whether the user can read a file, or can change its mode to do so.
     pub(super) fn reads(&self, root: &Root, path: &Path) -> bool {
         let Ok(real) = root.real(path) else { return false };
         let searched =
@@ -97,21 +97,21 @@ impl Who {
             })
     }
 
-    /// Every way in which the user can change what stands at a path, or put something else there.
-    pub(super) fn changes(&self, root: &Root, path: &Path) -> Vec<Way> {
+    /// Returns every file and directory that lets the user change or replace the file at `path`.
+    pub(super) fn changes(&self, root: &Root, path: &Path) -> Vec<WritePath> {
         let mut ways = Vec::new();
         let real = root.real(path).unwrap_or_else(|_| path.to_owned());
-        // Where a link was named, both the way to the link and the way to the file count.
+        // For a symbolic link, both the path of the link and the path of its target matter.
         for named in BTreeSet::from([path.to_owned(), real]) {
             self.along(root, &named, &mut ways);
         }
         ways
     }
 
-    fn along(&self, root: &Root, path: &Path, ways: &mut Vec<Way>) {
+    fn along(&self, root: &Root, path: &Path, ways: &mut Vec<WritePath>) {
         let mut steps: Vec<_> = path.ancestors().collect();
         steps.reverse();
-        let mut add = |way: Way| {
+        let mut add = |way: WritePath| {
             if !ways.contains(&way) {
                 ways.push(way);
             }
@@ -119,12 +119,12 @@ impl Who {
         for (at, step) in steps.iter().enumerate() {
             let last = at + 1 == steps.len();
             let Ok(place) = (if last { root.find_link(step) } else { root.find(step) }) else { return };
-            // A link has no mode of its own; who can replace it was judged at its directory.
+            // A symbolic link has no mode. Its directory, checked before, decides who can replace it.
             if place.metadata.is_symlink() {
                 return;
             }
             let owned = self.uid != 0 && place.metadata.uid() == self.uid;
-            let way = Way { path: (*step).to_owned(), mode: place.metadata.mode(), owned, directory: !last };
+            let way = WritePath { path: (*step).to_owned(), mode: place.metadata.mode(), owned, directory: !last };
             if last {
                 if (owned || self.may(&place, WRITE)) && !is_read_only(&place) {
                     add(way);
@@ -147,16 +147,16 @@ impl Who {
     }
 }
 
-/// On a read-only mount, or immutable.
+/// Returns whether the file is on a read-only mount, or immutable.
 fn is_read_only(place: &Place) -> bool {
     let read_only = rustix::fs::fstatvfs(place.handle()).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY));
     read_only || is_immutable(place)
 }
 
-/// `chattr +i`; not every file system knows it.
+/// Returns whether the immutable attribute is set (`chattr +i`). Not every file system supports it.
 fn is_immutable(place: &Place) -> bool {
     let kind = place.metadata.file_type();
-    // Nothing else is opened: a device can do things.
+    // Opening a device or FIFO can block or have side effects.
     (kind.is_file() || kind.is_dir())
         && File::open(place.by_descriptor())
             .is_ok_and(|file| rustix::fs::ioctl_getflags(&file).is_ok_and(|flags| flags.contains(IFlags::IMMUTABLE)))
@@ -178,14 +178,14 @@ impl Entry {
     const OTHER: u16 = 32;
 }
 
-/// The access control list of a file, where it has one beyond its mode.
+/// Returns the POSIX access control list of a file, if it has one.
 fn acl(place: &Place) -> Option<Vec<Entry>> {
     let mut buffer = [0_u8; 4096];
     let len = rustix::fs::getxattr(place.by_descriptor(), "system.posix_acl_access", &mut buffer[..]).ok()?;
     parse_acl(buffer.get(..len)?)
 }
 
-/// `linux/posix_acl_xattr.h`: version 2, then tag, permissions and id of each entry.
+/// Parses the format of `linux/posix_acl_xattr.h`: version 2, then tag, permissions and id of each entry.
 fn parse_acl(bytes: &[u8]) -> Option<Vec<Entry>> {
     let (version, entries) = bytes.split_first_chunk::<4>()?;
     (*version == 2_u32.to_le_bytes()).then(|| {
@@ -209,8 +209,8 @@ mod tests {
 
     use super::*;
 
-    /// A tree of the user who runs the test, and that user; another user is checked too.
-    fn tree(modes: &[(&str, u32)]) -> (tempfile::TempDir, Root, Who, Who) {
+    /// A tree owned by the user of the test, an unrelated user, and a member of the owning group.
+    fn tree(modes: &[(&str, u32)]) -> (tempfile::TempDir, Root, Credentials, Credentials) {
         let directory = tempfile::tempdir().unwrap();
         for (path, _) in modes {
             let path = directory.path().join(path);
@@ -222,62 +222,58 @@ mod tests {
         }
         let owner = fs::metadata(directory.path()).unwrap();
         let root = Root::at(directory.path()).unwrap();
-        let stranger = Who { uid: 61_234, gids: BTreeSet::from([61_234]) };
-        let member = Who { uid: 61_235, gids: BTreeSet::from([owner.gid()]) };
-        (directory, root, stranger, member)
+        let unrelated = Credentials { uid: 61_234, gids: BTreeSet::from([61_234]) };
+        let member = Credentials { uid: 61_235, gids: BTreeSet::from([owner.gid()]) };
+        (directory, root, unrelated, member)
     }
 
-    fn ways(who: &Who, root: &Root, path: &str) -> Vec<String> {
+    fn ways(who: &Credentials, root: &Root, path: &str) -> Vec<String> {
         who.changes(root, Path::new(path)).iter().map(|way| way.path.display().to_string()).collect()
     }
 
     #[test]
-    fn a_file_is_as_open_as_its_mode_and_every_directory_above() {
-        let (_keep, root, stranger, member) = tree(&[("a", 0o755), ("a/b", 0o775), ("a/b/s.js", 0o644)]);
-        assert_eq!(ways(&stranger, &root, "/a/b/s.js"), [""; 0]);
+    fn a_file_can_be_replaced_through_every_writable_directory_above() {
+        let (_keep, root, unrelated, member) = tree(&[("a", 0o755), ("a/b", 0o775), ("a/b/s.js", 0o644)]);
+        assert_eq!(ways(&unrelated, &root, "/a/b/s.js"), [""; 0]);
         assert_eq!(ways(&member, &root, "/a/b/s.js"), ["/a/b"]);
-        let (_keep, root, stranger, _) = tree(&[("a", 0o777), ("a/b", 0o755), ("a/b/s.js", 0o646)]);
-        assert_eq!(
-            ways(&stranger, &root, "/a/b/s.js"),
-            ["/a", "/a/b/s.js"],
-            "a directory further up can be moved away"
-        );
+        let (_keep, root, unrelated, _) = tree(&[("a", 0o777), ("a/b", 0o755), ("a/b/s.js", 0o646)]);
+        assert_eq!(ways(&unrelated, &root, "/a/b/s.js"), ["/a", "/a/b/s.js"], "a directory further up can be renamed");
     }
 
     #[test]
-    fn in_a_sticky_directory_what_belongs_to_others_stays() {
-        let (_keep, root, stranger, _) = tree(&[("a", 0o1777), ("a/s.js", 0o644)]);
-        assert_eq!(ways(&stranger, &root, "/a/s.js"), [""; 0]);
-        assert_eq!(ways(&stranger, &root, "/a/new.js"), ["/a"], "something that is not there can be made");
+    fn files_of_other_users_in_a_sticky_directory_cannot_be_replaced() {
+        let (_keep, root, unrelated, _) = tree(&[("a", 0o1777), ("a/s.js", 0o644)]);
+        assert_eq!(ways(&unrelated, &root, "/a/s.js"), [""; 0]);
+        assert_eq!(ways(&unrelated, &root, "/a/new.js"), ["/a"], "a missing file can be created");
     }
 
     #[test]
-    fn what_cannot_be_reached_cannot_be_changed() {
-        let (_keep, root, stranger, _) = tree(&[("a", 0o700), ("a/b", 0o777), ("a/b/s.js", 0o666)]);
-        assert_eq!(ways(&stranger, &root, "/a/b/s.js"), [""; 0]);
-        assert!(!stranger.reads(&root, Path::new("/a/b/s.js")));
+    fn a_file_below_an_inaccessible_directory_cannot_be_changed() {
+        let (_keep, root, unrelated, _) = tree(&[("a", 0o700), ("a/b", 0o777), ("a/b/s.js", 0o666)]);
+        assert_eq!(ways(&unrelated, &root, "/a/b/s.js"), [""; 0]);
+        assert!(!unrelated.reads(&root, Path::new("/a/b/s.js")));
     }
 
     #[test]
-    fn of_a_link_both_ends_count() {
-        let (keep, root, stranger, _) =
+    fn a_symbolic_link_and_its_target_are_both_checked() {
+        let (keep, root, unrelated, _) =
             tree(&[("a", 0o777), ("b", 0o755), ("b/s.js", 0o644), ("c", 0o777), ("c/s.js", 0o644)]);
         symlink("/b/s.js", keep.path().join("a/link.js")).unwrap();
         symlink("/c/s.js", keep.path().join("b/link.js")).unwrap();
-        assert_eq!(ways(&stranger, &root, "/a/link.js"), ["/a"]);
-        assert_eq!(ways(&stranger, &root, "/b/link.js"), ["/c"]);
-        assert!(stranger.reads(&root, Path::new("/a/link.js")));
+        assert_eq!(ways(&unrelated, &root, "/a/link.js"), ["/a"]);
+        assert_eq!(ways(&unrelated, &root, "/b/link.js"), ["/c"]);
+        assert!(unrelated.reads(&root, Path::new("/a/link.js")));
     }
 
     #[test]
-    fn an_owner_can_read_what_its_mode_closes() {
-        let (keep, root, stranger, _) = tree(&[("k.pem", 0o000)]);
-        let owner = Who { uid: fs::metadata(keep.path()).unwrap().uid(), gids: BTreeSet::new() };
-        assert!(owner.reads(&root, Path::new("/k.pem")) && !stranger.reads(&root, Path::new("/k.pem")));
+    fn an_owner_can_read_a_file_without_read_permission() {
+        let (keep, root, unrelated, _) = tree(&[("k.pem", 0o000)]);
+        let owner = Credentials { uid: fs::metadata(keep.path()).unwrap().uid(), gids: BTreeSet::new() };
+        assert!(owner.reads(&root, Path::new("/k.pem")) && !unrelated.reads(&root, Path::new("/k.pem")));
     }
 
     #[test]
-    fn an_access_control_list_is_read_as_the_kernel_does() {
+    fn an_access_control_list_is_evaluated_as_by_the_kernel() {
         let entry = |tag: u16, granted: u16, id: u32| {
             [&tag.to_le_bytes()[..], &granted.to_le_bytes()[..], &id.to_le_bytes()[..]].concat()
         };
@@ -293,7 +289,7 @@ mod tests {
         .concat();
         let acl = parse_acl(&bytes).unwrap();
         let may = |uid: u32, gids: &[u32], want| {
-            Who { uid, gids: gids.iter().copied().collect() }.by_acl(&acl, 5, want).unwrap()
+            Credentials { uid, gids: gids.iter().copied().collect() }.by_acl(&acl, 5, want).unwrap()
         };
         assert!(may(7, &[], READ) && !may(7, &[], WRITE), "the mask cuts a named user's rights");
         assert!(may(8, &[5], READ) && !may(8, &[9], WRITE) && !may(8, &[9], READ));

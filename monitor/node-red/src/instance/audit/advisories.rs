@@ -1,4 +1,4 @@
-//! Beyond the rules: versions with known vulnerabilities, and what is known of any version.
+//! Known vulnerabilities: affected versions of Node-RED and packages, and issues of all versions.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::instance::installed;
 
 const CHECK: &str = "known-vulnerabilities";
 
-/// The versioned list.
+/// Versioned list of advisories.
 const LIST: &str = include_str!("advisories.toml");
 
 #[derive(Debug, Deserialize)]
@@ -32,7 +32,7 @@ impl Advisory {
     }
 }
 
-/// `1.2.7` is older than `1.2.8`, and so is `1.2.8-beta.1`.
+/// Compares versions. Both `1.2.7` and the pre-release `1.2.8-beta.1` are older than `1.2.8`.
 fn is_older(version: &str, than: &str) -> bool {
     let parts = |text: &str| -> (Vec<u64>, bool) {
         let (core, pre) = text.split_once('-').map_or((text, false), |(core, _)| (core, true));
@@ -45,7 +45,14 @@ fn is_older(version: &str, than: &str) -> bool {
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let list: List = match toml::from_str(LIST) {
         Ok(list) => list,
-        Err(error) => return vec![Finding::new(CHECK, 0, Status::Warn, format!("the list is broken: {error}"))],
+        Err(error) => {
+            return vec![Finding::new(
+                CHECK,
+                0,
+                Status::Warn,
+                format!("cannot parse the built-in list of advisories: {error}"),
+            )];
+        }
     };
     let modules = subject.user_dir().map(|directory| directory.join("node_modules"));
     let installed = |package: &str| {
@@ -63,16 +70,16 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
             None => Fix::advice(format!("remove {}", advisory.package)),
         });
     }
-    let list = format!("the list of {}", list.version);
+    let list = format!("the advisory list of {}", list.version);
     let projects = subject.instance.settings.as_ref().is_some_and(|settings| !settings.projects.is(&false));
     let mut findings = vec![if !evidence.is_empty() {
-        Finding::new(CHECK, 0, Status::Fail, format!("versions with known vulnerabilities are installed, by {list}"))
+        Finding::new(CHECK, 0, Status::Fail, format!("installed versions have known vulnerabilities ({list})"))
             .because(evidence)
             .fix(fixes)
     } else if let Some(version) = &subject.instance.version {
-        Finding::pass(CHECK, 0, format!("Node-RED {version} and its packages are not in {list}"))
+        Finding::pass(CHECK, 0, format!("no known vulnerability affects Node-RED {version} or its packages ({list})"))
     } else {
-        Finding::new(CHECK, 0, Status::Warn, "the version of Node-RED is not known")
+        Finding::new(CHECK, 0, Status::Warn, "the version of Node-RED is unknown")
     }];
     if projects {
         findings.push(
@@ -80,9 +87,9 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
                 "projects-keys-api",
                 0,
                 Status::Warn,
-                "Projects are enabled: a user who may write settings can read and delete files outside of the user directory",
+                "Projects are enabled: a user with the settings.write permission can read and delete files outside the user directory",
             )
-            .because(["/settings/user/keys/..%2f.. is not checked, up to Node-RED 5.0.7 at least".to_owned()])
+            .because(["Node-RED up to at least 5.0.7 does not validate the path in /settings/user/keys/..%2f..".to_owned()])
             .fix([Fix::advice(
                 "disable Projects if they are not needed; Flowwarden's rules match the reads and deletes",
             )]),
@@ -96,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_is_whole() {
+    fn the_advisory_list_is_complete() {
         let list: List = toml::from_str(LIST).unwrap();
         for advisory in &list.advisory {
             assert!(advisory.id.starts_with("CVE-") && advisory.what.ends_with('.'), "{advisory:?}");

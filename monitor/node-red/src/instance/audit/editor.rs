@@ -1,4 +1,4 @@
-//! Rule 3: the editor is not reached from the Internet, and asks who is there.
+//! Rule 3: the editor is not reachable from the Internet and requires authentication.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -11,19 +11,19 @@ use crate::instance::{
 const RULE: u8 = 3;
 /// Settings that bind the editor to loopback.
 const LOOPBACK: &str = "uiHost: \"127.0.0.1\",";
-/// Ways to reach an editor from elsewhere that do not open it to everybody.
+/// Advice for authenticated remote access.
 const REMOTE: &str = "for remote access use a tunnel or a zero-trust service (WireGuard, ZeroTier, Cloudflare Zero Trust), or a \
                       reverse proxy that authenticates, in front of 127.0.0.1";
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let Some(settings) = &subject.instance.settings else {
-        let what = "the settings cannot be read, so that it is not known who reaches the editor";
+        let what = "the settings cannot be read: exposure of the editor is unknown";
         return vec![
             Finding::new("editor-exposed", RULE, Status::Warn, what).because(subject.instance.unknown.clone()),
         ];
     };
     if settings.admin_root.is(&false) {
-        return vec![Finding::pass("editor-exposed", RULE, "there is no editor: httpAdminRoot is off")];
+        return vec![Finding::pass("editor-exposed", RULE, "the editor is disabled (httpAdminRoot: false)")];
     }
     let bound = bound(subject, settings);
     let local = !bound.is_empty() && bound.iter().all(IpAddr::is_loopback);
@@ -35,7 +35,7 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     ]
 }
 
-/// The addresses that the editor is bound to: what is really listened on, or what the settings say.
+/// Returns the addresses that the editor is bound to: listening sockets if there are any, the settings otherwise.
 fn bound(subject: &Subject<'_>, settings: &Settings) -> Vec<IpAddr> {
     let port = subject.instance.port();
     let listens = subject.instance.listens.iter().filter(|listen| port.is_none_or(|port| port == listen.port));
@@ -54,8 +54,8 @@ fn exposed(subject: &Subject<'_>, settings: &Settings, bound: &[IpAddr]) -> Find
     const CHECK: &str = "editor-exposed";
     let port = subject.instance.port().map_or_else(|| "an unknown port".to_owned(), |port| format!("port {port}"));
     let Some(&first) = bound.iter().max_by_key(|address| (is_public(**address), !address.is_loopback())) else {
-        let why = settings.ui_host.why().unwrap_or("its name is resolved when it starts");
-        return Finding::new(CHECK, RULE, Status::Warn, "it is not known which address the editor is bound to")
+        let why = settings.ui_host.why().unwrap_or("the host name is resolved at startup");
+        return Finding::new(CHECK, RULE, Status::Warn, "the bind address of the editor is unknown")
             .because([format!("uiHost: {why}")])
             .fix([Fix::settings(LOOPBACK)]);
     };
@@ -69,21 +69,21 @@ fn exposed(subject: &Subject<'_>, settings: &Settings, bound: &[IpAddr]) -> Find
     if everywhere {
         let reached: Vec<_> = own.iter().filter(|address| !address.is_loopback()).map(ToString::to_string).collect();
         evidence.push(if reached.is_empty() {
-            "its network has no other address than loopback now".to_owned()
+            "its network namespace has no address other than loopback".to_owned()
         } else {
-            format!("which are all addresses of this machine: {}", reached.join(", "))
+            format!("this includes all addresses of this machine: {}", reached.join(", "))
         });
     }
     let mut fixes = vec![Fix::settings(LOOPBACK), Fix::advice(REMOTE)];
     if subject.instance.is_contained() {
-        // A container has an address of its own; what counts is what the host publishes.
+        // A container binds to an address in its own network namespace. Exposure depends on the ports that the host publishes.
         fixes = vec![
             Fix::advice("publish the port on the host's loopback only: -p 127.0.0.1:1880:1880"),
             Fix::advice(REMOTE),
         ];
     }
     let (status, what) = if public.is_empty() {
-        (Status::Warn, "the editor is open to the network of this machine".to_owned())
+        (Status::Warn, "the editor is reachable from the network of this machine".to_owned())
     } else {
         (Status::Fail, format!("the editor is bound to public addresses: {}", public.join(", ")))
     };
@@ -100,7 +100,7 @@ fn auth(settings: &Settings, local: bool) -> Finding {
             weaker(Status::Fail),
             "no adminAuth: anyone who reaches the editor can change flows, and through them the machine",
         )
-        .because(["devices that were shipped like this are CVE-2025-41656".to_owned()])
+        .because(["CVE-2025-41656 describes devices shipped with this configuration".to_owned()])
         .fix([
             Fix::advice("create the hash of a password: node-red admin hash-pw"),
             Fix::settings(
@@ -110,14 +110,14 @@ fn auth(settings: &Settings, local: bool) -> Finding {
         (Fact::Known(true), Fact::Known(Some(permissions))) => {
             let writes = permissions.split(", ").any(|one| !matches!(one.rsplit('.').next(), Some("read")));
             let status = if writes { weaker(Status::Fail) } else { Status::Warn };
-            Finding::new(CHECK, RULE, status, "adminAuth asks, but lets people in without a login")
+            Finding::new(CHECK, RULE, status, "adminAuth is set, but grants access without a login")
                 .because([format!("adminAuth.default.permissions: {permissions}")])
                 .fix([Fix::advice("remove `default` from adminAuth")])
         }
-        (Fact::Known(true), Fact::Known(None)) => Finding::pass(CHECK, RULE, "adminAuth asks who is there"),
+        (Fact::Known(true), Fact::Known(None)) => Finding::pass(CHECK, RULE, "adminAuth requires a login"),
         (auth, anonymous) => {
             let why = auth.why().or(anonymous.why()).unwrap_or_default();
-            Finding::new(CHECK, RULE, Status::Warn, "it is not known whether the editor asks who is there")
+            Finding::new(CHECK, RULE, Status::Warn, "it is unknown whether the editor requires a login")
                 .because([format!("adminAuth: {why}")])
         }
     }
@@ -126,24 +126,24 @@ fn auth(settings: &Settings, local: bool) -> Finding {
 fn https(settings: &Settings, local: bool) -> Finding {
     const CHECK: &str = "editor-https";
     match &settings.https {
-        Fact::Known(true) => Finding::pass(CHECK, RULE, "the editor is served by https"),
-        _ if local => Finding::pass(CHECK, RULE, "the editor stays on this machine, where https protects nothing"),
+        Fact::Known(true) => Finding::pass(CHECK, RULE, "the editor is served over https"),
+        _ if local => Finding::pass(CHECK, RULE, "the editor is bound to loopback, where https is not needed"),
         Fact::Known(false) => {
-            Finding::new(CHECK, RULE, Status::Warn, "no https: passwords and flows cross the network in clear text").fix([
+            Finding::new(CHECK, RULE, Status::Warn, "no https: passwords and flows are sent over the network in clear text").fix([
                 Fix::advice(
-                    "let a reverse proxy serve https and forward to 127.0.0.1, WebSocket upgrades included; then Node-RED needs no key",
+                    "terminate https at a reverse proxy that forwards to 127.0.0.1, including WebSocket upgrades; Node-RED then needs no key",
                 ),
                 Fix::settings(LOOPBACK),
             ])
         }
         Fact::Unknown { unknown } => {
-            Finding::new(CHECK, RULE, Status::Warn, "it is not known whether the editor is served by https")
+            Finding::new(CHECK, RULE, Status::Warn, "it is unknown whether the editor is served over https")
                 .because([format!("https: {unknown}")])
         }
     }
 }
 
-/// HTTP nodes and dashboards are served by the same port.
+/// Checks authentication of HTTP nodes, dashboards and static files, which share the editor's port.
 fn nodes(subject: &Subject<'_>, settings: &Settings, local: bool) -> Finding {
     const CHECK: &str = "http-auth";
     let types = subject.instance.flows.iter().flat_map(|flows| &flows.types);
@@ -153,7 +153,7 @@ fn nodes(subject: &Subject<'_>, settings: &Settings, local: bool) -> Finding {
         .collect();
     let files = settings.http_static.is(&true) && !settings.http_static_auth.is(&true);
     if (served.is_empty() || settings.http_node_auth.is(&true)) && !files {
-        let what = if served.is_empty() { "flows serve nothing by HTTP" } else { "httpNodeAuth asks who is there" };
+        let what = if served.is_empty() { "flows serve no HTTP endpoints" } else { "httpNodeAuth requires a login" };
         return Finding::pass(CHECK, RULE, what);
     }
     let mut fixes = Vec::new();
@@ -164,7 +164,12 @@ fn nodes(subject: &Subject<'_>, settings: &Settings, local: bool) -> Finding {
         fixes.push(Fix::settings("httpStaticAuth: { user: \"user\", pass: \"THE HASH of node-red admin hash-pw\" },"));
     }
     let status = if local { Status::Pass } else { Status::Warn };
-    Finding::new(CHECK, RULE, status, "pages that flows serve are open to anyone who reaches the port")
-        .because(served)
-        .fix(fixes)
+    Finding::new(
+        CHECK,
+        RULE,
+        status,
+        "pages served by flows are accessible without a login to anyone who can reach the port",
+    )
+    .because(served)
+    .fix(fixes)
 }

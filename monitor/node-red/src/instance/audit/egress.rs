@@ -1,4 +1,4 @@
-//! Rule 6: flows connect to what was declared.
+//! Rule 6: flows connect to declared targets only.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use policy::model::InstancePolicy;
 
 const RULE: u8 = 6;
 const CHECK: &str = "egress-limited";
-/// Most targets that are listed.
-const MOST: usize = 20;
+/// Maximum number of targets listed as evidence.
+const MAX_LISTED_TARGETS: usize = 20;
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let targets: BTreeSet<String> = subject
@@ -23,43 +23,43 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
             format!("declared by a {} node: {}{port}", target.node, target.host)
         })
         .collect();
-    let declared: Vec<_> = targets.into_iter().take(MOST).collect();
+    let declared: Vec<_> = targets.into_iter().take(MAX_LISTED_TARGETS).collect();
     if subject.instance.unit_keys.contains_key("IPAddressDeny") {
-        return vec![Finding::pass(CHECK, RULE, "the unit limits addresses (IPAddressDeny=)").because(declared)];
+        return vec![Finding::pass(CHECK, RULE, "the unit restricts addresses (IPAddressDeny=)").because(declared)];
     }
     let name = &subject.instance.name;
     let fix = [
-        Fix::advice(format!("flowwarden init --preset strict writes a policy in which {name} connects to these alone")),
-        Fix::advice("start the guard with it: flowwarden run --config FILE --enforce"),
+        Fix::advice(format!("flowwarden init --preset strict writes a policy that allows {name} these targets only")),
+        Fix::advice("start the guard with this policy: flowwarden run --config FILE --enforce"),
     ];
-    let finding = match (subject.policy, guarding(subject)) {
+    let finding = match (subject.policy, instance_policy(subject)) {
         (None, _) => {
-            Finding::new(CHECK, RULE, Status::Warn, "flows connect to every address that this machine reaches")
-                .because(["no policy was given to look at (--policy FILE)".to_owned()])
+            Finding::new(CHECK, RULE, Status::Warn, "flows can connect to every address that this machine can reach")
+                .because(["no policy was given; pass one with --policy FILE".to_owned()])
         }
         (Some(_), None) => {
-            Finding::new(CHECK, RULE, Status::Fail, "flows connect to every address that this machine reaches")
+            Finding::new(CHECK, RULE, Status::Fail, "flows can connect to every address that this machine can reach")
                 .because(["the policy has no instance with this user directory".to_owned()])
         }
         (Some(policy), Some(instance)) => {
             let default = instance.defaults[Class::Egress as usize].verdict;
             match default {
                 Verdict::Deny | Verdict::Kill if policy.enforce => {
-                    let what = "the policy denies what it does not declare";
+                    let what = "the policy denies undeclared targets";
                     return vec![Finding::pass(CHECK, RULE, what).because(declared)];
                 }
                 Verdict::Deny | Verdict::Kill => Finding::new(
                     CHECK,
                     RULE,
                     Status::Warn,
-                    "the policy would deny what it does not declare, but observes only",
+                    "the policy denies undeclared targets, but is in observe mode",
                 )
                 .because(["mode = \"observe\"".to_owned()]),
                 Verdict::Log => Finding::new(
                     CHECK,
                     RULE,
                     Status::Warn,
-                    "connections to what is not declared are logged, not denied",
+                    "the policy logs connections to undeclared targets, but does not deny them",
                 ),
                 _ => Finding::new(CHECK, RULE, Status::Fail, "the policy allows every address"),
             }
@@ -68,8 +68,8 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     vec![finding.because(declared).fix(fix)]
 }
 
-/// The part of the policy that is about this instance.
-fn guarding<'a>(subject: &Subject<'a>) -> Option<&'a InstancePolicy> {
+/// Returns the policy of this instance.
+fn instance_policy<'a>(subject: &Subject<'a>) -> Option<&'a InstancePolicy> {
     let directory = subject.instance.host_user_dir.as_deref()?;
     subject.policy?.instances.iter().find(|instance| instance.user_dir == directory)
 }

@@ -8,13 +8,13 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", content = "text", rename_all = "kebab-case")]
 pub enum Fix {
-    /// A command for root's shell.
+    /// A shell command to run as root.
     Shell(String),
     /// Lines for settings.js.
     Settings(String),
-    /// A systemd drop-in, its file in the first line.
+    /// A systemd drop-in. The first line is a comment with its path.
     Systemd(String),
-    /// Advice that an administrator has to decide on.
+    /// Advice that requires a decision by the administrator.
     Advice(String),
 }
 

@@ -1,4 +1,4 @@
-//! Rule 5: Node-RED reaches of the host what it needs, and nothing else.
+//! Rule 5: Node-RED accesses only the host files that it needs.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ const SYSTEM: [&str; 17] = [
     "/var/spool/cron/crontabs",
     "/boot",
 ];
-/// Places in a home directory that are run when somebody logs in, or without that.
+/// Persistence paths in a home directory: executed at login or by a user service.
 const HOME: [&str; 8] = [
     ".bashrc",
     ".profile",
@@ -56,47 +56,52 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
 
 fn writes(subject: &Subject<'_>) -> Finding {
     const CHECK: &str = "host-writable";
-    if subject.who.uid == 0 {
+    if subject.credentials.uid == 0 {
         let what = if subject.is_on_host() {
-            "Node-RED runs as root: the whole host is open"
+            "Node-RED runs as root and can write every file of the host"
         } else {
-            "Node-RED is root in its container"
+            "Node-RED runs as root in its container"
         };
         let status = if subject.is_on_host() { Status::Fail } else { Status::Warn };
         return Finding::new(CHECK, RULE, status, what).fix([Fix::advice("run it as a dedicated user")]);
     }
-    let open = |path: &PathBuf| subject.root.exists(path) && !subject.who.changes(&subject.root, path).is_empty();
+    let open =
+        |path: &PathBuf| subject.root.exists(path) && !subject.credentials.changes(&subject.root, path).is_empty();
     let system: Vec<_> = SYSTEM.iter().map(PathBuf::from).filter(open).collect();
     if !system.is_empty() {
-        let what = format!("{} can change the host", subject.user());
+        let what = format!("{} can write system files", subject.user());
         let fixes =
             system.iter().map(|place| Fix::shell(format!("chown root:root {0} && chmod go-w {0}", path(place))));
         return Finding::new(CHECK, RULE, Status::Fail, what).because(shown(&system)).fix(fixes.collect::<Vec<_>>());
     }
-    // What is not there yet can be made, when the directory above is open.
+    // A missing file can be created if its parent directory is writable.
     let reachable = |path: &PathBuf| open(path) || path.parent().is_some_and(|above| open(&above.to_owned()));
     let own: Vec<_> =
         subject.home().into_iter().flat_map(|home| HOME.map(|name| home.join(name))).filter(reachable).collect();
     if own.is_empty() {
-        return Finding::pass(CHECK, RULE, format!("of the places that matter {} writes none", subject.user()));
+        return Finding::pass(
+            CHECK,
+            RULE,
+            format!("{} cannot write any of the checked system and persistence paths", subject.user()),
+        );
     }
-    let person = subject.accounts.login(subject.who.uid).is_some();
+    let person = subject.accounts.login(subject.credentials.uid).is_some();
     let (status, what) = if person {
-        (Status::Fail, "a flow can leave programs that run when the person of this account logs in")
+        (Status::Fail, "flows can install programs that run at the next login of this account")
     } else {
-        (Status::Warn, "a flow can leave programs in its home directory that run later")
+        (Status::Warn, "flows can install programs in the home directory that run later")
     };
     Finding::new(CHECK, RULE, status, what).because(shown(&own)).fix([Fix::advice(
-        "give Node-RED a user of its own with a home directory of its own; Flowwarden's rule `user-persistence` denies these writes",
+        "run Node-RED as a dedicated user with its own home directory; Flowwarden's rule `user-persistence` denies these writes",
     )])
 }
 
 fn reads(subject: &Subject<'_>) -> Finding {
     const CHECK: &str = "host-readable";
-    let readable = |path: &PathBuf| subject.root.exists(path) && subject.who.reads(&subject.root, path);
+    let readable = |path: &PathBuf| subject.root.exists(path) && subject.credentials.reads(&subject.root, path);
     let secrets: Vec<_> = SECRETS.iter().map(PathBuf::from).filter(readable).collect();
     if !secrets.is_empty() && subject.is_on_host() {
-        let what = format!("{} reads secrets of the host", subject.user());
+        let what = format!("{} can read secrets of the host", subject.user());
         return Finding::new(CHECK, RULE, Status::Fail, what)
             .because(shown(&secrets))
             .fix(secrets.iter().map(|place| Fix::shell(format!("chmod o-rwx {}", path(place)))).collect::<Vec<_>>());
@@ -105,36 +110,38 @@ fn reads(subject: &Subject<'_>) -> Finding {
         .accounts
         .users
         .iter()
-        .filter(|account| account.uid != subject.who.uid && account.uid >= 1000 && account.home.starts_with("/home"))
+        .filter(|account| {
+            account.uid != subject.credentials.uid && account.uid >= 1000 && account.home.starts_with("/home")
+        })
         .map(|account| account.home.clone())
         .filter(readable)
         .collect();
     let own: Vec<_> =
         subject.home().into_iter().flat_map(|home| HOME_SECRETS.map(|name| home.join(name))).filter(readable).collect();
     if others.is_empty() && own.is_empty() {
-        return Finding::pass(CHECK, RULE, format!("of the secrets that are known {} reads none", subject.user()));
+        return Finding::pass(CHECK, RULE, format!("{} cannot read any of the checked secrets", subject.user()));
     }
     let mut fixes: Vec<_> = others.iter().map(|home| Fix::shell(format!("chmod o-rwx {}", path(home)))).collect();
     fixes.push(Fix::advice("Flowwarden's rules `user-keys` and `host-keys` deny reads of keys"));
-    Finding::new(CHECK, RULE, Status::Warn, format!("{} reads what is not Node-RED's", subject.user()))
+    Finding::new(CHECK, RULE, Status::Warn, format!("{} can read files that do not belong to Node-RED", subject.user()))
         .because(shown(&others).into_iter().chain(shown(&own)))
         .fix(fixes)
 }
 
-/// A file that a flow can write decides with what environment the unit starts.
+/// Checks whether flows can write an `EnvironmentFile=`, which controls the environment of the next start.
 fn environment(subject: &Subject<'_>) -> Finding {
     const CHECK: &str = "environment-writable";
     let files = &subject.instance.environment_files;
     let open: Vec<_> =
-        files.iter().filter(|file| !subject.who.changes(&subject.root, file).is_empty()).cloned().collect();
+        files.iter().filter(|file| !subject.credentials.changes(&subject.root, file).is_empty()).cloned().collect();
     if open.is_empty() {
-        return Finding::pass(CHECK, RULE, "no file that systemd takes the environment from can be changed by flows");
+        return Finding::pass(CHECK, RULE, "flows cannot write any EnvironmentFile of the unit");
     }
     let mut finding = Finding::new(
         CHECK,
         RULE,
         Status::Fail,
-        "a flow can decide what Node-RED runs at its next start: NODE_OPTIONS=--require in the unit's EnvironmentFile",
+        "flows can execute code at the next start through the unit's EnvironmentFile (NODE_OPTIONS=--require)",
     )
     .because(shown(&open));
     if let Some(unit) = &subject.instance.unit {
@@ -156,11 +163,11 @@ fn environment(subject: &Subject<'_>) -> Finding {
     finding
 }
 
-/// What systemd would confine, for units.
+/// Checks the sandboxing options of the unit.
 fn confinement(subject: &Subject<'_>) -> Finding {
     const CHECK: &str = "unit-confined";
     let Some(unit) = &subject.instance.unit else {
-        return Finding::pass(CHECK, RULE, "it is no systemd unit; Flowwarden's rules confine it");
+        return Finding::pass(CHECK, RULE, "not a systemd unit; Flowwarden's rules confine it");
     };
     let wanted = [
         ("NoNewPrivileges", "yes"),
@@ -176,7 +183,7 @@ fn confinement(subject: &Subject<'_>) -> Finding {
     };
     let missing: Vec<_> = wanted.iter().filter(|(key, _)| !set(key)).collect();
     if missing.is_empty() {
-        return Finding::pass(CHECK, RULE, format!("{unit} is confined by systemd"));
+        return Finding::pass(CHECK, RULE, format!("{unit} uses the sandboxing options of systemd"));
     }
     let mut lines: Vec<_> = missing.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
     if let Some(directory) = subject.user_dir() {
@@ -185,10 +192,10 @@ fn confinement(subject: &Subject<'_>) -> Finding {
             lines.push(format!("BindPaths={}\n", directory.display()));
         }
     }
-    Finding::new(CHECK, RULE, Status::Warn, format!("{unit} gives Node-RED all that its user has"))
+    Finding::new(CHECK, RULE, Status::Warn, format!("{unit} grants Node-RED all permissions of its user"))
         .because(missing.iter().map(|(key, _)| format!("{key}= is not set")))
         .fix(Fix::drop_in(unit, "confine", &lines.concat()))
-        .fix([Fix::advice("with NoNewPrivileges flows cannot use sudo: leave it out if your flows need sudo")])
+        .fix([Fix::advice("NoNewPrivileges= prevents sudo: omit it if your flows need sudo")])
 }
 
 fn shown(paths: &[PathBuf]) -> Vec<String> {

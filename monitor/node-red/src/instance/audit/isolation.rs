@@ -1,4 +1,4 @@
-//! Rule 7: an instance reaches no other, and nothing with which it becomes more than it is.
+//! Rule 7: instances are isolated from each other, and none can escalate its privileges.
 
 use std::path::Path;
 
@@ -6,11 +6,11 @@ use super::{Finding, Fix, Status, Subject, access::WRITE, fix::quoted};
 use crate::instance::Instance;
 
 const RULE: u8 = 7;
-/// Groups whose members are root in all but name.
+/// Groups whose members can become root.
 const PRIVILEGED: [&str; 9] = ["root", "sudo", "wheel", "admin", "docker", "podman", "lxd", "incus-admin", "disk"];
-/// Groups whose members read or reach more than others.
-const STRONGER: [&str; 5] = ["adm", "shadow", "systemd-journal", "libvirt", "kvm"];
-/// Sockets of those who start containers as root.
+/// Groups whose members have more access than other users.
+const ELEVATED: [&str; 5] = ["adm", "shadow", "systemd-journal", "libvirt", "kvm"];
+/// Control sockets of container engines that run as root.
 const SOCKETS: [&str; 4] =
     ["/run/docker.sock", "/run/containerd/containerd.sock", "/run/podman/podman.sock", "/run/crio/crio.sock"];
 
@@ -21,44 +21,44 @@ pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
 fn groups(subject: &Subject<'_>) -> Finding {
     const CHECK: &str = "privileged-groups";
     let named = |list: &[&str]| -> Vec<String> {
-        let groups = subject.accounts.groups.iter().filter(|group| subject.who.gids.contains(&group.gid));
+        let groups = subject.accounts.groups.iter().filter(|group| subject.credentials.gids.contains(&group.gid));
         groups.map(|group| group.name.clone()).filter(|name| list.contains(&name.as_str())).collect()
     };
-    let user = subject.instance.user.clone().unwrap_or_else(|| subject.who.uid.to_string());
-    let (strong, stronger) = (named(&PRIVILEGED), named(&STRONGER));
+    let user = subject.instance.user.clone().unwrap_or_else(|| subject.credentials.uid.to_string());
+    let (privileged, elevated) = (named(&PRIVILEGED), named(&ELEVATED));
     let sockets: Vec<_> = SOCKETS
         .iter()
-        .filter(|path| subject.root.find(Path::new(path)).is_ok_and(|place| subject.who.may(&place, WRITE)))
+        .filter(|path| subject.root.find(Path::new(path)).is_ok_and(|place| subject.credentials.may(&place, WRITE)))
         .map(|path| (*path).to_owned())
         .collect();
     let sudo = sudoers(subject, &user);
     let leave = |groups: &[String]| -> Vec<Fix> {
         groups.iter().map(|group| Fix::shell(format!("gpasswd --delete {} {}", quoted(&user), quoted(group)))).collect()
     };
-    if strong.is_empty() && sockets.is_empty() && sudo.is_empty() {
-        return match stronger.as_slice() {
-            [] => Finding::pass(CHECK, RULE, format!("{} is in no privileged group", subject.user())),
+    if privileged.is_empty() && sockets.is_empty() && sudo.is_empty() {
+        return match elevated.as_slice() {
+            [] => Finding::pass(CHECK, RULE, format!("{} is a member of no privileged group", subject.user())),
             groups => Finding::new(
                 CHECK,
                 RULE,
                 Status::Warn,
-                format!("{} is in groups that see more than others", subject.user()),
+                format!("{} is a member of groups with more access than other users", subject.user()),
             )
             .because(groups.iter().map(|group| format!("group {group}")))
             .fix(leave(groups)),
         };
     }
-    let evidence = strong.iter().map(|group| format!("group {group}"));
-    let evidence = evidence.chain(sockets.iter().map(|path| format!("{path} is open to it"))).chain(sudo);
-    Finding::new(CHECK, RULE, Status::Fail, format!("{} becomes root when it wants to", subject.user()))
+    let evidence = privileged.iter().map(|group| format!("group {group}"));
+    let evidence = evidence.chain(sockets.iter().map(|path| format!("{path} is writable"))).chain(sudo);
+    Finding::new(CHECK, RULE, Status::Fail, format!("{} can become root", subject.user()))
         .because(evidence)
-        .fix(leave(&strong))
+        .fix(leave(&privileged))
         .fix([Fix::advice(
-            "give Node-RED a user of its own: useradd --system --create-home --shell /usr/sbin/nologin node-red",
+            "run Node-RED as a dedicated user: useradd --system --create-home --shell /usr/sbin/nologin node-red",
         )])
 }
 
-/// Lines of sudoers that let the user do something without a password.
+/// Returns the lines of sudoers that grant the user commands without a password.
 fn sudoers(subject: &Subject<'_>, user: &str) -> Vec<String> {
     let directory = Path::new("/etc/sudoers.d");
     let drop_ins = subject.root.list(directory, 200).unwrap_or_default();
@@ -67,7 +67,7 @@ fn sudoers(subject: &Subject<'_>, user: &str) -> Vec<String> {
         .accounts
         .groups
         .iter()
-        .filter(|group| subject.who.gids.contains(&group.gid))
+        .filter(|group| subject.credentials.gids.contains(&group.gid))
         .map(|group| format!("%{}", group.name))
         .collect();
     let mut found = Vec::new();
@@ -85,7 +85,7 @@ fn sudoers(subject: &Subject<'_>, user: &str) -> Vec<String> {
 
 fn account(subject: &Subject<'_>) -> Finding {
     const CHECK: &str = "account-shared";
-    let uid = subject.who.uid;
+    let uid = subject.credentials.uid;
     let same = others(subject)
         .filter(|other| other.uid == Some(uid))
         .map(|other| format!("instance {} has the same uid", other.name));
@@ -97,16 +97,18 @@ fn account(subject: &Subject<'_>) -> Finding {
             CHECK,
             RULE,
             Status::Fail,
-            format!("{} runs several instances, which nothing parts", subject.user()),
+            format!("{} runs several instances, which are not isolated from each other", subject.user()),
         )
         .because(same)
         .fix(fix);
     }
     match person {
-        Some((person, shell)) => Finding::new(CHECK, RULE, Status::Warn, "Node-RED shares its account with a person")
-            .because([format!("{} logs in with {shell}", person.name)])
-            .fix(fix),
-        None => Finding::pass(CHECK, RULE, format!("{} runs nothing but this instance", subject.user())),
+        Some((person, shell)) => {
+            Finding::new(CHECK, RULE, Status::Warn, "Node-RED shares its account with a login user")
+                .because([format!("{} has the login shell {shell}", person.name)])
+                .fix(fix)
+        }
+        None => Finding::pass(CHECK, RULE, format!("{} runs this instance only", subject.user())),
     }
 }
 
@@ -122,19 +124,19 @@ fn files(subject: &Subject<'_>) -> Finding {
         if !subject.root.exists(directory) {
             continue;
         }
-        let ways = subject.who.changes(&subject.root, &directory.join("flows.json"));
+        let ways = subject.credentials.changes(&subject.root, &directory.join("flows.json"));
         if !ways.is_empty() {
             written = true;
-            evidence.push(format!("{}: {} can be changed", other.name, directory.display()));
-        } else if subject.who.reads(&subject.root, directory) {
-            evidence.push(format!("{}: {} can be read", other.name, directory.display()));
+            evidence.push(format!("{}: {} is writable", other.name, directory.display()));
+        } else if subject.credentials.reads(&subject.root, directory) {
+            evidence.push(format!("{}: {} is readable", other.name, directory.display()));
         } else {
             continue;
         }
         fixes.push(Fix::shell(format!("chmod o-rwx {}", super::fix::path(directory))));
     }
     if evidence.is_empty() {
-        return Finding::pass(CHECK, RULE, "the files of no other instance can be reached");
+        return Finding::pass(CHECK, RULE, "files of other instances are not accessible");
     }
     let status = if written { Status::Fail } else { Status::Warn };
     Finding::new(CHECK, RULE, status, "files of other instances are accessible").because(evidence).fix(fixes)
@@ -154,16 +156,16 @@ fn ports(subject: &Subject<'_>) -> Finding {
         })
         .collect();
     if reached.is_empty() {
-        return Finding::pass(CHECK, RULE, "no port of another instance is on the same machine and network namespace");
+        return Finding::pass(CHECK, RULE, "no other instance listens in the same network namespace");
     }
     Finding::new(CHECK, RULE, Status::Warn, "flows can connect to the ports of other instances").because(reached).fix([
         Fix::advice(
-            "flowwarden init --preset multi-tenant writes rules that part them; containers have networks of their own",
+            "flowwarden init --preset multi-tenant writes rules that isolate instances; containers have separate network namespaces",
         ),
     ])
 }
 
-/// The other instances of the machine.
+/// Returns the other instances of the machine.
 fn others<'a>(subject: &Subject<'a>) -> impl Iterator<Item = &'a Instance> {
     let own = &subject.instance.name;
     subject

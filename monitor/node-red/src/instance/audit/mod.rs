@@ -1,7 +1,6 @@
 //! Audit of an instance against the seven rules: findings with evidence and remediation.
 //!
-//! Nothing is changed, nothing is executed, and nothing that was found is assumed to be well meant. Each check has an id
-//! that stays.
+//! An audit changes nothing and executes nothing. Every input is treated as hostile. The ids of checks are stable.
 
 mod access;
 mod advisories;
@@ -16,7 +15,7 @@ mod settings;
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use access::Who;
+use access::Credentials;
 use serde::Serialize;
 
 use super::{Instance, Survey};
@@ -24,20 +23,20 @@ pub use fix::Fix;
 use policy::machine::{account::Accounts, root::Root};
 use policy::model::Policy;
 
-/// How a check ended, the worst last.
+/// Result of a check, ordered by severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
-    /// As it should be.
+    /// The instance meets the requirement.
     Pass,
-    /// Weak, or not known.
+    /// The protection is weak, or its state is unknown.
     Warn,
-    /// Against the rule.
+    /// The instance violates the rule.
     Fail,
 }
 
 impl Status {
-    /// The word that lists show.
+    /// Returns the label in console output.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -48,18 +47,18 @@ impl Status {
     }
 }
 
-/// One check of one instance.
+/// Result of one check for one instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The check's id.
+    /// Id of the check.
     pub check: &'static str,
     /// Number of the rule; 0 for a check beyond the seven rules.
     pub rule: u8,
     /// Result of the check.
     pub status: Status,
-    /// The finding as a sentence.
+    /// Summary in one sentence.
     pub what: String,
-    /// Evidence.
+    /// Observations that support the result.
     pub evidence: Vec<String>,
     /// Steps that fix the finding.
     pub remediation: Vec<Fix>,
@@ -85,26 +84,26 @@ impl Finding {
     }
 }
 
-/// All findings about one instance.
+/// Audit report of one instance.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// The instance's name.
+pub struct AuditReport {
+    /// Name of the instance.
     pub instance: String,
-    /// The findings, by rule.
+    /// Findings in the order of the rules.
     pub findings: Vec<Finding>,
 }
 
-impl Report {
-    /// The worst of its findings.
+impl AuditReport {
+    /// Returns the worst status of all findings.
     #[must_use]
     pub fn worst(&self) -> Status {
         self.findings.iter().map(|finding| finding.status).max().unwrap_or(Status::Pass)
     }
 }
 
-/// What the rules are called, by number.
+/// Titles of the rules, indexed by number.
 pub const RULES: [&str; 8] = [
-    "beyond the rules",
+    "other checks",
     "settings.js",
     "certificates and keys",
     "the editor",
@@ -114,33 +113,33 @@ pub const RULES: [&str; 8] = [
     "other instances",
 ];
 
-/// Why an instance could not be audited.
+/// Errors of [`audit`].
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
-    /// Its files cannot be reached.
-    #[error("{name}: its file system cannot be looked at: {source}; run as root")]
+    /// The root directory of the instance cannot be opened.
+    #[error("{name}: cannot open its root directory: {source}; run as root")]
     Root {
-        /// The instance.
+        /// Name of the instance.
         name: String,
-        /// The cause.
+        /// Underlying error.
         source: std::io::Error,
     },
 }
 
-/// An instance with what the checks need.
+/// Context of the checks of one instance.
 struct Subject<'a> {
     instance: &'a Instance,
     root: Root,
     accounts: Accounts,
-    who: Who,
+    credentials: Credentials,
     survey: &'a Survey,
     policy: Option<&'a Policy>,
 }
 
 impl Subject<'_> {
-    /// The user, as sentences name it.
+    /// Returns the user's name and uid for messages.
     fn user(&self) -> String {
-        let uid = self.who.uid;
+        let uid = self.credentials.uid;
         self.instance.user.as_ref().map_or_else(|| format!("uid {uid}"), |user| format!("{user} (uid {uid})"))
     }
 
@@ -148,30 +147,32 @@ impl Subject<'_> {
         self.instance.user_dir.as_deref()
     }
 
-    /// The home directory of its account.
+    /// Returns the home directory of the instance's account.
     fn home(&self) -> Option<&Path> {
         self.instance.home.as_deref().filter(|home| home.as_os_str().len() > 1)
     }
 
-    /// Whether its files are files of the host, so that commands on the host change them.
+    /// Returns whether the instance uses the host's file system, so that shell commands on the host can fix it.
     fn is_on_host(&self) -> bool {
         !self.instance.is_contained()
     }
 }
 
-/// Audits one instance. `root` is what it sees, or a directory that stands for the machine; `policy` is the policy that
-/// guards it, if there is one.
+/// Audits one instance.
+///
+/// `root` replaces the root directory of the instance, for example with a mounted image. `policy` is the policy that the
+/// egress check evaluates.
 pub fn audit(
     instance: &Instance,
     survey: &Survey,
     root: Option<&Path>,
     policy: Option<&Policy>,
-) -> Result<Report, AuditError> {
+) -> Result<AuditReport, AuditError> {
     let opened = root.map_or_else(|| instance.root(), Root::at);
     let root = opened.map_err(|source| AuditError::Root { name: instance.name.clone(), source })?;
     let accounts = Accounts::read(&root);
-    let who = who(instance, &accounts);
-    let subject = Subject { instance, root, accounts, who, survey, policy };
+    let credentials = credentials(instance, &accounts);
+    let subject = Subject { instance, root, accounts, credentials, survey, policy };
     let checks: [fn(&Subject<'_>) -> Vec<Finding>; 8] = [
         settings::check,
         keys::check,
@@ -183,11 +184,11 @@ pub fn audit(
         advisories::check,
     ];
     let findings = checks.iter().flat_map(|check| check(&subject)).collect();
-    Ok(Report { instance: instance.name.clone(), findings })
+    Ok(AuditReport { instance: instance.name.clone(), findings })
 }
 
-/// uid and groups: of the process while it runs, of the account otherwise.
-fn who(instance: &Instance, accounts: &Accounts) -> Who {
+/// Returns the credentials of the running process, or those of the account if the instance is stopped.
+fn credentials(instance: &Instance, accounts: &Accounts) -> Credentials {
     let uid = instance.uid.unwrap_or_default();
     let status = instance.pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
     let field = |name: &str| -> Vec<u32> {
@@ -200,7 +201,7 @@ fn who(instance: &Instance, accounts: &Accounts) -> Who {
     } else {
         accounts.groups_of(uid).iter().map(|group| group.gid).chain(accounts.with_uid(uid).map(|own| own.gid)).collect()
     };
-    Who { uid, gids }
+    Credentials { uid, gids }
 }
 
 #[cfg(test)]

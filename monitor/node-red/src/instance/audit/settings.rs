@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     Finding, Fix, Status, Subject,
-    access::Way,
+    access::WritePath,
     fix::{path, quoted},
 };
 
@@ -13,48 +13,49 @@ const CHECK: &str = "settings-writable";
 
 pub(super) fn check(subject: &Subject<'_>) -> Vec<Finding> {
     let Some(file) = subject.instance.settings_file.as_deref() else {
-        let what = "the user directory is not known, and so is not who can change settings.js";
+        let what = "the user directory is unknown: it is unknown who can change settings.js";
         return vec![Finding::new(CHECK, RULE, Status::Warn, what)];
     };
-    if subject.who.uid == 0 {
-        let what = format!("Node-RED runs as root, who can change {}", file.display());
+    if subject.credentials.uid == 0 {
+        let what = format!("Node-RED runs as root and can change {}", file.display());
         return vec![Finding::new(CHECK, RULE, Status::Fail, what).fix([Fix::advice("run it as a dedicated user")])];
     }
     if !subject.root.exists(file) {
-        let what = format!("{} does not exist (yet): the user who creates it first controls it", file.display());
+        let what = format!("{} does not exist: the first user who creates it controls Node-RED", file.display());
         return vec![
-            Finding::new(CHECK, RULE, Status::Warn, what).fix([Fix::advice("start Node-RED once, then audit again")]),
+            Finding::new(CHECK, RULE, Status::Warn, what)
+                .fix([Fix::advice("start Node-RED once, then repeat the audit")]),
         ];
     }
-    let ways = subject.who.changes(&subject.root, file);
+    let ways = subject.credentials.changes(&subject.root, file);
     if ways.is_empty() {
-        return vec![Finding::pass(CHECK, RULE, format!("{} cannot be changed by {}", file.display(), subject.user()))];
+        return vec![Finding::pass(CHECK, RULE, format!("{} cannot change {}", subject.user(), file.display()))];
     }
-    let what = format!("{} can be changed by {}", file.display(), subject.user());
-    let finding = Finding::new(CHECK, RULE, Status::Fail, what).because(ways.iter().map(Way::describe));
+    let what = format!("{} can change {}", subject.user(), file.display());
+    let finding = Finding::new(CHECK, RULE, Status::Fail, what).because(ways.iter().map(WritePath::describe));
     vec![finding.fix(fixes(subject, file, &ways))]
 }
 
-fn fixes(subject: &Subject<'_>, file: &Path, ways: &[Way]) -> Vec<Fix> {
+fn fixes(subject: &Subject<'_>, file: &Path, ways: &[WritePath]) -> Vec<Fix> {
     if !subject.is_on_host() {
         let host = subject.instance.host_user_dir.as_ref().map(|directory| directory.join("settings.js"));
         let from = host.map_or_else(|| "HOST/settings.js".to_owned(), |file| path(&file));
         return vec![Fix::advice(format!(
-            "keep the file on the host, owned by root, and mount it read-only into the container: -v {from}:{}:ro",
+            "keep the file on the host, owned by root, and bind-mount it read-only into the container: -v {from}:{}:ro",
             path(file)
         ))];
     }
     let group = private_group(subject);
-    // sshd refuses a home directory that a group can write, so that a person's home is left as it is.
-    match (subject.accounts.login(subject.who.uid), group) {
+    // sshd rejects a group-writable home directory, so the home of a login user is not changed.
+    match (subject.accounts.login(subject.credentials.uid), group) {
         (None, Some(gid)) => in_place(subject, file, ways, gid),
         _ => elsewhere(subject, file),
     }
 }
 
-/// A group that only this user is in.
+/// Returns the user's primary group if it has no other members.
 fn private_group(subject: &Subject<'_>) -> Option<u32> {
-    let uid = subject.who.uid;
+    let uid = subject.credentials.uid;
     let gid = subject.accounts.with_uid(uid).map_or(uid, |account| account.gid);
     let own = subject.instance.user.as_deref();
     let shared = subject.accounts.groups.iter().filter(|group| group.gid == gid).flat_map(|group| &group.members);
@@ -62,8 +63,9 @@ fn private_group(subject: &Subject<'_>) -> Option<u32> {
     (others == 0 && shared.filter(|member| Some(member.as_str()) != own).count() == 0).then_some(gid)
 }
 
-/// The directories stay writable for the group, and sticky: what belongs to root stays where it is.
-fn in_place(subject: &Subject<'_>, file: &Path, ways: &[Way], gid: u32) -> Vec<Fix> {
+/// Gives the file and its directories to root. The directories stay writable for the group, and sticky, so that files of
+/// root cannot be replaced.
+fn in_place(subject: &Subject<'_>, file: &Path, ways: &[WritePath], gid: u32) -> Vec<Fix> {
     let group = quoted(&subject.accounts.group_name(gid));
     let file = subject.root.real(file).unwrap_or_else(|_| file.to_owned());
     let mut fixes = Vec::new();
@@ -74,7 +76,7 @@ fn in_place(subject: &Subject<'_>, file: &Path, ways: &[Way], gid: u32) -> Vec<F
             fixes.push(Fix::shell(format!("chown root:{group} {directory}")));
             fixes.push(Fix::shell(format!("chmod {mode:04o} {directory}")));
         } else if way.mode & 0o1000 == 0 {
-            // Somebody else's, who has reasons to let others write: they keep that.
+            // Another user's directory that is writable on purpose, such as /tmp: only the sticky bit is added.
             fixes.push(Fix::shell(format!("chmod +t {directory}")));
         }
     }
@@ -85,7 +87,7 @@ fn in_place(subject: &Subject<'_>, file: &Path, ways: &[Way], gid: u32) -> Vec<F
 
 /// Moves the file to a directory of root and passes its path to Node-RED.
 fn elsewhere(subject: &Subject<'_>, file: &Path) -> Vec<Fix> {
-    let gid = subject.accounts.with_uid(subject.who.uid).map_or(subject.who.uid, |account| account.gid);
+    let gid = subject.accounts.with_uid(subject.credentials.uid).map_or(subject.credentials.uid, |account| account.gid);
     let to = format!("/etc/node-red/{}.js", subject.instance.name);
     let mut fixes = vec![
         Fix::shell("install -d -o root -g root -m 0755 /etc/node-red"),

@@ -7,7 +7,7 @@ use super::*;
 use crate::instance::survey_at;
 use policy::parse::parse;
 
-/// A machine below a directory, with accounts of its own.
+/// The root directory of a machine, with its own accounts.
 struct Machine(tempfile::TempDir);
 
 const PASSWD: &str = "root:x:0:0::/root:/bin/bash\npi:x:61000:61000::/home/pi:/bin/bash\nnr:x:61001:61001::/var/lib/nr:/usr/sbin/nologin\n";
@@ -36,7 +36,7 @@ impl Machine {
         self
     }
 
-    fn report(&self, policy: Option<&Policy>) -> Report {
+    fn report(&self, policy: Option<&Policy>) -> AuditReport {
         let survey = survey_at(self.0.path()).unwrap();
         audit(&survey.instances[0], &survey, Some(self.0.path()), policy).unwrap()
     }
@@ -55,7 +55,7 @@ fn exports(body: &str) -> String {
 }
 
 #[test]
-fn every_check_has_an_id_of_its_own_and_every_failure_a_mend() {
+fn check_ids_are_unique_and_every_failed_check_has_a_remediation() {
     let report = Machine::new(&exports("")).mode("var/lib/nr/.node-red/settings.js", 0o666).report(None);
     let ids: BTreeSet<_> = report.findings.iter().map(|finding| finding.check).collect();
     assert_eq!(ids.len(), report.findings.len());
@@ -67,7 +67,7 @@ fn every_check_has_an_id_of_its_own_and_every_failure_a_mend() {
 }
 
 #[test]
-fn settings_are_judged_with_every_directory_above() {
+fn settings_check_covers_every_directory_above_the_file() {
     let machine = Machine::new(&exports(""));
     assert_eq!(machine.status("settings-writable"), Status::Pass);
     for (path, mode) in
@@ -80,7 +80,7 @@ fn settings_are_judged_with_every_directory_above() {
         assert!(finding.evidence[0].starts_with(&format!("/{path} ")), "{finding:#?}");
         let lines: Vec<_> =
             finding.remediation.iter().map(|fix| if let Fix::Shell(line) = fix { line.as_str() } else { "" }).collect();
-        // A directory that is somebody else's is not taken from them.
+        // The owner of a directory of another user is not changed.
         let sticky = format!("chmod +t /{path}");
         assert_eq!(lines[0] == sticky, path.strip_suffix("settings.js").is_none(), "{lines:?}");
         let file = "/var/lib/nr/.node-red/settings.js";
@@ -91,7 +91,7 @@ fn settings_are_judged_with_every_directory_above() {
 }
 
 #[test]
-fn a_person_is_told_to_move_the_file_instead_of_opening_the_home() {
+fn settings_of_a_login_user_move_out_of_the_home_directory() {
     let machine = Machine::new("");
     machine.put("etc/systemd/system/nodered.service", &UNIT.replace("User=nr", "User=pi"));
     machine.put("home/pi/.node-red/settings.js", &exports("")).mode("home/pi/.node-red/settings.js", 0o666);
@@ -104,18 +104,18 @@ fn a_person_is_told_to_move_the_file_instead_of_opening_the_home() {
             .contains("ExecStart=\nExecStart=/usr/bin/env node-red -v --settings /etc/node-red/nodered.js\n"),
         "{finding:#?}"
     );
-    // What the drop-in says is found again.
+    // The audit follows the drop-in that it proposed.
     machine.put("etc/systemd/system/nodered.service.d/settings.conf", drop_in.unwrap());
     machine.put("etc/node-red/nodered.js", &exports("uiPort: 1999"));
     assert_eq!(machine.status("settings-writable"), Status::Pass);
 }
 
 #[test]
-fn keys_are_found_where_they_are_named_and_where_they_lie() {
+fn keys_are_found_by_reference_and_by_content() {
     let machine = Machine::new(&exports("https: { key: require('fs').readFileSync('/etc/tls/web.key') }"));
-    assert_eq!(machine.status("keys-readable"), Status::Pass, "what is not there is not read");
+    assert_eq!(machine.status("keys-readable"), Status::Pass, "a missing key is not readable");
     machine.put("etc/tls/web.key", "x").mode("etc/tls/web.key", 0o640);
-    assert_eq!(machine.status("keys-readable"), Status::Pass, "closed");
+    assert_eq!(machine.status("keys-readable"), Status::Pass, "no access for others");
     machine.mode("etc/tls/web.key", 0o644);
     let finding = machine.finding("keys-readable");
     assert!(finding.status == Status::Fail && finding.evidence[0].contains("readable by all users"), "{finding:#?}");
@@ -132,7 +132,7 @@ fn keys_are_found_where_they_are_named_and_where_they_lie() {
 }
 
 #[test]
-fn the_editor_is_judged_by_address_and_login() {
+fn editor_checks_depend_on_bind_address_and_login() {
     let auth = "adminAuth: { type: 'credentials', users: [] }";
     for (body, exposed, logins, https) in [
         ("uiHost: '127.0.0.1'".to_owned(), Status::Pass, Status::Warn, Status::Pass),
@@ -154,7 +154,7 @@ fn the_editor_is_judged_by_address_and_login() {
         ),
     ] {
         let machine = Machine::new(&exports(&body));
-        // This machine may have a public address, which `::` is then.
+        // `::` includes public addresses of the machine that runs the test.
         let found = machine.status("editor-exposed");
         assert!(found == exposed || (exposed == Status::Warn && found == Status::Fail), "{body}: {found:?}");
         assert_eq!((machine.status("editor-auth"), machine.status("editor-https")), (logins, https), "{body}");
@@ -167,7 +167,7 @@ fn the_editor_is_judged_by_address_and_login() {
 }
 
 #[test]
-fn the_palette_is_closed_only_when_its_files_are() {
+fn the_palette_passes_only_with_protected_files() {
     let closed = "externalModules: { palette: { allowInstall: false } }, functionExternalModules: false";
     let machine = Machine::new(&exports(closed));
     for check in ["palette-install", "palette-writable", "function-modules"] {
@@ -177,11 +177,11 @@ fn the_palette_is_closed_only_when_its_files_are() {
     assert_eq!(machine.status("palette-writable"), Status::Fail);
     let open = Machine::new(&exports("functionGlobalContext: { fs: require('fs') }"));
     assert_eq!((open.status("palette-install"), open.status("function-modules")), (Status::Warn, Status::Warn));
-    assert!(open.finding("function-modules").evidence[1].ends_with("hands out fs"));
+    assert!(open.finding("function-modules").evidence[1].ends_with("exposes fs"));
 }
 
 #[test]
-fn the_host_is_judged_by_what_can_be_written_and_read() {
+fn host_checks_find_writable_and_readable_system_files() {
     let machine = Machine::new(&exports(""));
     assert_eq!((machine.status("host-writable"), machine.status("host-readable")), (Status::Pass, Status::Pass));
     machine.put("etc/systemd/system/x", "").mode("etc/systemd/system", 0o777);
@@ -197,7 +197,7 @@ fn the_host_is_judged_by_what_can_be_written_and_read() {
     let finding = machine.finding("environment-writable");
     assert!(
         finding.status == Status::Fail && finding.remediation.len() == 4,
-        "a file that is not there can be made: {finding:#?}"
+        "a missing file can be created: {finding:#?}"
     );
     assert_eq!(machine.status("unit-confined"), Status::Warn);
     machine.put(
@@ -210,7 +210,7 @@ fn the_host_is_judged_by_what_can_be_written_and_read() {
 }
 
 #[test]
-fn egress_is_judged_by_the_policy() {
+fn the_egress_check_evaluates_the_policy_of_the_instance() {
     let machine = Machine::new(&exports(""));
     machine.put("var/lib/nr/.node-red/flows.json", r#"[{"type":"tcp request","server":"plc","port":"502"}]"#);
     let policy = |mode: &str, directory: &str, default: &str| {
@@ -238,7 +238,7 @@ fn egress_is_judged_by_the_policy() {
 }
 
 #[test]
-fn neighbours_and_privileged_groups_are_told() {
+fn other_instances_and_privileged_groups_are_reported() {
     let machine = Machine::new(&exports(""));
     assert_eq!((machine.status("privileged-groups"), machine.status("account-shared")), (Status::Pass, Status::Pass));
     machine.put("etc/group", GROUP);
@@ -261,7 +261,7 @@ fn neighbours_and_privileged_groups_are_told() {
 #[test]
 fn known_vulnerabilities_are_found_by_version() {
     let machine = Machine::new(&exports("editorTheme: { projects: { enabled: true } }"));
-    assert_eq!(machine.status("known-vulnerabilities"), Status::Warn, "no version is known");
+    assert_eq!(machine.status("known-vulnerabilities"), Status::Warn, "the version is unknown");
     machine.put("var/lib/nr/.node-red/node_modules/node-red-dashboard/package.json", r#"{"version":"2.26.1"}"#);
     let finding = machine.finding("known-vulnerabilities");
     assert!(
@@ -273,7 +273,7 @@ fn known_vulnerabilities_are_found_by_version() {
 }
 
 #[test]
-fn nothing_that_is_missing_or_closed_ends_an_audit() {
+fn missing_and_unreadable_files_do_not_abort_an_audit() {
     let machine = Machine::new("");
     fs::remove_dir_all(machine.0.path().join("var/lib/nr")).unwrap();
     assert!(machine.report(None).findings.iter().all(|finding| finding.status >= Status::Pass));
