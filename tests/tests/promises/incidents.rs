@@ -133,7 +133,9 @@ fn an_incident_names_who_deployed_last_from_the_journal_and_journalctl_lives_no_
     let mut guard = hints_at_the_admin(&mut scene, "journal", || {
         // What another user says counts for nothing.
         let line = r#"[audit] {"event":"flows.set","user":{"username":"mallory"},"timestamp":1}"#;
-        writeln!(journald.stream(0)?, "{line}")?;
+        // Kept until journald has the entry: it looks the writing process up, which must not have ended by then.
+        let mut stream = journald.stream(0)?;
+        writeln!(stream, "{line}")?;
         wait::until("the entry", wait::SOON, || {
             let all = journald.entries("_UID=0")?;
             Ok(all.iter().any(|entry| entry["MESSAGE"] == line).then_some(()))
