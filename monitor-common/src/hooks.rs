@@ -4,9 +4,9 @@
 //! (`include/linux/lsm_hook_defs.h`). One body serves every flavour of program; userspace attaches for each hook the
 //! best flavour that the running kernel calls.
 //!
-//! To add a hook, add a row to [`security_hooks!`](crate::security_hooks!), write its body in `monitor-ebpf`, and, if the row is `provable`, add
-//! the operation that reaches it to `exercise` in `monitor/src/kernel/security.rs`. Programs, their names and every list
-//! below come from the row.
+//! To add a hook, add a row to [`security_hooks!`](crate::security_hooks!), write its body in `monitor-ebpf`, and, if the row
+//! is `provable`, add the operation that reaches it to `exercise` in `monitor/src/kernel/security.rs`. Programs, their names
+//! and every list below come from the row.
 
 use crate::{event::Hook, verdict::Sensor};
 

@@ -1,12 +1,9 @@
 //! Every policy in the documentation passes `flowwarden check`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod pages;
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command};
 
 /// What stands before a fragment of a policy.
 const VERSION: &str = "version = 1\n";
@@ -15,18 +12,6 @@ const INSTANCE: &str = "[[instance]]\nname = \"a\"\nselect = [{ unit = \"nodered
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// Pages of Markdown below a directory.
-fn pages(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            pages(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "md") {
-            found.push(path);
-        }
-    }
 }
 
 /// The blocks of TOML of a page with the line on which each begins. Those in a list are indented.
@@ -53,7 +38,7 @@ fn every_policy_of_the_documentation_passes_check() {
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let file = directory.path().join("policy.toml");
     let mut all = vec![root().join("README.md")];
-    pages(&root().join("docs"), &mut all);
+    pages::below(&root().join("docs"), &mut all);
     let (mut count, mut faults) = (0, Vec::new());
     for page in all {
         for (line, example) in examples(&fs::read_to_string(&page).unwrap()) {

@@ -1,10 +1,6 @@
 //! `docs/reference/cli.md`, rendered from the definition of the command line.
 
-use std::{
-    fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write as _, fs, path::PathBuf};
 
 use clap::{Arg, Command, CommandFactory as _, error::ErrorKind};
 
@@ -12,6 +8,8 @@ use super::Arguments;
 
 #[path = "../../tests/bless/mod.rs"]
 mod bless;
+#[path = "../../tests/pages/mod.rs"]
+mod pages;
 
 const HEAD: &str =
     "# Command line\n\n<!-- Generated from the definition of the command line, see CONTRIBUTING.md. -->\n\n";
@@ -101,18 +99,6 @@ fn the_reference_is_that_of_the_commands() {
     bless::compare("reference/cli.md", &format!("{}\n", page.trim_end()));
 }
 
-/// Pages of the documentation below a directory.
-fn pages(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            pages(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "md") {
-            found.push(path);
-        }
-    }
-}
-
 /// The command lines of a page, and whether each is a whole line of a code block.
 fn command_lines(text: &str) -> Vec<(String, bool)> {
     let (mut lines, mut prose, mut is_block) = (Vec::new(), String::new(), false);
@@ -139,7 +125,7 @@ fn command_lines(text: &str) -> Vec<(String, bool)> {
 fn every_command_line_of_the_documentation_is_one() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut all = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
-    pages(&root.join("docs"), &mut all);
+    pages::below(&root.join("docs"), &mut all);
     let (mut count, mut faults) = (0, Vec::new());
     // Usages have placeholders for options.
     for page in all.iter().filter(|page| !page.ends_with("reference/cli.md")) {

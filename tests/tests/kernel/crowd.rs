@@ -1,5 +1,5 @@
-//! When all memory of the programs is in use: there is some for four programs at a time on a CPU, and whoever
-//! starts enough threads has more of them interrupted in the middle of one.
+//! When all memory of the programs is in use: there is some for four programs at a time on a CPU, and a
+//! process with enough threads has more of them interrupted in the middle of one.
 
 use std::{ffi::c_long, fs, net::TcpListener};
 

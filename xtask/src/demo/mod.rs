@@ -67,7 +67,7 @@ fn play(paint: Paint) -> Result<()> {
     let mut stage = Stage::new()?;
     let policy = policy(&stage.scene.node_red);
     let mut guard = Guard::start(Some(&policy), &stage.scene.cgroup, &[])?;
-    guard.wait_for(wait::SOON, Record::is_good_copy).context("no good copy of settings.js was kept")?;
+    guard.wait_for(wait::SOON, Record::is_good_copy).context("no baseline of settings.js was stored")?;
     println!(
         "Flowwarden guards it: settings.js is healed, certs/*.pem are not read,\n{} is not reached.\n",
         Network::FORBIDDEN_NET
@@ -170,7 +170,7 @@ impl Stage {
         Ok(Row { title: attack.title, verdict, node_red, effect, sequence })
     }
 
-    /// What became of a settings.js that came to harm.
+    /// State of settings.js after an attack modified it.
     fn healing(&self, guard: &Guard, known: usize, attack: Option<&Record>) -> Result<Effect> {
         if !self.targets.wait_until_restored()? {
             return self.targets.harm(attack::Target::Settings, &self.scene, 0);

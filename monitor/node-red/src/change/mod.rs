@@ -1,5 +1,4 @@
-//! Changes of `settings.js`, the flows, and what git is changes about projects: who looks later sees what has become of them, and
-//! no secret.
+//! Changes of `settings.js`, of the flows, and of the git configuration of projects, reported as diffs without secrets.
 //!
 //! The last known version is kept in the state directory, so that a change while no guard ran is reported too.
 //! Deploys are normal: these events are facts, not alerts.
